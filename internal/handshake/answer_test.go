@@ -1,0 +1,211 @@
+package handshake
+
+import (
+	"bufio"
+	"io"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// Some servers send these; they mean nothing on a 101, and a proxy that heeded
+// them would take the first frames for a body (istio#25814, istio#29427).
+func TestReadAnswerLeavesTheFramesBehindA101(t *testing.T) {
+	for _, line := range []string{
+		"", "Content-Length: 0", "Content-Length: 5", "Content-Length: 5\nContent-Length: 5",
+		"Transfer-Encoding: chunked", "Transfer-Encoding: Chunked\nContent-Length: 5", "Trailer: A",
+	} {
+		t.Run(line, func(t *testing.T) {
+			resp, br := parseAnswer(t, with(switched, "", line))
+			if _, err := Verify(resp, sampleKey, nil); err != nil {
+				t.Error(err)
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || len(body) > 0 {
+				t.Errorf("body = %q, %v; want none", body, err)
+			}
+			if rest, err := io.ReadAll(br); err != nil || string(rest) != "frames" {
+				t.Errorf("behind the 101: %q, %v; want %q", rest, err, "frames")
+			}
+		})
+	}
+}
+
+func TestReadAnswerRefusesMalformedAnswers(t *testing.T) {
+	for name, lines := range map[string]string{
+		"other-transfer-encoding": with(switched, "", "Transfer-Encoding: gzip"),
+		"two-transfer-encodings":  with(switched, "", "Transfer-Encoding: chunked\nTransfer-Encoding: chunked"),
+		"listed-encodings":        with(switched, "", "Transfer-Encoding: gzip, chunked"),
+		"two-content-lengths":     with(switched, "", "Content-Length: 5\nContent-Length: 6"),
+		"negative-content-length": with(switched, "", "Content-Length: -1"),
+		"no-http":                 "SSH-2.0-OpenSSH_9.9\n",
+		"no-status":               "HTTP/1.1\n",
+		"short-status":            "HTTP/1.1 42 Short\n",
+		"low-status":              "HTTP/1.1 042 Low\n",
+		"signed-status":           "HTTP/1.1 +42 Signed\n",
+		"space-in-name":           with(switched, "", "A B: 1"),
+		"space-behind-name":       with(switched, "", "A : 1"),
+		"no-colon":                with(switched, "", "A"),
+		"cr-in-value":             with(switched, "", "A: 1\r2"),
+		"nul-in-value":            with(switched, "", "A: \x00"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			br := bufio.NewReader(strings.NewReader(wire(lines)))
+			if resp, err := ReadAnswer(br, outRequest("/")); err == nil {
+				t.Errorf("ReadAnswer(%q) = %v; want an error", lines, resp.Status)
+			}
+		})
+	}
+}
+
+func TestReadAnswerDropsFiveInterimAnswers(t *testing.T) {
+	interim := wire("HTTP/1.1 103 Early Hints\nLink: </a>\n")
+	read := func(n int) (*http.Response, error) {
+		stream := strings.Repeat(interim, n) + wire(switched)
+		return ReadAnswer(bufio.NewReader(strings.NewReader(stream)), outRequest("/"))
+	}
+	resp, err := read(5)
+	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Link") != "" {
+		t.Errorf("after 5: %v, %v; want the 101", resp, err)
+	}
+	if resp, err := read(6); err == nil {
+		t.Errorf("after 6: %v; want an error", resp.Status)
+	}
+}
+
+func TestReadAnswerReportsAnAnswerThatIsCutShort(t *testing.T) {
+	for cut := range len(wire(switched)) {
+		br := bufio.NewReader(strings.NewReader(wire(switched)[:cut]))
+		if _, err := ReadAnswer(br, outRequest("/")); err == nil {
+			t.Errorf("after %d bytes: no error", cut)
+		}
+	}
+}
+
+func TestReadAnswerReturnsOtherAnswersWithTheirBody(t *testing.T) {
+	for _, lines := range []string{
+		"HTTP/1.1 403 Forbidden\nContent-Length: 6\n",
+		"HTTP/1.0 200 OK\n", // the body ends with the connection
+	} {
+		resp, _ := parseAnswer(t, lines)
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || string(body) != "frames" {
+			t.Errorf("body of %q = %q, %v; want %q", lines, body, err, "frames")
+		}
+	}
+}
+
+// offered is what the client has sent in most of these tests.
+var offered = header("Sec-WebSocket-Protocol: chat, superchat", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a")
+
+var verifyTests = []struct {
+	name   string
+	answer string
+	want   *Agreement // nil if refused
+}{
+	{"sound", switched, &Agreement{}},
+	{"any-case", "HTTP/1.1 101 Sure\nupgrade: WebSocket\nconnection: keep-alive, UPGRADE\nsec-websocket-accept:  " + sampleAccept + " \n", &Agreement{}},
+	{"http-1.0", strings.Replace(switched, "HTTP/1.1", "HTTP/1.0", 1), &Agreement{}},
+
+	{"200", strings.Replace(switched, "101", "200", 1), nil},
+	{"302", strings.Replace(switched, "101", "302", 1), nil},
+	{"426", strings.Replace(switched, "101", "426", 1), nil},
+	{"no-upgrade", with(switched, "Upgrade", ""), nil},
+	{"upgrade-to-h2c", with(switched, "Upgrade", "Upgrade: h2c"), nil},
+	{"upgrade-to-both", with(switched, "", "Upgrade: h2c"), nil},
+	{"upgrade-twice", with(switched, "", "Upgrade: websocket"), nil},
+	{"no-connection", with(switched, "Connection", ""), nil},
+	{"connection-close", with(switched, "Connection", "Connection: close"), nil},
+	{"no-accept", with(switched, "Sec-WebSocket-Accept", ""), nil},
+	{"empty-accept", with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept:"), nil},
+	{"wrong-accept", with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept: "+Accept("other")), nil},
+	{"accept-in-other-case", with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept: "+strings.ToUpper(sampleAccept)), nil},
+	{"key-for-accept", with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept: "+sampleKey), nil},
+	{"accept-twice", with(switched, "", "Sec-WebSocket-Accept: "+sampleAccept), nil},
+
+	{"subprotocol", with(switched, "", "Sec-WebSocket-Protocol: superchat"), &Agreement{Subprotocol: "superchat"}},
+	{"empty-subprotocol", with(switched, "", "Sec-WebSocket-Protocol:"), &Agreement{}},
+	{"two-subprotocols", with(switched, "", "Sec-WebSocket-Protocol: chat, superchat"), nil},
+	{"two-subprotocol-lines", with(switched, "", "Sec-WebSocket-Protocol: chat\nSec-WebSocket-Protocol: chat"), nil},
+	{"other-subprotocol", with(switched, "", "Sec-WebSocket-Protocol: other"), nil},
+	{"subprotocol-in-other-case", with(switched, "", "Sec-WebSocket-Protocol: Chat"), nil},
+	{"subprotocol-garbage", with(switched, "", "Sec-WebSocket-Protocol: chat superchat"), nil},
+
+	{
+		"deflate", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"),
+		&Agreement{Extensions: []string{"permessage-deflate; server_no_context_takeover"}, Deflate: true},
+	},
+	{
+		"other-extension", with(switched, "", "Sec-WebSocket-Extensions: x-a"),
+		&Agreement{Extensions: []string{"x-a"}, Unknown: true},
+	},
+	{
+		"both-extensions", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate\nSec-WebSocket-Extensions: x-a; b=\"c\""),
+		&Agreement{Extensions: []string{"permessage-deflate", `x-a; b="c"`}, Unknown: true},
+	},
+	{"no-extension", with(switched, "", "Sec-WebSocket-Extensions:"), &Agreement{}},
+	{"extension-not-offered", with(switched, "", "Sec-WebSocket-Extensions: x-b"), nil},
+	{"extension-in-other-case", with(switched, "", "Sec-WebSocket-Extensions: Permessage-Deflate"), nil},
+	{"extension-twice", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate; a"), nil},
+	{"extension-garbage", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate;"), nil},
+}
+
+func TestVerifyTakesOnlyTheAnswerThatWasAskedFor(t *testing.T) {
+	for _, tt := range verifyTests {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, _ := parseAnswer(t, tt.answer)
+			got, err := Verify(resp, sampleKey, offered)
+			if tt.want == nil {
+				if err == nil {
+					t.Errorf("Verify(%q) = %+v; want an error", tt.answer, got)
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(got, *tt.want) {
+				t.Errorf("Verify(%q) = %+v, %v; want %+v", tt.answer, got, err, *tt.want)
+			}
+		})
+	}
+}
+
+// The client must understand what the backend chose from the rewritten offer,
+// and the backend must have been asked.
+func TestVerifyWantsTheChoiceInEveryOffer(t *testing.T) {
+	chosen, _ := parseAnswer(t, with(switched, "", "Sec-WebSocket-Protocol: chat\nSec-WebSocket-Extensions: x-a"))
+	canonical := header("Sec-Websocket-Protocol: chat", "Sec-Websocket-Extensions: x-a")
+	both := header("Sec-Websocket-Protocol: superchat", "Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a")
+	for _, tt := range []struct {
+		name   string
+		offers []http.Header
+		ok     bool
+	}{
+		{"one", []http.Header{offered}, true},
+		{"both", []http.Header{offered, canonical}, true},
+		{"two-spellings", []http.Header{both}, true},
+		{"second-without", []http.Header{offered, nil}, false},
+		{"first-without", []http.Header{header("Sec-WebSocket-Protocol: chat"), offered}, false},
+		{"malformed", []http.Header{header("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a, =")}, false},
+		{"none", nil, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := Verify(chosen, sampleKey, tt.offers...); (err == nil) != tt.ok {
+				t.Errorf("Verify with %q: %v; want ok = %v", tt.offers, err, tt.ok)
+			}
+		})
+	}
+}
+
+func TestVerifyNeedsNoOfferWhereNothingWasChosen(t *testing.T) {
+	resp, _ := parseAnswer(t, switched)
+	if _, err := Verify(resp, sampleKey); err != nil {
+		t.Error(err)
+	}
+}
+
+// Tokens of users travel as subprotocols, and errors are logged.
+func TestVerifyErrorQuotesNoSubprotocol(t *testing.T) {
+	resp, _ := parseAnswer(t, with(switched, "", "Sec-WebSocket-Protocol: secret"))
+	if _, err := Verify(resp, sampleKey, offered); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("err = %v; want one without the subprotocol", err)
+	}
+}

@@ -1,0 +1,244 @@
+package handshake
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// A Refusal tells why a request is not proxied and what the client is to be
+// answered.
+type Refusal struct {
+	Status int         // 400 to 599
+	Header http.Header // to be set on the answer; may be nil
+	Reason string      // a plain sentence that can be the answer's body
+}
+
+// Classify reports whether r asks to be upgraded to a WebSocket: it is a GET
+// over HTTP/1.1, its Upgrade names websocket and nothing else, over all lines
+// of it, and its Connection names upgrade.
+//
+// If it does not, otherwise is the answer that fits where nobody else handles
+// the request; it names the check that failed. If it does, otherwise is nil.
+//
+// "websocket" next to another token is no upgrade: a backend that prefers the
+// other one (h2c above all) would turn the tunnel into something that none of
+// the checks before it has seen.
+func Classify(r *http.Request) (isUpgrade bool, otherwise *Refusal) {
+	switch {
+	case r.Method == http.MethodConnect:
+		return false, refuseConnect(r)
+	case r.Method != http.MethodGet:
+		return false, upgradeRequired(r, "Method", r.Method, "a WebSocket is opened by GET")
+	case r.ProtoMajor != 1 || r.ProtoMinor < 1:
+		return false, upgradeRequired(r, "Protocol", r.Proto, "a WebSocket is opened over HTTP/1.1")
+	case !isOnlyToken(r.Header["Upgrade"], "websocket"):
+		return false, upgradeRequired(r, "Upgrade", strings.Join(r.Header["Upgrade"], ", "), upgradeHint(r))
+	case !hasToken(r.Header["Connection"], "upgrade"):
+		return false, upgradeRequired(r, "Connection", strings.Join(r.Header["Connection"], ", "), dropHint)
+	}
+	return true, nil
+}
+
+const dropHint = "does a proxy in front drop it?"
+
+// upgradeHint guesses what went wrong with the Upgrade field.
+func upgradeHint(r *http.Request) string {
+	if len(r.Header["Upgrade"]) == 0 && len(fieldKey.in(r.Header)) > 0 {
+		return dropHint
+	}
+	return "only `websocket` is served here"
+}
+
+// upgradeRequired refuses r because of what it says of one subject.
+//
+// "The server MUST send an Upgrade header field in a 426 response to indicate
+// the required protocol(s)"
+// https://www.rfc-editor.org/rfc/rfc9110#section-15.5.22
+func upgradeRequired(r *http.Request, subject, value, hint string) *Refusal {
+	refusal := &Refusal{
+		Status: http.StatusUpgradeRequired,
+		Reason: fmt.Sprintf("%s was %s: %s", subject, quote(value), hint),
+	}
+	// "An endpoint MUST NOT generate an HTTP/2 message containing
+	// connection-specific header fields."
+	// https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
+	if r.ProtoMajor < 2 {
+		refusal.Header = http.Header{"Upgrade": {"websocket"}}
+	}
+	return refusal
+}
+
+// refuseConnect refuses a CONNECT. An extended one (RFC 8441) is how HTTP/2 and
+// HTTP/3 open a WebSocket. net/http shows its :protocol among the fields, where
+// no HTTP/1 client can put it; HTTP/3 servers show it in place of the version.
+func refuseConnect(r *http.Request) *Refusal {
+	if len(r.Header[":protocol"]) > 0 || equalFold(r.Proto, "websocket") {
+		return &Refusal{
+			Status: http.StatusNotImplemented,
+			Reason: "WebSockets over HTTP/2 are not served here: open one over HTTP/1.1",
+		}
+	}
+	return &Refusal{
+		Status: http.StatusMethodNotAllowed,
+		Header: http.Header{"Allow": {http.MethodGet}},
+		Reason: "Method was `CONNECT`: this is no forward proxy",
+	}
+}
+
+// maxQuoted bounds how much of a value a Refusal repeats.
+const maxQuoted = 64
+
+// quote makes a value from the client fit for a Reason: short, and in printable
+// ASCII only.
+func quote(value string) string {
+	if value == "" {
+		return "missing"
+	}
+	ellipsis := ""
+	if len(value) > maxQuoted {
+		value, ellipsis = value[:maxQuoted], "..."
+	}
+	if quoted := strconv.QuoteToASCII(value); quoted != `"`+value+`"` {
+		return quoted + ellipsis
+	}
+	return "`" + value + "`" + ellipsis
+}
+
+// checks are what Validate checks, in this order.
+var checks = [...]func(*http.Request) *Refusal{
+	checkVersion, checkKey, checkHost, checkBody, checkExpect, checkOffers,
+}
+
+// Validate checks an upgrade, as Classify knows it, against RFC 6455 §4.2.1,
+// and for what has been used to smuggle requests past a proxy. It returns nil
+// if the request is sound.
+func Validate(r *http.Request) *Refusal {
+	for _, check := range checks {
+		if refusal := check(r); refusal != nil {
+			return refusal
+		}
+	}
+	return nil
+}
+
+// checkVersion answers for the backend, so that nobody can make a backend
+// refuse an upgrade and go on talking through the tunnel.
+//
+// "If this version does not match a version understood by the server, the
+// server MUST abort the WebSocket handshake described in this section and
+// instead send an appropriate HTTP error code (such as 426 Upgrade Required)
+// and a |Sec-WebSocket-Version| header field indicating the version(s) the
+// server is capable of understanding."
+// https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+func checkVersion(r *http.Request) *Refusal {
+	lines := fieldVersion.in(r.Header)
+	if len(lines) == 1 && lines[0] == "13" {
+		return nil
+	}
+	return &Refusal{
+		Status: http.StatusUpgradeRequired,
+		Header: http.Header{
+			"Upgrade":        {"websocket"},
+			fieldVersion.rfc: {"13"},
+		},
+		Reason: fmt.Sprintf("Sec-WebSocket-Version was %s: only 13 is served here", quote(strings.Join(lines, ", "))),
+	}
+}
+
+func checkKey(r *http.Request) *Refusal {
+	switch lines := fieldKey.in(r.Header); {
+	case len(lines) == 0:
+		return badRequest("Sec-WebSocket-Key was missing")
+	case len(lines) > 1:
+		return badRequest("Sec-WebSocket-Key was sent more than once")
+	case !isKey(lines[0]):
+		return badRequest("Sec-WebSocket-Key was not 16 bytes in base64")
+	}
+	return nil
+}
+
+// keyEncoding also refuses keys whose unused last bits are not zero: nobody
+// who encodes 16 bytes gets one.
+var keyEncoding = base64.StdEncoding.Strict()
+
+// isKey reports whether key is a Sec-WebSocket-Key.
+//
+// "A |Sec-WebSocket-Key| header field with a base64-encoded [...] value that,
+// when decoded, is 16 bytes in length."
+// https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
+func isKey(key string) bool {
+	if len(key) != base64.StdEncoding.EncodedLen(nonceBytes) {
+		return false
+	}
+	// The decoder skips line ends, but then fewer than 16 bytes are left.
+	var nonce [nonceBytes + 2]byte
+	n, err := keyEncoding.Decode(nonce[:], []byte(key))
+	return err == nil && n == nonceBytes
+}
+
+func checkHost(r *http.Request) *Refusal {
+	if r.Host == "" {
+		return badRequest("Host was missing")
+	}
+	return nil
+}
+
+// checkBody refuses a request with a body, of which a backend might take the
+// end for the next request, or the tunnel's first bytes. net/http reports a
+// body of unknown length as -1.
+func checkBody(r *http.Request) *Refusal {
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		return badRequest("The request had a body: an upgrade has none")
+	}
+	return nil
+}
+
+// checkExpect refuses what makes backends answer twice.
+func checkExpect(r *http.Request) *Refusal {
+	if lines, ok := r.Header["Expect"]; ok {
+		return &Refusal{
+			Status: http.StatusExpectationFailed,
+			Reason: fmt.Sprintf("Expect was %s: an upgrade has no body to wait for", quote(strings.Join(lines, ", "))),
+		}
+	}
+	return nil
+}
+
+// checkOffers checks the two lists from which the backend chooses.
+func checkOffers(r *http.Request) *Refusal {
+	if !areSubprotocols(fieldProtocol.in(r.Header)) {
+		return badRequest("Sec-WebSocket-Protocol was not a list of distinct tokens")
+	}
+	if _, ok := extensionNames(fieldExtensions.in(r.Header)); !ok {
+		return badRequest("Sec-WebSocket-Extensions was malformed")
+	}
+	return nil
+}
+
+// areSubprotocols reports whether lines are an offer of subprotocols, perhaps
+// an empty one.
+//
+// "The elements that comprise this value MUST be non-empty strings with
+// characters in the range U+0021 to U+007E not including separator characters
+// as defined in [RFC2616] and MUST all be unique strings."
+// https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+func areSubprotocols(lines []string) bool {
+	if len(lines) == 0 {
+		return true
+	}
+	seen := make(map[string]bool) // a list would make a long offer cost its square
+	for name := range tokens(lines) {
+		if seen[name] || !isToken(name) {
+			return false
+		}
+		seen[name] = true
+	}
+	return true
+}
+
+func badRequest(reason string) *Refusal {
+	return &Refusal{Status: http.StatusBadRequest, Reason: reason}
+}

@@ -1,0 +1,190 @@
+package handshake
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// A field is the name of a WebSocket field, in the two spellings under which a
+// map may hold it.
+type field struct {
+	rfc       string // as RFC 6455 writes it, and as we do on the wire
+	canonical string // as net/http keys its maps
+}
+
+var (
+	fieldAccept     = field{"Sec-WebSocket-Accept", "Sec-Websocket-Accept"}
+	fieldExtensions = field{"Sec-WebSocket-Extensions", "Sec-Websocket-Extensions"}
+	fieldKey        = field{"Sec-WebSocket-Key", "Sec-Websocket-Key"}
+	fieldProtocol   = field{"Sec-WebSocket-Protocol", "Sec-Websocket-Protocol"}
+	fieldVersion    = field{"Sec-WebSocket-Version", "Sec-Websocket-Version"}
+)
+
+const (
+	rfcPrefix       = "Sec-WebSocket-"
+	canonicalPrefix = "Sec-Websocket-"
+)
+
+// in returns the lines of f in h. The result must not be modified.
+func (f field) in(h http.Header) []string {
+	canonical, rfc := h[f.canonical], h[f.rfc]
+	switch {
+	case len(rfc) == 0:
+		return canonical
+	case len(canonical) == 0:
+		return rfc
+	}
+	return slices.Concat(canonical, rfc)
+}
+
+// isWebSocketField reports whether the canonical key is that of a field which
+// belongs to the handshake itself.
+func isWebSocketField(canonical string) bool {
+	return strings.HasPrefix(canonical, canonicalPrefix)
+}
+
+// isOwnField reports whether the canonical key is that of a field which each
+// leg of the proxy has of its own.
+func isOwnField(canonical string) bool {
+	switch canonical {
+	case fieldKey.canonical, fieldVersion.canonical, fieldAccept.canonical:
+		return true
+	}
+	return false
+}
+
+// rfcSpelling turns a canonical WebSocket key into the spelling of RFC 6455.
+// Every other key is returned as it is.
+func rfcSpelling(canonical string) string {
+	switch canonical {
+	case fieldProtocol.canonical: // these two are in most handshakes: no allocation
+		return fieldProtocol.rfc
+	case fieldExtensions.canonical:
+		return fieldExtensions.rfc
+	}
+	if rest, ok := strings.CutPrefix(canonical, canonicalPrefix); ok {
+		return rfcPrefix + rest
+	}
+	return canonical
+}
+
+// isHopByHop reports whether the canonical key is that of a field which
+// concerns one connection only, and so never crosses the proxy.
+//
+// "intermediaries SHOULD remove or replace fields that are known to require
+// removal before forwarding, whether or not they appear as a
+// connection-option"
+// https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+func isHopByHop(canonical string) bool {
+	switch canonical {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Te", "Trailer",
+		"Transfer-Encoding", "Upgrade",
+		"Proxy-Authenticate", "Proxy-Authorization":
+		return true
+	case "Http2-Settings": // belongs to Upgrade: h2c, which is never forwarded
+		return true
+	case "Content-Length", "Expect": // a handshake has no body
+		return true
+	}
+	return false
+}
+
+// nominated returns the canonical keys of the fields that h's Connection
+// names, all lines of it, whatever the first one holds.
+//
+// "Intermediaries MUST parse a received Connection header field before a
+// message is forwarded and, for each connection-option in this field, remove
+// any header or trailer field(s) from the message with the same name"
+// https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
+//
+// It is a map since a hostile client may name as many as fit into its header.
+func nominated(h http.Header) map[string]bool {
+	var names map[string]bool
+	for key, lines := range h {
+		if !equalFold(key, "Connection") {
+			continue
+		}
+		for option := range tokens(lines) {
+			if isUsualOption(option) {
+				continue
+			}
+			if names == nil {
+				names = make(map[string]bool)
+			}
+			names[http.CanonicalHeaderKey(option)] = true
+		}
+	}
+	return names
+}
+
+// isUsualOption reports whether the connection option nominates nothing that
+// isHopByHop would not find. These are in every upgrade: no reason for a map.
+func isUsualOption(option string) bool {
+	return equalFold(option, "upgrade") || equalFold(option, "keep-alive") || equalFold(option, "close")
+}
+
+// addEndToEnd adds a copy of src to dst, without what is hop-by-hop, nominated,
+// or skipped. Keys get canonical. The two share no slices afterwards.
+func addEndToEnd(dst, src http.Header, skip func(canonical string) bool) {
+	n := 0
+	for _, lines := range src {
+		n += len(lines)
+	}
+	all := make([]string, 0, n) // one array for all lines, as http.Header.Clone
+	names := nominated(src)
+	for key, lines := range src {
+		canonical := http.CanonicalHeaderKey(key)
+		if len(lines) == 0 || isHopByHop(canonical) || names[canonical] || skip(canonical) {
+			continue
+		}
+		if old := dst[canonical]; len(old) > 0 {
+			dst[canonical] = append(old, lines...)
+			continue
+		}
+		from := len(all)
+		all = append(all, lines...)
+		dst[canonical] = all[from:len(all):len(all)]
+	}
+}
+
+// appendFields appends the fields of h that are not hop-by-hop, nor skipped,
+// sorted by key. A name or value that could break out of its line is an error.
+func appendFields(dst []byte, h http.Header, skip func(canonical string) bool) ([]byte, error) {
+	for _, key := range slices.Sorted(maps.Keys(h)) {
+		if !httpguts.ValidHeaderFieldName(key) {
+			return dst, fmt.Errorf("invalid field name %q", key)
+		}
+		canonical := http.CanonicalHeaderKey(key)
+		if isHopByHop(canonical) || skip(canonical) {
+			continue
+		}
+		name := key
+		if isWebSocketField(canonical) {
+			name = rfcSpelling(canonical)
+		}
+		for _, value := range h[key] {
+			var err error
+			if dst, err = appendField(dst, name, value); err != nil {
+				return dst, err
+			}
+		}
+	}
+	return dst, nil
+}
+
+// appendField appends one field line. The name must be valid. The error does
+// not quote the value: values may be secrets, and errors are logged.
+func appendField(dst []byte, name, value string) ([]byte, error) {
+	if !httpguts.ValidHeaderFieldValue(value) {
+		return dst, fmt.Errorf("invalid value of field %q", name)
+	}
+	dst = append(dst, name...)
+	dst = append(dst, ": "...)
+	dst = append(dst, trimOWS(value)...)
+	return append(dst, "\r\n"...), nil
+}

@@ -1,0 +1,98 @@
+package handshake
+
+import (
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// nonceBytes is how long the nonce in a Sec-WebSocket-Key is.
+const nonceBytes = 16
+
+// Key encodes a nonce as Sec-WebSocket-Key.
+//
+// "The nonce MUST be selected randomly for each connection."
+// https://www.rfc-editor.org/rfc/rfc6455#section-4.1
+func Key(nonce [16]byte) string {
+	return base64.StdEncoding.EncodeToString(nonce[:])
+}
+
+// keyGUID is what a server appends to the key before it hashes it.
+// https://www.rfc-editor.org/rfc/rfc6455#section-1.3
+const keyGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+// Accept returns the Sec-WebSocket-Accept that answers key.
+//
+// "concatenating /key/ [...] with the string [...], taking the SHA-1 hash of
+// this concatenated value to obtain a 20-byte value and base64-encoding [...]
+// this 20-byte hash"
+// https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+func Accept(key string) string {
+	sum := sha1.Sum([]byte(key + keyGUID))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// AppendRequest appends an upgrade request to dst: path and query of out.URL,
+// out.Host, our own handshake fields with key, then out.Header sorted by key.
+// Left out of that is what is hop-by-hop, Host, and Sec-WebSocket-Key, -Version
+// and -Accept, of which there must be one.
+//
+// Nothing that is in out can start another line on the wire. What would need
+// to is an error, as are a method other than GET, an invalid Host or key, and a
+// target with bytes that are not visible ASCII. On an error dst is returned as
+// it was.
+func AppendRequest(dst []byte, out *http.Request, key string) ([]byte, error) {
+	if out.Method != "" && out.Method != http.MethodGet {
+		return dst, fmt.Errorf("invalid method %q", out.Method)
+	}
+	target, err := requestTarget(out.URL)
+	if err != nil {
+		return dst, err
+	}
+	if out.Host == "" || !httpguts.ValidHostHeader(out.Host) {
+		return dst, fmt.Errorf("invalid Host %q", out.Host)
+	}
+	if !isKey(key) {
+		return dst, errors.New("invalid Sec-WebSocket-Key")
+	}
+	b := append(dst, "GET "...)
+	b = append(b, target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, out.Host...)
+	b = append(b, "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "...)
+	b = append(b, key...)
+	b = append(b, "\r\n"...)
+	if b, err = appendFields(b, out.Header, isRequestField); err != nil {
+		return dst, err
+	}
+	return append(b, "\r\n"...), nil
+}
+
+// isRequestField reports whether AppendRequest writes the field itself.
+func isRequestField(canonical string) bool {
+	return canonical == "Host" || isOwnField(canonical)
+}
+
+// requestTarget returns u in the origin-form.
+func requestTarget(u *url.URL) (string, error) {
+	if u == nil || u.Opaque != "" {
+		return "", errors.New("request has no path")
+	}
+	target := u.EscapedPath()
+	if target == "" || target[0] != '/' {
+		target = "/" + target
+	}
+	if u.RawQuery != "" || u.ForceQuery {
+		target += "?" + u.RawQuery
+	}
+	if i := indexInvisible(target); i >= 0 {
+		return "", fmt.Errorf("request target has the byte %#02x", target[i])
+	}
+	return target, nil
+}

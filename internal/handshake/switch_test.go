@@ -1,0 +1,105 @@
+package handshake
+
+import (
+	"net/http"
+	"testing"
+)
+
+func TestSwitchHeaderHasTheFieldsOfBothSides(t *testing.T) {
+	outer := header("Set-Cookie: a", "X-Frame-Options: deny", "Connection: close, X-Outer", "X-Outer: 1", "X-Inner: 1",
+		"Content-Length: 5", "Sec-WebSocket-Protocol: a", "x-odd: 1")
+	outer[http.TrailerPrefix+"X-Sum"] = []string{"1"}
+	outer["Date"] = nil // keeps a ResponseWriter from adding one
+	backend := header("Set-Cookie: b", "Set-Cookie: c", "Date: today", "Connection: Upgrade, X-Inner", "X-Inner: 2", "X-Outer: 2",
+		"Upgrade: websocket", "Content-Length: 0", "Transfer-Encoding: chunked", "Keep-Alive: 1", "Proxy-Authenticate: x",
+		"Sec-Websocket-Accept: x", "Sec-Websocket-Extensions: y", "X-Odd: 2")
+	// A Connection nominates fields of its own message only.
+	want := header("Set-Cookie: a", "Set-Cookie: b", "Set-Cookie: c", "X-Frame-Options: deny", "Date: today",
+		"X-Inner: 1", "X-Outer: 2", "X-Odd: 1", "X-Odd: 2")
+	wantHeader(t, SwitchHeader(outer, backend), want)
+}
+
+func TestSwitchHeaderSharesNothingWithBothSides(t *testing.T) {
+	outer, backend := header("A: 1", "B: 1"), header("B: 2", "C: 1")
+	h := SwitchHeader(outer, backend)
+	for name := range h {
+		h[name][0] = "changed"
+		h[name] = append(h[name], "added")
+	}
+	wantHeader(t, outer, header("A: 1", "B: 1"))
+	wantHeader(t, backend, header("B: 2", "C: 1"))
+}
+
+const switchLines = "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: Upgrade\n" +
+	"Sec-WebSocket-Accept: " + sampleAccept + "\n"
+
+var appendSwitchTests = []struct {
+	name string
+	h    http.Header
+	a    Agreement
+	want string
+}{
+	{"bare", nil, Agreement{}, switchLines},
+	{
+		"agreement", nil,
+		Agreement{Subprotocol: "chat", Extensions: []string{"permessage-deflate", "x-a; b"}},
+		switchLines + "Sec-WebSocket-Protocol: chat\nSec-WebSocket-Extensions: permessage-deflate\nSec-WebSocket-Extensions: x-a; b\n",
+	},
+	{
+		"header", header("Set-Cookie: b", "Set-Cookie: a", "Date: today", "x-odd: 1"), Agreement{},
+		switchLines + "Date: today\nSet-Cookie: b\nSet-Cookie: a\nx-odd: 1\n",
+	},
+	{
+		"what-is-not-the-hooks",
+		header("Upgrade: h2c", "upgrade: h2c", "Connection: close", "Content-Length: 5", "Transfer-Encoding: chunked",
+			"Sec-WebSocket-Accept: a", "sec-websocket-accept: b", "Sec-Websocket-Protocol: c", "Sec-WebSocket-Extensions: d", "A: kept"),
+		Agreement{},
+		switchLines + "A: kept\n",
+	},
+}
+
+func TestAppendSwitchWritesEachFieldOfThe101Once(t *testing.T) {
+	for _, tt := range appendSwitchTests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := AppendSwitch([]byte("before"), tt.h, sampleKey, tt.a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := "before" + wire(tt.want); string(got) != want {
+				t.Errorf("answer:\n got %q\nwant %q", got, want)
+			}
+		})
+	}
+}
+
+func TestAppendSwitchRefusesWhatCannotBeWritten(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		h    http.Header
+		a    Agreement
+	}{
+		{"name-with-line-end", header("A\r\nB: 1"), Agreement{}},
+		{"value-with-line-end", header("A: 1\r\nB: 2"), Agreement{}},
+		{"subprotocol-no-token", nil, Agreement{Subprotocol: "a b"}},
+		{"subprotocol-with-line-end", nil, Agreement{Subprotocol: "a\r\nb: c"}},
+		{"extension-with-line-end", nil, Agreement{Extensions: []string{"a\r\nb: c"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := AppendSwitch([]byte("before"), tt.h, sampleKey, tt.a)
+			if err == nil || string(got) != "before" {
+				t.Errorf("AppendSwitch = %q, %v; want nothing appended and an error", got, err)
+			}
+		})
+	}
+}
+
+func TestAnswerHeaderIsWhatTheClientMaySee(t *testing.T) {
+	resp, _ := parseAnswer(t, "HTTP/1.1 426 Upgrade Required\nUpgrade: websocket\nConnection: Upgrade, X-Internal\nX-Internal: 1\n"+
+		"Content-Length: 6\nKeep-Alive: 1\nProxy-Authenticate: x\nTrailer: X\nSec-WebSocket-Version: 13\nSet-Cookie: a\nSet-Cookie: b\nDate: today\n")
+	got := AnswerHeader(resp.Header)
+	wantHeader(t, got, header("Sec-WebSocket-Version: 13", "Set-Cookie: a", "Set-Cookie: b", "Date: today"))
+	got["Date"][0] = "changed"
+	if resp.Header.Get("Date") != "today" {
+		t.Error("AnswerHeader shares slices with the backend's header")
+	}
+}

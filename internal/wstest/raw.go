@@ -1,0 +1,125 @@
+package wstest
+
+import (
+	"bufio"
+	"bytes"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A RawBackend gives every connection the same answer and records what it
+// receives, byte for byte.
+type RawBackend struct {
+	server
+	answer string
+	endedc chan struct{} // capacity 1; a hint that numOpen went down
+
+	recordMu sync.Mutex
+	records  []*bytes.Buffer // in the order of connections
+	numOpen  int
+}
+
+// StartRaw returns a RawBackend that runs until the test ends. On each
+// connection it sends answer after the first request head, with {accept}
+// replaced by the Sec-WebSocket-Accept for the request's key, and reads on until
+// the other end closes.
+func StartRaw(t testing.TB, answer string) *RawBackend {
+	t.Helper()
+	b := &RawBackend{answer: answer, endedc: make(chan struct{}, 1)}
+	b.accepted = func(c net.Conn) {
+		record := b.begin()
+		b.running.Go(func() { b.serve(c, record) }) // until the other end or stop closes c
+	}
+	b.start(t)
+	return b
+}
+
+// Received waits, for 5 s at most, until there was a connection and all have
+// ended, and returns the bytes of each.
+func (b *RawBackend) Received(t testing.TB) []string {
+	t.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		received, numOpen := b.received()
+		if len(received) > 0 && numOpen == 0 {
+			return received
+		}
+		select {
+		case <-b.endedc:
+		case <-timeout.C:
+			t.Fatalf("backend: %d of %d connections still open after %v; received %.200q",
+				numOpen, len(received), patience, received)
+		}
+	}
+}
+
+func (b *RawBackend) received() (received []string, numOpen int) {
+	b.recordMu.Lock()
+	defer b.recordMu.Unlock()
+	for _, record := range b.records {
+		received = append(received, record.String())
+	}
+	return received, b.numOpen
+}
+
+func (b *RawBackend) begin() *bytes.Buffer {
+	b.recordMu.Lock()
+	defer b.recordMu.Unlock()
+	record := new(bytes.Buffer)
+	b.records = append(b.records, record)
+	b.numOpen++
+	return record
+}
+
+func (b *RawBackend) end() {
+	b.recordMu.Lock()
+	b.numOpen--
+	b.recordMu.Unlock()
+	select {
+	case b.endedc <- struct{}{}:
+	default: // the hint is there already
+	}
+}
+
+func (b *RawBackend) serve(c net.Conn, record *bytes.Buffer) {
+	defer b.end()
+	defer c.Close()
+	buf := make([]byte, 4096)
+	isAnswered := false
+	for {
+		n, err := c.Read(buf)
+		head := b.keep(record, buf[:n])
+		if head != nil && !isAnswered {
+			isAnswered = true
+			c.Write(answerTo(head, b.answer)) // if it fails, so does the next Read
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// keep adds to record, and returns the head of the first request once that is
+// complete.
+func (b *RawBackend) keep(record *bytes.Buffer, received []byte) []byte {
+	b.recordMu.Lock()
+	defer b.recordMu.Unlock()
+	record.Write(received)
+	head, _, ok := bytes.Cut(record.Bytes(), []byte("\r\n\r\n"))
+	if !ok {
+		return nil
+	}
+	return append(bytes.Clone(head), "\r\n\r\n"...)
+}
+
+func answerTo(head []byte, answer string) []byte {
+	var accept string
+	if req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head))); err == nil {
+		accept = Accept(req.Header.Get("Sec-WebSocket-Key"))
+	}
+	return bytes.ReplaceAll([]byte(answer), []byte("{accept}"), []byte(accept))
+}

@@ -1,0 +1,276 @@
+// Package wstest holds scripted WebSocket peers, for tests that read as a script:
+//
+//	client.RequestUpgrade("/chat", nil)
+//	backend.AcceptUpgrade(nil)
+//	client.WantUpgrade()
+//	client.Send(wstest.Text("hello"))
+//	backend.Want(wstest.Text("hello"))
+//	backend.CloseWrite()
+//	client.WantEOF()
+//
+// The peers know frames and bytes, not what a good peer would do, so a script
+// can break any rule. Nothing here shares code with what it tests. For the rest,
+// see TestHarnessTour.
+package wstest
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What a step waits for is there at once if all is well. In a synctest bubble
+// this is the bubble's time: sleep first until something is due.
+const patience = 5 * time.Second
+
+// A role decides about masking.
+type role string
+
+const (
+	client  role = "client"  // masks what it sends, wants what it gets unmasked
+	backend role = "backend" // the reverse
+)
+
+// A Peer is one end of a connection that follows a script.
+//
+// Its steps wait for 5 s at most, fail the test where they cannot be done, and
+// so must run on the test's own goroutine. The methods that return an error may
+// run on others, without limit of time, one that reads and one that writes at a
+// time.
+type Peer struct {
+	t    testing.TB
+	role role
+	conn net.Conn
+	r    *bufio.Reader // of conn
+	key  string        // Sec-WebSocket-Key of RequestUpgrade
+}
+
+// NewClient returns a peer that talks as a client does on c, which is closed
+// when the test ends.
+func NewClient(t testing.TB, c net.Conn) *Peer { return newPeer(t, client, c) }
+
+// NewBackend returns a peer that talks as a backend does on c, which is closed
+// when the test ends.
+func NewBackend(t testing.TB, c net.Conn) *Peer { return newPeer(t, backend, c) }
+
+// Dial returns a client that is connected with a URL of the form
+// http://host:port.
+func Dial(t testing.TB, url string) *Peer {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", strings.TrimPrefix(url, "http://"), patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return NewClient(t, c)
+}
+
+func newPeer(t testing.TB, role role, c net.Conn) *Peer {
+	t.Cleanup(func() { c.Close() })
+	return &Peer{t: t, role: role, conn: c, r: bufio.NewReader(c)}
+}
+
+// Send writes frames with one call, masked as the role demands.
+func (p *Peer) Send(frames ...Frame) {
+	p.t.Helper()
+	p.SendRaw(p.appendFrames(nil, frames))
+}
+
+// SendRaw writes b with one call.
+func (p *Peer) SendRaw(b []byte) {
+	p.t.Helper()
+	p.conn.SetWriteDeadline(time.Now().Add(patience))
+	if n, err := p.conn.Write(b); err != nil {
+		p.t.Fatalf("%s: sent %d of %d bytes: %v", p.role, n, len(b), err)
+	}
+}
+
+// Want reads frames and compares all but Masked: whether they must be masked is
+// a matter of the role.
+func (p *Peer) Want(frames ...Frame) {
+	p.t.Helper()
+	for i, want := range frames {
+		got, err := p.readFrameSoon()
+		if err != nil {
+			p.t.Fatalf("%s: frame %d of %d: got error %v; want %v", p.role, i+1, len(frames), err, want)
+		}
+		if !isSame(got, want) {
+			p.t.Fatalf("%s: frame %d of %d: got %v; want %v", p.role, i+1, len(frames), got, want)
+		}
+		p.checkMasking(got)
+	}
+}
+
+// WantClose reads a Close frame with a code, 0 for none, and any reason.
+func (p *Peer) WantClose(code uint16) {
+	p.t.Helper()
+	got, err := p.readFrameSoon()
+	if err != nil {
+		p.t.Fatalf("%s: got error %v; want close %d", p.role, err, code)
+	}
+	if got.Opcode != OpClose || closeCode(got) != code {
+		p.t.Fatalf("%s: got %v; want close %d", p.role, got, code)
+	}
+	p.checkMasking(got)
+}
+
+// WantRaw reads as many bytes as s has, and compares them.
+func (p *Peer) WantRaw(s string) {
+	p.t.Helper()
+	p.expectSoon()
+	got := make([]byte, len(s))
+	n, err := io.ReadFull(p.r, got)
+	if err != nil {
+		p.t.Fatalf("%s: got %s, then error %v; want %s", p.role, excerpt(got[:n]), err, excerpt(s))
+	}
+	if string(got) != s {
+		p.t.Fatalf("%s: got %s; want %s", p.role, excerpt(got), excerpt(s))
+	}
+}
+
+// WantEOF waits for the orderly end of what the other end sends. A reset is no
+// such thing, nor is a byte before it.
+func (p *Peer) WantEOF() {
+	p.t.Helper()
+	p.expectSoon()
+	switch _, err := p.r.Peek(1); err {
+	case io.EOF:
+	case nil:
+		b, _ := p.r.Peek(p.r.Buffered())
+		p.t.Fatalf("%s: got %s; want EOF", p.role, excerpt(b))
+	default:
+		p.t.Fatalf("%s: got error %v; want EOF", p.role, err)
+	}
+}
+
+// WantReset waits for a reset. It skips what comes before: how much of that
+// survives the reset is chance.
+func (p *Peer) WantReset() {
+	p.t.Helper()
+	p.expectSoon()
+	n, err := io.Copy(io.Discard, p.r)
+	switch {
+	case err == nil:
+		p.t.Fatalf("%s: got EOF after %d bytes; want a reset", p.role, n)
+	case !isReset(err):
+		p.t.Fatalf("%s: got error %v after %d bytes; want a reset", p.role, err, n)
+	}
+}
+
+// CloseWrite ends the direction to the other end.
+func (p *Peer) CloseWrite() {
+	p.t.Helper()
+	c, ok := p.conn.(interface{ CloseWrite() error })
+	if !ok {
+		p.t.Fatalf("%s: a %T has no CloseWrite", p.role, p.conn)
+	}
+	if err := c.CloseWrite(); err != nil {
+		p.t.Fatalf("%s: %v", p.role, err)
+	}
+}
+
+// Close closes the connection. A kernel makes a reset of it if something that
+// was received has not been read.
+func (p *Peer) Close() {
+	p.t.Helper()
+	if err := p.conn.Close(); err != nil {
+		p.t.Fatalf("%s: %v", p.role, err)
+	}
+}
+
+// Reset closes the connection with a reset.
+func (p *Peer) Reset() {
+	p.t.Helper()
+	switch c := p.conn.(type) {
+	case interface{ Reset() }:
+		c.Reset()
+	case interface{ SetLinger(sec int) error }:
+		if err := c.SetLinger(0); err != nil {
+			p.t.Fatalf("%s: %v", p.role, err)
+		}
+		p.Close()
+	default:
+		p.t.Fatalf("%s: a %T cannot be reset", p.role, c)
+	}
+}
+
+// Conn returns the connection, for its addresses and its socket's options; what
+// a peer has read ahead is missing from it.
+func (p *Peer) Conn() net.Conn { return p.conn }
+
+// ReadFrame is the function ReadFrame on the connection.
+func (p *Peer) ReadFrame() (Frame, error) {
+	p.conn.SetReadDeadline(time.Time{})
+	return ReadFrame(p.r)
+}
+
+// WriteFrames is Send for any goroutine.
+func (p *Peer) WriteFrames(frames ...Frame) error {
+	_, err := p.Write(p.appendFrames(nil, frames))
+	return err
+}
+
+// Read implements [io.Reader].
+func (p *Peer) Read(b []byte) (int, error) {
+	p.conn.SetReadDeadline(time.Time{})
+	return p.r.Read(b)
+}
+
+// Write implements [io.Writer].
+func (p *Peer) Write(b []byte) (int, error) {
+	p.conn.SetWriteDeadline(time.Time{})
+	return p.conn.Write(b)
+}
+
+func (p *Peer) appendFrames(dst []byte, frames []Frame) []byte {
+	for _, f := range frames {
+		if p.role == backend {
+			dst = AppendFrame(dst, f, nil)
+			continue
+		}
+		var key [4]byte
+		binary.NativeEndian.PutUint32(key[:], rand.Uint32())
+		dst = AppendFrame(dst, f, &key)
+	}
+	return dst
+}
+
+func (p *Peer) readFrameSoon() (Frame, error) {
+	p.expectSoon()
+	return ReadFrame(p.r)
+}
+
+// expectSoon ignores the error: on a dead connection the read that follows has
+// the better one.
+func (p *Peer) expectSoon() { p.conn.SetReadDeadline(time.Now().Add(patience)) }
+
+func (p *Peer) checkMasking(f Frame) {
+	p.t.Helper()
+	if want := p.role == backend; f.Masked != want {
+		p.t.Fatalf("%s: got %v with masked = %v; want %v", p.role, f, f.Masked, want)
+	}
+}
+
+func isSame(a, b Frame) bool {
+	return a.Fin == b.Fin && a.RSV == b.RSV && a.Opcode == b.Opcode && bytes.Equal(a.Payload, b.Payload)
+}
+
+func closeCode(f Frame) uint16 {
+	if len(f.Payload) < 2 {
+		return 0
+	}
+	return binary.BigEndian.Uint16(f.Payload)
+}
+
+// isReset knows Windows by its text: its number for a reset is not the one that
+// has this name.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || strings.Contains(err.Error(), "forcibly closed")
+}
