@@ -1,0 +1,269 @@
+package wsproxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
+)
+
+// An answer is what a backend has said to an upgrade. It holds the backend's
+// connection and its reserved place until a tunnel takes them or it is closed.
+type answer struct {
+	backend   *Backend
+	conn      net.Conn
+	reader    *answerReader // what was read behind resp; nil after a 101
+	resp      *http.Response
+	agreement handshake.Agreement // if resp is a 101
+	early     []byte              // frames that came right behind a 101
+}
+
+// close gives up a backend that has answered.
+func (u *upgrade) close(a *answer) {
+	a.conn.Close()
+	a.reader.free()
+	u.p.release(a.backend)
+}
+
+// attempt asks b, whose place is reserved. It returns an answer; or an error, and
+// then the place is given back: a [*BackendError] if another backend may do
+// better.
+func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
+	defer func() { // whatever panics
+		if a == nil {
+			u.p.release(b)
+		}
+	}()
+	out, err := u.outbound(b)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	ctx, cancel := u.withDeadline(isLast)
+	a, err = u.ask(ctx, b, out, isLast)
+	cancel()
+	switch {
+	case err == nil:
+		b.worked()
+	case u.ctx.Err() == nil: // else it is not the backend's fault
+		b.failed(u.p.now())
+	}
+	if hookErr := u.traceDialed(b, a, start, err); hookErr != nil && a != nil {
+		a.conn.Close()
+		a.reader.free()
+		return nil, hookErr
+	}
+	return a, err
+}
+
+// outbound builds the request for b, the Rewrite hook last.
+func (u *upgrade) outbound(b *Backend) (*http.Request, error) {
+	target, refusal := handshake.OutboundURL(u.r.URL, b.target.Load().prefix)
+	if refusal != nil {
+		return nil, refused(refusal)
+	}
+	out := &http.Request{
+		Method: http.MethodGet, URL: target, Host: u.r.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: handshake.OutboundHeader(u.r, u.trusted),
+	}
+	if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: out, Backend: b}); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// withDeadline bounds one attempt: while another may follow, by half of what is
+// left.
+func (u *upgrade) withDeadline(isLast bool) (context.Context, context.CancelFunc) {
+	switch {
+	case u.deadline.IsZero():
+		return context.WithCancel(u.ctx)
+	case isLast:
+		return context.WithDeadline(u.ctx, u.deadline)
+	}
+	return context.WithTimeout(u.ctx, time.Until(u.deadline)/2)
+}
+
+// ask dials b, sends out and reads what b answers. ctx bounds all of it.
+func (u *upgrade) ask(ctx context.Context, b *Backend, out *http.Request, isLast bool) (*answer, error) {
+	t := b.target.Load()
+	conn, err := u.p.dial(ctx, t.network, t.addr)
+	if err != nil {
+		return nil, &BackendError{ID: b.id, Op: "dial", Err: err}
+	}
+	a := &answer{backend: b, conn: conn}
+	// A connection knows no context: whatever waits on it is woken by a deadline.
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	err = u.exchange(ctx, a, t, out)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil && !isLast && mayMoveOn(a.resp.StatusCode) {
+		err = fmt.Errorf("answered %s", a.resp.Status)
+	}
+	if err != nil {
+		conn.Close()
+		a.reader.free()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx) // rather than the deadline of the connection
+		}
+		return nil, &BackendError{ID: b.id, Op: "handshake", Err: err}
+	}
+	return a, nil
+}
+
+// mayMoveOn reports whether an answer says that another backend may do better.
+func mayMoveOn(status int) bool {
+	switch status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// exchange sends out over a.conn, over TLS if t says so, and fills a in.
+func (u *upgrade) exchange(ctx context.Context, a *answer, t *target, out *http.Request) error {
+	if t.isTLS {
+		c := tls.Client(a.conn, u.p.tlsFor(t))
+		if err := c.HandshakeContext(ctx); err != nil {
+			return fmt.Errorf("TLS: %w", err)
+		}
+		a.conn = c
+	}
+	var nonce [16]byte
+	rand.Read(nonce[:]) // never fails
+	key := handshake.Key(nonce)
+	msg, err := handshake.AppendRequest(make([]byte, 0, usualHead), out, key)
+	if err != nil {
+		return err
+	}
+	if _, err := a.conn.Write(msg); err != nil {
+		return err
+	}
+	a.reader = newAnswerReader(a.conn)
+	if a.resp, err = a.reader.read(out); err != nil {
+		return err
+	}
+	if a.resp.StatusCode != http.StatusSwitchingProtocols {
+		return nil
+	}
+	if a.agreement, err = handshake.Verify(a.resp, key, out.Header, u.r.Header); err != nil {
+		return err
+	}
+	a.early = a.reader.buffered()
+	a.reader.free()
+	a.reader = nil
+	return nil
+}
+
+// tlsFor returns the configuration for one connection to t.
+func (p *Proxy) tlsFor(t *target) *tls.Config {
+	c := p.tls.Clone()
+	c.ServerName = t.config.ServerName
+	if c.ServerName == "" {
+		c.ServerName = t.host
+	}
+	return c
+}
+
+func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error) error {
+	info := DialedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
+	if a != nil {
+		info.Status = a.resp.StatusCode
+	}
+	return callHook(u.p, "Trace.Dialed", u.p.trace.Dialed, info)
+}
+
+// passOn gives the client what the backend answered instead of 101, and closes
+// both connections behind it: an attempt to upgrade leaves no connection that
+// could be used again. Redirects are not followed.
+func (u *upgrade) passOn() error {
+	a, w := u.answer, u.w
+	defer u.close(a)
+	h := handshake.AnswerHeader(a.resp.Header)
+	if err := u.respond(a, h); err != nil {
+		return err
+	}
+	u.p.registry.refused.Add(1)
+	header := w.Header()
+	for name, values := range h {
+		header[name] = append(header[name], values...)
+	}
+	if a.resp.StatusCode == http.StatusUpgradeRequired {
+		header.Set("Upgrade", "websocket") // what there is to upgrade to here, whatever the backend offers
+	}
+	closeAfter(u.r, header)
+	if a.resp.ContentLength > 0 {
+		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
+	}
+	until := time.Now().Add(refusalTimeout)
+	a.conn.SetDeadline(until)
+	http.NewResponseController(w).SetWriteDeadline(until) // where it can be set
+	w.WriteHeader(a.resp.StatusCode)
+	if _, err := io.Copy(w, a.resp.Body); err != nil {
+		// The client must not take a part for the whole.
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// An answerReader reads a backend's answer: its header under a limit of size, its
+// body without.
+type answerReader struct {
+	limited io.LimitedReader
+	buf     *bufio.Reader
+}
+
+var answerReaders = sync.Pool{New: func() any {
+	return &answerReader{buf: bufio.NewReaderSize(nil, 4<<10)}
+}}
+
+func newAnswerReader(conn net.Conn) *answerReader {
+	r := answerReaders.Get().(*answerReader)
+	r.limited = io.LimitedReader{R: conn, N: maxAnswerBytes}
+	r.buf.Reset(&r.limited)
+	return r
+}
+
+// free gives r back; r may be nil.
+func (r *answerReader) free() {
+	if r != nil {
+		r.limited.R = nil
+		r.buf.Reset(nil)
+		answerReaders.Put(r)
+	}
+}
+
+// read returns the answer to out. Interim answers are dropped.
+func (r *answerReader) read(out *http.Request) (*http.Response, error) {
+	resp, err := handshake.ReadAnswer(r.buf, out)
+	if r.limited.N <= 0 {
+		return nil, errors.New("answer's header is larger than 64 KiB")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c := resp.StatusCode; c != http.StatusSwitchingProtocols && (c < 200 || c > 599) {
+		return nil, fmt.Errorf("answered with status %q", resp.Status)
+	}
+	r.limited.N = math.MaxInt64
+	return resp, nil
+}
+
+// buffered returns a copy of what has been read behind the answer.
+func (r *answerReader) buffered() []byte {
+	b, _ := r.buf.Peek(r.buf.Buffered())
+	return slices.Clone(b)
+}

@@ -1,0 +1,287 @@
+package wsproxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// A BackendConfig is what the user says about one backend.
+type BackendConfig struct {
+	// ID is the backend's identity: its counters live as long as the ID is in
+	// the set, whatever else changes. Default: the URL.
+	ID string
+
+	// URL says where the backend is. Schemes: http and ws; https and wss, over
+	// TLS (see [WithTLSConfig]); unix, with the path of the socket
+	// (unix:///run/chat.sock). A path of an http, ws, https or wss URL is a
+	// prefix of every request's path. User information, a query and a fragment
+	// are errors. A host name is resolved at each dial and never cached.
+	URL string
+
+	// ServerName is the name that the backend's TLS certificate must have, and
+	// that SNI asks for. Default: the URL's host. An error unless the scheme is
+	// https or wss.
+	ServerName string
+
+	// Weight is the backend's share of new tunnels, relative to the others.
+	// Zero means 1. Negative is an error: leave the backend out instead.
+	Weight int
+
+	// MaxTunnels bounds the backend's tunnels, upgrades under way included.
+	// Zero and negative mean no bound.
+	MaxTunnels int
+}
+
+// A Backend is one backend of a [Proxy], with its live counters. Its methods are
+// safe for concurrent use. It stays valid when the backend is removed from the
+// set, and while it still has tunnels it is the same one when a backend of that ID
+// comes back.
+type Backend struct {
+	id     string
+	idHash uint64 // of id, for rendezvous hashing
+
+	target atomic.Pointer[target]
+
+	tunnels  atomic.Int64 // upgrades under way included
+	removed  atomic.Bool
+	failures atomic.Int32 // attempts that failed since the last that did not
+	retryAt  atomic.Int64 // until then only when no other is left; a [time.Duration] since the proxy's start
+}
+
+// newBackend returns the backend of that ID, without a target.
+func newBackend(id string) *Backend {
+	return &Backend{id: id, idHash: hashString(id)}
+}
+
+// A BackendState tells whether a backend is offered to the balancer.
+type BackendState uint8
+
+const (
+	BackendUp      BackendState = iota // offered
+	BackendFailing                     // its last attempt failed: for a while offered only when no other is left
+	BackendRemoved                     // no longer in the set: takes no new tunnels, keeps those that it has
+)
+
+func (s BackendState) String() string {
+	switch s {
+	case BackendUp:
+		return "up"
+	case BackendFailing:
+		return "failing"
+	case BackendRemoved:
+		return "removed"
+	}
+	return fmt.Sprintf("BackendState(%d)", uint8(s))
+}
+
+// ID returns the backend's identity.
+func (b *Backend) ID() string { return b.id }
+
+// URL returns the backend's URL as it was configured.
+func (b *Backend) URL() string { return b.target.Load().config.URL }
+
+// Weight returns the backend's weight, at least 1.
+func (b *Backend) Weight() int { return b.target.Load().config.Weight }
+
+// NumTunnels returns the number of the backend's tunnels. It counts from the
+// pick: upgrades under way are included.
+func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
+
+// State tells whether the backend is offered to the balancer now.
+func (b *Backend) State() BackendState {
+	switch {
+	case b.removed.Load():
+		return BackendRemoved
+	case b.failures.Load() > 0:
+		return BackendFailing
+	}
+	return BackendUp
+}
+
+// isFull reports whether the backend's limit is reached.
+func (b *Backend) isFull() bool {
+	limit := b.target.Load().config.MaxTunnels
+	return limit > 0 && b.tunnels.Load() >= int64(limit)
+}
+
+// reserve counts one more tunnel, unless the backend's limit is reached. It is
+// undone by [Proxy.release].
+func (b *Backend) reserve() bool {
+	limit := int64(b.target.Load().config.MaxTunnels)
+	if n := b.tunnels.Add(1); limit > 0 && n > limit {
+		b.tunnels.Add(-1)
+		return false
+	}
+	return true
+}
+
+// How long a backend whose last attempt failed is offered only when no other is
+// left: it doubles with each further failure.
+const (
+	firstBackoff = 1 * time.Second
+	maxBackoff   = 30 * time.Second
+)
+
+// failed notes that an attempt failed at now, a duration since the proxy's start.
+func (b *Backend) failed(now time.Duration) {
+	n := b.failures.Add(1)
+	b.retryAt.Store(int64(now + backoff(int(n))))
+}
+
+// worked notes that an attempt succeeded.
+func (b *Backend) worked() {
+	if b.failures.Load() != 0 {
+		b.failures.Store(0)
+		b.retryAt.Store(0)
+	}
+}
+
+// isWaiting reports whether others are to be tried before this one.
+func (b *Backend) isWaiting(now time.Duration) bool { return b.retryAt.Load() > int64(now) }
+
+// backoff returns how long to wait after the nth failure in a row.
+func backoff(n int) time.Duration {
+	if n > 5 {
+		return maxBackoff
+	}
+	return min(firstBackoff<<(n-1), maxBackoff)
+}
+
+// A target is a compiled BackendConfig.
+type target struct {
+	config  BackendConfig // defaults filled in
+	network string        // "tcp" or "unix"
+	addr    string        // for the dialer
+	host    string        // without the port; what TLS verifies by default
+	isTLS   bool
+	prefix  string // escaped path put before every request's, without a slash at its end
+}
+
+// compileTarget checks c and fills its defaults in. Errors name their field
+// within option.
+func compileTarget(option string, c BackendConfig) (*target, []error) {
+	var errs []error
+	bad := func(field string, value any, format string, args ...any) {
+		errs = append(errs, &ConfigError{Option: option + field, Value: value, Err: fmt.Errorf(format, args...)})
+	}
+	t := &target{config: c}
+	if err := t.parse(c.URL); err != nil {
+		bad(".URL", c.URL, "%w", err)
+	}
+	if c.ID == "" {
+		t.config.ID = c.URL
+	}
+	if c.Weight < 0 {
+		bad(".Weight", c.Weight, "negative; leave a backend that shall take no tunnels out of the set")
+	}
+	if c.Weight == 0 {
+		t.config.Weight = 1
+	}
+	if c.ServerName != "" && len(errs) == 0 && !t.isTLS {
+		bad(".ServerName", c.ServerName, "the URL's scheme does not use TLS")
+	}
+	return t, errs
+}
+
+// parse fills in what the URL says.
+func (t *target) parse(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return err
+	}
+	if u.User != nil {
+		return errors.New("user information is never sent; set what the backend expects with WithRewrite")
+	}
+	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return errors.New("a query or fragment has no meaning here")
+	}
+	if u.Opaque != "" {
+		return fmt.Errorf("no host; did you mean %s://%s?", u.Scheme, u.Opaque)
+	}
+	switch u.Scheme {
+	case "http", "ws":
+		return t.parseTCP(u, "80")
+	case "https", "wss":
+		t.isTLS = true
+		return t.parseTCP(u, "443")
+	case "unix":
+		if u.Host != "" || u.Path == "" {
+			return errors.New("want unix:///path/of/socket")
+		}
+		t.network, t.addr = "unix", u.Path
+		return nil
+	case "":
+		return errors.New("no scheme; want http, https, ws, wss or unix")
+	}
+	return fmt.Errorf("scheme %q; want http, https, ws, wss or unix", u.Scheme)
+}
+
+func (t *target) parseTCP(u *url.URL, port string) error {
+	if u.Hostname() == "" {
+		return errors.New("no host")
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	t.network, t.host = "tcp", u.Hostname()
+	t.addr = net.JoinHostPort(t.host, port)
+	t.prefix = strings.TrimRight(u.EscapedPath(), "/")
+	return nil
+}
+
+// A backendSet is one configuration of backends, never changed once it is in use.
+type backendSet struct {
+	all []*Backend // in configuration order
+}
+
+// candidates appends to dst what may be chosen now: not tried yet and below its
+// limit, first choice those that are not waiting after a failure, and only if
+// there are none, those that are. If nothing is left, it tells why.
+func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
+	waiting, full := 0, 0
+	for _, b := range s.all {
+		isFull, isWaiting := b.isFull(), b.isWaiting(now)
+		switch { // the usual case first: a set may be large
+		case !isFull && !isWaiting && (len(tried) == 0 || !slices.Contains(tried, b)):
+			dst = append(dst, b)
+		case slices.Contains(tried, b):
+		case isFull:
+			full++
+		default:
+			waiting++
+		}
+	}
+	if len(dst) == 0 && waiting > 0 {
+		dst = s.appendOthers(dst, tried)
+	}
+	switch {
+	case len(dst) > 0:
+		return dst, nil
+	case full > 0:
+		return nil, fmt.Errorf("%w: every backend carries its MaxTunnels", ErrLimit)
+	}
+	return nil, ErrNoBackend
+}
+
+// appendOthers appends what was not tried and is not full, waiting or not.
+func (s *backendSet) appendOthers(dst, tried []*Backend) []*Backend {
+	for _, b := range s.all {
+		if !b.isFull() && !slices.Contains(tried, b) {
+			dst = append(dst, b)
+		}
+	}
+	return dst
+}
+
+// hasOther reports whether a backend is left that was not tried and is not full.
+func (s *backendSet) hasOther(tried []*Backend) bool {
+	return slices.ContainsFunc(s.all, func(b *Backend) bool {
+		return !slices.Contains(tried, b) && !b.isFull()
+	})
+}

@@ -1,0 +1,94 @@
+package frame
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+)
+
+// Status codes of Close frames that the relay sends or tells of.
+// https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 and, for 1012 and up,
+// https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
+const (
+	StatusNormal         = 1000
+	StatusGoingAway      = 1001
+	StatusProtocolError  = 1002
+	StatusNoStatus       = 1005 // never on the wire: a Close frame without a code
+	StatusAbnormal       = 1006 // never on the wire
+	StatusTooBig         = 1009
+	StatusInternalError  = 1011
+	StatusServiceRestart = 1012
+	StatusTLSHandshake   = 1015 // never on the wire
+)
+
+// MaxReason is the longest reason, in bytes, that a Close frame can carry
+// beside its code.
+const MaxReason = MaxControlPayload - 2
+
+// ValidCode reports whether an endpoint may send a Close frame with code.
+// https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
+func ValidCode(code int) bool {
+	switch {
+	case code == 1004, code == StatusNoStatus, code == StatusAbnormal, code == StatusTLSHandshake:
+		return false
+	}
+	return code >= 1000 && code <= 1014 || code >= 3000 && code <= 4999
+}
+
+// AppendClose appends a Close frame. Code [StatusNoStatus] makes an empty one. A
+// reason that is too long is cut at a rune's beginning. With a nil key the frame
+// is not masked: "a server MUST NOT mask any frames that it sends to the client",
+// and a client must mask all.
+// https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+func AppendClose(dst []byte, code int, reason string, key *[4]byte) []byte {
+	var payload [MaxControlPayload]byte
+	n := 0
+	if code != StatusNoStatus {
+		binary.BigEndian.PutUint16(payload[:], uint16(code))
+		n = 2 + copy(payload[2:], cutReason(reason))
+	}
+	return AppendControl(dst, Close, payload[:n], key)
+}
+
+// AppendControl appends a control frame, whose payload is at most
+// [MaxControlPayload] bytes long.
+func AppendControl(dst []byte, op Opcode, payload []byte, key *[4]byte) []byte {
+	if len(payload) > MaxControlPayload {
+		panic("BUG: control frame with a payload of more than 125 bytes")
+	}
+	h := Header{Fin: true, Opcode: op, Length: uint64(len(payload))}
+	if key != nil {
+		h.Masked, h.Key = true, *key
+	}
+	dst = AppendHeader(dst, h)
+	dst = append(dst, payload...)
+	if key != nil {
+		Mask(dst[len(dst)-len(payload):], *key)
+	}
+	return dst
+}
+
+// CloseCode returns the status code in a whole Close frame, header included.
+// Without one it is [StatusNoStatus].
+func CloseCode(whole []byte) int {
+	h, size, err := ParseHeader(whole)
+	if err != nil || size == 0 || len(whole) < size+2 || h.Length < 2 {
+		return StatusNoStatus
+	}
+	code := [2]byte{whole[size], whole[size+1]}
+	if h.Masked {
+		Mask(code[:], h.Key)
+	}
+	return int(binary.BigEndian.Uint16(code[:]))
+}
+
+// cutReason shortens s to what fits, without splitting a rune.
+func cutReason(s string) string {
+	if len(s) <= MaxReason {
+		return s
+	}
+	n := MaxReason
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}

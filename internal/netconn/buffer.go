@@ -1,0 +1,52 @@
+package netconn
+
+import "sync"
+
+const (
+	// MaxHead is the longest head that a buffer is asked to begin with.
+	MaxHead = 256
+
+	largeSize = 32 << 10 // while data moves; the head included
+	smallSize = 4 << 10  // for a connection that cannot wait without a buffer
+)
+
+// A Buffer holds bytes that were read. It comes from a pool, and goes back there
+// with Free.
+type Buffer struct {
+	pool *bufferPool
+	mem  []byte
+	len  int
+}
+
+// Bytes returns what the buffer holds. It is valid until Free.
+func (b *Buffer) Bytes() []byte { return b.mem[:b.len] }
+
+// Free gives the buffer back. It must not be used afterwards.
+func (b *Buffer) Free() { b.pool.Put(b) }
+
+// space returns where to read to.
+func (b *Buffer) space() []byte { return b.mem[b.len:] }
+
+// grow takes n bytes of space as read.
+func (b *Buffer) grow(n int) { b.len += n }
+
+// A bufferPool holds plain memory only, so that it may be shared by all proxies
+// of a process and by all bubbles of its tests.
+type bufferPool struct{ sync.Pool }
+
+var (
+	largeBuffers = newBufferPool(largeSize)
+	smallBuffers = newBufferPool(smallSize)
+)
+
+func newBufferPool(size int) bufferPool {
+	return bufferPool{sync.Pool{New: func() any { return &Buffer{mem: make([]byte, size)} }}}
+}
+
+// get returns a buffer that begins with a copy of head.
+func (p *bufferPool) get(head []byte) *Buffer {
+	b := p.Get().(*Buffer)
+	b.pool = p
+	b.len = copy(b.mem, head)
+	return b
+}

@@ -1,0 +1,128 @@
+// Package netconn makes of a [net.Conn] what a tunnel needs of a connection: the
+// bytes that somebody has already read from it come first, waiting for more holds
+// no buffer where the connection allows, writing can be ended alone, and it is
+// closed exactly once.
+//
+// It does not know what the bytes mean, and starts no goroutine.
+package netconn
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// A Conn is one connection of a tunnel. Fill may be called by one goroutine at a
+// time, Write by another; the rest at any time.
+type Conn struct {
+	conn   net.Conn
+	reader reader // immutable
+
+	// Owned by the goroutine that calls Fill.
+	buffered []byte
+	large    bool // the last read filled a small buffer
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// A reader reads from a connection without holding a buffer while it waits. It is
+// nil where that is impossible.
+type reader interface {
+	// fill waits until there is something to read and returns it in a buffer of
+	// the pool, behind a copy of head.
+	fill(head []byte) (*Buffer, error)
+}
+
+// New returns a Conn over c, from which buffered has been read already. It owns
+// both from now on.
+func New(c net.Conn, buffered []byte) *Conn {
+	return &Conn{conn: c, buffered: buffered, reader: newReader(c)}
+}
+
+// Fill waits for bytes and returns them in a buffer, behind a copy of head, which
+// must not be longer than [MaxHead]. The buffer is the caller's until it frees it.
+// Errors are those of [net.Conn.Read]; there is either an error or a byte.
+func (c *Conn) Fill(head []byte) (*Buffer, error) {
+	switch {
+	case len(c.buffered) > 0:
+		b := largeBuffers.get(head)
+		n := copy(b.space(), c.buffered)
+		b.grow(n)
+		if c.buffered = c.buffered[n:]; len(c.buffered) == 0 {
+			c.buffered = nil
+		}
+		return b, nil
+	case c.reader != nil:
+		return c.reader.fill(head)
+	}
+	return c.read(head)
+}
+
+// read is Fill for connections that must be given a buffer before they wait,
+// such as a [tls.Conn], which reads ahead into buffers that nobody can see. The
+// buffer is small until one read fills it.
+func (c *Conn) read(head []byte) (*Buffer, error) {
+	pool := &smallBuffers
+	if c.large {
+		pool = &largeBuffers
+	}
+	b := pool.get(head)
+	n, err := c.conn.Read(b.space())
+	if n > 0 {
+		b.grow(n)
+		c.large = len(b.space()) == 0
+		return b, nil // an error will come again
+	}
+	b.Free()
+	if err == nil {
+		return c.read(head) // "(0, nil)": discouraged, not forbidden
+	}
+	return nil, err
+}
+
+// Write writes p.
+func (c *Conn) Write(p []byte) (int, error) { return c.conn.Write(p) }
+
+// SetReadDeadline is that of [net.Conn]; it wakes Fill.
+func (c *Conn) SetReadDeadline(t time.Time) { c.conn.SetReadDeadline(t) }
+
+// SetWriteDeadline is that of [net.Conn]; it wakes Write.
+func (c *Conn) SetWriteDeadline(t time.Time) { c.conn.SetWriteDeadline(t) }
+
+// CanCloseWrite reports whether CloseWrite can work.
+func (c *Conn) CanCloseWrite() bool {
+	_, ok := c.conn.(interface{ CloseWrite() error })
+	return ok
+}
+
+// CloseWrite ends the stream towards the peer, who can still be read from. The
+// error is [errors.ErrUnsupported] where the connection has no such thing.
+func (c *Conn) CloseWrite() error {
+	cw, ok := c.conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return cw.CloseWrite()
+}
+
+// Close closes the connection, once. Over TLS it tells the peer so first, which
+// takes up to five seconds if the peer does not read.
+func (c *Conn) Close() error {
+	c.closeOnce.Do(func() { c.closeErr = c.conn.Close() })
+	return c.closeErr
+}
+
+// Abandon is Close without a word to the peer: it never waits.
+func (c *Conn) Abandon() error {
+	c.closeOnce.Do(func() {
+		if t, ok := c.conn.(*tls.Conn); ok {
+			c.closeErr = t.NetConn().Close()
+			return
+		}
+		c.closeErr = c.conn.Close()
+	})
+	return c.closeErr
+}

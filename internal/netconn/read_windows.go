@@ -1,0 +1,57 @@
+package netconn
+
+import (
+	"net"
+	"syscall"
+)
+
+// A rawReader waits for readability by the runtime's zero-byte read, and takes a
+// buffer only after it.
+type rawReader struct {
+	conn   net.Conn
+	raw    syscall.RawConn
+	try    func(fd uintptr) bool // r.wait, made once
+	waited bool
+}
+
+// newReader returns a reader for connections that are certainly plain sockets.
+func newReader(c net.Conn) reader {
+	var sc syscall.Conn
+	switch c := c.(type) {
+	case *net.TCPConn:
+		sc = c
+	case *net.UnixConn:
+		sc = c
+	default:
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	r := &rawReader{conn: c, raw: raw}
+	r.try = r.wait
+	return r
+}
+
+func (r *rawReader) fill(head []byte) (*Buffer, error) {
+	r.waited = false
+	if err := r.raw.Read(r.try); err != nil {
+		return nil, err
+	}
+	b := largeBuffers.get(head)
+	n, err := r.conn.Read(b.space())
+	if n == 0 {
+		b.Free()
+		return nil, err
+	}
+	b.grow(n)
+	return b, nil
+}
+
+// wait lets the runtime wait once: it calls this again when there is something.
+func (r *rawReader) wait(uintptr) bool {
+	done := r.waited
+	r.waited = true
+	return done
+}

@@ -1,0 +1,212 @@
+package relay
+
+import (
+	"crypto/rand"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/frame"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// A direction is one half of a relay: it moves frames from src to dst.
+type direction struct {
+	// Immutable.
+	r        *Relay
+	src, dst *netconn.Conn
+	from, to Side
+
+	// Owned by the direction's goroutine.
+	tracker frame.Tracker
+	held    []byte // read, but not a whole header or control frame yet
+	done    bool   // nothing is passed any more: ward is not open
+	deaf    bool   // what the source still sends need not even be parsed
+
+	// Written by the direction's goroutine, read by anybody.
+	counts counts
+
+	// Set by those who have changed asked or ward.
+	marked atomic.Bool
+
+	// Guarded by r.mu.
+	ward      ward
+	asked     int    // code of the Close frame that is to be written to dst; 0 for none
+	reason    string // and its reason
+	code      int    // of the Close frame of ours that was written to dst
+	seen      bool   // src has sent its Close frame, or never will
+	closeSeen bool   // src has sent its Close frame
+	until     time.Time
+	lostErr   error // of a write to src, which is what ended it
+}
+
+func (d *direction) init(r *Relay, src, dst *netconn.Conn, from, to Side, rules frame.Rules) {
+	d.r, d.src, d.dst, d.from, d.to = r, src, dst, from, to
+	d.tracker.Rules = rules
+}
+
+// other returns the opposite direction.
+func (d *direction) other() *direction {
+	if d == &d.r.up {
+		return &d.r.down
+	}
+	return &d.r.up
+}
+
+// run moves frames until the source has ended.
+func (d *direction) run() {
+	for {
+		d.obey()
+		b, err := d.src.Fill(d.held)
+		if err != nil {
+			if os.IsTimeout(err) && !d.isOver() {
+				continue
+			}
+			d.finish(err)
+			return
+		}
+		d.held = nil
+		d.take(b.Bytes())
+		b.Free()
+	}
+}
+
+// take handles what was read, behind what was held back before it.
+func (d *direction) take(p []byte) {
+	if d.marked.Load() {
+		// Somebody waits for a boundary: first the frame that is under way.
+		n := d.tracker.Finish(p)
+		d.write(p[:n])
+		d.obey()
+		p = p[n:]
+	}
+	if !d.done {
+		p = d.pass(p)
+	}
+	d.discard(p)
+}
+
+// pass writes all whole frames of p, up to a Close frame or a broken rule, and
+// returns what is left behind that.
+func (d *direction) pass(p []byte) (rest []byte) {
+	n := 0
+	for n < len(p) {
+		step, err := d.tracker.Next(p[n:])
+		if err != nil {
+			d.write(p[:n])
+			d.violate(err.(*frame.Violation))
+			return p[n:]
+		}
+		if step.Len == 0 {
+			d.write(p[:n])
+			d.hold(p[n:])
+			return nil
+		}
+		n += step.Len
+		if step.Control == frame.Close {
+			code := frame.CloseCode(p[n-step.Len : n])
+			d.closePassed(code, d.write(p[:n]))
+			d.stop()
+			return p[n:]
+		}
+	}
+	d.write(p)
+	return nil
+}
+
+// discard parses p only to find the source's Close frame.
+func (d *direction) discard(p []byte) {
+	for len(p) > 0 && !d.deaf {
+		step, err := d.tracker.Next(p)
+		if err != nil {
+			d.broke(err.(*frame.Violation))
+			return
+		}
+		if step.Len == 0 {
+			d.hold(p)
+			return
+		}
+		if step.Control == frame.Close {
+			d.closePassed(frame.CloseCode(p[:step.Len]), false)
+		}
+		p = p[step.Len:]
+	}
+}
+
+// hold keeps p, which is less than a whole header or control frame.
+func (d *direction) hold(p []byte) { d.held = append([]byte(nil), p...) }
+
+// stop makes what still comes be discarded, whatever its size.
+func (d *direction) stop() {
+	d.done = true
+	d.tracker.Ignore()
+}
+
+// write writes p to the destination and reports whether it took all of it.
+func (d *direction) write(p []byte) bool {
+	if len(p) == 0 || d.done {
+		return !d.done
+	}
+	n, err := d.dst.Write(p)
+	d.counts.bytes.Add(uint64(n))
+	if err != nil {
+		d.stop()
+		d.writeFailed(err)
+		return false
+	}
+	d.counts.messages.Store(d.tracker.Messages())
+	return true
+}
+
+// obey looks what others want: it writes the Close frame that was asked for, if
+// the destination stands at a boundary. Else the mark stays for the next time.
+func (d *direction) obey() {
+	if !d.marked.Load() {
+		return
+	}
+	d.r.mu.Lock()
+	atBoundary := d.tracker.AtBoundary()
+	d.marked.Store(!atBoundary)
+	isOpen, code, reason := d.ward == open, d.asked, d.reason
+	d.r.mu.Unlock()
+	switch {
+	case !isOpen:
+		d.stop()
+	case atBoundary && code != 0:
+		d.sayClose(code, reason)
+	}
+}
+
+// sayClose writes a Close frame of ours. The destination stands at a boundary.
+func (d *direction) sayClose(code int, reason string) {
+	var key *[4]byte
+	if d.to == Backend {
+		key = new([4]byte)
+		rand.Read(key[:]) // never fails
+	}
+	d.stop()
+	if _, err := d.dst.Write(frame.AppendClose(nil, code, reason, key)); err != nil {
+		d.writeFailed(err)
+		return
+	}
+	d.settle(closed, code)
+}
+
+// violate ends the tunnel because the source broke a rule.
+func (d *direction) violate(v *frame.Violation) {
+	d.broke(v)
+	d.obey()
+}
+
+// finish ends the direction: nothing more will be read. What was held back is
+// dropped, for nothing of it has been written.
+func (d *direction) finish(err error) {
+	code, reason := d.sourceEnded(err)
+	switch {
+	case d.done:
+	case code != 0 && d.tracker.AtBoundary():
+		d.sayClose(code, reason)
+	default:
+		d.settle(severed, 0)
+	}
+}

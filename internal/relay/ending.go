@@ -1,0 +1,284 @@
+package relay
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/frame"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// longAgo is a deadline that wakes at once.
+var longAgo = time.Unix(1, 0)
+
+// A ward is how a direction's destination stands.
+type ward uint8
+
+const (
+	// Frames pass. It ends when a Close frame is written, or nothing can be.
+	open ward = iota
+
+	// A Close frame has been written, the source's or ours. Nothing may follow:
+	// "The application MUST NOT send any more data frames after sending a Close
+	// frame." https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+	closed
+
+	// No Close frame was written and none can be: the destination is lost, or
+	// stands inside a frame whose source has ended.
+	severed
+)
+
+// beginLocked begins the end of the tunnel, unless it has begun: it notes the
+// cause, asks both directions for the Close frames that the table of causes gives,
+// and starts the clock.
+func (r *Relay) beginLocked(end End, reason string) {
+	if r.begun {
+		return
+	}
+	r.begun = true
+	r.end = end
+	toClient, toBackend := codes(end.Cause, end.Side)
+	if end.Side == Proxy && end.Code != 0 {
+		toClient = end.Code
+	}
+	if end.Cause == CauseClosed {
+		r.echo = end.Code
+	}
+	r.down.askLocked(toClient, reason)
+	r.up.askLocked(toBackend, "")
+	if end.Cause != CauseShutdown {
+		r.linger = time.AfterFunc(lingerTimeout, r.expire) // ends after one call, which never blocks for long
+	}
+}
+
+// expire ends the wait for answers: sides that have been sent a Close frame have
+// had their time, and the rest is cut.
+func (r *Relay) expire() {
+	r.mu.Lock()
+	defer r.unlock()
+	if r.finished {
+		return
+	}
+	r.end.Cut = true
+	if r.up.ward == open || r.down.ward == open {
+		r.cutLocked()
+		return
+	}
+	r.finishLocked()
+}
+
+// settleLocked looks whether both sides have been sent a Close frame and have
+// sent one (or never will), and if so finishes.
+func (r *Relay) settleLocked() {
+	if r.up.seen && r.down.seen && r.up.ward != open && r.down.ward != open {
+		r.finishLocked()
+	}
+}
+
+// finishLocked closes the sockets in their order, because closing one with unread
+// input sends a reset, which can destroy the Close frame on its way.
+//
+// Client: end our stream (see unlock), discard what comes until its end or
+// drainTimeout, close.
+//
+// Backend: wait for its end of stream up to drainTimeout, then close. "The server
+// MUST close the connection immediately", a client only "SHOULD wait": so
+// TIME_WAIT is the backend's, and does not use up our ports.
+// https://www.rfc-editor.org/rfc/rfc6455#section-7.1.1
+func (r *Relay) finishLocked() {
+	if r.finished {
+		return
+	}
+	r.finished = true
+	until := time.Now().Add(drainTimeout)
+	r.down.limitLocked(until)
+	if r.up.closeSeen && !r.up.src.CanCloseWrite() {
+		until = longAgo // our stream can only be ended by closing, and nothing more will come
+	}
+	r.up.limitLocked(until)
+}
+
+// unlock unlocks r.mu. If the relay has just finished, it then tells the client
+// that nothing more will come, which over TLS may block for some seconds.
+func (r *Relay) unlock() {
+	hangUp := r.finished && !r.hungUp && !r.cut
+	r.hungUp = r.hungUp || hangUp
+	r.mu.Unlock()
+	if hangUp {
+		r.up.src.CloseWrite()
+	}
+}
+
+// cutLocked makes both directions end at once.
+func (r *Relay) cutLocked() {
+	r.cut, r.finished, r.end.Cut = true, true, true
+	for _, d := range []*direction{&r.up, &r.down} {
+		d.src.SetReadDeadline(longAgo)
+		d.src.SetWriteDeadline(longAgo)
+	}
+}
+
+// close closes both connections, after both directions have ended.
+func (r *Relay) close() End {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.linger != nil {
+		r.linger.Stop()
+	}
+	shut := (*netconn.Conn).Close
+	if r.cut {
+		shut = (*netconn.Conn).Abandon
+	}
+	shut(r.up.src)
+	shut(r.down.src)
+	end := r.end
+	end.Cut = end.Cut || r.up.ward == severed || r.down.ward == severed
+	end.Code = r.codeLocked()
+	return end
+}
+
+// codeLocked returns the status code of the Close frame that ended the tunnel.
+func (r *Relay) codeLocked() int {
+	switch {
+	case r.end.Cause == CauseClosed:
+		return r.echo
+	case r.down.code != 0:
+		return r.down.code
+	}
+	return r.up.code
+}
+
+// What follows is a direction's part in the end. Methods without Locked are
+// called by the direction's goroutine.
+
+// askLocked asks for a Close frame at the next boundary. Code 0 asks for none.
+func (d *direction) askLocked(code int, reason string) {
+	if code == 0 || d.ward != open {
+		return
+	}
+	d.asked, d.reason = code, reason
+	d.wakeLocked()
+}
+
+// wakeLocked makes the direction's goroutine look how things stand.
+func (d *direction) wakeLocked() {
+	d.marked.Store(true)
+	d.src.SetReadDeadline(longAgo)
+}
+
+// limitLocked bounds how long the source is read from.
+func (d *direction) limitLocked(until time.Time) {
+	d.until = until
+	d.src.SetReadDeadline(until)
+}
+
+// severLocked notes that the destination takes nothing more, and interrupts a
+// write that waits for it.
+func (d *direction) severLocked() {
+	if d.ward == open {
+		d.ward = severed
+		d.dst.SetWriteDeadline(longAgo)
+		d.wakeLocked()
+	}
+}
+
+// isOver tells what a read deadline that has passed means: the direction is over,
+// or somebody has woken it. Then it sets the deadline that really holds.
+func (d *direction) isOver() bool {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	if d.r.cut || !d.until.IsZero() && !time.Now().Before(d.until) {
+		return true
+	}
+	d.src.SetReadDeadline(d.until)
+	return false
+}
+
+// closePassed notes that the source's Close frame has been read, and whether it
+// has been written.
+func (d *direction) closePassed(code int, written bool) {
+	d.r.mu.Lock()
+	defer d.r.unlock()
+	d.deaf, d.seen, d.closeSeen = true, true, true
+	if written && d.ward == open {
+		d.ward = closed
+	}
+	d.r.beginLocked(End{Side: d.from, Cause: CauseClosed, Code: code}, "")
+	d.r.settleLocked()
+}
+
+// broke notes that the source broke a rule.
+func (d *direction) broke(v *frame.Violation) {
+	d.r.mu.Lock()
+	defer d.r.unlock()
+	cause := CauseTooBig
+	if v.Code == frame.StatusProtocolError {
+		cause = CauseProtocol
+		d.deaf, d.seen = true, true // its stream cannot be parsed any more
+	}
+	d.r.beginLocked(End{Side: d.from, Cause: cause, Err: v}, "")
+	d.r.settleLocked()
+}
+
+// writeFailed notes that the destination is lost. Who hung up, and whether it
+// said goodbye, is in what can still be read from it: the other direction gets
+// drainTimeout to find out.
+func (d *direction) writeFailed(err error) {
+	d.r.mu.Lock()
+	defer d.r.unlock()
+	d.severLocked()
+	if o := d.other(); !o.seen && o.until.IsZero() {
+		o.lostErr = err
+		o.limitLocked(time.Now().Add(drainTimeout))
+	}
+	d.r.settleLocked()
+}
+
+// sourceEnded notes that nothing more comes from the source, and returns the
+// Close frame that the destination is to be sent; code 0 for none.
+func (d *direction) sourceEnded(err error) (code int, reason string) {
+	d.r.mu.Lock()
+	defer d.r.unlock()
+	if os.IsTimeout(err) && d.lostErr != nil {
+		err = d.lostErr
+	}
+	d.r.beginLocked(End{Side: d.from, Cause: CauseLost, Err: err}, "")
+	d.seen = true
+	if err != io.EOF {
+		d.other().severLocked() // a reset: it takes nothing more either
+	}
+	d.r.settleLocked()
+	switch {
+	case d.ward != open || d.r.cut:
+		return 0, ""
+	case d.asked != 0:
+		return d.asked, d.reason
+	case d.r.end.Cause == CauseClosed:
+		// The destination has sent its Close frame, and the source went away
+		// instead of answering. The handshake is completed in its place: "it
+		// typically echos the status code it received".
+		// https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+		return echoOf(d.r.echo), ""
+	}
+	toClient, toBackend := codes(CauseLost, d.from)
+	return max(toClient, toBackend), ""
+}
+
+// settle notes how the destination stands, and the code of our Close frame.
+func (d *direction) settle(w ward, code int) {
+	d.r.mu.Lock()
+	defer d.r.unlock()
+	if d.ward == open {
+		d.ward, d.code = w, code
+	}
+	d.r.settleLocked()
+}
+
+// echoOf returns the code that answers a Close frame with code.
+func echoOf(code int) int {
+	if code == frame.StatusNoStatus || frame.ValidCode(code) {
+		return code
+	}
+	return frame.StatusProtocolError
+}

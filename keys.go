@@ -1,0 +1,174 @@
+package wsproxy
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"net/textproto"
+	"net/url"
+	"strings"
+)
+
+// A KeyFunc tells what a request is balanced by: see [Hash]. The empty string
+// means that the request has no key. It is called concurrently, and must not
+// block or modify the request.
+type KeyFunc func(*http.Request) string
+
+// ByClientIP returns a [KeyFunc] for the client's address behind trusted proxies
+// (see [WithTrustedProxies]): an IPv4 address whole, an IPv6 address by its /64,
+// because that is what one client has. There is none on a unix socket.
+//
+// Clients behind one NAT have one key, and a client that changes its network
+// another one.
+func ByClientIP() KeyFunc { return clientIP }
+
+func clientIP(r *http.Request) string {
+	if c, ok := r.Context().Value(clientKey{}).(*clientInfo); ok {
+		return c.key
+	}
+	addr, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err == nil && addr.Addr().Is4() {
+		return r.RemoteAddr[:strings.LastIndexByte(r.RemoteAddr, ':')]
+	}
+	return addrKey(clientAddr(r))
+}
+
+// ByHeader returns a [KeyFunc] for the first value of a header field. "Host" is
+// the request's host.
+func ByHeader(name string) KeyFunc {
+	name = http.CanonicalHeaderKey(name)
+	if name == "Host" {
+		return func(r *http.Request) string { return r.Host }
+	}
+	return func(r *http.Request) string {
+		if values := r.Header[name]; len(values) > 0 {
+			return values[0]
+		}
+		return ""
+	}
+}
+
+// ByCookie returns a [KeyFunc] for the value of a cookie, without its quotes: the
+// first one of that name, as [http.Request.Cookie] finds it.
+func ByCookie(name string) KeyFunc {
+	if (&http.Cookie{Name: name}).Valid() != nil {
+		return func(*http.Request) string { return "" } // no request can have it
+	}
+	return func(r *http.Request) string {
+		for _, line := range r.Header["Cookie"] {
+			if value, ok := findCookie(line, name); ok {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+// findCookie returns the first valid value of a cookie in a Cookie field.
+func findCookie(line, name string) (value string, ok bool) {
+	for line != "" {
+		var pair string
+		pair, line, _ = strings.Cut(line, ";")
+		k, v, _ := strings.Cut(textproto.TrimString(pair), "=")
+		if textproto.TrimString(k) != name {
+			continue
+		}
+		if len(v) > 1 && v[0] == '"' && v[len(v)-1] == '"' {
+			v = v[1 : len(v)-1]
+		}
+		if isCookieValue(v) {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+// isCookieValue reports whether [net/http] would accept v. It is more lenient
+// than the RFC in that it lets spaces and commas pass:
+// https://www.rfc-editor.org/rfc/rfc6265#section-4.1.1
+func isCookieValue(v string) bool {
+	for i := range len(v) {
+		if c := v[i]; c < ' ' || c >= 0x7f || c == '"' || c == ';' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// ByQuery returns a [KeyFunc] for the first value of a parameter of the URL's
+// query, as [url.URL.Query] finds it: parameters that are not escaped as they
+// should be, or that contain a semicolon, are skipped.
+func ByQuery(name string) KeyFunc {
+	return func(r *http.Request) string {
+		query := r.URL.RawQuery
+		for query != "" {
+			var pair string
+			pair, query, _ = strings.Cut(query, "&")
+			k, v, _ := strings.Cut(pair, "=")
+			if pair == "" || !isQueryName(k, name) || strings.Contains(pair, ";") {
+				continue
+			}
+			if value, err := url.QueryUnescape(v); err == nil {
+				return value
+			}
+		}
+		return ""
+	}
+}
+
+// isQueryName reports whether escaped stands for name.
+func isQueryName(escaped, name string) bool {
+	if !strings.ContainsAny(escaped, "%+") {
+		return escaped == name
+	}
+	if len(escaped)-2*strings.Count(escaped, "%") != len(name) {
+		return false // without allocating
+	}
+	k, err := url.QueryUnescape(escaped)
+	return err == nil && k == name
+}
+
+// clientKey is the key of the request context's value that tells who the client
+// is; its type is *clientInfo.
+type clientKey struct{}
+
+type clientInfo struct {
+	addr netip.Addr // invalid on a unix socket
+	key  string     // what ByClientIP returns
+}
+
+// withClient returns r with the client noted in its context.
+func withClient(r *http.Request, addr netip.Addr) *http.Request {
+	addr = addr.Unmap()
+	c := &clientInfo{addr: addr, key: addrKey(addr)}
+	return r.WithContext(context.WithValue(r.Context(), clientKey{}, c))
+}
+
+// clientAddr returns the client that withClient noted, else the peer. It is
+// invalid if the peer has no address.
+func clientAddr(r *http.Request) netip.Addr {
+	if c, ok := r.Context().Value(clientKey{}).(*clientInfo); ok {
+		return c.addr
+	}
+	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		return a.Addr().Unmap()
+	}
+	// Some middleware for X-Forwarded-For leaves no port.
+	a, _ := netip.ParseAddr(r.RemoteAddr)
+	return a.Unmap()
+}
+
+// addrKey returns the text of an IPv4 address, or of an IPv6 address's /64.
+func addrKey(a netip.Addr) string {
+	switch {
+	case !a.IsValid():
+		return ""
+	case a.Is4():
+		return a.String()
+	}
+	prefix, err := a.Prefix(64)
+	if err != nil {
+		return ""
+	}
+	return prefix.String()
+}

@@ -1,0 +1,222 @@
+package wsproxy
+
+import (
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+func TestByClientIPUsesTheClientNoted(t *testing.T) {
+	for _, tt := range []struct{ addr, want string }{
+		{"192.0.2.1", "192.0.2.1"},
+		{"::ffff:192.0.2.1", "192.0.2.1"},
+		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"},
+		{"2001:db8:1:2::", "2001:db8:1:2::/64"},
+		{"fe80::1%eth0", "fe80::/64"},
+		{"", ""},
+	} {
+		var addr netip.Addr // invalid if there is none
+		if tt.addr != "" {
+			addr = netip.MustParseAddr(tt.addr)
+		}
+		r := withClient(newTestRequest(), addr)
+		if got := ByClientIP()(r); got != tt.want {
+			t.Errorf("client %q: ByClientIP() = %q; want %q", tt.addr, got, tt.want)
+		}
+		if got := clientAddr(r); got != addr.Unmap() {
+			t.Errorf("client %q: clientAddr() = %v", tt.addr, got)
+		}
+	}
+}
+
+func TestByClientIPFallsBackToThePeer(t *testing.T) {
+	for _, tt := range []struct{ remote, want, addr string }{
+		{"192.0.2.1:4711", "192.0.2.1", "192.0.2.1"},
+		{"192.0.2.1", "192.0.2.1", "192.0.2.1"},
+		{"[::ffff:192.0.2.1]:4711", "192.0.2.1", "192.0.2.1"},
+		{"[2001:db8:1:2:3:4:5:6]:4711", "2001:db8:1:2::/64", "2001:db8:1:2:3:4:5:6"},
+		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", "2001:db8:1:2:3:4:5:6"},
+		{"[fe80::1%eth0]:4711", "fe80::/64", "fe80::1%eth0"},
+		{"", "", "invalid IP"},
+		{"@", "", "invalid IP"},
+		{"/run/chat.sock", "", "invalid IP"},
+		{"client.test:80", "", "invalid IP"},
+	} {
+		r := newTestRequest()
+		r.RemoteAddr = tt.remote
+		if got := ByClientIP()(r); got != tt.want {
+			t.Errorf("RemoteAddr %q: ByClientIP() = %q; want %q", tt.remote, got, tt.want)
+		}
+		if got := clientAddr(r).String(); got != tt.addr {
+			t.Errorf("RemoteAddr %q: clientAddr() = %s; want %s", tt.remote, got, tt.addr)
+		}
+	}
+}
+
+func TestWithClientLeavesTheRequestAlone(t *testing.T) {
+	r := newTestRequest()
+	withClient(r, netip.MustParseAddr("2001:db8::1"))
+	if got := ByClientIP()(r); got != "192.0.2.7" {
+		t.Errorf("ByClientIP() = %q; want the peer", got)
+	}
+}
+
+func TestByHeaderTakesTheFirstValue(t *testing.T) {
+	r := newTestRequest()
+	r.Header["X-Room"] = []string{"blue", "green"}
+	for _, tt := range []struct{ name, want string }{
+		{"X-Room", "blue"},
+		{"x-room", "blue"},
+		{"X-Absent", ""},
+		{"", ""},
+		{"Host", "chat.test"},
+		{"host", "chat.test"},
+	} {
+		if got := ByHeader(tt.name)(r); got != tt.want {
+			t.Errorf("ByHeader(%q) = %q; want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// lines joined by newlines are several Cookie fields.
+var cookieSeeds = []struct{ lines, name string }{
+	{"", "a"},
+	{"a=1", "a"},
+	{"b=2; a=1", "a"},
+	{"a=1; a=2", "a"},
+	{"b=1\na=2", "a"},
+	{"\na=2", "a"},
+	{`a="1"`, "a"},
+	{`a="1 2,3"`, "a"},
+	{`a="`, "a"},
+	{`a=""`, "a"},
+	{`a="1; a=2`, "a"},
+	{`a=1"2; a=3`, "a"},
+	{`a=\; a=3`, "a"},
+	{"a", "a"},
+	{"a; a=1", "a"},
+	{"a=; a=1", "a"},
+	{"A=1; a=2", "a"},
+	{" \t a \t = 1 \t;", "a"},
+	{"a=b=c==", "a"},
+	{"a=\x7f; a=é; a=ok", "a"},
+	{";;; a=1;;", "a"},
+	{"=1; a=2", ""},
+	{"a b=1", "a b"},
+	{"ab=1", "a"},
+	{"a=1;a=\x00", "a"},
+}
+
+func TestByCookieAgreesWithNetHTTP(t *testing.T) {
+	for _, s := range cookieSeeds {
+		checkCookie(t, s.lines, s.name)
+	}
+}
+
+func FuzzByCookieAgreesWithNetHTTP(f *testing.F) {
+	for _, s := range cookieSeeds {
+		f.Add(s.lines, s.name)
+	}
+	f.Fuzz(func(t *testing.T, lines, name string) {
+		if strings.Count(lines, ";") > 1000 {
+			t.Skip("net/http has a limit")
+		}
+		checkCookie(t, lines, name)
+	})
+}
+
+func checkCookie(t *testing.T, lines, name string) {
+	t.Helper()
+	r := &http.Request{Header: http.Header{"Cookie": strings.Split(lines, "\n")}}
+	want := ""
+	if c, err := r.Cookie(name); err == nil {
+		want = c.Value
+	}
+	if got := ByCookie(name)(r); got != want {
+		t.Errorf("Cookie %q: ByCookie(%q) = %q; want %q", lines, name, got, want)
+	}
+}
+
+var querySeeds = []struct{ query, name string }{
+	{"", "a"},
+	{"a=1", "a"},
+	{"b=2&a=1", "a"},
+	{"a=1&a=2", "a"},
+	{"a", "a"},
+	{"a&a=1", "a"},
+	{"a=&a=1", "a"},
+	{"&&a=1&", "a"},
+	{"=1", ""},
+	{"", ""},
+	{"&=&", ""},
+	{"a=%zz&a=2", "a"},
+	{"a=%&a=2", "a"},
+	{"%zz=1&a=2", "a"},
+	{"%61=1&a=2", "a"},
+	{"%6=1&a=2", "a"},
+	{"a+b=1", "a b"},
+	{"a%20b=1", "a b"},
+	{"a%2Bb=1", "a+b"},
+	{"room%5B%5D=1", "room[]"},
+	{"a=x+y%26z", "a"},
+	{"a=b=c", "a"},
+	{"a=1;b=2&a=3", "a"},
+	{"a;b=1&a=3", "a"},
+	{"b=1&;&a=3", "a"},
+	{"%3b=1", ";"},
+	{"%%=1", "%"},
+	{"%25=1", "%"},
+	{"ä=1&%c3%a4=2", "ä"},
+}
+
+func TestByQueryAgreesWithNetURL(t *testing.T) {
+	for _, s := range querySeeds {
+		checkQuery(t, s.query, s.name)
+	}
+}
+
+func FuzzByQueryAgreesWithNetURL(f *testing.F) {
+	for _, s := range querySeeds {
+		f.Add(s.query, s.name)
+	}
+	f.Fuzz(func(t *testing.T, query, name string) {
+		if strings.Count(query, "&") > 1000 {
+			t.Skip("net/url has a limit")
+		}
+		checkQuery(t, query, name)
+	})
+}
+
+func checkQuery(t *testing.T, query, name string) {
+	t.Helper()
+	u := &url.URL{RawQuery: query}
+	want := u.Query().Get(name)
+	if got := ByQuery(name)(&http.Request{URL: u}); got != want {
+		t.Errorf("query %q: ByQuery(%q) = %q; want %q", query, name, got, want)
+	}
+}
+
+func TestKeyFuncsDoNotAllocate(t *testing.T) {
+	r := newTestRequest()
+	r.URL.RawQuery = "filter%5B%5D=x&page=%20&user=42&z=1"
+	for _, tt := range []struct {
+		name string
+		key  KeyFunc
+		want string
+	}{
+		{"ByClientIP", ByClientIP(), "192.0.2.7"},
+		{"ByHeader", ByHeader("x-user"), "42"},
+		{"ByHeader(Host)", ByHeader("Host"), "chat.test"},
+		{"ByCookie", ByCookie("session"), "1f3870be"},
+		{"ByQuery", ByQuery("user"), "42"},
+	} {
+		if got := tt.key(r); got != tt.want {
+			t.Errorf("%s = %q; want %q", tt.name, got, tt.want)
+		}
+		if got := testing.AllocsPerRun(100, func() { tt.key(r) }); got != 0 {
+			t.Errorf("%s allocates %v times; want 0", tt.name, got)
+		}
+	}
+}

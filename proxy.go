@@ -1,0 +1,287 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
+)
+
+// A Proxy is an [http.Handler] that balances WebSocket connections over
+// backends. Its methods are safe for concurrent use.
+//
+// It starts nothing before its first upgrade. What it has started ends with
+// [Proxy.Shutdown] or [Proxy.Close].
+type Proxy struct {
+	config // immutable
+
+	start time.Time // immutable
+
+	set      atomic.Pointer[backendSet]
+	registry registry
+
+	mu    sync.Mutex          // held to change set and known
+	known map[string]*Backend // by ID: those in the set, and removed ones that still have tunnels
+}
+
+// New returns a Proxy. It checks all options together: the error joins a
+// [*ConfigError] for each mistake.
+func New(opts ...Option) (*Proxy, error) {
+	var s settings
+	for _, o := range opts {
+		o.apply(&s)
+	}
+	c, errs := s.compile()
+	p := &Proxy{config: c, start: time.Now(), known: make(map[string]*Backend)}
+	p.registry.init()
+	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
+}
+
+// ServeHTTP relays a WebSocket upgrade to a backend and returns when the tunnel
+// has ended. Any other request gets 426 Upgrade Required, with a body that tells
+// which check failed.
+//
+// The request's context bounds the upgrade only: after the 101 it ends nothing.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
+		p.refuse(w, r, refused(otherwise))
+		return
+	}
+	p.serveUpgrade(w, r)
+}
+
+// Wrap returns a handler that relays every WebSocket upgrade as [Proxy.ServeHTTP]
+// does, and hands any other request to next. Wrap a route, not a mux that
+// serves WebSockets of its own.
+func (p *Proxy) Wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isUpgrade, _ := handshake.Classify(r); !isUpgrade {
+			next.ServeHTTP(w, r)
+			return
+		}
+		p.serveUpgrade(w, r)
+	})
+}
+
+// SetBackends replaces the set of backends. Counters stay with a backend's ID. No
+// tunnel is closed: a removed backend takes no new ones, and keeps those that it
+// has. An empty set is allowed: upgrades then get 503. On an error, which joins a
+// [*ConfigError] for each mistake, nothing changes.
+func (p *Proxy) SetBackends(configs ...BackendConfig) error {
+	return p.setBackends("SetBackends", configs)
+}
+
+// Backends returns the backends of the current set, in configuration order.
+func (p *Proxy) Backends() []*Backend { return slices.Clone(p.set.Load().all) }
+
+// Tunnels iterates over the tunnels that are open when it begins, in no order.
+func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
+	return func(yield func(*Tunnel) bool) {
+		for _, t := range p.registry.all() {
+			if !yield(t) {
+				return
+			}
+		}
+	}
+}
+
+// Stats returns the current counters.
+func (p *Proxy) Stats() Stats { return p.registry.stats() }
+
+// Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
+// with Retry-After; every tunnel's client and backend are sent a Close frame with
+// code 1001 as soon as they stand at a frame boundary; then Shutdown waits for
+// their answers. When ctx ends, what is left is cut.
+//
+// It returns nil if every tunnel ended by Close, else a [*DrainError] that unwraps
+// to ctx's error. [http.Server.Shutdown] neither knows nor waits for tunnels: call
+// both, side by side.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	for _, t := range p.registry.stop() {
+		t.sayGoodbye()
+	}
+	select {
+	case <-p.registry.empty:
+		return p.registry.drained(nil)
+	case <-ctx.Done():
+	}
+	p.cutAll()
+	return p.registry.drained(ctx.Err())
+}
+
+// Close ends the proxy at once: new upgrades, and those under way, get 503, and
+// every tunnel is cut. It returns when they have ended, and always nil.
+func (p *Proxy) Close() error {
+	p.registry.stop()
+	p.cutAll()
+	return nil
+}
+
+// cutAll cuts all tunnels and waits until they have ended, which a hook may
+// delay: not for ever.
+func (p *Proxy) cutAll() {
+	for _, t := range p.registry.all() {
+		t.cut()
+	}
+	timeout := time.NewTimer(cutTimeout)
+	defer timeout.Stop()
+	select {
+	case <-p.registry.empty:
+	case <-timeout.C:
+	}
+}
+
+// setBackends compiles configs and makes them the set.
+func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
+	targets, err := compileTargets(option, configs)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]*Backend, len(targets))
+	inSet := make(map[*Backend]bool, len(targets))
+	for i, t := range targets {
+		b := p.known[t.config.ID]
+		if b == nil {
+			b = newBackend(t.config.ID)
+			p.known[b.id] = b
+		}
+		b.target.Store(t)
+		all[i], inSet[b] = b, true
+	}
+	p.set.Store(&backendSet{all: all})
+	for _, b := range p.known {
+		b.removed.Store(!inSet[b])
+		p.forgetLocked(b)
+	}
+	return nil
+}
+
+// forgetLocked forgets a backend that is out of the set and out of use.
+func (p *Proxy) forgetLocked(b *Backend) {
+	if b.removed.Load() && b.NumTunnels() == 0 && p.known[b.id] == b {
+		delete(p.known, b.id)
+	}
+}
+
+// release gives back a place that was reserved at b.
+func (p *Proxy) release(b *Backend) {
+	b.tunnels.Add(-1)
+	if b.removed.Load() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.forgetLocked(b)
+	}
+}
+
+// compileTargets checks a whole set.
+func compileTargets(option string, configs []BackendConfig) ([]*target, error) {
+	var errs []error
+	targets := make([]*target, len(configs))
+	seen := make(map[string]bool)
+	for i, c := range configs {
+		name := fmt.Sprintf("%s[%d]", option, i)
+		t, bad := compileTarget(name, c)
+		errs = append(errs, bad...)
+		if id := t.config.ID; seen[id] && id != "" {
+			errs = append(errs, &ConfigError{Option: name + ".ID", Value: id, Err: errors.New("another backend has this ID")})
+		}
+		seen[t.config.ID] = true
+		targets[i] = t
+	}
+	return targets, errors.Join(errs...)
+}
+
+// refuse answers a client that gets no tunnel.
+func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var panicked *hookPanic
+	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
+		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
+	}
+	p.registry.count(err)
+	h := w.Header()
+	var status *StatusError
+	if errors.As(err, &status) {
+		for name, values := range status.Header {
+			h[name] = slices.Clone(values)
+		}
+	}
+	if errors.Is(err, ErrLimit) || errors.Is(err, ErrShutdown) {
+		h.Set("Retry-After", retryAfterSeconds)
+	}
+	closeAfter(r, h)
+	p.log().Debug("upgrade refused", "remote", r.RemoteAddr, "host", r.Host, "path", r.URL.Path, "err", err)
+	p.errorHandler(w, r, err)
+}
+
+// closeAfter makes the server close the client's connection behind the answer: an
+// attempt to upgrade leaves none that could be used again. HTTP/2 has no such
+// field, nor connections of one request.
+func closeAfter(r *http.Request, h http.Header) {
+	if r.ProtoMajor != 1 {
+		return
+	}
+	h.Set("Connection", "close") // net/http looks at the first value
+	if h.Get("Upgrade") != "" {
+		// "A sender of Upgrade MUST also send an 'Upgrade' connection option".
+		// https://www.rfc-editor.org/rfc/rfc9110#section-7.8-15
+		h.Add("Connection", "Upgrade")
+	}
+}
+
+// answerError is the default error handler.
+func answerError(w http.ResponseWriter, _ *http.Request, err error) {
+	code := statusOf(err)
+	text := http.StatusText(code)
+	var status *StatusError
+	if errors.As(err, &status) && status.Err != nil && code < 500 {
+		text = status.Err.Error()
+	}
+	http.Error(w, text, code)
+}
+
+// statusOf maps an error to the status that the client gets.
+func statusOf(err error) int {
+	var status *StatusError
+	var timeout interface{ Timeout() bool }
+	var failed *BackendError
+	switch {
+	case errors.As(err, &status):
+		return status.Status
+	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
+		return http.StatusServiceUnavailable
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return http.StatusGatewayTimeout
+	case errors.As(err, &failed), errors.Is(err, context.Canceled):
+		return http.StatusBadGateway
+	}
+	return http.StatusInternalServerError
+}
+
+// log returns the logger. slog.Default is asked each time, because programs set it
+// late.
+func (p *Proxy) log() *slog.Logger {
+	if p.logger != nil {
+		return p.logger
+	}
+	return slog.Default()
+}
+
+// now returns the time since the proxy's start, which no change of the clock
+// disturbs.
+func (p *Proxy) now() time.Duration { return time.Since(p.start) }

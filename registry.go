@@ -1,0 +1,153 @@
+package wsproxy
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+)
+
+// A registry knows all upgrades and tunnels of a Proxy, and what became of them.
+type registry struct {
+	empty chan struct{} // closed when it is stopped and nothing is left
+
+	opened, refused, failed atomic.Uint64 // see Stats
+
+	mu        sync.Mutex
+	isStopped bool
+	upgrades  map[*upgrade]bool
+	tunnels   map[uint64]*Tunnel
+	lastID    uint64
+	closed    int     // tunnels that ended by Close since it was stopped
+	cut       int     // tunnels that ended otherwise since then
+	toBackend Traffic // of tunnels that have ended
+	toClient  Traffic
+}
+
+func (r *registry) init() {
+	r.empty = make(chan struct{})
+	r.upgrades = make(map[*upgrade]bool)
+	r.tunnels = make(map[uint64]*Tunnel)
+}
+
+// enter registers an upgrade, unless the registry is stopped. Each enter is
+// followed by one leave.
+func (r *registry) enter(u *upgrade) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.isStopped {
+		return ErrShutdown
+	}
+	r.upgrades[u] = true
+	return nil
+}
+
+func (r *registry) leave(u *upgrade) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.upgrades, u)
+	r.lookEmptyLocked()
+}
+
+// add gives t its ID and registers it, and reports false if the registry is
+// stopped. It is called between the upgrade's enter and leave.
+func (r *registry) add(t *Tunnel) bool {
+	r.opened.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastID++
+	t.info.ID = r.lastID
+	r.tunnels[t.info.ID] = t
+	return !r.isStopped
+}
+
+// remove forgets t, which has ended.
+func (r *registry) remove(t *Tunnel, cut bool) {
+	toBackend, toClient := t.relay.Counts()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.tunnels, t.info.ID)
+	r.toBackend.add(Traffic(toBackend))
+	r.toClient.add(Traffic(toClient))
+	if r.isStopped && cut {
+		r.cut++
+	} else if r.isStopped {
+		r.closed++
+	}
+	r.lookEmptyLocked()
+}
+
+// stop makes enter fail, cancels the upgrades that are under way, and returns the
+// tunnels that are left.
+func (r *registry) stop() []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.isStopped {
+		r.isStopped = true
+		for u := range r.upgrades {
+			u.cancel(ErrShutdown)
+		}
+		r.lookEmptyLocked()
+	}
+	return slices.Collect(maps.Values(r.tunnels))
+}
+
+func (r *registry) lookEmptyLocked() {
+	if r.isStopped && len(r.upgrades) == 0 && len(r.tunnels) == 0 {
+		select {
+		case <-r.empty:
+		default:
+			close(r.empty)
+		}
+	}
+}
+
+// all returns the open tunnels.
+func (r *registry) all() []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.tunnels))
+}
+
+// drained tells what became of the tunnels after stop.
+func (r *registry) drained(err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	cut := r.cut + len(r.tunnels) // those that a hook still holds have been cut
+	if cut == 0 {
+		return nil
+	}
+	return &DrainError{Closed: r.closed, Cut: cut, Err: err}
+}
+
+// count counts an upgrade that ended with err.
+func (r *registry) count(err error) {
+	var failed *BackendError
+	if errors.As(err, &failed) || errors.Is(err, ErrNoBackend) {
+		r.failed.Add(1)
+		return
+	}
+	r.refused.Add(1)
+}
+
+func (r *registry) stats() Stats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Stats{
+		Upgrading: len(r.upgrades), Tunnels: len(r.tunnels),
+		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
+		ToBackend: r.toBackend, ToClient: r.toClient,
+	}
+	for _, t := range r.tunnels {
+		toBackend, toClient := t.relay.Counts()
+		s.ToBackend.add(Traffic(toBackend))
+		s.ToClient.add(Traffic(toClient))
+	}
+	return s
+}
+
+func (t *Traffic) add(u Traffic) {
+	t.Bytes += u.Bytes
+	t.Messages += u.Messages
+}

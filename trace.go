@@ -1,0 +1,64 @@
+package wsproxy
+
+import (
+	"net/http"
+	"time"
+)
+
+// A Trace is a set of hooks that see what happens; any of them may be nil. Each
+// is called on a goroutine of the upgrade or tunnel that it tells of: one that
+// blocks delays that one only, one that panics ends that one only. They must be
+// safe for concurrent use.
+type Trace struct {
+	// Picked is called after the balancer has chosen, before the dial.
+	Picked func(PickedInfo)
+
+	// Dialed is called when an attempt has ended, with the backend's answer or
+	// without.
+	Dialed func(DialedInfo)
+
+	// Opened is called when the client has been sent its 101, before the first
+	// frame is relayed.
+	Opened func(TunnelInfo)
+
+	// Closed is called once for each Opened, when both connections are closed.
+	Closed func(TunnelEnd)
+}
+
+// A PickedInfo tells of a choice.
+type PickedInfo struct {
+	Request    *http.Request // the client's; must not be modified or kept
+	Backend    *Backend
+	Attempt    int // 1 for the first
+	Candidates int // how many there were to choose from
+}
+
+// A DialedInfo tells how an attempt ended.
+type DialedInfo struct {
+	Request  *http.Request // the client's; must not be modified or kept
+	Backend  *Backend
+	Attempt  int           // 1 for the first
+	Duration time.Duration // from the dial to the answer
+	Status   int           // the backend's answer; 0 if there was none
+	Err      error         // a [*BackendError] if the attempt failed
+}
+
+// Stats are counters of a [Proxy] since [New], and gauges.
+type Stats struct {
+	Upgrading int // upgrades under way
+	Tunnels   int // open tunnels
+
+	Opened  uint64 // tunnels opened
+	Refused uint64 // upgrades refused: a check, a policy, a limit, shutdown, or the backend's own answer
+	Failed  uint64 // upgrades that failed: no backend answered properly
+
+	// Traffic of all tunnels, open ones included, frames of the proxy's own
+	// not included.
+	ToBackend, ToClient Traffic
+}
+
+// Traffic counts what passed in one direction.
+type Traffic struct {
+	Bytes    uint64 // on the wire, frame headers included
+	Messages uint64 // data messages that passed to their end
+}

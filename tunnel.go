@@ -1,0 +1,237 @@
+package wsproxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/frame"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+	"github.com/wsproxy/wsproxy/internal/relay"
+)
+
+// A Tunnel is a client and a backend between which frames are relayed. Its
+// methods are safe for concurrent use.
+type Tunnel struct {
+	// Immutable.
+	info  TunnelInfo
+	relay *relay.Relay
+}
+
+// TunnelInfo tells which tunnel it is. It is a snapshot of the request that
+// opened it: nothing in it is shared with the server or a router. Header and URL
+// must not be modified.
+type TunnelInfo struct {
+	ID          uint64 // unique within its Proxy, counted from 1
+	Backend     *Backend
+	Opened      time.Time
+	Attempts    int        // backends tried, the one that answered included
+	ClientAddr  netip.Addr // who the client is behind trusted proxies; invalid on a unix socket
+	RemoteAddr  string     // the peer's address, as in [http.Request]
+	LocalAddr   string     // the address of the server that accepted it
+	Method      string
+	Host        string
+	URL         *url.URL
+	Subprotocol string
+	Extensions  []string // values of Sec-WebSocket-Extensions, as the backend answered
+
+	// Header is a copy of the request's header. It is nil unless [Trace] has
+	// Opened or Closed set: an idle tunnel does not carry it for nobody.
+	Header http.Header
+}
+
+// TunnelEnd tells how a tunnel ended.
+type TunnelEnd struct {
+	TunnelInfo
+	Duration time.Duration
+
+	Side  Side  // who ended it
+	Cause Cause // why
+
+	// Code is the status code of the Close frame that ended the tunnel: for
+	// CauseClosed that of Side, 1005 if it had none; else the one that the client
+	// was sent, or the backend where the client was sent none; 0 if neither was.
+	Code int
+
+	// Cut reports that not both sides were sent a Close frame, or that one did
+	// not answer in time.
+	Cut bool
+
+	Err error // what was wrong with Side's stream; nil after a closing handshake
+
+	ToBackend, ToClient Traffic
+}
+
+// A Side is who did something.
+type Side uint8
+
+const (
+	SideProxy   = Side(relay.Proxy)
+	SideClient  = Side(relay.Client)
+	SideBackend = Side(relay.Backend)
+)
+
+// String returns "proxy", "client" or "backend".
+func (s Side) String() string { return relay.Side(s).String() }
+
+// A Cause is why a tunnel ended. What the two sides hear of it is in the package
+// documentation.
+type Cause uint8
+
+const (
+	CauseClosed   = Cause(relay.CauseClosed)   // Side sent a Close frame
+	CauseLost     = Cause(relay.CauseLost)     // Side's stream ended, or was reset, without one
+	CauseProtocol = Cause(relay.CauseProtocol) // Side broke the protocol of RFC 6455
+	CauseTooBig   = Cause(relay.CauseTooBig)   // Side sent a message larger than Limits.MessageSize
+	CauseShutdown = Cause(relay.CauseShutdown) // Proxy.Shutdown or Proxy.Close
+	CauseCaller   = Cause(relay.CauseCaller)   // Tunnel.Close
+	CausePanic    = Cause(relay.CausePanic)    // the Opened hook panicked
+)
+
+// String returns a word or two.
+func (c Cause) String() string { return relay.Cause(c).String() }
+
+// ID returns what tells the tunnel from the others of its Proxy.
+func (t *Tunnel) ID() uint64 { return t.info.ID }
+
+// Info returns what is known about the tunnel.
+func (t *Tunnel) Info() TunnelInfo { return t.info }
+
+// Close ends the tunnel: as soon as they stand at a frame boundary, the client is
+// sent a Close frame with code and reason, and the backend one with 1001. It does
+// not wait, and does nothing if the tunnel is ending already. The error is about
+// code, which must be one that may be sent (1000 to 1014 but for 1004, 1005 and
+// 1006, or 3000 to 4999), or reason, which must be at most 123 bytes long.
+// https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
+func (t *Tunnel) Close(code int, reason string) error {
+	if !frame.ValidCode(code) {
+		return fmt.Errorf("wsproxy: close tunnel %d: code %d may not be sent", t.info.ID, code)
+	}
+	if len(reason) > frame.MaxReason {
+		return fmt.Errorf("wsproxy: close tunnel %d: reason of %d bytes; at most %d fit", t.info.ID, len(reason), frame.MaxReason)
+	}
+	t.relay.Goodbye(relay.CauseCaller, code, reason)
+	return nil
+}
+
+// sayGoodbye ends the tunnel because the proxy shuts down.
+func (t *Tunnel) sayGoodbye() { t.relay.Goodbye(relay.CauseShutdown, 0, "") }
+
+// cut ends the tunnel at once.
+func (t *Tunnel) cut() { t.relay.Cut(relay.CauseShutdown) }
+
+// newTunnel makes a tunnel of an upgrade whose client has its 101. It takes over
+// the answer's connection and place.
+func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net.Addr) *Tunnel {
+	t := &Tunnel{info: u.info(a, local)}
+	t.relay = relay.New(relay.Config{
+		Client:     client,
+		Backend:    netconn.New(a.conn, a.early),
+		Deflate:    a.agreement.Deflate,
+		Unknown:    a.agreement.Unknown,
+		MaxMessage: uint64(p.messageSize),
+	})
+	if !p.registry.add(t) {
+		t.sayGoodbye() // the proxy was shut down in the meantime
+	}
+	return t
+}
+
+// info takes the snapshot of the request.
+func (u *upgrade) info(a *answer, local net.Addr) TunnelInfo {
+	in := u.r
+	target := *in.URL
+	info := TunnelInfo{
+		Backend: a.backend, Opened: time.Now(), Attempts: len(u.tried),
+		ClientAddr: u.client, RemoteAddr: in.RemoteAddr, LocalAddr: local.String(),
+		Method: in.Method, Host: in.Host, URL: &target,
+		Subprotocol: a.agreement.Subprotocol, Extensions: a.agreement.Extensions,
+	}
+	if u.p.trace.Opened != nil || u.p.trace.Closed != nil {
+		info.Header = in.Header.Clone()
+	}
+	return info
+}
+
+// runTunnel relays until the tunnel has ended.
+func (p *Proxy) runTunnel(t *Tunnel) {
+	if p.logsTunnels() {
+		p.logOpened(t)
+	}
+	if p.trace.Opened != nil {
+		p.tellOpened(t)
+	}
+	end := t.relay.Run()
+	p.release(t.info.Backend)
+	p.finishTunnel(t, end)
+}
+
+// tellOpened calls the hook. A panic in it ends the tunnel, properly.
+func (p *Proxy) tellOpened(t *Tunnel) {
+	if err := callHook(p, "Trace.Opened", p.trace.Opened, t.info); err != nil {
+		t.relay.Goodbye(relay.CausePanic, 0, "")
+	}
+}
+
+// finishTunnel tells everybody that t has ended. It leaves the registry last, so
+// that Shutdown returns behind the last hook.
+func (p *Proxy) finishTunnel(t *Tunnel, end relay.End) {
+	defer p.registry.remove(t, end.Cut)
+	if p.trace.Closed != nil || p.logsTunnels() {
+		p.tellEnd(t, end)
+	}
+}
+
+// tellEnd is apart because its frame is large: where nobody listens, the
+// goroutine's stack need not grow for it.
+func (p *Proxy) tellEnd(t *Tunnel, end relay.End) {
+	toBackend, toClient := t.relay.Counts()
+	e := TunnelEnd{
+		TunnelInfo: t.info, Duration: time.Since(t.info.Opened),
+		Side: Side(end.Side), Cause: Cause(end.Cause), Code: end.Code, Cut: end.Cut, Err: end.Err,
+		ToBackend: Traffic(toBackend), ToClient: Traffic(toClient),
+	}
+	if p.logsTunnels() {
+		p.logClosed(&e)
+	}
+	callHook(p, "Trace.Closed", p.trace.Closed, e)
+}
+
+// Keys of log lines.
+const (
+	logTunnel  = "tunnel"
+	logBackend = "backend"
+	logClient  = "client"
+)
+
+// logsTunnels reports whether anybody reads what is said of each tunnel.
+func (p *Proxy) logsTunnels() bool {
+	return p.log().Enabled(context.Background(), slog.LevelDebug)
+}
+
+// logOpened leaves the query out: tokens travel there.
+func (p *Proxy) logOpened(t *Tunnel) {
+	i := &t.info
+	p.log().LogAttrs(context.Background(), slog.LevelDebug, "tunnel opened",
+		slog.Uint64(logTunnel, i.ID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
+		slog.String("host", i.Host), slog.String("path", i.URL.Path), slog.Int("attempts", i.Attempts))
+}
+
+func (p *Proxy) logClosed(e *TunnelEnd) {
+	attrs := []slog.Attr{
+		slog.Uint64(logTunnel, e.ID), slog.String(logBackend, e.Backend.ID()), slog.String(logClient, e.RemoteAddr),
+		slog.Duration("duration", e.Duration), slog.String("side", e.Side.String()), slog.String("cause", e.Cause.String()),
+		slog.Int("code", e.Code), slog.Bool("cut", e.Cut),
+		slog.Uint64("to_backend_bytes", e.ToBackend.Bytes), slog.Uint64("to_backend_messages", e.ToBackend.Messages),
+		slog.Uint64("to_client_bytes", e.ToClient.Bytes), slog.Uint64("to_client_messages", e.ToClient.Messages),
+	}
+	if e.Err != nil {
+		attrs = append(attrs, slog.String("err", e.Err.Error()))
+	}
+	p.log().LogAttrs(context.Background(), slog.LevelDebug, "tunnel closed", attrs...)
+}

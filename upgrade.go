@@ -1,0 +1,285 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// A ProxyRequest is what the hook of [WithRewrite] works on.
+type ProxyRequest struct {
+	// In is the client's request. It must not be modified or kept.
+	In *http.Request
+
+	// Out is the request that the backend gets: its Host, Header, URL.Path,
+	// URL.RawPath and URL.RawQuery count. Hop-by-hop fields are removed and
+	// X-Forwarded-For, -Host and -Proto are set already, so that what the hook
+	// sets no client can forge or remove. Upgrade, Connection,
+	// Sec-WebSocket-Key and Sec-WebSocket-Version are the proxy's own and written
+	// afterwards.
+	Out *http.Request
+
+	// Backend is the backend that was picked, which will be dialled next.
+	Backend *Backend
+}
+
+// A ProxyResponse is what the hook of [WithResponse] works on.
+type ProxyResponse struct {
+	// Request is the client's request. It must not be modified or kept.
+	Request *http.Request
+
+	// Backend is the backend that answered.
+	Backend *Backend
+
+	// StatusCode is what it answered: 101, or what it refused the upgrade with.
+	StatusCode int
+
+	// Header is what the client will get; a cookie is set here. The handshake's
+	// own fields are not in it and cannot be set.
+	Header http.Header
+}
+
+// An upgrade is one request on its way to a tunnel. One goroutine works on it at
+// a time.
+type upgrade struct {
+	p        *Proxy
+	w        http.ResponseWriter
+	r        *http.Request   // the client's, with the client noted in its context
+	ctx      context.Context // r's, ended by Shutdown too
+	cancel   context.CancelCauseFunc
+	client   netip.Addr // behind trusted proxies
+	trusted  bool       // the peer that sent r is a trusted proxy
+	deadline time.Time  // for all attempts together; zero: none
+
+	tried []*Backend // one for each attempt
+
+	// What came of it: an error, or an answer other than 101, or a tunnel, or
+	// nothing if the client went away at the last moment.
+	err    error
+	answer *answer
+	tunnel *Tunnel
+}
+
+// serveUpgrade takes r, which is an upgrade, all the way.
+//
+// All that comes before the tunnel runs on a goroutine of its own: its deep stack
+// is gone when the tunnel opens, and the one that stays in the tunnel has never
+// grown (4 KB instead of 8, of 27 KB in all).
+func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
+	if t := p.openTunnel(w, r); t != nil {
+		// From here on w is hijacked: nothing may be written to it.
+		p.runTunnel(t)
+	}
+}
+
+// openTunnel returns an open tunnel, or nil when the client has been answered
+// otherwise. What it needs is gone when it returns.
+func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
+	u := &upgrade{p: p, w: w, r: r}
+	u.ctx, u.cancel = context.WithCancelCause(r.Context())
+	defer u.cancel(nil)
+	if err := p.registry.enter(u); err != nil {
+		p.refuse(w, r, err)
+		return nil
+	}
+	defer p.registry.leave(u)
+	done := make(chan struct{})
+	go u.run(done) // ends by u.ctx and u.deadline
+	<-done
+	if u.err == nil && u.answer != nil {
+		u.err = u.passOn()
+	}
+	if u.err != nil {
+		p.refuse(w, r, u.err)
+	}
+	return u.tunnel
+}
+
+// run makes a tunnel of u, or finds out why not.
+func (u *upgrade) run(done chan<- struct{}) {
+	defer close(done)
+	defer u.p.catch("an upgrade", &u.err)
+	if u.err = u.check(); u.err != nil {
+		return
+	}
+	a, err := u.connect()
+	switch {
+	case err != nil:
+		u.err = err
+	case a.resp.StatusCode == http.StatusSwitchingProtocols:
+		u.err = u.switchProtocols(a)
+	default:
+		u.answer = a
+	}
+}
+
+// check refuses what need not be dialled for. The order of the steps is a security
+// property.
+func (u *upgrade) check() error {
+	if refusal := handshake.Validate(u.r); refusal != nil {
+		return refused(refusal)
+	}
+	if u.p.origins != nil {
+		if refusal := u.p.origins.Check(u.r); refusal != nil {
+			return refused(refusal)
+		}
+	}
+	return u.p.checkHijacker(u.w)
+}
+
+// refused makes an error of what package handshake refuses.
+func refused(f *handshake.Refusal) error {
+	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
+}
+
+// checkHijacker looks for the server's connection behind the wrappers that
+// middleware puts around a ResponseWriter, before anything is dialled.
+func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return nil
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			p.log().Error("connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
+				"type", fmt.Sprintf("%T", w))
+			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
+		}
+	}
+}
+
+// connect makes attempts until a backend has answered.
+func (u *upgrade) connect() (*answer, error) {
+	u.client, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
+	u.r = withClient(u.r, u.client)
+	if u.p.handshakeTimeout > 0 {
+		u.deadline = time.Now().Add(u.p.handshakeTimeout)
+	}
+	return u.try()
+}
+
+// try makes attempts, one backend after another: nothing has been sent to the
+// client, so this is safe.
+func (u *upgrade) try() (*answer, error) {
+	var errs []error
+	for {
+		b, isLast, err := u.pick()
+		if err != nil {
+			if len(errs) > 0 {
+				break
+			}
+			return nil, err
+		}
+		a, err := u.attempt(b, isLast)
+		if a != nil {
+			return a, nil
+		}
+		if u.ctx.Err() != nil {
+			return nil, context.Cause(u.ctx) // the client has gone, or Shutdown
+		}
+		if _, ok := err.(*BackendError); !ok {
+			return nil, err // a hook's
+		}
+		errs = append(errs, err)
+		if isLast {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// pick has the balancer choose, and reserves the chosen backend's place. isLast
+// reports that no other will be tried after it.
+func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
+	set := u.p.set.Load()
+	for {
+		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), u.tried, u.p.now())
+		if err != nil {
+			return nil, false, err
+		}
+		b, err := u.p.callPick(u.r, candidates)
+		if err != nil {
+			return nil, false, err
+		}
+		if b == nil || !slices.Contains(candidates, b) {
+			return nil, false, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
+		}
+		if !b.reserve() {
+			continue // others have filled it in the meantime
+		}
+		u.tried = append(u.tried, b)
+		err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
+			PickedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Candidates: len(candidates)})
+		if err != nil {
+			u.p.release(b)
+			return nil, false, err
+		}
+		return b, len(u.tried) == maxAttempts || !set.hasOther(u.tried), nil
+	}
+}
+
+// switchProtocols hijacks the client's connection, writes the 101 and opens the
+// tunnel.
+func (u *upgrade) switchProtocols(a *answer) (err error) {
+	defer func() { // whatever panics
+		if u.tunnel == nil {
+			u.close(a)
+		}
+	}()
+	h := handshake.SwitchHeader(u.w.Header(), a.resp.Header)
+	if err := u.respond(a, h); err != nil {
+		return err
+	}
+	msg, err := handshake.AppendSwitch(make([]byte, 0, usualHead), h, websocketKey(u.r.Header), a.agreement)
+	if err != nil {
+		return &StatusError{Status: http.StatusBadGateway, Err: err}
+	}
+	conn, brw, err := http.NewResponseController(u.w).Hijack()
+	if err != nil {
+		u.p.log().Error("connection cannot be hijacked", "type", fmt.Sprintf("%T", u.w), "err", err)
+		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
+	}
+	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	client := netconn.New(conn, slices.Clone(early))
+	if err := writeSwitch(conn, msg); err != nil {
+		client.Close()
+		u.p.log().Debug("client lost before its 101", logClient, u.r.RemoteAddr, "err", err)
+		return nil
+	}
+	u.tunnel = u.p.newTunnel(u, a, client, conn.LocalAddr())
+	return nil
+}
+
+// writeSwitch writes the 101 in one write. What the server has left of its
+// deadlines ends here: an open tunnel has none.
+func writeSwitch(conn net.Conn, msg []byte) error {
+	conn.SetDeadline(time.Time{})
+	conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
+	_, err := conn.Write(msg)
+	conn.SetWriteDeadline(time.Time{})
+	return err
+}
+
+// respond runs the Response hook over h, the header that the client will get.
+func (u *upgrade) respond(a *answer, h http.Header) error {
+	err := u.p.callResponse(&ProxyResponse{
+		Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h,
+	})
+	var chosen *StatusError
+	if err == nil || errors.As(err, &chosen) {
+		return err
+	}
+	return &StatusError{Status: http.StatusBadGateway, Err: err}
+}
+
+// websocketKey returns the client's Sec-WebSocket-Key, as net/http spells it.
+func websocketKey(h http.Header) string { return h.Get("Sec-Websocket-Key") }

@@ -1,0 +1,257 @@
+package wsproxytest_test
+
+import (
+	"cmp"
+	"errors"
+	"net/http"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/wsproxytest"
+)
+
+func TestBuiltInBalancersKeepTheContract(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		new  func() wsproxy.Balancer
+	}{
+		{"LeastTunnels", wsproxy.LeastTunnels},
+		{"RoundRobin", wsproxy.RoundRobin},
+		{"Random", wsproxy.Random},
+		{"Hash/ByClientIP", func() wsproxy.Balancer { return wsproxy.Hash(wsproxy.ByClientIP()) }},
+		{"Hash/ByHeader", func() wsproxy.Balancer { return wsproxy.Hash(wsproxy.ByHeader("User-Agent")) }},
+		{"Hash/ByCookie", func() wsproxy.Balancer { return wsproxy.Hash(wsproxy.ByCookie("session")) }},
+		{"Hash/ByQuery", func() wsproxy.Balancer { return wsproxy.Hash(wsproxy.ByQuery("user")) }},
+		{"BoundedHash", func() wsproxy.Balancer { return wsproxy.BoundedHash(wsproxy.ByClientIP(), 1.25) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := wsproxytest.TestBalancer(tt.new); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestBalancerThatRefusesUnusualRequestsPasses(t *testing.T) {
+	err := testFunc(func() pickFunc {
+		return func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			if _, err := r.Cookie("session"); err != nil {
+				return nil, &wsproxy.StatusError{Status: http.StatusForbidden, Err: err}
+			}
+			return candidates[0], nil
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+type pickFunc = func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error)
+
+// testFunc tests balancers of one function each.
+func testFunc(newPick func() pickFunc) error {
+	return wsproxytest.TestBalancer(func() wsproxy.Balancer { return wsproxy.BalancerFunc(newPick()) })
+}
+
+// always makes a constructor of a function without state.
+func always(f pickFunc) func() pickFunc { return func() pickFunc { return f } }
+
+func TestBrokenBalancersAreToldTheRule(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		new  func() pickFunc
+		want []string // each in some error, in this order; no others
+	}{
+		{"returns what is no candidate", always(func(_ *http.Request, _ []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return new(wsproxy.Backend), nil
+		}), []string{"must return one of candidates: for a browser's request and 3 candidates"}},
+
+		{"returns nil", always(func(_ *http.Request, _ []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return nil, nil
+		}), []string{"must not return nil without an error"}},
+
+		{"always refuses", always(func(_ *http.Request, _ []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return nil, errors.New("not today")
+		}), []string{`must choose a backend for an ordinary request: for a browser's request and 3 candidates it returned the error "not today"`}},
+
+		{"panics", always(func(_ *http.Request, _ []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			panic("ouch")
+		}), []string{"must not panic: for a browser's request and 3 candidates it panicked: ouch"}},
+
+		{"sorts candidates by tunnels", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			slices.SortFunc(candidates, func(a, b *wsproxy.Backend) int { return cmp.Compare(a.NumTunnels(), b.NumTunnels()) })
+			return candidates[0], nil
+		}), []string{"must not modify candidates: for a browser's request and 3 candidates it changed them"}},
+
+		{"sorts candidates by weight", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			slices.SortFunc(candidates, func(a, b *wsproxy.Backend) int { return cmp.Compare(b.Weight(), a.Weight()) })
+			return candidates[0], nil
+		}), []string{"must not modify candidates: for a browser's request and 3 candidates it changed them"}},
+
+		{"replaces a candidate", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			chosen := candidates[0]
+			candidates[0] = candidates[len(candidates)-1]
+			return chosen, nil
+		}), []string{"must not modify candidates"}},
+
+		{"appends to candidates", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			doubled := append(candidates, candidates...)
+			return doubled[0], nil
+		}), []string{"must not modify candidates: for a browser's request and 3 candidates it wrote behind their end"}},
+
+		{"changes a header", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			r.Header.Set("X-Backend", candidates[0].ID())
+			return candidates[0], nil
+		}), []string{"must not modify the request: for a browser's request and 3 candidates it changed Header"}},
+
+		{"changes the URL", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			r.URL.Path = "/" + candidates[0].ID()
+			return candidates[0], nil
+		}), []string{"must not modify the request: for a browser's request and 3 candidates it changed URL"}},
+
+		{"changes host", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			r.Host = candidates[0].ID()
+			return candidates[0], nil
+		}), []string{"it changed Host"}},
+
+		{"changes the method", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			r.Method = "CONNECT"
+			return candidates[0], nil
+		}), []string{"it changed Method"}},
+
+		{"changes the remote address", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			r.RemoteAddr = "192.0.2.1:1"
+			return candidates[0], nil
+		}), []string{"it changed RemoteAddr"}},
+
+		{"keeps the slice of the call before", func() pickFunc {
+			var kept atomic.Pointer[[]*wsproxy.Backend]
+			return func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+				before := kept.Swap(&candidates)
+				if before != nil && len(*before) == len(candidates) {
+					return (*before)[0], nil
+				}
+				return candidates[0], nil
+			}
+		}, []string{"must not keep candidates: after the slice of an earlier call was overwritten,", "backends are removed and added"}},
+
+		{"keeps the first slice and reads it", func() pickFunc {
+			var kept atomic.Pointer[[]*wsproxy.Backend]
+			return func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+				kept.CompareAndSwap(nil, &candidates)
+				for _, b := range *kept.Load() {
+					if b.ID() == candidates[0].ID() {
+						break
+					}
+				}
+				return candidates[0], nil
+			}
+		}, []string{"must not keep candidates: after the slice of an earlier call was overwritten, for a browser's request and 3 candidates it panicked: runtime error: invalid memory address"}},
+
+		{"sticks to its first choice", func() pickFunc {
+			var first atomic.Pointer[wsproxy.Backend]
+			return func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+				first.CompareAndSwap(nil, candidates[0])
+				return first.Load(), nil
+			}
+		}, []string{"must bear that backends are removed and added: after 1 changes of the set, for a browser's request and 5 candidates it returned"}},
+
+		{"needs two candidates", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return candidates[1], nil
+		}), []string{
+			"must work with any number of candidates: for a browser's request and 1 candidate it panicked",
+			"must be safe for concurrent use",
+		}},
+
+		{"refuses many candidates", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			if len(candidates) > 255 {
+				return nil, wsproxy.ErrLimit
+			}
+			return candidates[0], nil
+		}), []string{"must work with any number of candidates: for a browser's request and 1000 candidates it returned the error"}},
+
+		{"needs a cookie", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			c, _ := r.Cookie("session")
+			return candidates[len(c.Value)%len(candidates)], nil
+		}), []string{"must bear a request that lacks something: for a request without cookies and query and 3 candidates it panicked"}},
+
+		{"needs a remote address", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return candidates[int(r.RemoteAddr[0])%len(candidates)], nil
+		}), []string{`must bear a request that lacks something: for a request with RemoteAddr ""`}},
+
+		{"needs a port", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			if strings.HasPrefix(r.RemoteAddr, "192.") {
+				_ = strings.Split(r.RemoteAddr, ":")[1]
+			}
+			return candidates[0], nil
+		}), []string{"for a request whose RemoteAddr has no port"}},
+
+		{"cannot be called concurrently", func() pickFunc {
+			var calls atomic.Int32
+			return func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+				defer calls.Add(-1)
+				if calls.Add(1) > 1 {
+					return nil, nil
+				}
+				runtime.Gosched()
+				return candidates[0], nil
+			}
+		}, []string{"must be safe for concurrent use: 8 goroutines call it, for a browser's request and"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			checkViolations(t, testFunc(tt.new), tt.want)
+		})
+	}
+}
+
+// checkViolations fails the test unless err joins one error for each of want.
+func checkViolations(t *testing.T, err error, want []string) {
+	t.Helper()
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		t.Fatalf("TestBalancer() = %v; want a join of %d errors", err, len(want))
+	}
+	got := joined.Unwrap()
+	for i, w := range want {
+		if i >= len(got) || !strings.Contains(got[i].Error(), w) {
+			t.Fatalf("TestBalancer() =\n%v\nwant error %d to say %q", err, i, w)
+		}
+	}
+	if len(got) > len(want) {
+		t.Errorf("TestBalancer() =\n%v\nwant %d errors", err, len(want))
+	}
+}
+
+func TestBalancerThatBlocksIsReportedAndReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := testFunc(always(func(r *http.Request, _ []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}))
+		checkViolations(t, err, []string{"must not block: for a browser's request and 3 candidates it had not returned after 1s"})
+		synctest.Wait()
+	})
+}
+
+func TestBalancerThatBlocksForSomeIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		err := testFunc(always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			if len(candidates) == 1 {
+				<-r.Context().Done()
+			}
+			return candidates[0], nil
+		}))
+		checkViolations(t, err, []string{"must not block: for a browser's request and 1 candidate"})
+	})
+}
+
+func TestNoBalancerIsReported(t *testing.T) {
+	checkViolations(t, wsproxytest.TestBalancer(nil), []string{"newBalancer must return a Balancer: the function is nil"})
+	checkViolations(t, wsproxytest.TestBalancer(func() wsproxy.Balancer { return nil }),
+		[]string{"newBalancer must return a Balancer: it returned nil"})
+}

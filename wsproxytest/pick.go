@@ -1,0 +1,185 @@
+package wsproxytest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// A picked is what one call of Pick has left.
+type picked struct {
+	given      []*wsproxy.Backend // what Pick had as candidates
+	violations []violation
+}
+
+// spare is the capacity behind candidates, where an append would write.
+const spare = 4
+
+// pick calls Pick once, and looks at all that can be seen of one call.
+func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backend) picked {
+	given := slices.Grow(slices.Clone(candidates), spare)
+	behind := given[len(given):][:spare]
+	for i := range behind {
+		behind[i] = t.pool.outsider()
+	}
+	r := q.new(t.ctx)
+	before := r.Clone(t.ctx)
+	about := fmt.Sprintf("for %s and %d candidates", q.name, len(candidates))
+	if len(candidates) == 1 {
+		about = fmt.Sprintf("for %s and 1 candidate", q.name)
+	}
+
+	o, ok := call(b, r, given)
+	if !ok {
+		// It may still work on given and r: leave them alone.
+		detail := fmt.Sprintf("%s it had not returned after %v", about, blockedAfter)
+		return picked{violations: []violation{{ruleBlock, detail}}}
+	}
+	p := picked{given: given}
+	if v := o.violation(candidates); v.rule != "" {
+		p.violations = append(p.violations, violation{v.rule, about + " " + v.detail})
+	}
+	if !slices.Equal(given, candidates) {
+		p.violations = append(p.violations, violation{ruleModify, about + " it changed them; sort or filter a copy"})
+	}
+	if slices.ContainsFunc(behind, func(b *wsproxy.Backend) bool { return b != t.pool.outsider() }) {
+		p.violations = append(p.violations, violation{ruleModify, about + " it wrote behind their end; append to a copy"})
+	}
+	if field := changed(before, r); field != "" {
+		p.violations = append(p.violations, violation{ruleRequest, fmt.Sprintf("%s it changed %s", about, field)})
+	}
+	return p
+}
+
+// An outcome is how a call of Pick ended.
+type outcome struct {
+	backend  *wsproxy.Backend
+	err      error
+	panicked string // empty: it returned
+}
+
+// call calls Pick. It reports false if Pick does not return in time.
+func call(b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) (o outcome, ok bool) {
+	outcomes := make(chan outcome, 1)
+	go callTo(outcomes, b, r, candidates) // ends when Pick does
+	timeout := time.NewTimer(blockedAfter)
+	defer timeout.Stop()
+	select {
+	case o = <-outcomes:
+		return o, true
+	case <-timeout.C:
+	}
+	select {
+	case o = <-outcomes:
+		return o, true // it is the machine that was late
+	default:
+		return outcome{}, false
+	}
+}
+
+func callTo(outcomes chan<- outcome, b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) {
+	o := outcome{panicked: "it called runtime.Goexit"}
+	defer func() {
+		if v := recover(); v != nil {
+			o.panicked = fmt.Sprintf("it panicked: %v", v)
+		}
+		outcomes <- o
+	}()
+	o.backend, o.err = b.Pick(r, candidates)
+	o.panicked = ""
+}
+
+// violation returns what is wrong with the outcome; without a rule, nothing is.
+func (o outcome) violation(candidates []*wsproxy.Backend) violation {
+	switch {
+	case o.panicked != "":
+		return violation{rulePanic, o.panicked}
+	case o.err != nil:
+		return violation{ruleChoose, fmt.Sprintf("it returned the error %q", o.err)}
+	case o.backend == nil:
+		return violation{ruleNil, "it returned nil, nil"}
+	case !slices.Contains(candidates, o.backend):
+		return violation{ruleCandidate, fmt.Sprintf("it returned %s, which is not among them", o.backend.ID())}
+	}
+	return violation{}
+}
+
+// changed names a field in which r differs from what it was before.
+func changed(before, r *http.Request) string {
+	switch {
+	case r.Method != before.Method:
+		return "Method"
+	case !reflect.DeepEqual(r.URL, before.URL):
+		return "URL"
+	case !reflect.DeepEqual(r.Header, before.Header):
+		return "Header"
+	case r.Host != before.Host:
+		return "Host"
+	case r.RemoteAddr != before.RemoteAddr:
+		return "RemoteAddr"
+	}
+	return ""
+}
+
+// A request describes an upgrade request.
+type request struct {
+	name       string
+	remoteAddr string
+	query      string
+	header     map[string]string // besides those of the handshake
+}
+
+var ordinary = request{
+	name:       "a browser's request",
+	remoteAddr: "192.0.2.7:52814",
+	query:      "room=blue&user=42",
+	header: map[string]string{
+		"Cookie":     "theme=dark; session=1f3870be274f6c49b3e31a0c6728957f",
+		"Origin":     "https://chat.example",
+		"User-Agent": "Mozilla/5.0",
+	},
+}
+
+var unusual = []request{
+	{name: "a request without cookies and query", remoteAddr: "192.0.2.7:52814"},
+	{name: "a request over IPv6", remoteAddr: "[2001:db8::7]:52814", query: "user=42"},
+	{name: `a request with RemoteAddr ""`},
+	{name: `a request over a unix socket, with RemoteAddr "@"`, remoteAddr: "@"},
+	{name: "a request whose RemoteAddr has no port", remoteAddr: "192.0.2.7"},
+	{name: "a request with broken cookies and a broken query", remoteAddr: "192.0.2.7:52814",
+		query: "%zz=1&;&=&user", header: map[string]string{"Cookie": `=; session; theme="`}},
+}
+
+// new returns the request as a server would hand it on.
+func (q request) new(ctx context.Context) *http.Request {
+	r := &http.Request{
+		Method:     http.MethodGet,
+		URL:        &url.URL{Path: "/chat", RawQuery: q.query},
+		Proto:      "HTTP/1.1",
+		ProtoMajor: 1,
+		ProtoMinor: 1,
+		Header: http.Header{
+			"Connection":            {"Upgrade"},
+			"Upgrade":               {"websocket"},
+			"Sec-Websocket-Key":     {"dGhlIHNhbXBsZSBub25jZQ=="},
+			"Sec-Websocket-Version": {"13"},
+		},
+		Body:       http.NoBody,
+		Host:       "chat.example",
+		RemoteAddr: q.remoteAddr,
+		RequestURI: "/chat",
+	}
+	if q.query != "" {
+		r.RequestURI += "?" + q.query
+	}
+	for name, value := range q.header {
+		r.Header.Set(name, value)
+	}
+	return r.WithContext(ctx)
+}

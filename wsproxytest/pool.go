@@ -1,0 +1,130 @@
+package wsproxytest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// A pool has the backends that balancers choose from. Some carry tunnels.
+type pool struct {
+	configs  []wsproxy.BackendConfig
+	all      []*wsproxy.Backend // of configs
+	loaded   *wsproxy.Proxy     // has all
+	changing *wsproxy.Proxy     // has others of the same configs
+
+	upgrades sync.WaitGroup
+	end      context.CancelFunc // of upgrades
+}
+
+// newPool returns a pool whose backends are sorted by nothing but their
+// configuration, so that a balancer that sorts candidates is seen to do so.
+func newPool() (*pool, error) {
+	p := new(pool)
+	for i := range 1001 {
+		p.configs = append(p.configs, wsproxy.BackendConfig{
+			URL:    fmt.Sprintf("ws://backend-%d.example", i*7919%1009),
+			Weight: 1 + (i+1)%3,
+		})
+	}
+	if err := p.open(); err != nil {
+		p.close()
+		return nil, fmt.Errorf("wsproxytest: %w", err)
+	}
+	return p, nil
+}
+
+func (p *pool) open() (err error) {
+	if p.changing, err = wsproxy.New(wsproxy.WithBackends()); err != nil {
+		return err
+	}
+	dialed := make(chan struct{})
+	p.loaded, err = wsproxy.New(
+		wsproxy.WithBackendConfigs(p.configs...),
+		wsproxy.WithBalancer(wsproxy.BalancerFunc(pickAsAsked)),
+		wsproxy.WithDialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			dialed <- struct{}{}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}),
+		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: -1}),
+		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
+	)
+	if err != nil {
+		return err
+	}
+	p.all = p.loaded.Backends()
+	return p.load(dialed)
+}
+
+// load begins upgrades at the first backends, 1, 0, 2, 1, 0, 2 and so on. They
+// count as tunnels as long as they dial, which they do until the pool closes.
+func (p *pool) load(dialed <-chan struct{}) error {
+	var ctx context.Context
+	ctx, p.end = context.WithCancel(context.Background())
+	for i, b := range p.all[:12] {
+		for range (1 + 2*i) % 3 {
+			r := ordinary.new(ctx)
+			r.Header.Set("Backend", b.ID())
+			refused := make(chan struct{})
+			p.upgrades.Go(func() {
+				defer close(refused)
+				p.loaded.ServeHTTP(nowhere{}, r)
+			})
+			select {
+			case <-dialed:
+			case <-refused:
+				return errors.New("an upgrade was refused before its dial")
+			}
+		}
+	}
+	return nil
+}
+
+func (p *pool) close() {
+	for _, proxy := range []*wsproxy.Proxy{p.loaded, p.changing} {
+		if proxy != nil {
+			proxy.Close()
+		}
+	}
+	if p.end != nil {
+		p.end()
+	}
+	p.upgrades.Wait()
+}
+
+// some returns n backends, at most 1000.
+func (p *pool) some(n int) []*wsproxy.Backend { return p.all[:n] }
+
+// outsider returns a backend that is never a candidate.
+func (p *pool) outsider() *wsproxy.Backend { return p.all[len(p.all)-1] }
+
+// change makes another set of backends, the nth time, and returns it. Some stay,
+// some go, some come, and some come back.
+func (p *pool) change(n int) ([]*wsproxy.Backend, error) {
+	first := n * 3 % 20
+	if err := p.changing.SetBackends(p.configs[first : first+5]...); err != nil {
+		return nil, fmt.Errorf("wsproxytest: %w", err)
+	}
+	return p.changing.Backends(), nil
+}
+
+// pickAsAsked picks the backend that the request names.
+func pickAsAsked(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+	isAsked := func(b *wsproxy.Backend) bool { return b.ID() == r.Header.Get("Backend") }
+	return candidates[slices.IndexFunc(candidates, isAsked)], nil
+}
+
+// nowhere is the ResponseWriter of an upgrade that never comes to its answer.
+type nowhere struct{ http.Hijacker }
+
+func (nowhere) Header() http.Header         { return make(http.Header) }
+func (nowhere) WriteHeader(int)             {}
+func (nowhere) Write(b []byte) (int, error) { return 0, errors.ErrUnsupported }
