@@ -60,12 +60,19 @@ func (r *Relay) expire() {
 	if r.finished {
 		return
 	}
+	late := r.end.Cut // it is the second time
 	r.end.Cut = true
-	if r.up.ward == open || r.down.ward == open {
+	switch {
+	case r.up.ward != open && r.down.ward != open:
+		r.finishLocked()
+	case r.end.Cause == CauseClosed && !late:
+		// Nobody answers the Close frame that a side has sent: we do.
+		r.up.askLocked(echoOf(r.echo), "")
+		r.down.askLocked(echoOf(r.echo), "")
+		r.linger.Reset(drainTimeout)
+	default:
 		r.cutLocked()
-		return
 	}
-	r.finishLocked()
 }
 
 // settleLocked looks whether both sides have been sent a Close frame and have
@@ -167,7 +174,8 @@ func (d *direction) wakeLocked() {
 	d.src.SetReadDeadline(longAgo)
 }
 
-// limitLocked bounds how long the source is read from.
+// limitLocked bounds how long the source is read from. Nothing else must be asked
+// of the direction any more.
 func (d *direction) limitLocked(until time.Time) {
 	d.until = until
 	d.src.SetReadDeadline(until)
@@ -230,7 +238,8 @@ func (d *direction) writeFailed(err error) {
 	d.severLocked()
 	if o := d.other(); !o.seen && o.until.IsZero() {
 		o.lostErr = err
-		o.limitLocked(time.Now().Add(drainTimeout))
+		o.until = time.Now().Add(drainTimeout)
+		o.wakeLocked() // it may have been woken already, and must not miss that
 	}
 	d.r.settleLocked()
 }
@@ -261,8 +270,7 @@ func (d *direction) sourceEnded(err error) (code int, reason string) {
 		// https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
 		return echoOf(d.r.echo), ""
 	}
-	toClient, toBackend := codes(CauseLost, d.from)
-	return max(toClient, toBackend), ""
+	return 0, "" // the destination is the side that is lost
 }
 
 // settle notes how the destination stands, and the code of our Close frame.

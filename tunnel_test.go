@@ -1,0 +1,417 @@
+package wsproxy_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// A pair is an open tunnel between two scripted peers.
+type pair struct {
+	proxy           *wsproxy.Proxy
+	client, backend *wstest.Peer
+	ends            chan wsproxy.TunnelEnd
+}
+
+// openPair opens one tunnel through a new proxy.
+func openPair(t *testing.T, opts ...wsproxy.Option) *pair {
+	t.Helper()
+	b := wstest.StartBackend(t)
+	ends, trace := traceEnds()
+	p, s := start(t, append([]wsproxy.Option{wsproxy.WithBackends(b.URL()), trace}, opts...)...)
+	client := wstest.Dial(t, s.URL)
+	client.RequestUpgrade("/room", nil)
+	backend := b.Accepted(t)
+	backend.AcceptUpgrade(nil)
+	client.WantUpgrade()
+	return &pair{p, client, backend, ends}
+}
+
+// traceEnds returns a channel that gets the end of every tunnel.
+func traceEnds() (chan wsproxy.TunnelEnd, wsproxy.Option) {
+	ends := make(chan wsproxy.TunnelEnd, 100)
+	return ends, wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { ends <- e }})
+}
+
+// end waits for the tunnel's end.
+func (p *pair) end(t *testing.T) wsproxy.TunnelEnd {
+	t.Helper()
+	select {
+	case e := <-p.ends:
+		return e
+	case <-time.After(10 * time.Second):
+		t.Fatal("the tunnel did not end within 10 s")
+		panic("unreachable")
+	}
+}
+
+// tunnel returns the only open tunnel.
+func (p *pair) tunnel(t *testing.T) *wsproxy.Tunnel {
+	t.Helper()
+	for tunnel := range p.proxy.Tunnels() {
+		return tunnel
+	}
+	t.Fatal("Tunnels() is empty; want one tunnel")
+	return nil
+}
+
+func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
+	tests := []struct {
+		name  string
+		limit int64
+		do    func(t *testing.T, p *pair)
+		side  wsproxy.Side
+		cause wsproxy.Cause
+		code  int
+		err   string // within the error's text; empty: no error
+	}{
+		{name: "closed-by-client", side: wsproxy.SideClient, cause: wsproxy.CauseClosed, code: 1000,
+			do: func(t *testing.T, p *pair) {
+				p.client.Send(wstest.Close(1000, "bye"))
+				p.backend.Want(wstest.Close(1000, "bye"))
+				p.backend.Send(wstest.Close(1000, ""))
+				p.client.WantClose(1000)
+			}},
+		{name: "closed-by-backend-without-a-code", side: wsproxy.SideBackend, cause: wsproxy.CauseClosed, code: 1005,
+			do: func(t *testing.T, p *pair) {
+				p.backend.Send(wstest.Close(0, ""))
+				p.client.Want(wstest.Close(0, ""))
+				p.client.Send(wstest.Close(0, ""))
+				p.backend.Want(wstest.Close(0, ""))
+			}},
+		{name: "client-lost", side: wsproxy.SideClient, cause: wsproxy.CauseLost, code: 1001, err: "EOF",
+			do: func(t *testing.T, p *pair) {
+				p.client.CloseWrite()
+				p.backend.WantClose(1001)
+			}},
+		{name: "client-reset", side: wsproxy.SideClient, cause: wsproxy.CauseLost, code: 1001, err: syscall.ECONNRESET.Error(),
+			do: func(t *testing.T, p *pair) {
+				p.client.Reset()
+				p.backend.WantClose(1001)
+			}},
+		{name: "backend-lost", side: wsproxy.SideBackend, cause: wsproxy.CauseLost, code: 1012, err: "EOF",
+			do: func(t *testing.T, p *pair) {
+				p.backend.Close()
+				p.client.WantClose(1012)
+			}},
+		{name: "client-breaks-the-protocol", side: wsproxy.SideClient, cause: wsproxy.CauseProtocol, code: 1002, err: "not masked",
+			do: func(t *testing.T, p *pair) {
+				p.client.SendRaw(wstest.AppendFrame(nil, wstest.Text("hi"), nil))
+				p.client.WantClose(1002)
+				p.backend.WantClose(1001)
+			}},
+		{name: "backend-breaks-the-protocol", side: wsproxy.SideBackend, cause: wsproxy.CauseProtocol, code: 1012, err: "is masked",
+			do: func(t *testing.T, p *pair) {
+				p.backend.SendRaw(wstest.AppendFrame(nil, wstest.Text("hi"), &[4]byte{1, 2, 3, 4}))
+				p.client.WantClose(1012)
+				p.backend.WantClose(1002)
+			}},
+		{name: "client-too-big", limit: 10, side: wsproxy.SideClient, cause: wsproxy.CauseTooBig, code: 1009, err: "larger",
+			do: func(t *testing.T, p *pair) {
+				p.client.Send(wstest.Binary(make([]byte, 11)))
+				p.client.WantClose(1009)
+				p.backend.WantClose(1001)
+			}},
+		{name: "backend-too-big", limit: 10, side: wsproxy.SideBackend, cause: wsproxy.CauseTooBig, code: 1011, err: "larger",
+			do: func(t *testing.T, p *pair) {
+				p.backend.Send(wstest.Binary(make([]byte, 11)))
+				p.client.WantClose(1011)
+				p.backend.WantClose(1009)
+			}},
+		{name: "closed-by-the-program", side: wsproxy.SideProxy, cause: wsproxy.CauseCaller, code: 4321,
+			do: func(t *testing.T, p *pair) {
+				if err := p.tunnel(t).Close(4321, "no reason"); err != nil {
+					t.Error(err)
+				}
+				p.client.Want(wstest.Close(4321, "no reason"))
+				p.backend.WantClose(1001)
+			}},
+		{name: "shutdown", side: wsproxy.SideProxy, cause: wsproxy.CauseShutdown, code: 1001,
+			do: func(t *testing.T, p *pair) {
+				go p.proxy.Shutdown(t.Context()) // ends when both peers are gone
+				p.client.WantClose(1001)
+				p.backend.WantClose(1001)
+			}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			p := openPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: tt.limit}))
+			tt.do(t, p)
+			p.client.Conn().Close() // perhaps again
+			p.backend.Conn().Close()
+			e := p.end(t)
+			if e.Side != tt.side || e.Cause != tt.cause || e.Code != tt.code {
+				t.Errorf("tunnel ended by %v, %v, code %d; want %v, %v, code %d", e.Side, e.Cause, e.Code, tt.side, tt.cause, tt.code)
+			}
+			if got := fmt.Sprint(e.Err); tt.err == "" && e.Err != nil || !strings.Contains(got, tt.err) {
+				t.Errorf("error %q; want %q in it", got, tt.err)
+			}
+			if e.Duration <= 0 || e.Backend == nil || e.ID != 1 {
+				t.Errorf("end %+v lacks duration, backend or ID", e)
+			}
+		})
+	}
+}
+
+func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
+	p := openPair(t)
+	p.client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
+	p.backend.Want(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
+	p.backend.Send(wstest.Binary(make([]byte, 300)))
+	p.client.Want(wstest.Binary(make([]byte, 300)))
+	toBackend := wsproxy.Traffic{Bytes: 4*6 + 5 + 1 + 1 + 1, Messages: 2}
+	toClient := wsproxy.Traffic{Bytes: 4 + 300, Messages: 1}
+	if s := p.proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient || s.Tunnels != 1 || s.Opened != 1 {
+		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", s, toBackend, toClient)
+	}
+	p.tunnel(t).Close(1000, "") // the proxy's own frames do not count
+	p.client.Close()
+	p.backend.Close()
+	if e := p.end(t); e.ToBackend != toBackend || e.ToClient != toClient {
+		t.Errorf("tunnel ended with %+v to the backend, %+v to the client; want %+v, %+v", e.ToBackend, e.ToClient, toBackend, toClient)
+	}
+	if s := p.proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient {
+		t.Errorf("Stats() after the end = %+v; want %+v to the backend, %+v to the client", s, toBackend, toClient)
+	}
+}
+
+func TestTraceAndLogSeeATunnelUnderTheSameID(t *testing.T) {
+	opened, closed := make(chan uint64, 2), make(chan uint64, 2)
+	book := new(logBook)
+	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(i wsproxy.TunnelInfo) { opened <- i.ID },
+		Closed: func(e wsproxy.TunnelEnd) { closed <- e.ID },
+	}))
+	for want := range uint64(2) {
+		client, _ := open(t, s.URL, upgradeTo("/"))
+		hangUp(t, client)
+		client.Close()
+		if a, b := <-opened, <-closed; a != want+1 || b != want+1 {
+			t.Errorf("Opened saw tunnel %d, Closed tunnel %d; want %d", a, b, want+1)
+		}
+	}
+	for _, event := range []string{"tunnel opened", "tunnel closed"} {
+		for id := range 2 {
+			if got := book.lines(event, fmt.Sprintf("tunnel=%d ", id+1)); len(got) != 1 {
+				t.Errorf("%q of tunnel %d has %d log lines; want 1", event, id+1, len(got))
+			}
+		}
+	}
+}
+
+func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
+	infos := make(chan wsproxy.TunnelInfo, 2)
+	ends := make(chan wsproxy.TunnelEnd, 1)
+	var kept *http.Request
+	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(i wsproxy.TunnelInfo) {
+			kept.Header.Set("X-Kept", "changed") // as a router that reuses what hangs on a request
+			kept.URL.Path = "/changed"
+			infos <- i
+		},
+		Closed: func(e wsproxy.TunnelEnd) { ends <- e },
+	}))
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		kept = r
+		p.ServeHTTP(w, r)
+	}))
+	client, _ := open(t, s.URL, upgradeTo("/room?x=1", "X-Kept: original"))
+	hangUp(t, client)
+	client.Close()
+	end := <-ends
+	for _, i := range []wsproxy.TunnelInfo{<-infos, end.TunnelInfo} {
+		if i.Method != "GET" || i.Host != "chat.example" || i.URL.String() != "/room?x=1" || i.Header.Get("X-Kept") != "original" {
+			t.Errorf("hook saw %s %s %s with %q; want the request as it came", i.Method, i.Host, i.URL, i.Header)
+		}
+		if i.RemoteAddr == "" || i.LocalAddr != strings.TrimPrefix(s.URL, "http://") || i.ClientAddr.String() != "127.0.0.1" {
+			t.Errorf("hook saw addresses %q, %q, %v", i.RemoteAddr, i.LocalAddr, i.ClientAddr)
+		}
+	}
+}
+
+func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
+	p, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	client, _ := open(t, s.URL, upgradeTo("/"))
+	wantEcho(t, client)
+	for tunnel := range p.Tunnels() {
+		if h := tunnel.Info().Header; h != nil {
+			t.Errorf("Info().Header = %q without a trace; want nil", h)
+		}
+	}
+}
+
+// A hook for one of many tunnels: it is told by the request's path.
+func TestAHookThatSleepsAndOneThatPanicsLeaveOtherTunnelsEchoing(t *testing.T) {
+	release := make(chan struct{})
+	blocked := make(chan string, 2)
+	book := new(logBook)
+	ends := make(chan wsproxy.TunnelEnd, 200)
+	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(i wsproxy.TunnelInfo) {
+			switch i.URL.Path {
+			case "/sleep":
+				blocked <- i.URL.Path
+				<-release
+			case "/panic":
+				panic("hook of one tunnel")
+			}
+		},
+		Closed: func(e wsproxy.TunnelEnd) {
+			ends <- e
+			if e.URL.Path == "/panic-at-the-end" {
+				panic("hook at the end")
+			}
+		},
+	}))
+	var clients []*wstest.Peer
+	for range 100 {
+		client, _ := open(t, s.URL, upgradeTo("/"))
+		clients = append(clients, client)
+	}
+	sleeping, _ := open(t, s.URL, upgradeTo("/sleep"))
+	sleeping.Send(wstest.Text("early"))
+	<-blocked
+	panicking, _ := open(t, s.URL, upgradeTo("/panic"))
+	panicking.WantClose(1011)
+	panicking.Close()
+	if e := <-ends; e.Cause != wsproxy.CausePanic {
+		t.Errorf("tunnel of the hook that panics ended by %v; want panic", e.Cause)
+	}
+	last, _ := open(t, s.URL, upgradeTo("/panic-at-the-end"))
+	hangUp(t, last)
+	last.Close()
+	<-ends
+	for _, client := range clients {
+		wantEcho(t, client)
+	}
+	close(release)
+	sleeping.Want(wstest.Text("early"))
+	if got := book.lines("level=ERROR", "panic in a hook"); len(got) != 2 {
+		t.Errorf("%d panics were logged; want 2", len(got))
+	}
+}
+
+func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
+	p := openPair(t)
+	tunnel := p.tunnel(t)
+	for _, code := range []int{0, 999, 1004, 1005, 1006, 1015, 2999, 5000} {
+		if err := tunnel.Close(code, ""); err == nil || !strings.Contains(err.Error(), fmt.Sprint(code)) {
+			t.Errorf("Close(%d) = %v; want an error that names the code", code, err)
+		}
+	}
+	if err := tunnel.Close(1000, strings.Repeat("x", 124)); err == nil {
+		t.Error("Close with a reason of 124 bytes succeeded; want an error")
+	}
+	p.client.Send(wstest.Text("still open"))
+	p.backend.Want(wstest.Text("still open"))
+}
+
+func TestTheMessageLimitIsOfWholeMessages(t *testing.T) {
+	p := openPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: 10}))
+	ten := wstest.Binary(bytes.Repeat([]byte{1}, 10))
+	for range 3 {
+		p.client.Send(ten)
+		p.backend.Want(ten)
+		p.backend.Send(ten)
+		p.client.Want(ten)
+	}
+	p.client.Send(wstest.Fragment(wstest.OpBinary, false, "123456"))
+	p.backend.Want(wstest.Fragment(wstest.OpBinary, false, "123456"))
+	p.client.Send(wstest.Fragment(wstest.OpContinuation, true, "78901"))
+	p.client.WantClose(1009)
+	p.backend.WantClose(1001)
+}
+
+func TestExtensionsDecideWhatReservedBitsMean(t *testing.T) {
+	compressed := wstest.Frame{Fin: true, RSV: 4, Opcode: wstest.OpText, Payload: []byte{0xAA, 0x00}}
+	tests := []struct {
+		name, extension string
+		frame           wstest.Frame
+		passes          bool
+	}{
+		{"none", "", compressed, false},
+		{"deflate", "permessage-deflate", compressed, true},
+		{"deflate-and-another-bit", "permessage-deflate", wstest.Frame{Fin: true, RSV: 2, Opcode: wstest.OpText}, false},
+		{"unknown", "x-unknown", wstest.Frame{Fin: true, RSV: 2, Opcode: 3, Payload: []byte("?")}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := wstest.StartBackend(t)
+			_, s := start(t, wsproxy.WithBackends(b.URL()))
+			h := http.Header{}
+			if tt.extension != "" {
+				h.Set("Sec-Websocket-Extensions", tt.extension)
+			}
+			client := wstest.Dial(t, s.URL)
+			client.RequestUpgrade("/", h)
+			backend := b.Accepted(t)
+			backend.AcceptUpgrade(h)
+			client.WantUpgrade()
+			client.Send(tt.frame)
+			if tt.passes {
+				backend.Want(tt.frame)
+				return
+			}
+			client.WantClose(1002)
+			backend.WantClose(1001)
+		})
+	}
+}
+
+func TestClosedIsCalledOnceForEachOpened(t *testing.T) {
+	var log []string
+	events := make(chan string, 10)
+	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
+		Picked: func(i wsproxy.PickedInfo) { events <- fmt.Sprintf("picked %d of %d", i.Attempt, i.Candidates) },
+		Dialed: func(i wsproxy.DialedInfo) { events <- fmt.Sprintf("dialed %d: %v", i.Status, i.Err) },
+		Opened: func(wsproxy.TunnelInfo) { events <- "opened" },
+		Closed: func(wsproxy.TunnelEnd) { events <- "closed" },
+	}))
+	client, _ := open(t, s.URL, upgradeTo("/"))
+	hangUp(t, client)
+	client.Close()
+	for range 4 {
+		log = append(log, <-events)
+	}
+	if got, want := strings.Join(log, ", "), "picked 1 of 1, dialed 101: <nil>, opened, closed"; got != want {
+		t.Errorf("hooks were called: %s; want %s", got, want)
+	}
+	s.wait()
+	select {
+	case e := <-events:
+		t.Errorf("one more hook was called: %s", e)
+	default:
+	}
+}
+
+func TestSidesAndCausesHaveNames(t *testing.T) {
+	for _, s := range []wsproxy.Side{wsproxy.SideProxy, wsproxy.SideClient, wsproxy.SideBackend} {
+		if regexp.MustCompile(`\d`).MatchString(s.String()) {
+			t.Errorf("side %d is called %q", s, s)
+		}
+	}
+	for c := wsproxy.CauseClosed; c <= wsproxy.CausePanic; c++ {
+		if regexp.MustCompile(`\d`).MatchString(c.String()) {
+			t.Errorf("cause %d is called %q", c, c)
+		}
+	}
+}
+
+func TestTheErrorOfALostClientIsItsConnections(t *testing.T) {
+	p := openPair(t)
+	p.client.Reset()
+	p.backend.WantClose(1001)
+	p.backend.Close()
+	if e := p.end(t); !errors.Is(e.Err, syscall.ECONNRESET) || !e.Cut {
+		t.Errorf("tunnel ended with error %v, cut %t; want a reset, cut", e.Err, e.Cut)
+	}
+}
