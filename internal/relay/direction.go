@@ -104,9 +104,11 @@ func (d *direction) pass(p []byte) (rest []byte) {
 		}
 		n += step.Len
 		if step.Control == frame.Close {
-			code := frame.CloseCode(p[n-step.Len : n])
-			d.closePassed(code, d.write(p[:n]))
-			d.stop()
+			d.closeRead(frame.CloseCode(p[n-step.Len : n]))
+			if d.write(p[:n]) {
+				d.stop()
+				d.settle(closed, 0)
+			}
 			return p[n:]
 		}
 	}
@@ -127,7 +129,7 @@ func (d *direction) discard(p []byte) {
 			return
 		}
 		if step.Control == frame.Close {
-			d.closePassed(frame.CloseCode(p[:step.Len]), false)
+			d.closeRead(frame.CloseCode(p[:step.Len]))
 		}
 		p = p[step.Len:]
 	}

@@ -203,15 +203,12 @@ func (d *direction) isOver() bool {
 	return false
 }
 
-// closePassed notes that the source's Close frame has been read, and whether it
-// has been written.
-func (d *direction) closePassed(code int, written bool) {
+// closeRead notes that the source's Close frame has been read. It comes before
+// the frame is passed on, else the answer could be taken for the first.
+func (d *direction) closeRead(code int) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
 	d.deaf, d.seen, d.closeSeen = true, true, true
-	if written && d.ward == open {
-		d.ward = closed
-	}
 	d.r.beginLocked(End{Side: d.from, Cause: CauseClosed, Code: code}, "")
 	d.r.settleLocked()
 }
@@ -273,7 +270,7 @@ func (d *direction) sourceEnded(err error) (code int, reason string) {
 	return 0, "" // the destination is the side that is lost
 }
 
-// settle notes how the destination stands, and the code of our Close frame.
+// settle notes how the destination stands, and the code of a Close frame of ours.
 func (d *direction) settle(w ward, code int) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
