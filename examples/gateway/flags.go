@@ -1,0 +1,145 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// flags is what the command line says.
+type flags struct {
+	listen           string
+	backends         stringList
+	balancer         string
+	trusted          stringList
+	origins          stringList
+	handshakeTimeout time.Duration
+	maxMessage       int64
+	tlsCert, tlsKey  string
+	ca               string
+	grace            time.Duration
+	isVerbose        bool
+}
+
+// parseFlags reads args. It checks what [wsproxy.New] does not. With -h it
+// prints what there is to stdout, and returns [flag.ErrHelp].
+func parseFlags(args []string, stdout io.Writer) (*flags, error) {
+	f := new(flags)
+	fs := f.flagSet()
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(stdout)
+			fs.Usage()
+		}
+		return nil, err
+	}
+	switch {
+	case fs.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	case len(f.backends) == 0:
+		return nil, errors.New("no -backend given; see -h")
+	case (f.tlsCert == "") != (f.tlsKey == ""):
+		return nil, errors.New("-tls-cert and -tls-key go together")
+	}
+	return f, nil
+}
+
+// flagSet returns the flags that fill f in. It says nothing by itself: errors
+// are printed by main, once.
+func (f *flags) flagSet() *flag.FlagSet {
+	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:8000", "`address` to listen on")
+	fs.Var(&f.backends, "backend", "`URL` of a backend: http, https, ws, wss or unix; repeatable")
+	fs.StringVar(&f.balancer, "balancer", "least-tunnels", "`policy`: least-tunnels, round-robin, random, hash-ip, hash-query:NAME, hash-cookie:NAME or hash-header:NAME")
+	fs.Var(&f.trusted, "trusted", "address or `prefix` of a proxy in front, whose X-Forwarded-* is believed; repeatable")
+	fs.Var(&f.origins, "origin", "`pattern` of an Origin that may connect, besides the request's own Host; repeatable (default: all may)")
+	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 0, "for an upgrade, all attempts together; negative means none (default 10s)")
+	fs.Int64Var(&f.maxMessage, "max-message", 0, "`bytes` that a message may have; 0 means no bound")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the certificate to serve TLS with, and its chain")
+	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with its key")
+	fs.StringVar(&f.ca, "ca", "", "`file` with the certificates that backends' are checked against (default: the system's)")
+	fs.DurationVar(&f.grace, "grace", 30*time.Second, "how long a shutdown may take before tunnels are cut")
+	fs.BoolVar(&f.isVerbose, "v", false, "log every tunnel")
+	return fs
+}
+
+// options says the same in the library's words.
+func (f *flags) options() ([]wsproxy.Option, error) {
+	balancer, err := newBalancer(f.balancer)
+	if err != nil {
+		return nil, err
+	}
+	opts := []wsproxy.Option{
+		wsproxy.WithBackends(f.backends...),
+		wsproxy.WithBalancer(balancer),
+		wsproxy.WithTrustedProxies(f.trusted...),
+		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: f.handshakeTimeout}),
+		wsproxy.WithLimits(wsproxy.Limits{MessageSize: f.maxMessage}),
+	}
+	if len(f.origins) > 0 {
+		opts = append(opts, wsproxy.WithOriginPatterns(f.origins...))
+	}
+	if f.ca != "" {
+		roots, err := readRoots(f.ca)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, wsproxy.WithTLSConfig(&tls.Config{RootCAs: roots}))
+	}
+	return opts, nil
+}
+
+func newBalancer(policy string) (wsproxy.Balancer, error) {
+	name, arg, hasArg := strings.Cut(policy, ":")
+	if hasArg != (name == "hash-query" || name == "hash-cookie" || name == "hash-header") || hasArg && arg == "" {
+		return nil, fmt.Errorf("-balancer %q: only hash-query, hash-cookie and hash-header have a :NAME, and need it", policy)
+	}
+	switch name {
+	case "least-tunnels":
+		return wsproxy.LeastTunnels(), nil
+	case "round-robin":
+		return wsproxy.RoundRobin(), nil
+	case "random":
+		return wsproxy.Random(), nil
+	case "hash-ip":
+		return wsproxy.Hash(wsproxy.ByClientIP()), nil
+	case "hash-query":
+		return wsproxy.Hash(wsproxy.ByQuery(arg)), nil
+	case "hash-cookie":
+		return wsproxy.Hash(wsproxy.ByCookie(arg)), nil
+	case "hash-header":
+		return wsproxy.Hash(wsproxy.ByHeader(arg)), nil
+	}
+	return nil, fmt.Errorf("-balancer %q: no such policy; see -h", policy)
+}
+
+func readRoots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate in it", file)
+	}
+	return roots, nil
+}
+
+// A stringList is a flag that may be given several times.
+type stringList []string
+
+func (l *stringList) String() string { return strings.Join(*l, " ") }
+
+func (l *stringList) Set(s string) error {
+	*l = append(*l, s)
+	return nil
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+	"github.com/coder/websocket/wsjson"
+)
+
+// A chat is what a backend serves: rooms, in its own memory and nowhere else.
+// It knows nothing of the proxy.
+type chat struct {
+	// Immutable.
+	backend string // the name that it gives its members
+	memory  string // names this chat's memory: another one after every start
+
+	mu       sync.Mutex // guards what follows, and the rooms
+	rooms    map[string]*room
+	said     int // messages so far
+	isClosed bool
+}
+
+// A room is guarded by its chat's mu.
+type room struct {
+	name    string // immutable
+	members map[*member]bool
+	history []message
+}
+
+// A member is one connection in one room.
+type member struct {
+	conn *websocket.Conn
+	out  chan []byte // what it is to be told
+
+	room   *room  // set by join
+	author string // guarded by the chat's mu
+}
+
+// What a member is told, as JSON: a welcome first, then whatever happens.
+type (
+	welcome struct {
+		Type    string    `json:"type"` // "welcome"
+		Backend string    `json:"backend"`
+		Memory  string    `json:"memory"`
+		Room    string    `json:"room"`
+		History []message `json:"history"`
+	}
+	presence struct {
+		Type    string   `json:"type"` // "presence"
+		Authors []string `json:"authors"`
+	}
+	message struct {
+		Type   string    `json:"type"` // "message"
+		ID     string    `json:"id"`
+		Author string    `json:"author"`
+		Text   string    `json:"text"`
+		Time   time.Time `json:"time"`
+	}
+)
+
+// A remark is what a member says. Without a text it tells the author's new name.
+type remark struct {
+	Author string `json:"author"`
+	Text   string `json:"text"`
+}
+
+// All that a client can make a chat keep is bounded.
+const (
+	maxRooms     = 1000 // with nobody in them; more are forgotten
+	maxHistory   = 30   // messages of a room that a newcomer sees
+	maxBacklog   = 64   // messages that a slow member may be behind
+	maxRoomName  = 40   // characters
+	maxAuthor    = 40
+	maxText      = 2000
+	maxReadBytes = 16 << 10 // of one WebSocket message
+
+	writeTimeout = 5 * time.Second
+)
+
+func newChat(backend string) *chat {
+	return &chat{backend: backend, memory: rand.Text(), rooms: make(map[string]*room)}
+}
+
+// ServeHTTP is /chat?room=NAME&author=NAME. It returns when the member has left.
+func (c *chat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	name := query.Get("room")
+	if !isRoomName(name) {
+		http.Error(w, "A room's name is 1 to 40 letters, digits and dashes.", http.StatusBadRequest)
+		return
+	}
+	// Accept refuses an Origin that is not the Host. Both are the browser's own,
+	// because the proxy passes them on unchanged.
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return // Accept has answered
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(maxReadBytes)
+	m := &member{
+		conn:   conn,
+		out:    make(chan []byte, maxBacklog),
+		author: tidy(query.Get("author"), maxAuthor),
+	}
+	if !c.join(m, name) {
+		conn.Close(websocket.StatusGoingAway, "backend "+c.backend+" is stopping")
+		return
+	}
+	defer c.leave(m)
+	// Not the request's context, which says nothing about a hijacked connection.
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go m.write(ctx) // ends with ctx
+	c.listen(ctx, m)
+}
+
+// join makes m a member of the room of that name, unless the chat is closed.
+func (c *chat) join(m *member, name string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.isClosed {
+		return false
+	}
+	r := c.rooms[name]
+	if r == nil {
+		r = &room{name: name, members: make(map[*member]bool)}
+		c.rooms[name] = r
+	}
+	m.room = r
+	m.out <- encode(welcome{"welcome", c.backend, c.memory, name, append([]message{}, r.history...)})
+	r.members[m] = true
+	r.tellPresence()
+	return true
+}
+
+func (c *chat) leave(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := m.room
+	delete(r.members, m)
+	r.tellPresence()
+	if len(r.members) == 0 && len(c.rooms) > maxRooms && c.rooms[r.name] == r {
+		delete(c.rooms, r.name)
+	}
+}
+
+// listen hears what m says until its connection ends.
+func (c *chat) listen(ctx context.Context, m *member) {
+	for {
+		var said remark
+		if err := wsjson.Read(ctx, m.conn, &said); err != nil {
+			return
+		}
+		c.hear(m, tidy(said.Author, maxAuthor), tidy(said.Text, maxText))
+	}
+}
+
+func (c *chat) hear(m *member, author, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := m.room
+	if author != m.author {
+		m.author = author
+		r.tellPresence()
+	}
+	if text == "" {
+		return
+	}
+	c.said++
+	said := message{"message", fmt.Sprintf("%s-%d", c.memory, c.said), author, text, time.Now()}
+	r.history = append(r.history, said)
+	if len(r.history) > maxHistory {
+		r.history = slices.Delete(r.history, 0, 1)
+	}
+	r.tell(said)
+}
+
+// close says goodbye to all members and waits for their answers, a few seconds
+// at most. Nobody can join any more.
+func (c *chat) close(code websocket.StatusCode, reason string) {
+	var wg sync.WaitGroup
+	for _, m := range c.shut() {
+		wg.Go(func() { m.conn.Close(code, reason) })
+	}
+	wg.Wait()
+}
+
+// crash cuts all connections without a word, as if the process had died.
+func (c *chat) crash() {
+	for _, m := range c.shut() {
+		m.conn.CloseNow()
+	}
+}
+
+// shut lets nobody join any more, and returns the members.
+func (c *chat) shut() []*member {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.isClosed = true
+	var all []*member
+	for _, r := range c.rooms {
+		all = slices.AppendSeq(all, maps.Keys(r.members))
+	}
+	return all
+}
+
+func (r *room) tellPresence() {
+	authors := make([]string, 0, len(r.members))
+	for m := range r.members {
+		authors = append(authors, m.author)
+	}
+	slices.Sort(authors)
+	r.tell(presence{"presence", authors})
+}
+
+// tell tells all members of r. It never waits for one: who is too far behind has
+// to go.
+func (r *room) tell(v any) {
+	b := encode(v)
+	for m := range r.members {
+		select {
+		case m.out <- b:
+		default:
+			delete(r.members, m)
+			go m.dismiss() // ends with the closing handshake, or without it after a few seconds
+		}
+	}
+}
+
+// write writes what m is to be told until ctx ends.
+func (m *member) write(ctx context.Context) {
+	for {
+		select {
+		case b := <-m.out:
+			if err := m.writeOne(ctx, b); err != nil {
+				return // the reader notices too
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (m *member) writeOne(ctx context.Context, b []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return m.conn.Write(ctx, websocket.MessageText, b)
+}
+
+func (m *member) dismiss() {
+	m.conn.Close(websocket.StatusTryAgainLater, "this connection is too slow for the room")
+}
+
+// encode cannot fail: what a member is told consists of strings and times.
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func isRoomName(s string) bool {
+	return s != "" && utf8.RuneCountInString(s) <= maxRoomName &&
+		!strings.ContainsFunc(s, func(r rune) bool { return r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+}
+
+// tidy trims s and cuts it to n characters.
+func tidy(s string, n int) string {
+	s = strings.TrimSpace(s)
+	if utf8.RuneCountInString(s) > n {
+		s = string([]rune(s)[:n])
+	}
+	return s
+}

@@ -1,0 +1,359 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/coder/websocket/wsjson"
+)
+
+// checkTimeout bounds the whole check, which takes far less than a second.
+const checkTimeout = 30 * time.Second
+
+// A checker plays what people do with the page, and looks whether it is right.
+// Its steps run in order; each leaves what the next one needs.
+type checker struct {
+	demo *demo
+	out  io.Writer
+
+	ann, bob *chatter // share a room until the end
+	room     string   // which one
+	home     string   // the backend that it hashes to
+	other    string   // the other backend
+}
+
+// check runs a demo on free ports, does to it what people do, and tells out what
+// it saw. It returns an error at the first thing that is not right.
+func check(ctx context.Context, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	quiet := func(string, ...any) {}
+	d, err := newDemo(quiet, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	c := &checker{demo: d, out: out, room: "design"}
+	err = c.run(ctx)
+	if err != nil {
+		d.shutdown(ctx) // what was wrong first is what counts
+	}
+	return err
+}
+
+func (c *checker) run(ctx context.Context) error {
+	steps := []struct {
+		name string
+		run  func(context.Context) (saw string, err error)
+	}{
+		{"the page", c.page},
+		{"two in one room", c.meet},
+		{"a newcomer", c.newcomer},
+		{"other rooms", c.spread},
+		{"a backend stops", c.stop},
+		{"it starts again", c.start},
+		{"it crashes", c.crash},
+		{"another site", c.foreign},
+		{"shutdown", c.shutdown},
+	}
+	began := time.Now()
+	for _, s := range steps {
+		saw, err := s.run(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		fmt.Fprintf(c.out, "%-15s  %s\n", s.name, saw)
+	}
+	fmt.Fprintf(c.out, "all of it held, in %s\n", time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+func (c *checker) page(ctx context.Context) (string, error) {
+	body, err := c.get(ctx, "/")
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(body, "app.js") {
+		return "", fmt.Errorf("GET / = %q; want the page", body)
+	}
+	return "is served at " + c.demo.url(), nil
+}
+
+func (c *checker) meet(ctx context.Context) (saw string, err error) {
+	if c.ann, err = c.join(ctx, c.room, "Ann"); err != nil {
+		return "", err
+	}
+	if c.bob, err = c.join(ctx, c.room, "Bob"); err != nil {
+		return "", err
+	}
+	c.home = c.ann.backend
+	c.other = map[string]string{"A": "B", "B": "A"}[c.home]
+	if err := c.together(ctx, c.home); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("Ann and Bob are in %q, both on backend %s, and hear each other", c.room, c.home), nil
+}
+
+func (c *checker) newcomer(ctx context.Context) (string, error) {
+	eve, err := c.join(ctx, c.room, "Eve")
+	if err != nil {
+		return "", err
+	}
+	defer eve.leave()
+	if len(eve.history) != 2 || eve.history[0].Author != "Ann" {
+		return "", fmt.Errorf("history = %v; want what Ann and Bob said", eve.history)
+	}
+	return fmt.Sprintf("reads the %d messages that were said before", len(eve.history)), nil
+}
+
+// spread tries rooms until both backends have been seen.
+func (c *checker) spread(ctx context.Context) (string, error) {
+	const maxTries = 50 // 2^-50 is the chance that all of them hash to one backend
+	for n := range maxTries {
+		room := fmt.Sprintf("room-%d", n+1)
+		visitor, err := c.join(ctx, room, "Eve")
+		if err != nil {
+			return "", err
+		}
+		visitor.leave()
+		if visitor.backend == c.other {
+			return fmt.Sprintf("reach backend %s too, as %q does", c.other, room), nil
+		}
+	}
+	return "", fmt.Errorf("none of %d rooms is on backend %s", maxTries, c.other)
+}
+
+func (c *checker) stop(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "stop"); err != nil {
+		return "", err
+	}
+	told, err := c.moved(ctx, websocket.StatusGoingAway, c.other)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("both are told %s, come back, and meet on backend %s", told, c.other), nil
+}
+
+func (c *checker) start(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "start"); err != nil {
+		return "", err
+	}
+	eve, err := c.join(ctx, c.room, "Eve")
+	if err != nil {
+		return "", err
+	}
+	defer eve.leave()
+	if eve.backend != c.home {
+		return "", fmt.Errorf("a newcomer is on backend %s; want %s", eve.backend, c.home)
+	}
+	told, err := c.moved(ctx, websocket.StatusServiceRestart, c.home)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("a newcomer lands on backend %s; both are told %s, and follow", c.home, told), nil
+}
+
+// crash kills a backend behind the proxy's back: the proxy has to say Close in
+// its place, and to find out that nobody listens there.
+func (c *checker) crash(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "crash"); err != nil {
+		return "", err
+	}
+	told, err := c.moved(ctx, websocket.StatusServiceRestart, c.other)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("both are told %s, come back, and meet on backend %s", told, c.other), nil
+}
+
+func (c *checker) foreign(ctx context.Context) (string, error) {
+	status, err := c.do(ctx, c.other, "stop", "https://example.com")
+	if err != nil {
+		return "", err
+	}
+	if status != http.StatusForbidden {
+		return "", fmt.Errorf("it may stop a backend: status %d; want 403", status)
+	}
+	return "cannot stop a backend: 403", nil
+}
+
+func (c *checker) shutdown(ctx context.Context) (string, error) {
+	errc := make(chan error, 1)
+	go func() { errc <- c.demo.shutdown(ctx) }() // ends before ctx does, or soon after
+	told, err := c.closed(ctx, websocket.StatusGoingAway)
+	if err != nil {
+		return "", err
+	}
+	if err := <-errc; err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("both are told %s, and nothing is left", told), nil
+}
+
+// moved wants both to be told to go with that code, and to meet on that backend
+// when they come back.
+func (c *checker) moved(ctx context.Context, code websocket.StatusCode, backend string) (told string, err error) {
+	if told, err = c.closed(ctx, code); err != nil {
+		return "", err
+	}
+	for _, p := range []**chatter{&c.ann, &c.bob} {
+		if *p, err = c.join(ctx, c.room, (*p).name); err != nil {
+			return "", err
+		}
+	}
+	return told, c.together(ctx, backend)
+}
+
+// closed wants Ann and Bob to be told to go, with that code.
+func (c *checker) closed(ctx context.Context, code websocket.StatusCode) (told string, err error) {
+	for _, p := range []*chatter{c.ann, c.bob} {
+		why, err := p.waitEnd(ctx)
+		if err != nil {
+			return "", err
+		}
+		if why.Code != code {
+			return "", fmt.Errorf("%s is told %d %q; want code %d", p.name, why.Code, why.Reason, code)
+		}
+		told = strings.TrimSpace(fmt.Sprintf("%d %s", why.Code, why.Reason))
+	}
+	return told, nil
+}
+
+// together wants Ann and Bob to be on that backend and to hear each other.
+func (c *checker) together(ctx context.Context, backend string) error {
+	for _, p := range []*chatter{c.ann, c.bob} {
+		if p.backend != backend {
+			return fmt.Errorf("%s is on backend %s; want %s", p.name, p.backend, backend)
+		}
+	}
+	if err := c.ann.tell(ctx, c.bob, "I just finished the sketches."); err != nil {
+		return err
+	}
+	return c.bob.tell(ctx, c.ann, "Well done. I just pinned them up.")
+}
+
+// A chatter is a client in a room.
+type chatter struct {
+	name    string
+	conn    *websocket.Conn
+	backend string
+	history []message // what was said before
+
+	heard chan message // what is said
+	ended chan error   // why the connection ended
+}
+
+// maxHeard is more than is said to one chatter.
+const maxHeard = 16
+
+// join connects through the proxy and waits to be welcomed.
+func (c *checker) join(ctx context.Context, room, name string) (*chatter, error) {
+	query := url.Values{"room": {room}, "author": {name}}
+	conn, _, err := websocket.Dial(ctx, c.demo.url()+"/chat?"+query.Encode(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot join %q: %w", name, room, err)
+	}
+	var w welcome
+	if err := wsjson.Read(ctx, conn, &w); err != nil {
+		return nil, fmt.Errorf("%s is not welcomed: %w", name, err)
+	}
+	if w.Type != "welcome" || w.Room != room || !slices.Contains([]string{"A", "B"}, w.Backend) {
+		return nil, fmt.Errorf("%s is welcomed with %+v", name, w)
+	}
+	p := &chatter{name, conn, w.Backend, w.History, make(chan message, maxHeard), make(chan error, 1)}
+	go p.listen(ctx) // ends with the connection
+	return p, nil
+}
+
+// listen reads all the time, as a browser does: who does not read does not answer
+// a Close frame either.
+func (p *chatter) listen(ctx context.Context) {
+	for {
+		var m message
+		if err := wsjson.Read(ctx, p.conn, &m); err != nil {
+			p.ended <- err
+			return
+		}
+		if m.Type == "message" {
+			p.heard <- m
+		}
+	}
+}
+
+func (p *chatter) leave() { p.conn.Close(websocket.StatusNormalClosure, "") }
+
+// tell says something that other must hear.
+func (p *chatter) tell(ctx context.Context, other *chatter, text string) error {
+	if err := wsjson.Write(ctx, p.conn, remark{Author: p.name, Text: text}); err != nil {
+		return fmt.Errorf("%s cannot speak: %w", p.name, err)
+	}
+	for {
+		select {
+		case m := <-other.heard:
+			if m.Author == p.name && m.Text == text {
+				return nil
+			}
+		case err := <-other.ended:
+			return fmt.Errorf("%s does not hear %s: %w", other.name, p.name, err)
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not hear %s: %w", other.name, p.name, ctx.Err())
+		}
+	}
+}
+
+// waitEnd waits until p is told to go, and returns how.
+func (p *chatter) waitEnd(ctx context.Context) (why websocket.CloseError, err error) {
+	select {
+	case err := <-p.ended:
+		if !errors.As(err, &why) {
+			return why, fmt.Errorf("%s is not told to go, but: %w", p.name, err)
+		}
+		return why, nil
+	case <-ctx.Done():
+		return why, fmt.Errorf("%s is not told to go: %w", p.name, ctx.Err())
+	}
+}
+
+func (c *checker) get(ctx context.Context, path string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.demo.url()+path, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
+}
+
+// post flips a switch of a backend as the page does.
+func (c *checker) post(ctx context.Context, id, action string) error {
+	status, err := c.do(ctx, id, action, c.demo.url())
+	if err == nil && status != http.StatusNoContent {
+		err = fmt.Errorf("POST /backends/%s/%s: status %d", id, action, status)
+	}
+	return err
+}
+
+func (c *checker) do(ctx context.Context, id, action, origin string) (status int, err error) {
+	u := c.demo.url() + "/backends/" + id + "/" + action
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Origin", origin)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
