@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/textproto"
 	"slices"
+	"strings"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -31,7 +33,7 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(br, out)
 		if err != nil {
-			return nil, err
+			return nil, unquoted(err)
 		}
 		if err := checkAnswer(resp); err != nil {
 			return nil, err
@@ -41,6 +43,17 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 		}
 	}
 	return nil, errors.New("too many interim answers")
+}
+
+// unquoted removes from an error of ReadResponse the field line that it quotes:
+// errors are logged, and cookies must not be.
+func unquoted(err error) error {
+	malformed, ok := err.(textproto.ProtocolError)
+	if !ok {
+		return err
+	}
+	text, _, _ := strings.Cut(string(malformed), `"`)
+	return textproto.ProtocolError(strings.TrimRight(text, ": "))
 }
 
 // checkAnswer refuses what ReadResponse lets pass.

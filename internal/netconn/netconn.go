@@ -9,10 +9,13 @@ package netconn
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
 )
+
+const maxEmptyReads = 100 // one after the other; a connection that has more is broken
 
 // A Conn is one connection of a tunnel. Fill may be called by one goroutine at a
 // time, Write by another; the rest at any time.
@@ -22,7 +25,7 @@ type Conn struct {
 
 	// Owned by the goroutine that calls Fill.
 	buffered []byte
-	large    bool // the last read filled a small buffer
+	large    bool // the last read filled a small buffer, or would have
 
 	closeOnce sync.Once
 	closeErr  error
@@ -63,34 +66,50 @@ func (c *Conn) Fill(head []byte) (*Buffer, error) {
 
 // read is Fill for connections that must be given a buffer before they wait,
 // such as a [tls.Conn], which reads ahead into buffers that nobody can see. The
-// buffer is small until one read fills it.
+// buffer is small until one read fills it, and again after one that would not
+// have.
 func (c *Conn) read(head []byte) (*Buffer, error) {
 	pool := &smallBuffers
 	if c.large {
 		pool = &largeBuffers
 	}
 	b := pool.get(head)
-	n, err := c.conn.Read(b.space())
-	if n > 0 {
-		b.grow(n)
-		c.large = len(b.space()) == 0
-		return b, nil // an error will come again
+	n, err := c.readSome(b.space())
+	if n == 0 {
+		b.Free()
+		return nil, err
 	}
-	b.Free()
-	if err == nil {
-		return c.read(head) // "(0, nil)": discouraged, not forbidden
+	b.grow(n)
+	c.large = b.len >= smallSize
+	return b, nil // an error will come again
+}
+
+// readSome is Read without "(0, nil)", which is discouraged, not forbidden.
+func (c *Conn) readSome(p []byte) (n int, err error) {
+	for range maxEmptyReads {
+		if n, err = c.conn.Read(p); n > 0 || err != nil {
+			return n, err
+		}
 	}
-	return nil, err
+	return 0, io.ErrNoProgress
 }
 
 // Write writes p.
 func (c *Conn) Write(p []byte) (int, error) { return c.conn.Write(p) }
 
 // SetReadDeadline is that of [net.Conn]; it wakes Fill.
-func (c *Conn) SetReadDeadline(t time.Time) { c.conn.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
 
 // SetWriteDeadline is that of [net.Conn]; it wakes Write.
 func (c *Conn) SetWriteDeadline(t time.Time) { c.conn.SetWriteDeadline(t) }
+
+// Interrupt makes Fill and Write fail at once, from now on: by a deadline or, on a
+// connection that has none, by abandoning it.
+func (c *Conn) Interrupt() {
+	if c.conn.SetDeadline(time.Unix(1, 0)) != nil {
+		c.Abandon()
+	}
+}
 
 // CanCloseWrite reports whether CloseWrite can work.
 func (c *Conn) CanCloseWrite() bool {

@@ -60,33 +60,51 @@ func (c Cause) String() string {
 	return fmt.Sprintf("Cause(%d)", uint8(c))
 }
 
-// codes says what both sides hear when side ends a tunnel by cause: the status
-// codes of the Close frames to the client and to the backend, 0 for none. A side
-// that is lost hears nothing; one that sent a Close frame gets the other side's
-// answer, not one of ours.
-func codes(cause Cause, side Side) (toClient, toBackend int) {
+// A farewell is what one side hears of a tunnel's end: the status code and reason
+// of a Close frame. Code 0 is none at all.
+type farewell struct {
+	code   int
+	reason string
+}
+
+// farewells is the table of causes: what the client and the backend hear when side
+// ends a tunnel by cause. A side that is lost hears nothing; one that sent a Close
+// frame gets the other side's answer, not one of ours. Reasons are for people who
+// look at a connection from outside.
+func farewells(cause Cause, side Side) (toClient, toBackend farewell) {
+	none := farewell{}
+	byClient := side == Client
 	switch cause {
 	case CauseLost:
-		if side == Client {
-			return 0, frame.StatusGoingAway
+		if byClient {
+			return none, farewell{frame.StatusGoingAway, "client lost"}
 		}
-		return frame.StatusServiceRestart, 0
+		return farewell{frame.StatusServiceRestart, "backend lost"}, none
 	case CauseProtocol:
-		if side == Client {
-			return frame.StatusProtocolError, frame.StatusGoingAway
+		if byClient {
+			return farewell{frame.StatusProtocolError, ""}, farewell{frame.StatusGoingAway, "client broke the protocol"}
 		}
-		return frame.StatusServiceRestart, frame.StatusProtocolError
+		return farewell{frame.StatusServiceRestart, "backend broke the protocol"}, farewell{frame.StatusProtocolError, ""}
 	case CauseTooBig:
-		if side == Client {
-			return frame.StatusTooBig, frame.StatusGoingAway
+		if byClient {
+			return farewell{frame.StatusTooBig, ""}, farewell{frame.StatusGoingAway, "client's message too big"}
 		}
-		return frame.StatusInternalError, frame.StatusTooBig
+		return farewell{frame.StatusInternalError, "backend's message too big"}, farewell{frame.StatusTooBig, ""}
 	case CauseShutdown:
-		return frame.StatusGoingAway, frame.StatusGoingAway
-	case CauseCaller:
-		return frame.StatusNormal, frame.StatusGoingAway // the caller chooses the client's
+		return farewell{frame.StatusGoingAway, "shutting down"}, farewell{frame.StatusGoingAway, "shutting down"}
+	case CauseCaller: // the caller chooses what the client hears
+		return farewell{frame.StatusNormal, ""}, farewell{frame.StatusGoingAway, "closed by the proxy"}
 	case CausePanic:
-		return frame.StatusInternalError, frame.StatusGoingAway
+		return farewell{frame.StatusInternalError, "internal error"}, farewell{frame.StatusGoingAway, "closed by the proxy"}
 	}
-	return 0, 0
+	return none, none
+}
+
+// with returns f, with what is known about a side that did wrong, or what the
+// caller wants the client to hear.
+func (f farewell) with(reason string) farewell {
+	if f.reason == "" {
+		f.reason = reason
+	}
+	return f
 }

@@ -2,8 +2,10 @@ package relay
 
 import (
 	"crypto/rand"
+	"errors"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -31,11 +33,10 @@ type direction struct {
 
 	// Guarded by r.mu.
 	ward      ward
-	asked     int    // code of the Close frame that is to be written to dst; 0 for none
-	reason    string // and its reason
-	code      int    // of the Close frame of ours that was written to dst
-	seen      bool   // src has sent its Close frame, or never will
-	closeSeen bool   // src has sent its Close frame
+	asked     farewell // what is to be written to dst
+	code      int      // of the Close frame of ours that was written to dst
+	seen      bool     // src has sent its Close frame, or never will
+	closeSeen bool     // src has sent its Close frame
 	until     time.Time
 	lostErr   error // of a write to src, which is what ended it
 }
@@ -59,7 +60,7 @@ func (d *direction) run() {
 		d.obey()
 		b, err := d.src.Fill(d.held)
 		if err != nil {
-			if os.IsTimeout(err) && !d.isOver() {
+			if isDeadline(err) && !d.isOver() {
 				continue
 			}
 			d.finish(err)
@@ -169,46 +170,65 @@ func (d *direction) obey() {
 	d.r.mu.Lock()
 	atBoundary := d.tracker.AtBoundary()
 	d.marked.Store(!atBoundary)
-	isOpen, code, reason := d.ward == open, d.asked, d.reason
+	isOpen, asked := d.ward == open && !d.r.cut, d.asked
 	d.r.mu.Unlock()
 	switch {
 	case !isOpen:
 		d.stop()
-	case atBoundary && code != 0:
-		d.sayClose(code, reason)
+	case atBoundary && asked.code != 0:
+		d.say(asked)
 	}
 }
 
-// sayClose writes a Close frame of ours. The destination stands at a boundary.
-func (d *direction) sayClose(code int, reason string) {
+// say writes a Close frame of ours. The destination stands at a boundary.
+func (d *direction) say(f farewell) {
 	var key *[4]byte
 	if d.to == Backend {
 		key = new([4]byte)
 		rand.Read(key[:]) // never fails
 	}
 	d.stop()
-	if _, err := d.dst.Write(frame.AppendClose(nil, code, reason, key)); err != nil {
+	if _, err := d.dst.Write(frame.AppendClose(nil, f.code, f.reason, key)); err != nil {
 		d.writeFailed(err)
 		return
 	}
-	d.settle(closed, code)
+	d.settle(closed, f.code)
 }
 
-// violate ends the tunnel because the source broke a rule.
+// violate ends the tunnel because the source broke a rule. The destination stands
+// at a boundary.
 func (d *direction) violate(v *frame.Violation) {
-	d.broke(v)
-	d.obey()
+	if f := d.broke(v); f.code != 0 {
+		d.say(f)
+	}
+	d.stop()
 }
 
 // finish ends the direction: nothing more will be read. What was held back is
 // dropped, for nothing of it has been written.
 func (d *direction) finish(err error) {
-	code, reason := d.sourceEnded(err)
+	f := d.sourceEnded(err)
 	switch {
-	case d.done:
-	case code != 0 && d.tracker.AtBoundary():
-		d.sayClose(code, reason)
+	case d.done || f.code == 0:
+	case d.tracker.AtBoundary():
+		d.say(f)
 	default:
-		d.settle(severed, 0)
+		d.breakOff()
 	}
+}
+
+// breakOff ends the stream to the destination inside a frame. That is all that it
+// can be told, so it is told at once; where only closing tells it, what it still
+// sends is not waited for.
+func (d *direction) breakOff() {
+	d.settle(severed, 0)
+	if d.dst.CloseWrite() != nil {
+		d.other().limit(longAgo)
+	}
+}
+
+// isDeadline reports whether err says that a read deadline has passed. What the
+// kernel says of a peer that is dead, ETIMEDOUT, is a timeout as well.
+func isDeadline(err error) bool {
+	return os.IsTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
 }

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"io"
-	"os"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -24,9 +23,12 @@ const (
 	// frame." https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
 	closed
 
-	// No Close frame was written and none can be: the destination is lost, or
-	// stands inside a frame whose source has ended.
+	// No Close frame was written and none can be: the destination stands inside a
+	// frame whose source has ended, or we have no patience left.
 	severed
+
+	// No Close frame was written and none need be: the destination is lost.
+	gone
 )
 
 // beginLocked begins the end of the tunnel, unless it has begun: it notes the
@@ -38,15 +40,15 @@ func (r *Relay) beginLocked(end End, reason string) {
 	}
 	r.begun = true
 	r.end = end
-	toClient, toBackend := codes(end.Cause, end.Side)
+	toClient, toBackend := farewells(end.Cause, end.Side)
 	if end.Side == Proxy && end.Code != 0 {
-		toClient = end.Code
+		toClient = farewell{code: end.Code}
 	}
 	if end.Cause == CauseClosed {
 		r.echo = end.Code
 	}
-	r.down.askLocked(toClient, reason)
-	r.up.askLocked(toBackend, "")
+	r.down.askLocked(toClient.with(reason))
+	r.up.askLocked(toBackend.with(reason))
 	if end.Cause != CauseShutdown {
 		r.linger = time.AfterFunc(lingerTimeout, r.expire) // ends after one call, which never blocks for long
 	}
@@ -67,8 +69,8 @@ func (r *Relay) expire() {
 		r.finishLocked()
 	case r.end.Cause == CauseClosed && !late:
 		// Nobody answers the Close frame that a side has sent: we do.
-		r.up.askLocked(echoOf(r.echo), "")
-		r.down.askLocked(echoOf(r.echo), "")
+		r.up.askLocked(echoOf(r.echo))
+		r.down.askLocked(echoOf(r.echo))
 		r.linger.Reset(drainTimeout)
 	default:
 		r.cutLocked()
@@ -119,11 +121,10 @@ func (r *Relay) unlock() {
 
 // cutLocked makes both directions end at once.
 func (r *Relay) cutLocked() {
-	r.cut, r.finished, r.end.Cut = true, true, true
-	for _, d := range []*direction{&r.up, &r.down} {
-		d.src.SetReadDeadline(longAgo)
-		d.src.SetWriteDeadline(longAgo)
-	}
+	r.end.Cut = r.end.Cut || !r.finished
+	r.cut, r.finished = true, true
+	r.up.src.Interrupt()
+	r.down.src.Interrupt()
 }
 
 // close closes both connections, after both directions have ended.
@@ -159,12 +160,12 @@ func (r *Relay) codeLocked() int {
 // What follows is a direction's part in the end. Methods without Locked are
 // called by the direction's goroutine.
 
-// askLocked asks for a Close frame at the next boundary. Code 0 asks for none.
-func (d *direction) askLocked(code int, reason string) {
-	if code == 0 || d.ward != open {
+// askLocked asks for a Close frame at the next boundary.
+func (d *direction) askLocked(f farewell) {
+	if f.code == 0 || d.ward != open {
 		return
 	}
-	d.asked, d.reason = code, reason
+	d.asked = f
 	d.wakeLocked()
 }
 
@@ -178,14 +179,23 @@ func (d *direction) wakeLocked() {
 // of the direction any more.
 func (d *direction) limitLocked(until time.Time) {
 	d.until = until
-	d.src.SetReadDeadline(until)
+	if d.src.SetReadDeadline(until) != nil { // it has no deadlines
+		time.AfterFunc(time.Until(until), func() { d.src.Abandon() })
+	}
 }
 
-// severLocked notes that the destination takes nothing more, and interrupts a
-// write that waits for it.
-func (d *direction) severLocked() {
+// limit is limitLocked.
+func (d *direction) limit(until time.Time) {
+	d.r.mu.Lock()
+	defer d.r.mu.Unlock()
+	d.limitLocked(until)
+}
+
+// loseLocked notes that the destination is lost, and interrupts a write that waits
+// for it.
+func (d *direction) loseLocked() {
 	if d.ward == open {
-		d.ward = severed
+		d.ward = gone
 		d.dst.SetWriteDeadline(longAgo)
 		d.wakeLocked()
 	}
@@ -213,8 +223,9 @@ func (d *direction) closeRead(code int) {
 	d.r.settleLocked()
 }
 
-// broke notes that the source broke a rule.
-func (d *direction) broke(v *frame.Violation) {
+// broke notes that the source broke a rule, and returns what the destination is
+// still to be told.
+func (d *direction) broke(v *frame.Violation) farewell {
 	d.r.mu.Lock()
 	defer d.r.unlock()
 	cause := CauseTooBig
@@ -222,8 +233,9 @@ func (d *direction) broke(v *frame.Violation) {
 		cause = CauseProtocol
 		d.deaf, d.seen = true, true // its stream cannot be parsed any more
 	}
-	d.r.beginLocked(End{Side: d.from, Cause: cause, Err: v}, "")
+	d.r.beginLocked(End{Side: d.from, Cause: cause, Err: v}, v.Reason)
 	d.r.settleLocked()
+	return d.owedLocked()
 }
 
 // writeFailed notes that the destination is lost. Who hung up, and whether it
@@ -232,7 +244,7 @@ func (d *direction) broke(v *frame.Violation) {
 func (d *direction) writeFailed(err error) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
-	d.severLocked()
+	d.loseLocked()
 	if o := d.other(); !o.seen && o.until.IsZero() {
 		o.lostErr = err
 		o.until = time.Now().Add(drainTimeout)
@@ -241,33 +253,39 @@ func (d *direction) writeFailed(err error) {
 	d.r.settleLocked()
 }
 
-// sourceEnded notes that nothing more comes from the source, and returns the
-// Close frame that the destination is to be sent; code 0 for none.
-func (d *direction) sourceEnded(err error) (code int, reason string) {
+// sourceEnded notes that nothing more comes from the source, and returns what the
+// destination is still to be told.
+func (d *direction) sourceEnded(err error) farewell {
 	d.r.mu.Lock()
 	defer d.r.unlock()
-	if os.IsTimeout(err) && d.lostErr != nil {
+	if isDeadline(err) && d.lostErr != nil {
 		err = d.lostErr
 	}
 	d.r.beginLocked(End{Side: d.from, Cause: CauseLost, Err: err}, "")
 	d.seen = true
 	if err != io.EOF {
-		d.other().severLocked() // a reset: it takes nothing more either
+		d.other().loseLocked() // a reset: it takes nothing more either
 	}
 	d.r.settleLocked()
+	return d.owedLocked()
+}
+
+// owedLocked returns what the destination is still to be told when its source can
+// tell it nothing more.
+func (d *direction) owedLocked() farewell {
+	if d.r.end.Cause == CauseLost && d.r.end.Side == d.to {
+		d.loseLocked()
+		d.r.settleLocked()
+	}
 	switch {
 	case d.ward != open || d.r.cut:
-		return 0, ""
-	case d.asked != 0:
-		return d.asked, d.reason
-	case d.r.end.Cause == CauseClosed:
-		// The destination has sent its Close frame, and the source went away
-		// instead of answering. The handshake is completed in its place: "it
-		// typically echos the status code it received".
-		// https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
-		return echoOf(d.r.echo), ""
+		return farewell{}
+	case d.asked.code == 0 && d.r.end.Cause == CauseClosed:
+		// The destination has sent its Close frame, and the source went away, or
+		// wrong, instead of answering: the handshake is completed in its place.
+		return echoOf(d.r.echo)
 	}
-	return 0, "" // the destination is the side that is lost
+	return d.asked
 }
 
 // settle notes how the destination stands, and the code of a Close frame of ours.
@@ -280,10 +298,12 @@ func (d *direction) settle(w ward, code int) {
 	d.r.settleLocked()
 }
 
-// echoOf returns the code that answers a Close frame with code.
-func echoOf(code int) int {
+// echoOf returns what answers a Close frame with code: "When sending a Close frame
+// in response, the endpoint typically echos the status code it received."
+// https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+func echoOf(code int) farewell {
 	if code == frame.StatusNoStatus || frame.ValidCode(code) {
-		return code
+		return farewell{code: code}
 	}
-	return frame.StatusProtocolError
+	return farewell{code: frame.StatusProtocolError}
 }

@@ -87,7 +87,7 @@ type End struct {
 	Cause Cause
 	Code  int   // of the first Close frame that passed, or of ours; 0 if there was none
 	Err   error // what Side did wrong
-	Cut   bool  // not both sides were sent a Close frame, or one did not answer in time
+	Cut   bool  // a side that was still there was sent no Close frame, or did not answer in time
 }
 
 // Counts are what passed in one direction, frames of the relay's own not included.

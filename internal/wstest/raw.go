@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 type RawBackend struct {
 	server
 	answer string
+	ends   bool          // it ends its stream behind the answer
 	endedc chan struct{} // capacity 1; a hint that numOpen went down
 
 	recordMu sync.Mutex
@@ -25,10 +27,11 @@ type RawBackend struct {
 // StartRaw returns a RawBackend that runs until the test ends. On each
 // connection it sends answer after the first request head, with {accept}
 // replaced by the Sec-WebSocket-Accept for the request's key, and reads on until
-// the other end closes.
+// the other end closes. An answer that ends in {end} ends its stream.
 func StartRaw(t testing.TB, answer string) *RawBackend {
 	t.Helper()
-	b := &RawBackend{answer: answer, endedc: make(chan struct{}, 1)}
+	b := &RawBackend{endedc: make(chan struct{}, 1)}
+	b.answer, b.ends = strings.CutSuffix(answer, "{end}")
 	b.accepted = func(c net.Conn) {
 		record := b.begin()
 		b.running.Go(func() { b.serve(c, record) }) // until the other end or stop closes c
@@ -96,6 +99,9 @@ func (b *RawBackend) serve(c net.Conn, record *bytes.Buffer) {
 		if head != nil && !isAnswered {
 			isAnswered = true
 			c.Write(answerTo(head, b.answer)) // if it fails, so does the next Read
+			if b.ends {
+				c.(*net.TCPConn).CloseWrite()
+			}
 		}
 		if err != nil {
 			return

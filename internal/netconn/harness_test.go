@@ -1,0 +1,131 @@
+package netconn
+
+import (
+	"crypto/tls"
+	"net"
+	"net/http/httptest"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/wsproxy/wsproxy/internal/memnet"
+)
+
+// kinds are the kinds of connections that a tunnel has.
+var kinds = []struct {
+	name string
+	pair func(testing.TB) (near, far net.Conn)
+}{
+	{"TCP", tcpPair},
+	{"unix", unixPair},
+	{"wrapped", wrappedPair},
+	{"TLS", tlsPair},
+	{"memory", memoryPair},
+}
+
+// forEachKind runs test over both ends of each kind of connection, the near one
+// as a Conn that takes over buffered.
+func forEachKind(t *testing.T, buffered []byte, test func(t *testing.T, c *Conn, far net.Conn)) {
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			near, far := kind.pair(t)
+			test(t, New(near, buffered), far)
+		})
+	}
+}
+
+func tcpPair(t testing.TB) (near, far net.Conn) {
+	return socketPair(t, "tcp", "127.0.0.1:0")
+}
+
+func unixPair(t testing.TB) (near, far net.Conn) {
+	return socketPair(t, "unix", filepath.Join(t.TempDir(), "socket"))
+}
+
+func socketPair(t testing.TB, network, addr string) (near, far net.Conn) {
+	t.Helper()
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err = net.Dial(network, ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err = ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return near, far
+}
+
+func wrappedPair(t testing.TB) (near, far net.Conn) {
+	near, far = tcpPair(t)
+	return &wrapper{Conn: near}, far
+}
+
+// A wrapper hides all of a connection but what [net.Conn] has, as that of a
+// listener which counts its connections does.
+type wrapper struct {
+	net.Conn
+	mu     sync.Mutex
+	closes int
+}
+
+func (w *wrapper) Close() error {
+	w.mu.Lock()
+	w.closes++
+	w.mu.Unlock()
+	return w.Conn.Close()
+}
+
+func (w *wrapper) numCloses() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closes
+}
+
+func memoryPair(t testing.TB) (near, far net.Conn) {
+	a, b := memnet.Pipe(64 << 10)
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+func tlsPair(t testing.TB) (near, far net.Conn) {
+	near, far = tcpPair(t)
+	return shakeHands(t, near, far)
+}
+
+// shakeHands speaks TLS over near, the server, and far.
+func shakeHands(t testing.TB, near, far net.Conn) (server, client *tls.Conn) {
+	t.Helper()
+	server = tls.Server(near, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+	client = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
+	errc := make(chan error, 1)
+	go func() { errc <- client.Handshake() }()
+	if err := server.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-errc; err != nil {
+		t.Fatal(err)
+	}
+	return server, client
+}
+
+var certificate = sync.OnceValue(func() tls.Certificate {
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	return s.TLS.Certificates[0]
+})
+
+// fill is Fill with a copy of what it returned.
+func fill(c *Conn, head string) (string, error) {
+	b, err := c.Fill([]byte(head))
+	if err != nil {
+		return "", err
+	}
+	defer b.Free()
+	return string(b.Bytes()), nil
+}

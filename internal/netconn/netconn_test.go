@@ -1,0 +1,322 @@
+package netconn
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/memnet"
+)
+
+var longAgo = time.Unix(1, 0)
+
+func TestBufferedBytesComeFirst(t *testing.T) {
+	forEachKind(t, []byte("early "), func(t *testing.T, c *Conn, far net.Conn) {
+		far.Write([]byte("late"))
+		for _, want := range []string{"early ", "late"} {
+			if got, err := fill(c, ""); got != want || err != nil {
+				t.Errorf("Fill() = %q, %v; want %q", got, err, want)
+			}
+		}
+	})
+}
+
+func TestBufferedBytesMayNeedSeveralBuffers(t *testing.T) {
+	early := bytes.Repeat([]byte("0123456789abcdef"), (2*largeSize+100)/16)
+	forEachKind(t, early, func(t *testing.T, c *Conn, far net.Conn) {
+		far.Write([]byte("late"))
+		var got strings.Builder
+		for fills := 1; !strings.HasSuffix(got.String(), "late"); fills++ {
+			p, err := fill(c, "held")
+			if err != nil || fills > 4 {
+				t.Fatalf("Fill() number %d = %d bytes, %v; want all in 4", fills, len(p), err)
+			}
+			got.WriteString(strings.TrimPrefix(p, "held"))
+		}
+		if want := string(early) + "late"; got.String() != want {
+			t.Errorf("got %d bytes that are not the %d that were buffered and sent", got.Len(), len(want))
+		}
+	})
+}
+
+func TestHeadStandsBeforeWhatIsRead(t *testing.T) {
+	heads := []string{"", "x", strings.Repeat("h", MaxHead)}
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		for _, head := range heads {
+			c.buffered = []byte("early")
+			far.Write([]byte("sent"))
+			for _, body := range []string{"early", "sent"} {
+				own := []byte(head)
+				b, err := c.Fill(own)
+				if err != nil {
+					t.Fatal(err)
+				}
+				clear(own) // it was copied
+				if got := string(b.Bytes()); got != head+body {
+					t.Errorf("Fill(%q) = %q; want %q behind the head", head, got, body)
+				}
+				b.Free()
+			}
+		}
+	})
+}
+
+func TestDeadlineWakesFill(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		go c.SetReadDeadline(longAgo) // ends at once
+		for range 2 {
+			if got, err := fill(c, "held"); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("Fill() = %q, %v; want os.ErrDeadlineExceeded", got, err)
+			}
+			far.Write([]byte("too late as long as the deadline stands"))
+		}
+	})
+}
+
+func TestFillGoesOnAfterADeadline(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		c.SetReadDeadline(longAgo)
+		if _, err := fill(c, ""); !os.IsTimeout(err) {
+			t.Fatalf("Fill(): %v; want a timeout", err)
+		}
+		c.SetReadDeadline(time.Time{})
+		far.Write([]byte("hello"))
+		if got, err := fill(c, "held "); got != "held hello" || err != nil {
+			t.Errorf("Fill() = %q, %v; want held hello", got, err)
+		}
+	})
+}
+
+func TestFillAtTheEndOfTheStream(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		far.Write([]byte("last"))
+		far.(interface{ CloseWrite() error }).CloseWrite()
+		if got, err := fill(c, ""); got != "last" || err != nil {
+			t.Errorf("Fill() = %q, %v; want last", got, err)
+		}
+		for range 2 {
+			if got, err := fill(c, "held"); err != io.EOF {
+				t.Errorf("Fill() = %q, %v; want io.EOF itself", got, err)
+			}
+		}
+	})
+}
+
+func TestFillOfAClosedConnection(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, _ net.Conn) {
+		errc := make(chan error)
+		go func() {
+			_, err := fill(c, "")
+			errc <- err
+		}()
+		c.Close()
+		if err := <-errc; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Fill() during Close: %v; want net.ErrClosed", err)
+		}
+		if _, err := fill(c, ""); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Fill() after Close: %v; want net.ErrClosed", err)
+		}
+	})
+}
+
+func TestFillIsAdaptiveWhereItMustHoldABuffer(t *testing.T) {
+	near, far := memnet.Pipe(1 << 20)
+	defer near.Close()
+	defer far.Close()
+	c := New(near, nil)
+	tests := []struct {
+		name                 string
+		sentBytes, wantBytes int
+	}{
+		{"a little", 100, 100},
+		{"more than a small buffer holds", 40 << 10, smallSize},
+		{"the rest in a large one", 0, largeSize},
+		{"less than that, but not little", 0, 40<<10 - smallSize - largeSize},
+		{"still large, for much goes on coming", 10 << 10, 10 << 10},
+		{"little again", 10, 10},
+		{"small after a little", 10 << 10, smallSize},
+	}
+	for _, tt := range tests {
+		far.Write(make([]byte, tt.sentBytes))
+		if got, err := fill(c, ""); len(got) != tt.wantBytes || err != nil {
+			t.Errorf("%s: Fill() = %d bytes, %v; want %d", tt.name, len(got), err, tt.wantBytes)
+		}
+	}
+}
+
+func TestFillSurvivesReadsOfNothing(t *testing.T) {
+	near, far := memnet.Pipe(10)
+	defer near.Close()
+	defer far.Close()
+	far.Write([]byte("x"))
+	if got, err := fill(New(&stutterer{near, 3}, nil), "held "); got != "held x" || err != nil {
+		t.Errorf("Fill() = %q, %v; want held x", got, err)
+	}
+	if got, err := fill(New(&stutterer{near, 1 << 30}, nil), ""); err != io.ErrNoProgress {
+		t.Errorf("Fill() = %q, %v; want io.ErrNoProgress: nothing comes, ever", got, err)
+	}
+}
+
+// A stutterer reads nothing a few times, which is discouraged, not forbidden.
+type stutterer struct {
+	net.Conn
+	times int
+}
+
+func (s *stutterer) Read(b []byte) (int, error) {
+	if s.times--; s.times >= 0 {
+		return 0, nil
+	}
+	return s.Conn.Read(b)
+}
+
+func TestFillKeepsWhatCameWithAnError(t *testing.T) {
+	c := New(&lastGasp{data: "last"}, nil)
+	if got, err := fill(c, ""); got != "last" || err != nil {
+		t.Errorf("Fill() = %q, %v; want last", got, err)
+	}
+	if _, err := fill(c, ""); err != io.EOF {
+		t.Errorf("Fill(): %v; want io.EOF", err)
+	}
+}
+
+// A lastGasp returns its data and io.EOF in one call.
+type lastGasp struct {
+	net.Conn
+	data string
+}
+
+func (l *lastGasp) Read(b []byte) (int, error) {
+	n := copy(b, l.data)
+	l.data = l.data[n:]
+	return n, io.EOF
+}
+
+func TestWriteReachesThePeer(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		if n, err := c.Write([]byte("hello")); n != 5 || err != nil {
+			t.Errorf("Write() = %d, %v; want 5", n, err)
+		}
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(far, got); string(got) != "hello" || err != nil {
+			t.Errorf("peer read %q, %v; want hello", got, err)
+		}
+	})
+}
+
+func TestDeadlineWakesWrite(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, _ net.Conn) {
+		errc := make(chan error)
+		go func() {
+			for { // until the peer, who does not read, takes nothing more
+				if _, err := c.Write(make([]byte, 1<<20)); err != nil {
+					errc <- err
+					return
+				}
+			}
+		}()
+		c.SetWriteDeadline(longAgo)
+		if err := <-errc; !os.IsTimeout(err) {
+			t.Errorf("Write(): %v; want a timeout", err)
+		}
+	})
+}
+
+func TestCloseWriteEndsOneDirection(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		_, isWrapped := c.conn.(*wrapper)
+		if got := c.CanCloseWrite(); got == isWrapped {
+			t.Errorf("CanCloseWrite() = %v; want %v", got, !isWrapped)
+		}
+		err := c.CloseWrite()
+		if isWrapped {
+			if !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("CloseWrite(): %v; want errors.ErrUnsupported", err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatalf("CloseWrite(): %v", err)
+		}
+		if n, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("peer read %d, %v; want io.EOF", n, err)
+		}
+		far.Write([]byte("still here"))
+		if got, err := fill(c, ""); got != "still here" || err != nil {
+			t.Errorf("Fill() = %q, %v; want still here", got, err)
+		}
+	})
+}
+
+func TestConnectionIsClosedOnce(t *testing.T) {
+	shuts := map[string]func(*Conn) error{"Close": (*Conn).Close, "Abandon": (*Conn).Abandon}
+	for name, shut := range shuts {
+		t.Run(name, func(t *testing.T) {
+			near, _ := wrappedPair(t)
+			c := New(near, nil)
+			var wg sync.WaitGroup
+			for range 10 {
+				wg.Go(func() { shut(c) })
+			}
+			wg.Wait()
+			for again, shut := range shuts {
+				if err := shut(c); err != nil {
+					t.Errorf("%s again: %v; want the result of the first", again, err)
+				}
+			}
+			if n := near.(*wrapper).numCloses(); n != 1 {
+				t.Errorf("closed %d times; want 1", n)
+			}
+		})
+	}
+}
+
+func TestCloseReturnsTheErrorOfTheFirst(t *testing.T) {
+	near, _ := tcpPair(t)
+	near.Close()
+	c := New(near, nil)
+	for range 2 {
+		if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Close(): %v; want net.ErrClosed", err)
+		}
+	}
+}
+
+func TestOnlyAbandonDoesNotWaitForATLSPeerThatDoesNotRead(t *testing.T) {
+	tests := []struct {
+		name string
+		shut func(*Conn) error
+		want time.Duration
+	}{
+		{"Close", (*Conn).Close, 5 * time.Second}, // crypto/tls gives it so long
+		{"Abandon", (*Conn).Abandon, 0},
+	}
+	certificate() // outside of the bubble: it uses sockets
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := memnet.Pipe(4 << 10)
+				defer b.Close()
+				near, _ := shakeHands(t, a, b)
+				a.SetWriteDeadline(time.Now().Add(time.Millisecond))
+				a.Write(make([]byte, 64<<10)) // the pipe is full now
+				c := New(near, nil)
+				start := time.Now()
+				tt.shut(c)
+				if took := time.Since(start); took != tt.want {
+					t.Errorf("%s took %v; want %v", tt.name, took, tt.want)
+				}
+				if n := a.NumCloses(); n != 1 {
+					t.Errorf("closed %d times; want 1", n)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,370 @@
+package relay
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/frame"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+var bothSides = []Side{Client, Backend}
+
+// forEachSide runs test for the direction from each side.
+func forEachSide(t *testing.T, test func(t *testing.T, from Side)) {
+	for _, from := range bothSides {
+		t.Run("from the "+from.String(), func(t *testing.T) { test(t, from) })
+	}
+}
+
+// sideInBubble is inBubble for the direction from each side.
+func sideInBubble(t *testing.T, test func(t *testing.T, e engine, from Side)) {
+	forEachSide(t, func(t *testing.T, from Side) {
+		inBubble(t, func(t *testing.T, e engine) { test(t, e, from) })
+	})
+}
+
+func TestGoodbyeWaitsForTheEndOfAFrame(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{})
+			src, dst := s.peers(from)
+			big := string(wire(from, wstest.Binary(make([]byte, 200_000))))
+			half := len(big) / 2
+
+			go src.Write([]byte(big[:half]))
+			dst.WantRaw(big[:half])
+			s.Goodbye(CauseShutdown, 0, "")
+			src.WantClose(1001) // at once: the other direction stands at a boundary
+			go src.Write(append([]byte(big[half:]), wire(from, wstest.Text("too late"))...))
+			dst.WantRaw(big[half:])
+			dst.WantClose(1001)
+			s.answerGoodbye()
+		})
+	})
+}
+
+func TestGoodbyeIsSaidBetweenFragments(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{})
+			src, dst := s.peers(from)
+			first := wstest.Fragment(wstest.OpText, false, "first")
+			src.Send(first)
+			dst.Want(first)
+			s.Goodbye(CauseShutdown, 0, "")
+			dst.WantClose(1001)
+			src.WantClose(1001)
+			src.Send(wstest.Fragment(wstest.OpContinuation, true, "too late"))
+			s.answerGoodbye()
+		})
+	})
+}
+
+// partsOf returns beginnings of a frame of which nothing may be written before
+// more of it has come: those of its header, or of a whole control frame.
+func partsOf(from Side) map[string][]byte {
+	parts := make(map[string][]byte)
+	add := func(name string, frame []byte, most int) {
+		for n := 1; n <= most; n++ {
+			parts[fmt.Sprintf("%d bytes of %s", n, name)] = frame[:n]
+		}
+	}
+	long := wire(from, wstest.Binary(make([]byte, 1<<16)))
+	add("a long header", long, len(long)-1<<16-1) // 9 or 13
+	ping := wire(from, wstest.Ping("hello"))
+	add("a ping", ping, len(ping)-1)
+	return parts
+}
+
+func TestGoodbyeWhileAPartOfAFrameIsHeldBack(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		for name, part := range partsOf(from) {
+			s := e.start(t, memory(1<<20), setup{})
+			src, dst := s.peers(from)
+			src.SendRaw(part)
+			synctest.Wait() // it is held back now
+			start := time.Now()
+			s.Goodbye(CauseShutdown, 0, "")
+			dst.WantClose(1001)
+			src.WantClose(1001)
+			if took := time.Since(start); took != 0 {
+				t.Errorf("%s: Goodbye was heard after %v; want at once", name, took)
+			}
+			// The rest of it and the answer are parsed, and go nowhere.
+			whole := wire(from, wstest.Ping("hello"))
+			if part[0]&0x0F == wstest.OpBinary {
+				whole = wire(from, wstest.Binary(make([]byte, 1<<16)))
+			}
+			src.SendRaw(whole[len(part):])
+			s.answerGoodbye()
+		}
+	})
+}
+
+func TestSourceThatEndsInAHeldPartLeavesABoundary(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		for name, part := range partsOf(from) {
+			s := e.start(t, memory(1<<20), setup{})
+			src, dst := s.peers(from)
+			src.Send(wstest.Text("whole"))
+			src.SendRaw(part)
+			src.CloseWrite()
+			dst.Want(wstest.Text("whole"))
+			code := map[Side]int{Client: 1001, Backend: 1012}[from]
+			dst.WantClose(uint16(code))
+			dst.Send(wstest.Close(uint16(code), ""))
+			src.WantClose(uint16(code)) // the answer passes, for src can still read
+			s.client.Close()
+			s.backend.Close()
+			if s.wantEnd(End{Side: from, Cause: CauseLost, Code: code}); t.Failed() {
+				t.Fatal(name)
+			}
+		}
+	})
+}
+
+func TestSourceThatEndsInsideAFrameCutsTheDestination(t *testing.T) {
+	ends := map[string]func(*testing.T, *wstest.Peer){
+		"end of stream": func(_ *testing.T, p *wstest.Peer) { p.CloseWrite() },
+		"close":         func(_ *testing.T, p *wstest.Peer) { p.Close() },
+		"reset":         reset,
+	}
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			for name, end := range ends {
+				if name == "reset" && n.cannotReset {
+					continue
+				}
+				t.Run(name, func(t *testing.T) {
+					s := e.start(t, n, setup{})
+					src, dst := s.peers(from)
+					part := string(wire(from, wstest.Text("never whole"))[:10])
+					src.SendRaw([]byte(part))
+					dst.WantRaw(part)
+					start := time.Now()
+					end(t, src)
+					wantGone(t, dst) // without a frame
+					if took := time.Since(start); took >= drainTimeout {
+						t.Errorf("the %v's end was told after %v; want at once", from, took)
+					}
+					dst.Close()
+					if got := s.wait(); got.Side != from || got.Cause != CauseLost || !got.Cut {
+						t.Errorf("ended with %+v; want the %v lost, and cut", got, from)
+					}
+				})
+			}
+		})
+	})
+}
+
+// wantGone wants p to read the end of its stream, in order or not, and nothing
+// before it.
+func wantGone(t *testing.T, p *wstest.Peer) {
+	t.Helper()
+	p.Conn().SetReadDeadline(time.Now().Add(5 * time.Second))
+	b := make([]byte, 1)
+	n, err := p.Conn().Read(b)
+	if n > 0 || err == nil {
+		t.Errorf("got byte %x; want the end", b[:n])
+	} else if isTimeout(err) {
+		t.Error("got nothing; want the end")
+	}
+}
+
+func isTimeout(err error) bool {
+	e, ok := err.(interface{ Timeout() bool })
+	return ok && e.Timeout()
+}
+
+func TestNothingFollowsACloseFrameOfOurs(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{Config: Config{MaxMessage: 10}})
+			src, dst := s.peers(from)
+			s.Goodbye(CauseShutdown, 0, "")
+			dst.WantClose(1001)
+			src.WantClose(1001)
+			src.Send(wstest.Text("late"), wstest.Ping("late"), wstest.Fragment(wstest.OpText, false, "la"))
+			src.Send(wstest.Fragment(wstest.OpContinuation, true, "te, and over the limit of messages"))
+			s.answerGoodbye()
+		})
+	})
+}
+
+func TestNothingFollowsTheCloseFrameOfAPeer(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{})
+			src, dst := s.peers(from)
+			src.Send(wstest.Text("before"), wstest.Close(1000, "bye"), wstest.Text("in one write"), wstest.Close(1001, ""))
+			dst.Want(wstest.Text("before"), wstest.Close(1000, "bye"))
+			src.Send(wstest.Text("later"))
+			src.SendRaw([]byte("no frame at all"))
+			dst.Send(wstest.Text("still talking"), wstest.Close(1000, ""))
+			src.Want(wstest.Text("still talking"), wstest.Close(1000, ""))
+			s.hangUp()
+			s.wantEnd(End{Side: from, Cause: CauseClosed, Code: 1000})
+		})
+	})
+}
+
+func TestGoodbyeAfterAPeersCloseAddsNothing(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{})
+			src, dst := s.peers(from)
+			src.Send(wstest.Close(1000, ""))
+			dst.WantClose(1000)
+			s.Goodbye(CauseShutdown, 0, "")
+			dst.Send(wstest.Text("still talking"), wstest.Close(1000, ""))
+			src.Want(wstest.Text("still talking"), wstest.Close(1000, ""))
+			s.hangUp()
+			s.wantEnd(End{Side: from, Cause: CauseClosed, Code: 1000})
+		})
+	})
+}
+
+func TestNoDirectionCarriesTwoCloseFrames(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		rounds := 30
+		if testing.Short() {
+			rounds = 3
+		}
+		for range rounds {
+			s := e.start(t, n, setup{})
+			var wg sync.WaitGroup
+			wg.Go(func() { s.Goodbye(CauseShutdown, 0, "") })
+			wg.Go(func() { s.client.WriteFrames(wstest.Text("x"), wstest.Close(1000, "")) })
+			wg.Go(func() { s.backend.WriteFrames(wstest.Text("x"), wstest.Close(1000, "")) })
+			for _, p := range []*wstest.Peer{s.client, s.backend} {
+				wg.Go(func() { countCloses(t, p) })
+			}
+			wg.Wait()
+			s.wait()
+		}
+	})
+}
+
+// countCloses reads until a Close frame has come, ends the stream, and wants
+// nothing more to come.
+func countCloses(t *testing.T, p *wstest.Peer) {
+	for {
+		f, err := p.ReadFrame()
+		if err != nil {
+			t.Errorf("got error %v; want a Close frame", err)
+			return
+		}
+		if f.Opcode == wstest.OpClose {
+			break
+		}
+	}
+	p.Conn().(interface{ CloseWrite() error }).CloseWrite()
+	if f, err := p.ReadFrame(); err == nil {
+		t.Errorf("got %v behind the Close frame; want nothing", f)
+	}
+}
+
+func TestGoodbyeBeforeRun(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		s := e.prepare(t, n, setup{fromClient: masked(wstest.Text("early")), fromBackend: unmasked(wstest.Text("early"))})
+		s.Goodbye(CauseShutdown, 0, "")
+		s.begin()
+		s.wantGoodbye()
+		if toBackend, toClient := s.Counts(); toBackend != (Counts{}) || toClient != (Counts{}) {
+			t.Errorf("Counts() = %+v, %+v; want none", toBackend, toClient)
+		}
+	})
+}
+
+func TestPeerThatBreaksTheProtocolWhileTheOtherSideHasClosed(t *testing.T) {
+	// What follows the bad frame looks like a good one.
+	bad := map[string]func(from Side) []byte{
+		"protocol": func(from Side) []byte { return wire(from, wstest.Frame{Fin: true, Opcode: 3}) },
+		"too big":  func(from Side) []byte { return wire(from, wstest.Text(strings.Repeat("x", 20))) },
+	}
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		for name, bad := range bad {
+			s := e.start(t, memory(1<<20), setup{Config: Config{MaxMessage: 10}})
+			src, dst := s.peers(from)
+			dst.Send(wstest.Close(4000, "bye"))
+			src.WantClose(4000)
+			src.SendRaw(bad(from))
+			synctest.Wait()
+			src.Send(wstest.Text("not for you"))
+			synctest.Wait()
+			dst.WantClose(4000) // the answer that src does not give
+			src.Send(wstest.Close(4000, ""))
+			s.hangUp()
+			start := time.Now()
+			other := map[Side]Side{Client: Backend, Backend: Client}[from]
+			if s.wantEnd(End{Side: other, Cause: CauseClosed, Code: 4000}); t.Failed() {
+				t.Fatal(name)
+			}
+			if took := time.Since(start); took != 0 {
+				t.Errorf("%s: ended after %v; want at once", name, took)
+			}
+		}
+	})
+}
+
+func TestBrokenFrameIsNotPassedButWhatStandsBeforeIs(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{})
+			src, dst := s.peers(from)
+			src.Send(wstest.Text("good"), wstest.Frame{Fin: true, Opcode: 0xB, Payload: []byte("bad")}, wstest.Text("behind"))
+			dst.Want(wstest.Text("good"))
+			toSrc, toDst := uint16(1002), uint16(1001)
+			if from == Backend {
+				toDst = 1012
+			}
+			dst.WantClose(toDst)
+			src.WantClose(toSrc)
+			dst.Send(wstest.Close(toDst, ""))
+			src.Send(wstest.Close(toSrc, ""))
+			s.hangUp()
+			s.wantEnd(End{Side: from, Cause: CauseProtocol, Code: map[Side]int{Client: 1002, Backend: 1012}[from]})
+		})
+	})
+}
+
+func TestUnansweredCloseIsAnsweredForAPeerThatHangsUp(t *testing.T) {
+	tests := []struct {
+		name      string
+		sent      wstest.Frame
+		wantCode  uint16
+		codeInEnd int
+	}{
+		{"normal", wstest.Close(1000, "bye"), 1000, 1000},
+		{"of an application", wstest.Close(4000, ""), 4000, 4000},
+		{"without a code", wstest.Close(0, ""), 0, frame.StatusNoStatus},
+		{"that may not be sent", wstest.Close(1006, ""), 1002, 1006},
+		{"that is none", wstest.Close(7, ""), 1002, 7},
+	}
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			for _, tt := range tests {
+				t.Run(tt.name, func(t *testing.T) {
+					s := e.start(t, n, setup{})
+					src, dst := s.peers(from)
+					src.Send(tt.sent)
+					dst.Want(tt.sent)
+					dst.Send(wstest.Text("last words"))
+					dst.CloseWrite()
+					src.Want(wstest.Text("last words"))
+					src.WantClose(tt.wantCode)
+					if from == Backend {
+						src.CloseWrite()
+					}
+					s.wantEOFs()
+					s.wantEnd(End{Side: from, Cause: CauseClosed, Code: tt.codeInEnd})
+				})
+			}
+		})
+	})
+}

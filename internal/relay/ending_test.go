@@ -1,0 +1,522 @@
+package relay
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// wantEndAfter is wantEnd, a time after start.
+func (s *scene) wantEndAfter(start time.Time, d time.Duration, want End) error {
+	s.t.Helper()
+	err := s.wantEnd(want)
+	if took := time.Since(start); took != d {
+		s.t.Errorf("ended after %v; want %v", took, d)
+	}
+	return err
+}
+
+func TestHalfClosedSideGetsAllTheRest(t *testing.T) {
+	const messages = 50
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		forEachSide(t, func(t *testing.T, from Side) {
+			s := e.start(t, n, setup{})
+			src, dst := s.peers(from)
+			big := wstest.Binary(make([]byte, 50_000))
+			src.CloseWrite()
+			code := map[Side]uint16{Client: 1001, Backend: 1012}[from]
+			dst.WantClose(code)
+			errc := make(chan error, 1)
+			go func() {
+				for range messages {
+					if err := dst.WriteFrames(big); err != nil {
+						errc <- err
+						return
+					}
+				}
+				errc <- dst.WriteFrames(wstest.Close(code, ""))
+			}()
+			for range messages {
+				src.Want(big)
+			}
+			src.WantClose(code)
+			if err := <-errc; err != nil {
+				t.Fatal(err)
+			}
+			if from == Client {
+				dst.CloseWrite()
+			}
+			s.wantEOFs()
+			s.wantEnd(End{Side: from, Cause: CauseLost, Code: int(code)})
+		})
+	})
+}
+
+func TestHalfClosedTunnelEndsAfterTheLinger(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		s := e.start(t, memory(1<<20), setup{})
+		src, dst := s.peers(from)
+		start := time.Now()
+		src.CloseWrite()
+		code := map[Side]uint16{Client: 1001, Backend: 1012}[from]
+		dst.WantClose(code)
+		time.Sleep(lingerTimeout - time.Millisecond)
+		dst.Send(wstest.Text("still talking"))
+		src.Want(wstest.Text("still talking"))
+		err := s.wantEndAfter(start, lingerTimeout, End{Side: from, Cause: CauseLost, Code: int(code), Cut: true})
+		if err != io.EOF {
+			t.Errorf("ended with error %v; want io.EOF", err)
+		}
+	})
+}
+
+func TestCloseFrameThatNobodyAnswers(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		s := e.start(t, memory(1<<20), setup{})
+		src, dst := s.peers(from)
+		start := time.Now()
+		src.Send(wstest.Close(4000, "bye"))
+		dst.WantClose(4000)
+		time.Sleep(lingerTimeout)
+		src.WantClose(4000) // in the place of the side that is silent
+		// It has drainTimeout to answer after all, and as long to hang up.
+		s.wantEndAfter(start, lingerTimeout+2*drainTimeout, End{Side: from, Cause: CauseClosed, Code: 4000, Cut: true})
+		s.client.WantEOF()
+		s.backend.WantEOF()
+	})
+}
+
+func TestCloseFrameOfOursThatNobodyAnswers(t *testing.T) {
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, memory(1<<20), setup{})
+		start := time.Now()
+		s.Goodbye(CauseCaller, 4000, "")
+		s.client.WantClose(4000)
+		s.backend.WantClose(1001)
+		s.wantEndAfter(start, lingerTimeout+drainTimeout, End{Side: Proxy, Cause: CauseCaller, Code: 4000, Cut: true})
+		s.client.WantEOF()
+		s.backend.WantEOF()
+	})
+}
+
+func TestShutdownWaitsForAnswersUntilItIsCut(t *testing.T) {
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, memory(1<<20), setup{})
+		start := time.Now()
+		s.Goodbye(CauseShutdown, 0, "")
+		s.client.WantClose(1001)
+		s.backend.WantClose(1001)
+		s.client.Send(wstest.Close(1001, ""))
+		time.Sleep(time.Hour)
+		s.wantRunning()
+		s.Cut(CauseShutdown)
+		s.wantEndAfter(start, time.Hour, End{Side: Proxy, Cause: CauseShutdown, Code: 1001, Cut: true})
+	})
+}
+
+func TestSocketsAreClosedInOrder(t *testing.T) {
+	closeBoth := func(s *scene) {
+		s.client.Send(wstest.Close(1000, ""))
+		s.backend.WantClose(1000)
+		s.backend.Send(wstest.Close(1000, ""))
+		s.client.WantClose(1000)
+	}
+	end := End{Side: Client, Cause: CauseClosed, Code: 1000}
+	inBubble(t, func(t *testing.T, e engine) {
+		t.Log("both hang up at once")
+		s := e.start(t, memory(1<<20), setup{})
+		start := time.Now()
+		closeBoth(s)
+		s.hangUp()
+		s.wantEndAfter(start, 0, end)
+
+		t.Log("the backend does not hang up")
+		s = e.start(t, memory(1<<20), setup{})
+		start = time.Now()
+		closeBoth(s)
+		s.client.WantEOF()
+		s.client.Close()
+		s.wantEndAfter(start, drainTimeout, end)
+		s.backend.WantEOF()
+
+		t.Log("the client does not hang up")
+		s = e.start(t, memory(1<<20), setup{})
+		start = time.Now()
+		closeBoth(s)
+		s.backend.CloseWrite()
+		s.client.WantEOF() // our stream has ended
+		s.client.Send(wstest.Text("late"))
+		s.wantEndAfter(start, drainTimeout, end)
+		s.backend.WantEOF()
+
+		t.Log("the backend's stream is not ended before it hangs up")
+		s = e.start(t, memory(1<<20), setup{})
+		start = time.Now()
+		closeBoth(s)
+		s.client.WantEOF()
+		s.backend.Conn().SetReadDeadline(time.Now().Add(drainTimeout - 1))
+		if n, err := s.backend.Conn().Read(make([]byte, 1)); !isTimeout(err) {
+			t.Errorf("backend read %d, %v; want nothing: TIME_WAIT is to be its own", n, err)
+		}
+		s.client.Close()
+		s.wantEndAfter(start, drainTimeout, end)
+	})
+}
+
+func TestClientWhoseStreamCannotBeEndedIsClosedAtOnce(t *testing.T) {
+	hidden := func(t testing.TB) (near, far net.Conn) {
+		near, far = memnet.Pipe(1 << 20)
+		return struct{ net.Conn }{near}, far
+	}
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, network{client: hidden, backend: hidden}, setup{})
+		start := time.Now()
+		s.client.Send(wstest.Close(1000, ""))
+		s.backend.Send(wstest.Close(1000, ""))
+		s.client.WantClose(1000)
+		s.backend.WantClose(1000)
+		s.backend.Close()
+		s.wantEndAfter(start, 0, End{Side: Client, Cause: CauseClosed, Code: 1000})
+		s.client.WantEOF()
+	})
+}
+
+// stall lets client send until nothing is taken any more, because the backend
+// does not read.
+func stall(t *testing.T, s *scene, from Side) (sentBytes int) {
+	t.Helper()
+	src, _ := s.peers(from)
+	frame := wire(from, wstest.Binary(make([]byte, 1<<20)))
+	for range 1000 {
+		src.Conn().SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := src.Conn().Write(frame)
+		sentBytes += n
+		if isTimeout(err) {
+			return sentBytes
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("%d bytes were taken from a side whose other does not read", sentBytes)
+	return 0
+}
+
+func TestCutEndsEverythingAtOnce(t *testing.T) {
+	states := []struct {
+		name string
+		make func(*testing.T, *scene)
+	}{
+		{"idle", func(*testing.T, *scene) {}},
+		{"client's stream is stalled", func(t *testing.T, s *scene) { stall(t, s, Client) }},
+		{"backend's stream is stalled", func(t *testing.T, s *scene) { stall(t, s, Backend) }},
+		{"both streams are stalled", func(t *testing.T, s *scene) { stall(t, s, Client); stall(t, s, Backend) }},
+		{"goodbye was said", func(_ *testing.T, s *scene) { s.Goodbye(CauseShutdown, 0, "") }},
+		{"goodbye cannot be said", func(t *testing.T, s *scene) {
+			stall(t, s, Client)
+			stall(t, s, Backend)
+			s.Goodbye(CauseShutdown, 0, "")
+		}},
+	}
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		for _, tt := range states {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel() // stalling takes time
+				s := e.start(t, n, setup{})
+				tt.make(t, s)
+				start := time.Now()
+				s.Cut(CauseShutdown)
+				if took := time.Since(start); took > 500*time.Millisecond {
+					t.Errorf("Cut took %v; want it not to wait", took)
+				}
+				if end := s.wait(); end.Side != Proxy || end.Cause != CauseShutdown || !end.Cut {
+					t.Errorf("ended with %+v; want a shutdown that cut", end)
+				}
+				if took := time.Since(start); took > drainTimeout {
+					t.Errorf("ended after %v; want at once", took)
+				}
+			})
+		}
+	})
+}
+
+func TestCutBeforeRun(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		s := e.prepare(t, n, setup{fromClient: masked(wstest.Text("early"))})
+		s.Cut(CauseShutdown)
+		s.begin()
+		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true})
+		wantGone(t, s.client)
+		wantGone(t, s.backend)
+	})
+}
+
+func TestCutOfATunnelThatHasSaidGoodbyeOnlyHastensIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, memory(1<<20), setup{})
+		start := time.Now()
+		s.Goodbye(CauseShutdown, 0, "")
+		s.client.WantClose(1001)
+		s.backend.WantClose(1001)
+		s.client.Send(wstest.Close(1001, ""))
+		s.backend.Send(wstest.Close(1001, ""))
+		synctest.Wait() // for the ends of both streams now
+		s.Cut(CauseShutdown)
+		s.wantEndAfter(start, 0, End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+	})
+}
+
+func TestLingerCutsASideThatTakesNothing(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		s := e.start(t, memory(1<<10), setup{})
+		src, _ := s.peers(from)
+		src.Conn().SetWriteDeadline(time.Now().Add(time.Millisecond))
+		src.Conn().Write(wire(from, wstest.Binary(make([]byte, 1<<20))))
+		start := time.Now()
+		s.Goodbye(CauseCaller, 4000, "")
+		code := map[Side]int{Client: 4000, Backend: 1001}[from] // the other cannot be said
+		s.wantEndAfter(start, lingerTimeout, End{Side: Proxy, Cause: CauseCaller, Code: code, Cut: true})
+	})
+}
+
+func TestTLSPeerThatDoesNotReadHoldsNothingUp(t *testing.T) {
+	secure := func(t testing.TB) (near, far net.Conn) {
+		a, b := memnet.Pipe(32 << 10)
+		return shakeHands(t, a, b)
+	}
+	plain := memory(32 << 10).client
+	networks := map[Side]network{
+		Client:  {client: secure, backend: plain},
+		Backend: {client: plain, backend: secure},
+	}
+	for deaf, n := range networks {
+		inBubble(t, func(t *testing.T, e engine) {
+			s := e.start(t, n, setup{})
+			talker, _ := s.peers(map[Side]Side{Client: Backend, Backend: Client}[deaf])
+			go talker.WriteFrames(wstest.Binary(make([]byte, 1<<20)))
+			synctest.Wait()
+			start := time.Now()
+			s.Goodbye(CauseShutdown, 0, "")
+			s.Cut(CauseShutdown)
+			if end := s.wait(); !end.Cut {
+				t.Errorf("ended with %+v; want a cut", end)
+			}
+			if took := time.Since(start); took != 0 {
+				t.Errorf("%v is deaf: ended after %v; want at once", deaf, took)
+			}
+		})
+	}
+}
+
+// A timeless connection has no deadlines, as those through an SSH client.
+type timeless struct{ *memnet.Conn }
+
+var errNoDeadlines = errors.New("deadlines are not supported")
+
+func (timeless) SetDeadline(time.Time) error      { return errNoDeadlines }
+func (timeless) SetReadDeadline(time.Time) error  { return errNoDeadlines }
+func (timeless) SetWriteDeadline(time.Time) error { return errNoDeadlines }
+
+func TestConnectionsWithoutDeadlines(t *testing.T) {
+	plain := memory(32 << 10).client
+	without := func(t testing.TB) (near, far net.Conn) {
+		a, b := memnet.Pipe(32 << 10)
+		return timeless{a}, b
+	}
+	n := network{client: plain, backend: without}
+
+	t.Run("a cut does not wait", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, e engine) {
+			s := e.start(t, n, setup{})
+			go s.client.WriteFrames(wstest.Binary(make([]byte, 1<<20)))
+			synctest.Wait()
+			start := time.Now()
+			s.Cut(CauseShutdown)
+			<-s.done
+			if took := time.Since(start); took != 0 || !s.end.Cut {
+				t.Errorf("ended with %+v after %v; want a cut at once", s.end, took)
+			}
+		})
+	})
+	t.Run("a goodbye is heard by both", func(t *testing.T) {
+		inBubble(t, func(t *testing.T, e engine) {
+			s := e.start(t, n, setup{})
+			start := time.Now()
+			s.Goodbye(CauseShutdown, 0, "")
+			s.backend.WantClose(1001)
+			s.backend.Send(wstest.Close(1001, "")) // this wakes the other direction
+			s.client.WantClose(1001)
+			s.client.Send(wstest.Close(1001, ""))
+			s.client.WantEOF()
+			s.client.Close()
+			<-s.done
+			if took := time.Since(start); took != drainTimeout || s.end.Cut {
+				t.Errorf("ended with %+v after %v; want an end in order after %v", s.end, took, drainTimeout)
+			}
+		})
+	})
+}
+
+// A dying connection has been given up by the kernel, after probes or bytes that
+// nobody acknowledged.
+type dying struct{ *memnet.Conn }
+
+func (d dying) Read(b []byte) (int, error) {
+	n, err := d.Conn.Read(b)
+	if err == io.EOF {
+		err = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}
+	}
+	return n, err
+}
+
+func TestPeerThatTheKernelHasGivenUpIsLost(t *testing.T) {
+	plain := memory(32 << 10).client
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, network{client: plain, backend: func(t testing.TB) (near, far net.Conn) {
+			a, b := memnet.Pipe(32 << 10)
+			return dying{a}, b
+		}}, setup{})
+		s.backend.CloseWrite()
+		s.client.WantClose(1012)
+		s.client.Send(wstest.Close(1012, ""))
+		s.client.WantEOF()
+		s.client.Close()
+		err := s.wantEnd(End{Side: Backend, Cause: CauseLost, Code: 1012})
+		if !errors.Is(err, syscall.ETIMEDOUT) {
+			t.Errorf("ended with error %v; want ETIMEDOUT", err)
+		}
+	})
+}
+
+// An unwritable connection takes nothing more, but its peer has not said why.
+type unwritable struct{ *memnet.Conn }
+
+func (unwritable) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+func TestSideThatTakesNothingMoreIsLost(t *testing.T) {
+	plain := memory(1 << 10).client
+	broken := func(t testing.TB) (near, far net.Conn) {
+		a, b := memnet.Pipe(1 << 10)
+		return unwritable{a}, b
+	}
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		n := network{client: plain, backend: broken}
+		if from == Backend {
+			n = network{client: broken, backend: plain}
+		}
+		s := e.start(t, n, setup{})
+		src, _ := s.peers(from)
+		start := time.Now()
+		src.Send(wstest.Text("hello?"))
+		code := map[Side]uint16{Client: 1012, Backend: 1001}[from]
+		time.Sleep(drainTimeout)
+		src.WantClose(code)
+		src.Send(wstest.Close(code, ""))
+		src.CloseWrite()
+		src.WantEOF()
+		src.Close()
+		other := map[Side]Side{Client: Backend, Backend: Client}[from]
+		err := s.wantEndAfter(start, drainTimeout, End{Side: other, Cause: CauseLost, Code: int(code)})
+		if !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("ended with error %v; want that of the write", err)
+		}
+	})
+}
+
+// shout sends b over and over until it is taken no more, and answer once, after
+// heard is closed.
+func shout(p *wstest.Peer, b, answer []byte, heard <-chan struct{}) {
+	for {
+		select {
+		case <-heard:
+			p.Write(answer)
+			heard = nil
+		default:
+		}
+		if _, err := p.Write(b); err != nil {
+			return
+		}
+	}
+}
+
+// A socket that is closed with unread bytes in it sends a reset, which destroys
+// the Close frame on its way.
+func TestClientThatIsStillSendingHearsTheCloseFrame(t *testing.T) {
+	const limit = 64 << 10
+	message := masked(wstest.Binary(make([]byte, limit)))
+	tests := []struct {
+		name string
+		code uint16
+		send []byte // over and over, behind the first message
+		act  func(*scene)
+	}{
+		{"breaks the protocol", 1002, bytes.Repeat([]byte("no frame"), 8<<10), func(*scene) {}},
+		{"sends too much", 1009, masked(wstest.Binary(make([]byte, limit+1))), func(*scene) {}},
+		{"loses its backend", 1012, message, func(s *scene) { s.backend.Close() }},
+		{"is sent away", 1001, message, func(s *scene) { s.Goodbye(CauseShutdown, 0, "") }},
+	}
+	forEachEngine(t, func(t *testing.T, e engine) {
+		for _, n := range networks[:3] { // TCP, unix and TLS: what has resets, or loses bytes like one
+			for _, tt := range tests {
+				t.Run(n.name+"/"+tt.name, func(t *testing.T) {
+					s := e.start(t, n, setup{Config: Config{MaxMessage: limit}})
+					s.client.SendRaw(message)
+					s.backend.Want(wstest.Binary(make([]byte, limit)))
+					go io.Copy(io.Discard, s.backend)
+					heard, shouted := make(chan struct{}), make(chan struct{})
+					go func() {
+						shout(s.client, tt.send, masked(wstest.Close(tt.code, "")), heard)
+						close(shouted)
+					}()
+					tt.act(s)
+					s.client.WantClose(tt.code)
+					close(heard)
+					s.backend.Conn().Close()
+					s.client.WantEOF()
+					s.wait()
+					<-shouted
+				})
+			}
+		}
+	})
+}
+
+func TestClientThatDoesNotStopSendingIsWaitedForNoLongerThanALinger(t *testing.T) {
+	forEachEngine(t, func(t *testing.T, e engine) {
+		s := e.start(t, networks[0], setup{Config: Config{MaxMessage: 100}})
+		start := time.Now()
+		go shout(s.client, masked(wstest.Binary(make([]byte, 64<<10))), nil, nil)
+		s.client.WantClose(1009)
+		s.backend.WantClose(1001)
+		s.backend.Close()
+		if b, err := io.ReadAll(s.client); len(b) > 0 || err != nil {
+			t.Errorf("client read %q, %v; want the end of the stream in order", b, err)
+		}
+		end := s.wait()
+		if took := time.Since(start); !end.Cut || took > lingerTimeout+2*drainTimeout {
+			t.Errorf("ended with %+v after %v; want a cut after %v", end, took, lingerTimeout+drainTimeout)
+		}
+	})
+}
+
+func TestErrorsOfAnEndAreThoseOfItsSide(t *testing.T) {
+	forEachEngine(t, func(t *testing.T, e engine) {
+		s := e.start(t, networks[0], setup{})
+		reset(t, s.client)
+		s.backend.WantClose(1001)
+		s.backend.Close()
+		if end := s.wait(); end.Err == nil || !strings.Contains(end.Err.Error(), "reset") {
+			t.Errorf("ended with %+v; want an error that names the reset", end)
+		}
+	})
+}

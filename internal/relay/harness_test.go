@@ -1,0 +1,367 @@
+package relay
+
+import (
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http/httptest"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// An engine is a way to run a relay. The whole suite runs over each of engines.
+type engine struct {
+	name string
+
+	// open makes a tunnel, which does nothing before Run. It ignores the
+	// connections in c.
+	open func(client, backend leg, c Config) tunnel
+
+	// needsSockets says that it takes no connections but TCP and unix sockets.
+	needsSockets bool
+}
+
+// A tunnel is what an engine makes; see [Relay].
+type tunnel interface {
+	Run() End
+	Goodbye(Cause, int, string)
+	Cut(Cause)
+	Counts() (toBackend, toClient Counts)
+}
+
+// A leg is one connection of a tunnel, with what was read from it before.
+type leg struct {
+	conn  net.Conn
+	early []byte
+}
+
+var engines = []engine{
+	{name: "portable", open: func(client, backend leg, c Config) tunnel {
+		c.Client = netconn.New(client.conn, client.early)
+		c.Backend = netconn.New(backend.conn, backend.early)
+		return New(c)
+	}},
+}
+
+func forEachEngine(t *testing.T, test func(t *testing.T, e engine)) {
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) { test(t, e) })
+	}
+}
+
+// inBubble runs test over each engine that can run in memory, in a bubble, whose
+// time is its own.
+func inBubble(t *testing.T, test func(t *testing.T, e engine)) {
+	certificate() // made outside: it takes sockets
+	forEachEngine(t, func(t *testing.T, e engine) {
+		if e.needsSockets {
+			t.Skip("needs sockets")
+		}
+		synctest.Test(t, func(t *testing.T) { test(t, e) })
+	})
+}
+
+// A network connects a tunnel with its two peers.
+type network struct {
+	name            string
+	client, backend func(testing.TB) (near, far net.Conn)
+	isSockets       bool
+	cannotReset     bool // an end that goes away is an end of stream, always
+}
+
+var networks = []network{
+	{name: "TCP", client: tcpPair, backend: tcpPair, isSockets: true},
+	{name: "unix", client: unixPair, backend: unixPair, isSockets: true, cannotReset: true},
+	{name: "TLS client", client: tlsPair, backend: tcpPair},
+	{name: "TLS backend", client: tcpPair, backend: tlsPair},
+	{name: "wrapped", client: wrappedPair, backend: wrappedPair},
+	memory(64 << 10),
+}
+
+// memory is a network in memory; each direction of a connection holds
+// bufferBytes.
+func memory(bufferBytes int) network {
+	pair := func(t testing.TB) (near, far net.Conn) { return memnet.Pipe(bufferBytes) }
+	return network{name: "memory", client: pair, backend: pair}
+}
+
+func forEachNetwork(t *testing.T, test func(t *testing.T, e engine, n network)) {
+	forEachEngine(t, func(t *testing.T, e engine) {
+		for _, n := range networks {
+			if n.isSockets || !e.needsSockets {
+				t.Run(n.name, func(t *testing.T) { test(t, e, n) })
+			}
+		}
+	})
+}
+
+func tcpPair(t testing.TB) (near, far net.Conn) {
+	return socketPair(t, "tcp", "127.0.0.1:0")
+}
+
+func unixPair(t testing.TB) (near, far net.Conn) {
+	return socketPair(t, "unix", filepath.Join(t.TempDir(), "socket"))
+}
+
+// socketPair dials the far end, as a proxy does to a backend.
+func socketPair(t testing.TB, network, addr string) (near, far net.Conn) {
+	t.Helper()
+	ln, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if near, err = net.Dial(network, ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if far, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return near, far
+}
+
+// wrappedPair hides all of a connection but what [net.Conn] has, as a listener
+// does that counts its connections.
+func wrappedPair(t testing.TB) (near, far net.Conn) {
+	near, far = tcpPair(t)
+	return &wrapper{Conn: near}, far
+}
+
+type wrapper struct {
+	net.Conn
+	closes atomic.Int64
+}
+
+func (w *wrapper) Close() error {
+	w.closes.Add(1)
+	return w.Conn.Close()
+}
+
+func (w *wrapper) NumCloses() int { return int(w.closes.Load()) }
+
+func tlsPair(t testing.TB) (near, far net.Conn) {
+	near, far = wrappedPair(t)
+	return shakeHands(t, near, far)
+}
+
+// shakeHands speaks TLS over near, the server, and far.
+func shakeHands(t testing.TB, near, far net.Conn) (server, client *tls.Conn) {
+	t.Helper()
+	server = tls.Server(near, &tls.Config{Certificates: []tls.Certificate{certificate()}})
+	client = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
+	errc := make(chan error, 1)
+	go func() { errc <- client.Handshake() }()
+	if err := server.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-errc; err != nil {
+		t.Fatal(err)
+	}
+	return server, client
+}
+
+var certificate = sync.OnceValue(func() tls.Certificate {
+	s := httptest.NewTLSServer(nil)
+	defer s.Close()
+	return s.TLS.Certificates[0]
+})
+
+// A scene is a tunnel and the two peers that it connects.
+type scene struct {
+	tunnel
+	t                       *testing.T
+	client, backend         *wstest.Peer
+	nearClient, nearBackend net.Conn
+
+	isRunning bool
+	done      chan struct{} // closed when Run has returned
+	end       End           // valid then
+}
+
+// A setup is what a scene begins with.
+type setup struct {
+	Config
+	fromClient, fromBackend []byte // read already
+}
+
+// start returns a scene whose tunnel runs.
+func (e engine) start(t *testing.T, n network, s setup) *scene {
+	t.Helper()
+	scene := e.prepare(t, n, s)
+	scene.begin()
+	return scene
+}
+
+// prepare returns a scene whose tunnel does not run yet, but ends with the test.
+func (e engine) prepare(t *testing.T, n network, s setup) *scene {
+	t.Helper()
+	nearClient, farClient := n.client(t)
+	nearBackend, farBackend := n.backend(t)
+	scene := &scene{
+		tunnel: e.open(leg{nearClient, s.fromClient}, leg{nearBackend, s.fromBackend}, s.Config),
+		t:      t,
+		client: wstest.NewClient(t, farClient), backend: wstest.NewBackend(t, farBackend),
+		nearClient: nearClient, nearBackend: nearBackend,
+		done: make(chan struct{}),
+	}
+	t.Cleanup(func() {
+		if !scene.isRunning {
+			scene.begin()
+		}
+		scene.Cut(CauseShutdown)
+		<-scene.done
+	})
+	return scene
+}
+
+// begin runs the tunnel.
+func (s *scene) begin() {
+	s.isRunning = true
+	go func() {
+		s.end = s.Run()
+		close(s.done)
+	}()
+}
+
+// peers returns who sends and who receives in the direction from side.
+func (s *scene) peers(from Side) (src, dst *wstest.Peer) {
+	if from == Client {
+		return s.client, s.backend
+	}
+	return s.backend, s.client
+}
+
+// wantEnd waits until the tunnel has ended, looks whether both connections were
+// closed once, and compares all of the End but its error, which it returns.
+func (s *scene) wantEnd(want End) error {
+	s.t.Helper()
+	got := s.wait()
+	err := got.Err
+	got.Err = nil
+	if got != want {
+		s.t.Errorf("ended with %+v (%v); want %+v", got, err, want)
+	}
+	return err
+}
+
+// wait waits until the tunnel has ended, and looks whether both connections were
+// closed once.
+func (s *scene) wait() End {
+	s.t.Helper()
+	select {
+	case <-s.done:
+	case <-time.After(10 * time.Second): // the linger and the drain take 6
+		s.t.Fatal("the tunnel has not ended")
+	}
+	for side, conn := range map[Side]net.Conn{Client: s.nearClient, Backend: s.nearBackend} {
+		if n, ok := numCloses(conn); ok && n != 1 {
+			s.t.Errorf("connection with the %v was closed %d times; want 1", side, n)
+		}
+		if err := conn.SetDeadline(time.Time{}); !errors.Is(err, net.ErrClosed) {
+			s.t.Errorf("connection with the %v is open: %v", side, err)
+		}
+	}
+	return s.end
+}
+
+// numCloses returns how often c was closed, if that can be known.
+func numCloses(c net.Conn) (n int, ok bool) {
+	if c, isTLS := c.(*tls.Conn); isTLS {
+		return numCloses(c.NetConn())
+	}
+	if c, counts := c.(interface{ NumCloses() int }); counts {
+		return c.NumCloses(), true
+	}
+	return 0, false
+}
+
+// wantRunning looks whether the tunnel still runs.
+func (s *scene) wantRunning() {
+	s.t.Helper()
+	select {
+	case <-s.done:
+		s.t.Fatalf("ended with %+v; want it to run", s.end)
+	default:
+	}
+}
+
+// hangUp ends both connections as peers do that have said Close, and wants
+// nothing to come before the ends of their streams.
+func (s *scene) hangUp() {
+	s.t.Helper()
+	s.backend.CloseWrite()
+	s.wantEOFs()
+}
+
+// wantEOFs is hangUp after the backend has ended its stream.
+func (s *scene) wantEOFs() {
+	s.t.Helper()
+	s.client.WantEOF()
+	s.client.Close()
+	s.backend.WantEOF()
+	s.backend.Close()
+}
+
+// wantGoodbye wants both sides to hear of a shutdown, answers, and wants the end.
+func (s *scene) wantGoodbye() {
+	s.t.Helper()
+	s.client.WantClose(1001)
+	s.backend.WantClose(1001)
+	s.answerGoodbye()
+}
+
+// answerGoodbye is wantGoodbye for peers who have heard it.
+func (s *scene) answerGoodbye() {
+	s.t.Helper()
+	s.client.Send(wstest.Close(1001, ""))
+	s.backend.Send(wstest.Close(1001, ""))
+	s.hangUp()
+	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+}
+
+// masked returns frames as a client sends them, for scripts that send bytes.
+func masked(frames ...wstest.Frame) []byte {
+	var b []byte
+	for _, f := range frames {
+		b = wstest.AppendFrame(b, f, &[4]byte{0x11, 0x22, 0x33, 0x44})
+	}
+	return b
+}
+
+// unmasked returns frames as a backend sends them.
+func unmasked(frames ...wstest.Frame) []byte {
+	var b []byte
+	for _, f := range frames {
+		b = wstest.AppendFrame(b, f, nil)
+	}
+	return b
+}
+
+// wire returns frames as side sends them.
+func wire(side Side, frames ...wstest.Frame) []byte {
+	if side == Client {
+		return masked(frames...)
+	}
+	return unmasked(frames...)
+}
+
+// reset ends a peer's connection with a reset.
+func reset(t *testing.T, p *wstest.Peer) {
+	t.Helper()
+	c, ok := p.Conn().(*tls.Conn)
+	if !ok {
+		p.Reset()
+		return
+	}
+	tcp := c.NetConn().(*net.TCPConn)
+	tcp.SetLinger(0)
+	tcp.Close()
+}
