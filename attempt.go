@@ -45,13 +45,13 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
 			u.p.release(b)
 		}
 	}()
-	out, err := u.outbound(b)
+	q, err := u.prepare(b)
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
 	ctx, cancel := u.withDeadline(isLast)
-	a, err = u.ask(ctx, b, out, isLast)
+	a, err = u.ask(ctx, b, q, isLast)
 	cancel()
 	switch {
 	case err == nil:
@@ -67,21 +67,38 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
 	return a, err
 }
 
-// outbound builds the request for b, the Rewrite hook last.
-func (u *upgrade) outbound(b *Backend) (*http.Request, error) {
-	target, refusal := handshake.OutboundURL(u.r.URL, b.target.Load().prefix)
+// A question is what one backend is asked. It is complete before the dial: what
+// the Rewrite hook has spoiled is no fault of the backend's.
+type question struct {
+	target *target // loaded once: where the question goes, and what its path was checked for
+	out    *http.Request
+	key    string
+	head   []byte // out with key
+}
+
+// prepare builds the question for b, the Rewrite hook last.
+func (u *upgrade) prepare(b *Backend) (*question, error) {
+	q := &question{target: b.target.Load()}
+	url, refusal := handshake.OutboundURL(u.r.URL, q.target.prefix)
 	if refusal != nil {
 		return nil, refused(refusal)
 	}
-	out := &http.Request{
-		Method: http.MethodGet, URL: target, Host: u.r.Host,
+	q.out = &http.Request{
+		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: handshake.OutboundHeader(u.r, u.trusted),
 	}
-	if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: out, Backend: b}); err != nil {
+	if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: q.out, Backend: b}); err != nil {
 		return nil, err
 	}
-	return out, nil
+	var nonce [16]byte
+	rand.Read(nonce[:]) // never fails
+	q.key = handshake.Key(nonce)
+	var err error
+	if q.head, err = handshake.AppendRequest(make([]byte, 0, usualHead), q.out, q.key); err != nil {
+		return nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
+	}
+	return q, nil
 }
 
 // withDeadline bounds one attempt: while another may follow, by half of what is
@@ -96,17 +113,16 @@ func (u *upgrade) withDeadline(isLast bool) (context.Context, context.CancelFunc
 	return context.WithTimeout(u.ctx, time.Until(u.deadline)/2)
 }
 
-// ask dials b, sends out and reads what b answers. ctx bounds all of it.
-func (u *upgrade) ask(ctx context.Context, b *Backend, out *http.Request, isLast bool) (*answer, error) {
-	t := b.target.Load()
-	conn, err := u.p.dial(ctx, t.network, t.addr)
+// ask dials b, asks q and reads what b answers. ctx bounds all of it.
+func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool) (*answer, error) {
+	conn, err := u.p.dial(ctx, q.target.network, q.target.addr)
 	if err != nil {
 		return nil, &BackendError{ID: b.id, Op: "dial", Err: err}
 	}
 	a := &answer{backend: b, conn: conn}
 	// A connection knows no context: whatever waits on it is woken by a deadline.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	err = u.exchange(ctx, a, t, out)
+	err = u.exchange(ctx, a, q)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -133,33 +149,27 @@ func mayMoveOn(status int) bool {
 	return false
 }
 
-// exchange sends out over a.conn, over TLS if t says so, and fills a in.
-func (u *upgrade) exchange(ctx context.Context, a *answer, t *target, out *http.Request) error {
-	if t.isTLS {
-		c := tls.Client(a.conn, u.p.tlsFor(t))
+// exchange asks q over a.conn, over TLS if q's target says so, and fills a in.
+func (u *upgrade) exchange(ctx context.Context, a *answer, q *question) error {
+	if q.target.isTLS {
+		c := tls.Client(a.conn, u.p.tlsFor(q.target))
 		if err := c.HandshakeContext(ctx); err != nil {
 			return fmt.Errorf("TLS: %w", err)
 		}
 		a.conn = c
 	}
-	var nonce [16]byte
-	rand.Read(nonce[:]) // never fails
-	key := handshake.Key(nonce)
-	msg, err := handshake.AppendRequest(make([]byte, 0, usualHead), out, key)
-	if err != nil {
+	if _, err := a.conn.Write(q.head); err != nil {
 		return err
 	}
-	if _, err := a.conn.Write(msg); err != nil {
-		return err
-	}
+	var err error
 	a.reader = newAnswerReader(a.conn)
-	if a.resp, err = a.reader.read(out); err != nil {
+	if a.resp, err = a.reader.read(q.out); err != nil {
 		return err
 	}
 	if a.resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil
 	}
-	if a.agreement, err = handshake.Verify(a.resp, key, out.Header, u.r.Header); err != nil {
+	if a.agreement, err = handshake.Verify(a.resp, q.key, q.out.Header, u.r.Header); err != nil {
 		return err
 	}
 	a.early = a.reader.buffered()

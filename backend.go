@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -50,7 +51,7 @@ type Backend struct {
 
 	tunnels  atomic.Int64 // upgrades under way included
 	removed  atomic.Bool
-	failures atomic.Int32 // attempts that failed since the last that did not
+	failures atomic.Int32 // in a row; see failed
 	retryAt  atomic.Int64 // until then only when no other is left; a [time.Duration] since the proxy's start
 }
 
@@ -129,9 +130,17 @@ const (
 )
 
 // failed notes that an attempt failed at now, a duration since the proxy's start.
+// Attempts that fail while the backend is waiting already count for nothing: a
+// restart under a hundred upgrades is one failure.
 func (b *Backend) failed(now time.Duration) {
-	n := b.failures.Add(1)
-	b.retryAt.Store(int64(now + backoff(int(n))))
+	until := b.retryAt.Load()
+	if until > int64(now) {
+		return
+	}
+	n := b.failures.Load() + 1
+	if b.retryAt.CompareAndSwap(until, int64(now+backoff(int(n)))) {
+		b.failures.Store(n)
+	}
 }
 
 // worked notes that an attempt succeeded.
@@ -228,6 +237,9 @@ func (t *target) parseTCP(u *url.URL, port string) error {
 	}
 	if u.Port() != "" {
 		port = u.Port()
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("port %s; want 1 to 65535", port)
+		}
 	}
 	t.network, t.host = "tcp", u.Hostname()
 	t.addr = net.JoinHostPort(t.host, port)

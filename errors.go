@@ -89,11 +89,11 @@ func (e *BackendError) Timeout() bool {
 	return errors.As(e.Err, &t) && t.Timeout()
 }
 
-// A DrainError tells what became of the tunnels that a shutdown found, when not
-// all of them ended by Close.
+// A DrainError tells what became of the tunnels that a shutdown found, when some of
+// them had to be cut.
 type DrainError struct {
-	Closed int   // ended by a Close frame to both sides
-	Cut    int   // cut without one
+	Closed int   // ended by a closing handshake, or by a side that went away
+	Cut    int   // a side was cut without a Close frame, or did not answer it
 	Err    error // the context's error; nil if the context did not end
 }
 

@@ -56,6 +56,10 @@ func New(opts ...Option) (*Proxy, error) {
 // which check failed.
 //
 // The request's context bounds the upgrade only: after the 101 it ends nothing.
+//
+// The 101 is written to the connection itself: middleware that records a status
+// through WriteHeader does not see it, and its ResponseWriter must have a Hijack or
+// an Unwrap method (see [http.ResponseController]).
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
 		p.refuse(w, r, refused(otherwise))
@@ -262,6 +266,9 @@ func statusOf(err error) int {
 	var failed *BackendError
 	switch {
 	case errors.As(err, &status):
+		if status.Status < 400 || status.Status > 599 {
+			return http.StatusInternalServerError // a hook's mistake
+		}
 		return status.Status
 	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
 		return http.StatusServiceUnavailable

@@ -58,7 +58,7 @@ type TunnelEnd struct {
 	// was sent, or the backend where the client was sent none; 0 if neither was.
 	Code int
 
-	// Cut reports that not both sides were sent a Close frame, or that one did
+	// Cut reports that a side that was still there was sent no Close frame, or did
 	// not answer in time.
 	Cut bool
 

@@ -20,7 +20,9 @@ type ProxyRequest struct {
 	In *http.Request
 
 	// Out is the request that the backend gets: its Host, Header, URL.Path,
-	// URL.RawPath and URL.RawQuery count. Hop-by-hop fields are removed and
+	// URL.RawPath and URL.RawQuery count. Hop-by-hop fields are removed, so are
+	// query parameters that net/url cannot parse (the backend might read them
+	// differently from whoever chose it; In.URL.RawQuery still has them), and
 	// X-Forwarded-For, -Host and -Proto are set already, so that what the hook
 	// sets no client can forge or remove. Upgrade, Connection,
 	// Sec-WebSocket-Key and Sec-WebSocket-Version are the proxy's own and written
@@ -275,7 +277,8 @@ func (u *upgrade) respond(a *answer, h http.Header) error {
 		Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h,
 	})
 	var chosen *StatusError
-	if err == nil || errors.As(err, &chosen) {
+	var panicked *hookPanic
+	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
 		return err
 	}
 	return &StatusError{Status: http.StatusBadGateway, Err: err}

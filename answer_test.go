@@ -1,0 +1,199 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// chatOffer is a request that offers two subprotocols and one extension.
+var chatOffer = upgradeTo("/chat", "Sec-WebSocket-Protocol: v1, v2", "Sec-WebSocket-Extensions: permessage-deflate")
+
+func TestMalformedAnswersAre502(t *testing.T) {
+	status := "HTTP/1.1 101 Switching Protocols"
+	accept := "Sec-WebSocket-Accept: {accept}"
+	for _, tt := range []struct{ name, answer string }{
+		{"no HTTP", "SSH-2.0-OpenSSH_9.9\r\n\r\n"},
+		{"nothing", "{end}"},
+		{"half a head", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: webso{end}"},
+		{"bad status", raw("HTTP/1.1 1O1 Switching Protocols")},
+		{"status with a sign", raw("HTTP/1.1 +42 OK")},
+		{"status 007", raw("HTTP/1.1 007 OK")},
+		{"status 600", raw("HTTP/1.1 600 Beyond", "Content-Length: 0")},
+		{"bad line", raw(status, "Upgrade websocket", "Connection: Upgrade", accept)},
+		{"folded first line", raw(status, " Upgrade: websocket", "Connection: Upgrade", accept)},
+		{"space before a colon", raw(status, "Upgrade : websocket", "Connection: Upgrade", accept)},
+		{"space before the length's colon", raw("HTTP/1.1 200 OK", "Content-Length : 5") + "hello"},
+		{"gzip as a transfer coding", switchingWith("Transfer-Encoding: gzip")},
+		{"two transfer codings", switchingWith("Transfer-Encoding: gzip, chunked")},
+		{"transfer coding behind a form feed", switchingWith("Transfer-Encoding: \fchunked")},
+		{"two lengths on the 101", switchingWith("Content-Length: 5", "Content-Length: 6")},
+		{"two lengths", raw("HTTP/1.1 200 OK", "Content-Length: 5", "Content-Length: 6") + "hello"},
+		{"length with a sign", switchingWith("Content-Length: +5")},
+		{"six interim answers", strings.Repeat(raw("HTTP/1.1 103 Early Hints"), 6) + switching},
+		{"102 and nothing else", raw("HTTP/1.1 102 Processing") + "{end}"},
+		{"header over 64 KiB", switchingWith("X-Long: " + strings.Repeat("x", 64<<10))},
+		{"header without end", "HTTP/1.1 101 X\r\n" + strings.Repeat("X-A: b\r\n", 20_000)},
+		{"Upgrade missing", raw(status, "Connection: Upgrade", accept)},
+		{"Upgrade to something else", raw(status, "Upgrade: h2c", "Connection: Upgrade", accept)},
+		{"Upgrade to more", raw(status, "Upgrade: websocket, h2c", "Connection: Upgrade", accept)},
+		{"Connection missing", raw(status, "Upgrade: websocket", accept)},
+		{"Connection without upgrade", raw(status, "Upgrade: websocket", "Connection: keep-alive", accept)},
+		{"subprotocol not offered", switchingWith("Sec-WebSocket-Protocol: v3")},
+		{"subprotocol in other case", switchingWith("Sec-WebSocket-Protocol: V1")},
+		{"two subprotocols", switchingWith("Sec-WebSocket-Protocol: v1, v2")},
+		{"two subprotocol lines", switchingWith("Sec-WebSocket-Protocol: v1", "Sec-WebSocket-Protocol: v1")},
+		{"extension not offered", switchingWith("Sec-WebSocket-Extensions: x-mux")},
+		{"one extension not offered", switchingWith("Sec-WebSocket-Extensions: permessage-deflate, x-mux")},
+		{"extension twice", switchingWith("Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate")},
+		{"malformed extension", switchingWith("Sec-WebSocket-Extensions: permessage-deflate; =")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			backend := wstest.StartRaw(t, tt.answer)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			resp, body := exchange(t, s.URL, chatOffer+secondRequest)
+			wantStatus(t, resp, http.StatusBadGateway)
+			if body != "Bad Gateway\n" {
+				t.Errorf("client got body %q; want nothing about the backend", body)
+			}
+			if _, _, rest := receivedHead(t, backend); rest != "" {
+				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+			}
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+	}
+}
+
+func TestOddButHarmlessAnswersOpenATunnel(t *testing.T) {
+	hello := string(wstest.AppendFrame(nil, wstest.Text("hello"), nil))
+	for _, tt := range []struct{ name, answer string }{
+		{"Content-Length 0", switchingWith("Content-Length: 0")},
+		{"Content-Length 5", switchingWith("Content-Length: 5")},
+		{"Content-Length 5 twice", switchingWith("Content-Length: 5", "Content-Length: 5")},
+		{"chunked", switchingWith("Transfer-Encoding: chunked")},
+		{"chunked with a length", switchingWith("Transfer-Encoding: chunked", "Content-Length: 5")},
+		{"other case", strings.ToLower(strings.ReplaceAll(switching, "{accept}", "\x00"))},
+		{"keep-alive too", strings.Replace(switching, "Connection: Upgrade", "Connection: keep-alive, Upgrade", 1)},
+		{"keep-alive on a line of its own", switchingWith("Connection: keep-alive")},
+		{"103 before it", raw("HTTP/1.1 103 Early Hints", "Link: </x>; rel=preload") + switching},
+		{"five interim answers", strings.Repeat(raw("HTTP/1.1 100 Continue"), 5) + switching},
+		{"no reason phrase", strings.Replace(switching, " Switching Protocols", "", 1)},
+		{"bare line feeds", strings.ReplaceAll(switching, "\r\n", "\n")},
+		{"a header of 60 KiB", switchingWith("X-Long: " + strings.Repeat("x", 60<<10))},
+		{"nothing chosen", switchingWith("Sec-WebSocket-Protocol:", "Sec-WebSocket-Extensions:")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			answer := strings.Replace(tt.answer, "\x00", "{accept}", 1)
+			answer = strings.Replace(answer, "http/1.1", "HTTP/1.1", 1)
+			backend := wstest.StartRaw(t, answer+hello)
+			_, s := start(t, wsproxy.WithBackends(backend.URL()))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(chatOffer)
+			head := readHead(t, client)
+			if !strings.HasPrefix(head, "HTTP/1.1 101 Switching Protocols\r\n") {
+				t.Fatalf("client got %q; want a 101", head)
+			}
+			for _, once := range []string{"\r\nUpgrade: websocket\r\n", "\r\nConnection: Upgrade\r\n", "\r\nSec-WebSocket-Accept: "} {
+				name, _, _ := strings.Cut(once, ":")
+				if !strings.Contains(head, once) || strings.Count(strings.ToLower(head), strings.ToLower(name)+":") != 1 {
+					t.Errorf("client got %q; want %q in it, once", head, once)
+				}
+			}
+			for _, none := range []string{"content-length", "transfer-encoding", "link", "keep-alive"} {
+				if strings.Contains(strings.ToLower(head), "\r\n"+none) {
+					t.Errorf("client got %q; want no %s in it", head, none)
+				}
+			}
+			client.WantRaw(hello)
+		})
+	}
+}
+
+func TestUpgradeDoubledInTheAnswerIsRefused(t *testing.T) {
+	backend := wstest.StartRaw(t, switchingWith("Upgrade: websocket"))
+	_, s := start(t, wsproxy.WithBackends(backend.URL()))
+	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+	wantStatus(t, resp, http.StatusBadGateway)
+}
+
+func TestChoiceOfSubprotocolAndExtensionReachesTheClient(t *testing.T) {
+	backend := wstest.StartRaw(t, switchingWith("Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
+	opened := make(chan wsproxy.TunnelInfo, 1)
+	_, s := start(t, wsproxy.WithBackends(backend.URL()),
+		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) { opened <- i }}))
+	_, resp := open(t, s.URL, chatOffer)
+	wantField(t, resp.Header, "Sec-WebSocket-Protocol", "v2")
+	wantField(t, resp.Header, "Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_takeover")
+	if i := <-opened; i.Subprotocol != "v2" || len(i.Extensions) != 1 {
+		t.Errorf("TunnelInfo has subprotocol %q and extensions %q; want v2 and permessage-deflate", i.Subprotocol, i.Extensions)
+	}
+}
+
+func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
+	for _, tt := range []struct{ name, answer string }{
+		{"length", raw("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no"},
+		{"chunked", raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n"},
+		{"chunk with a bare line feed", raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2;a\nno\r\n0\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, tt.answer+"{end}")
+			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+			if err == nil { // else not even the head was flushed
+				_, err = io.ReadAll(resp.Body)
+			}
+			if err == nil {
+				t.Error("client took a part of the body for the whole")
+			}
+			receivedHead(t, backend)
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+	}
+}
+
+func TestRefusalsWithAndWithoutLengthArriveWhole(t *testing.T) {
+	long := strings.Repeat("0123456789abcdef", 1<<14) // 256 KiB
+	for _, tt := range []struct{ name, answer string }{
+		{"length", refusing(403, long)},
+		{"chunked", raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(long), long)},
+		{"until the end", raw("HTTP/1.1 403 Forbidden") + long},
+		{"until the end, HTTP/1.0", raw("HTTP/1.0 403 Forbidden") + long},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, tt.answer+"{end}")
+			_, s := start(t, wsproxy.WithBackends(backend.URL()))
+			resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+			wantStatus(t, resp, http.StatusForbidden)
+			if body != long {
+				t.Errorf("client got a body of %d bytes; want the backend's %d", len(body), len(long))
+			}
+		})
+	}
+}
+
+// readHead reads a head as bytes.
+func readHead(t testing.TB, client *wstest.Peer) string {
+	t.Helper()
+	var head bytes.Buffer
+	b := make([]byte, 1)
+	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) {
+		if _, err := client.Read(b); err != nil {
+			t.Fatalf("%v behind %q", err, head.String())
+		}
+		head.WriteByte(b[0])
+	}
+	return head.String()
+}

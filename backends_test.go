@@ -1,0 +1,143 @@
+package wsproxy_test
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+func TestSetBackendsWithAMistakeChangesNothing(t *testing.T) {
+	p, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	before := p.Backends()
+	err := p.SetBackends(
+		wsproxy.BackendConfig{ID: before[0].ID(), URL: "http://elsewhere", Weight: 7},
+		wsproxy.BackendConfig{URL: "ftp://a", Weight: -1})
+	var got []string
+	for _, e := range configErrors(t, err) {
+		got = append(got, e.Option)
+	}
+	if len(got) != 2 || got[0] != "SetBackends[1].URL" || got[1] != "SetBackends[1].Weight" {
+		t.Errorf("mistakes are in %q; want SetBackends[1].URL and .Weight", got)
+	}
+	after := p.Backends()
+	if len(after) != 1 || after[0] != before[0] || after[0].URL() != before[0].ID() || after[0].Weight() != 1 {
+		t.Errorf("Backends() = %v; want what was before", after)
+	}
+	client, _ := open(t, s.URL, upgradeTo("/chat"))
+	wantEcho(t, client)
+}
+
+func TestCountersSurviveAChangeOfTheSet(t *testing.T) {
+	url := wstest.StartEcho(t)
+	p, s := start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
+	a := p.Backends()[0]
+	client, _ := open(t, s.URL, upgradeTo("/chat"))
+	if err := p.SetBackends(wsproxy.BackendConfig{ID: "b", URL: url}, wsproxy.BackendConfig{ID: "a", URL: url + "/new", Weight: 5}); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Backends()[1]; got != a || a.NumTunnels() != 1 || a.URL() != url+"/new" || a.Weight() != 5 {
+		t.Errorf("backend a is %v of weight %d with %d tunnels; want the one of before, changed", a.URL(), a.Weight(), a.NumTunnels())
+	}
+	wantEcho(t, client)
+}
+
+func TestRemovedBackendKeepsItsTunnelsAndIsThenForgotten(t *testing.T) {
+	url := wstest.StartEcho(t)
+	p, s := start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
+	a := p.Backends()[0]
+	first, _ := open(t, s.URL, upgradeTo("/chat"))
+	second, _ := open(t, s.URL, upgradeTo("/chat"))
+
+	p.SetBackends()
+	if a.State() != wsproxy.BackendRemoved || len(p.Backends()) != 0 {
+		t.Errorf("a is %v, Backends() has %d; want removed and 0", a.State(), len(p.Backends()))
+	}
+	wantEcho(t, first)
+	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+	wantStatus(t, resp, http.StatusServiceUnavailable)
+
+	// It comes back while it has tunnels: the same one.
+	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: url})
+	if got := p.Backends()[0]; got != a || got.NumTunnels() != 2 || got.State() != wsproxy.BackendUp {
+		t.Errorf("a came back as another, with %d tunnels, %v; want itself, 2, up", got.NumTunnels(), got.State())
+	}
+	p.SetBackends()
+	hangUp(t, first)
+	wantEcho(t, second)
+	hangUp(t, second)
+	s.wait()
+	if n := a.NumTunnels(); n != 0 {
+		t.Errorf("a has %d tunnels; want 0", n)
+	}
+	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: url})
+	if p.Backends()[0] == a {
+		t.Error("a was not forgotten with its last tunnel")
+	}
+}
+
+func TestBackendRemovedUnderAnUpgradeIsForgotten(t *testing.T) {
+	for name, answer := range map[string]string{"refusal": refusing(403, ""), "failure": "nonsense\r\n\r\n"} {
+		t.Run(name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, answer)
+			var p *wsproxy.Proxy
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error {
+				return p.SetBackends()
+			}))
+			a := p.Backends()[0]
+			exchange(t, s.URL, upgradeTo("/chat"))
+			s.wait()
+			p.SetBackends(wsproxy.BackendConfig{URL: backend.URL()})
+			if p.Backends()[0] == a {
+				t.Error("backend was not forgotten with its last upgrade")
+			}
+		})
+	}
+}
+
+// An upgrade under way keeps to what it has checked the path for.
+func TestUpgradeUsesOneVersionOfItsBackend(t *testing.T) {
+	old, changed := wstest.StartRaw(t, refusing(403, "")), wstest.StartRaw(t, refusing(403, ""))
+	var p *wsproxy.Proxy
+	p, s := start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: old.URL()}),
+		wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error {
+			return p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: changed.URL() + "/base"})
+		}))
+	exchange(t, s.URL, upgradeTo("/../admin"))
+	if req, _, _ := receivedHead(t, old); req.RequestURI != "/../admin" {
+		t.Errorf("backend was asked for %q; want /../admin", req.RequestURI)
+	}
+	wantUntouched(t, changed)
+}
+
+func TestMaxTunnelsCountsUpgradesUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := newBackendInMemory(t)
+		p := newProxy(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}), backend.option())
+		s := serveInMemory(t, p)
+		first, second := s.dial(t), s.dial(t)
+		first.WriteRequest(upgradeTo("/chat"))
+		leg1 := backend.accept(t)
+		second.WriteRequest(upgradeTo("/chat"))
+		leg2 := backend.accept(t)
+
+		resp, _ := finish(t, s.dial(t), upgradeTo("/chat"))
+		wantStatus(t, resp, http.StatusServiceUnavailable)
+		wantField(t, resp.Header, "Retry-After", "1")
+
+		leg1.ReadRequest()
+		leg1.SendRaw([]byte(refusing(403, "")))
+		wantStatus(t, first.ReadResponse(), http.StatusForbidden)
+		synctest.Wait()
+		third := s.dial(t)
+		third.WriteRequest(upgradeTo("/chat"))
+		backend.accept(t).AcceptUpgrade(nil)
+		wantSwitch(t, third)
+		leg2.AcceptUpgrade(nil)
+		wantSwitch(t, second)
+		resp, _ = finish(t, s.dial(t), upgradeTo("/chat"))
+		wantStatus(t, resp, http.StatusServiceUnavailable)
+	})
+}

@@ -1,0 +1,106 @@
+package wsproxy_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// documents are what users read beside the reference.
+var documents = []string{
+	"ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/production.md",
+}
+
+func TestProgramOfTheReadmeCompiles(t *testing.T) {
+	_, rest, ok := strings.Cut(read(t, "README.md"), "```go\n")
+	program, _, closed := strings.Cut(rest, "```\n")
+	if !ok || !closed {
+		t.Fatal("README.md has no program")
+	}
+	file := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(file, []byte(program), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+		t.Errorf("go vet of the program in README.md: %v\n%s", err, out)
+	}
+}
+
+func TestProgramOfThePackageDocumentationIsTheReadmes(t *testing.T) {
+	_, rest, _ := strings.Cut(read(t, "README.md"), "```go\n")
+	program, _, _ := strings.Cut(rest, "```\n")
+	file, err := parser.ParseFile(token.NewFileSet(), "doc.go", nil, parser.ParseComments|parser.PackageClauseOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	indented := strings.ReplaceAll("\t"+strings.TrimSpace(program), "\n", "\n\t")
+	indented = strings.ReplaceAll(indented, "\n\t\n", "\n\n")
+	if doc := file.Doc.Text(); !strings.Contains(doc, indented) {
+		t.Errorf("doc.go does not have the program of README.md:\n%s", indented)
+	}
+}
+
+func TestDocumentsNameTestsThatExist(t *testing.T) {
+	declared := make(map[string]bool)
+	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Example|Fuzz)\w*)\(`)
+	walkFiles(t, func(name string) {
+		if strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "wsproxytest") {
+			for _, m := range declaration.FindAllStringSubmatch(read(t, name), -1) {
+				declared[m[1]] = true
+			}
+		}
+	})
+	mention := regexp.MustCompile(`\b(?:Test|Example|Fuzz)[A-Z]\w*`)
+	for _, doc := range documents {
+		for _, name := range mention.FindAllString(read(t, doc), -1) {
+			if !declared[name] && name != "TestAPI" { // which is a pattern
+				t.Errorf("%s names %s, which does not exist", doc, name)
+			}
+		}
+	}
+}
+
+func TestDocumentsNameFilesThatExist(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
+	for _, doc := range documents {
+		for _, m := range link.FindAllStringSubmatch(read(t, doc), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", doc, m[1], err)
+			}
+		}
+	}
+	for dir := range rooms {
+		if dir != "." && !strings.Contains(read(t, "ARCHITECTURE.md"), "`"+dir+"`") {
+			t.Errorf("ARCHITECTURE.md has no row for %s", dir)
+		}
+	}
+}
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// walkFiles calls f for each Go file of the module.
+func walkFiles(t *testing.T, f func(name string)) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(name, ".go") {
+			f(filepath.ToSlash(name))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,143 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// [http.Server.Shutdown] neither closes nor waits for connections that have been
+// upgraded, and the proxy knows no others. So both are shut down side by side,
+// under one deadline, and main waits for both.
+func ExampleProxy_Shutdown() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL))
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := &http.Server{Handler: proxy}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go server.Serve(ln) // ends with server.Shutdown
+
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+
+	client := connect("ws://" + ln.Addr().String())
+	defer client.CloseNow()
+	signals <- syscall.SIGTERM // in this example nobody else sends it
+	goodbye := make(chan error, 1)
+	go func() {
+		_, _, err := client.Read(context.Background())
+		goodbye <- err
+	}()
+
+	<-signals
+	// Shorter than what the orchestrator allows before it kills the process.
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	var serverErr, proxyErr error
+	wg.Go(func() { serverErr = server.Shutdown(ctx) })
+	wg.Go(func() { proxyErr = proxy.Shutdown(ctx) })
+	wg.Wait()
+
+	var drained *wsproxy.DrainError
+	if errors.As(proxyErr, &drained) {
+		log.Printf("%d tunnels had to be cut", drained.Cut)
+	}
+	fmt.Println("server:", serverErr)
+	fmt.Println("proxy:", proxyErr)
+	fmt.Println("client:", websocket.CloseStatus(<-goodbye))
+
+	// Output:
+	// server: <nil>
+	// proxy: <nil>
+	// client: StatusGoingAway
+}
+
+// The set of backends can change at any time, for instance when service discovery
+// tells of a new one. Open tunnels stay where they are.
+func ExampleProxy_SetBackends() {
+	a, b := startBackend("a"), startBackend("b")
+	defer a.Close()
+	defer b.Close()
+	proxy, err := wsproxy.New(wsproxy.WithBackends(a.URL))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	service := httptest.NewServer(proxy)
+	defer service.Close()
+
+	before := connect(service.URL)
+	defer before.CloseNow()
+	err = proxy.SetBackends(
+		wsproxy.BackendConfig{ID: "b", URL: b.URL, MaxTunnels: 1000},
+	)
+	if err != nil {
+		log.Fatal(err) // nothing has changed
+	}
+	after := connect(service.URL)
+	defer after.CloseNow()
+
+	fmt.Println("before:", ask(before, "hello"))
+	fmt.Println("after:", ask(after, "hello"))
+
+	// Output:
+	// before: a got hello
+	// after: b got hello
+}
+
+// A tunnel can be ended from outside, with a code that the client understands:
+// here when a user has signed out elsewhere.
+func ExampleTunnel_Close() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	service := httptest.NewServer(proxy)
+	defer service.Close()
+	alice, bob := connect(service.URL+"?user=alice"), connect(service.URL+"?user=bob")
+	defer alice.CloseNow()
+	defer bob.CloseNow()
+
+	for t := range proxy.Tunnels() {
+		if t.Info().URL.Query().Get("user") == "alice" {
+			if err := t.Close(4001, "signed out"); err != nil {
+				log.Fatal(err) // the code or the reason is not one that may be sent
+			}
+		}
+	}
+
+	_, _, err = alice.Read(context.Background())
+	var goodbye websocket.CloseError
+	if errors.As(err, &goodbye) {
+		fmt.Printf("alice: code %d, %s\n", goodbye.Code, goodbye.Reason)
+	}
+	fmt.Println("bob:", ask(bob, "hello"))
+
+	// Output:
+	// alice: code 4001, signed out
+	// bob: the backend got hello
+}

@@ -1,0 +1,96 @@
+package wsproxy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// As middleware the proxy takes the upgrades of a route. Everything else goes to
+// the handler that was there before.
+func ExampleProxy_Wrap() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "the page")
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/room", proxy.Wrap(page))
+	service := httptest.NewServer(mux)
+	defer service.Close()
+
+	resp, err := http.Get(service.URL + "/room")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	fmt.Printf("GET: %s\n", body)
+	fmt.Println("WebSocket:", askAt(service.URL+"/room", "hello"))
+
+	// Output:
+	// GET: the page
+	// WebSocket: the backend got hello
+}
+
+// A statusRecorder is how much middleware observes what a handler answers. It
+// hides the Hijack method of the ResponseWriter that it embeds.
+type statusRecorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusRecorder) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// An unwrappableRecorder does the same, and lets the proxy find what is behind it.
+type unwrappableRecorder struct{ statusRecorder }
+
+func (w *unwrappableRecorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Middleware around the proxy must not hide the connection: a ResponseWriter of
+// its own needs an Unwrap method, as [http.ResponseController] describes. Without
+// one every upgrade is answered with 500, and an Error in the log names the type.
+func ExampleProxy_Wrap_incorrect() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	proxy, err := wsproxy.New(
+		wsproxy.WithBackends(backend.URL),
+		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	incorrect := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(&statusRecorder{ResponseWriter: w}, r)
+	}))
+	defer incorrect.Close()
+	correct := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(&unwrappableRecorder{statusRecorder{ResponseWriter: w}}, r)
+	}))
+	defer correct.Close()
+
+	_, resp, _ := websocket.Dial(context.Background(), incorrect.URL, nil)
+	fmt.Println("without Unwrap:", resp.Status)
+	fmt.Println("with Unwrap:", askAt(correct.URL, "hello"))
+
+	// Output:
+	// without Unwrap: 500 Internal Server Error
+	// with Unwrap: the backend got hello
+}

@@ -1,0 +1,356 @@
+package wsproxy_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+func TestRewriteRunsOnEachAttemptAndKnowsTheBackend(t *testing.T) {
+	network := newFakeNet()
+	network.set("b", fakeBackend{answer: switching})
+	var seen []string
+	_, s := start(t, wsproxy.WithBackends("http://a", "http://b/base"), firstOf, wsproxy.WithDialer(network.dial),
+		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+			seen = append(seen, fmt.Sprintf("%s %s %s %q", r.Backend.ID(), r.In.URL.Path, r.Out.URL.Path, r.Out.Header.Get("X-Attempt")))
+			r.Out.Header.Set("X-Attempt", "set")
+			r.Out.URL.Path += "x"
+			return nil
+		}))
+	open(t, s.URL, upgradeTo("/chat"))
+	want := []string{`http://a /chat /chat ""`, `http://b/base /chat /base/chat ""`}
+	if fmt.Sprint(seen) != fmt.Sprint(want) {
+		t.Errorf("hook saw %q; want %q", seen, want)
+	}
+}
+
+func TestRewriteDecidesWhatTheBackendIsAsked(t *testing.T) {
+	backend := wstest.StartRaw(t, refusing(403, ""))
+	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+		if got := r.Out.Header.Get("Sec-WebSocket-Protocol"); got != "v1, token.secret" {
+			t.Errorf("Out has Sec-WebSocket-Protocol %q; want the client's", got)
+		}
+		r.Out.Host = "internal.example"
+		r.Out.URL.Path, r.Out.URL.RawPath = "/a b/c", "/a%20b%2Fc"
+		r.Out.URL.RawQuery = "user=1"
+		r.Out.Header.Set("X-Forwarded-For", "192.0.2.1")
+		r.Out.Header.Set("Origin", "https://internal.example")
+		r.Out.Header.Set("Sec-WebSocket-Protocol", "v1")
+		r.Out.Header.Del("Sec-WebSocket-Extensions")
+		r.Out.Header.Del("Cookie")
+		// These are the proxy's own.
+		r.Out.Header.Set("Connection", "close")
+		r.Out.Header.Set("Upgrade", "h2c")
+		r.Out.Header.Set("Sec-WebSocket-Key", sampleKey)
+		r.Out.Header.Set("Sec-WebSocket-Version", "8")
+		r.Out.Header.Set("Content-Length", "5")
+		r.Out.Header.Set("Transfer-Encoding", "chunked")
+		r.Out.Header.Set("Host", "evil.example")
+		return nil
+	}))
+	exchange(t, s.URL, upgradeTo("/chat?token=1", "Cookie: a=b", "Sec-WebSocket-Protocol: v1, token.secret",
+		"Sec-WebSocket-Extensions: permessage-deflate", "Connection: Origin, X-Forwarded-For"))
+	req, head, _ := receivedHead(t, backend)
+	want := raw("GET /a%20b%2Fc?user=1 HTTP/1.1",
+		"Host: internal.example",
+		"Upgrade: websocket",
+		"Connection: Upgrade",
+		"Sec-WebSocket-Version: 13",
+		"Sec-WebSocket-Key: "+req.Header.Get("Sec-WebSocket-Key"),
+		"Origin: https://internal.example",
+		"Sec-WebSocket-Protocol: v1",
+		"X-Forwarded-For: 192.0.2.1",
+		"X-Forwarded-Host: chat.example",
+		"X-Forwarded-Proto: http")
+	if head != want {
+		t.Errorf("backend was asked with\n%s; want\n%s", head, want)
+	}
+}
+
+// The client cannot use what Rewrite has taken out of the offer.
+func TestBackendMayChooseOnlyWhatRewriteOffered(t *testing.T) {
+	for _, choice := range []string{"Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: added"} {
+		backend := wstest.StartRaw(t, switchingWith(choice))
+		_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+			r.Out.Header.Set("Sec-WebSocket-Protocol", "v1, added")
+			r.Out.Header.Del("Sec-WebSocket-Extensions")
+			return nil
+		}))
+		resp, _ := exchange(t, s.URL, chatOffer)
+		if resp.StatusCode != http.StatusBadGateway {
+			t.Errorf("%s: client got %d; want 502", choice, resp.StatusCode)
+		}
+	}
+}
+
+func TestRewriteMayRefuse(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		err    error
+		status int
+		body   string
+	}{
+		{"StatusError", &wsproxy.StatusError{Status: 401, Err: errors.New("log in first"),
+			Header: http.Header{"Www-Authenticate": {"Bearer"}}}, 401, "log in first\n"},
+		{"wrapped", fmt.Errorf("auth: %w", &wsproxy.StatusError{Status: 429, Err: errors.New("slower")}), 429, "slower\n"},
+		{"without a reason", &wsproxy.StatusError{Status: 403}, 403, "Forbidden\n"},
+		{"any error", errors.New("database at 10.0.0.1 is down"), 500, "Internal Server Error\n"},
+		{"a status that is none", &wsproxy.StatusError{Err: errors.New("forgot it")}, 500, "Internal Server Error\n"},
+		{"a success", &wsproxy.StatusError{Status: 101, Err: errors.New("odd")}, 500, "Internal Server Error\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, switching)
+			calls := 0
+			p, s := start(t, wsproxy.WithBackends(backend.URL(), "http://other.invalid"), firstOf,
+				wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { calls++; return tt.err }))
+			resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+			wantStatus(t, resp, tt.status)
+			if body != tt.body {
+				t.Errorf("client got body %q; want %q", body, tt.body)
+			}
+			if tt.name == "StatusError" {
+				wantField(t, resp.Header, "Www-Authenticate", "Bearer")
+			}
+			if calls != 1 {
+				t.Errorf("hook was called %d times; want 1: its error ends the upgrade", calls)
+			}
+			wantUntouched(t, backend)
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+	}
+}
+
+func TestRequestThatRewriteSpoiledIsNotTheBackendsFault(t *testing.T) {
+	for name, spoil := range map[string]func(*http.Request){
+		"field":  func(r *http.Request) { r.Header.Set("X-User", "anna\r\nX-Admin: 1") },
+		"name":   func(r *http.Request) { r.Header["X User"] = []string{"anna"} },
+		"host":   func(r *http.Request) { r.Host = "a b" },
+		"query":  func(r *http.Request) { r.URL.RawQuery = "a b" },
+		"method": func(r *http.Request) { r.Method = "POST" },
+		"no URL": func(r *http.Request) { r.URL = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, switching)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+				spoil(r.Out)
+				return nil
+			}))
+			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+			wantStatus(t, resp, http.StatusInternalServerError)
+			wantUntouched(t, backend)
+			if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
+				t.Errorf("backend is %v; want up", state)
+			}
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+	}
+}
+
+func TestResponseSeesRefusalsToo(t *testing.T) {
+	backend := wstest.StartRaw(t, refusing(401, "log in", "Www-Authenticate: Basic", "Set-Cookie: a=b"))
+	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+		if r.StatusCode != 401 {
+			t.Errorf("hook got %d; want 401", r.StatusCode)
+		}
+		r.Header.Add("Set-Cookie", "c=d")
+		r.Header.Del("Www-Authenticate")
+		return nil
+	}))
+	resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+	wantStatus(t, resp, http.StatusUnauthorized)
+	wantField(t, resp.Header, "Set-Cookie", "a=b", "c=d")
+	wantField(t, resp.Header, "Www-Authenticate")
+	if body != "log in" {
+		t.Errorf("client got body %q; want the backend's", body)
+	}
+}
+
+func TestResponseMayRefuse(t *testing.T) {
+	for _, answer := range []string{switching, refusing(404, "not here")} {
+		for _, tt := range []struct {
+			name   string
+			err    error
+			status int
+			body   string
+		}{
+			{"any error", errors.New("internal"), 502, "Bad Gateway\n"},
+			{"StatusError", &wsproxy.StatusError{Status: 403, Err: errors.New("not you")}, 403, "not you\n"},
+		} {
+			t.Run(tt.name+" at "+answer[9:12], func(t *testing.T) {
+				backend := wstest.StartRaw(t, answer)
+				p, s := start(t, wsproxy.WithBackends(backend.URL()),
+					wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { return tt.err }))
+				resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+				wantStatus(t, resp, tt.status)
+				if body != tt.body {
+					t.Errorf("client got body %q; want %q", body, tt.body)
+				}
+				if _, _, rest := receivedHead(t, backend); rest != "" {
+					t.Errorf("backend received %q; want nothing behind the request", rest)
+				}
+				s.wait()
+				wantNoTunnels(t, p)
+			})
+		}
+	}
+}
+
+func TestFieldThatCannotBeWrittenMakesThe101A502(t *testing.T) {
+	backend := wstest.StartRaw(t, switching)
+	p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+		r.Header.Set("X-User", "anna\r\n\r\n\x81\x00")
+		return nil
+	}))
+	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+	wantStatus(t, resp, http.StatusBadGateway)
+	receivedHead(t, backend)
+	s.wait()
+	wantNoTunnels(t, p)
+}
+
+func TestPanicBeforeThe101IsLoggedAndGivesEverythingBack(t *testing.T) {
+	boom := func() { panic("boom") }
+	for _, tt := range []struct {
+		name   string
+		option wsproxy.Option
+		hook   string // as it is logged
+	}{
+		{"Rewrite", wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { boom(); return nil }), "the Rewrite hook"},
+		{"Response", wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { boom(); return nil }), "the Response hook"},
+		{"Pick", wsproxy.WithBalancer(wsproxy.BalancerFunc(func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			boom()
+			return nil, nil
+		})), "Balancer.Pick"},
+		{"Picked", wsproxy.WithTrace(&wsproxy.Trace{Picked: func(wsproxy.PickedInfo) { boom() }}), "Trace.Picked"},
+		{"Dialed", wsproxy.WithTrace(&wsproxy.Trace{Dialed: func(wsproxy.DialedInfo) { boom() }}), "Trace.Dialed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var book logBook
+			backend := wstest.StartRaw(t, switching)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), book.option(), tt.option)
+			resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+			wantStatus(t, resp, http.StatusInternalServerError)
+			if strings.Contains(body, "boom") {
+				t.Errorf("client got %q; want nothing about the panic", body)
+			}
+			if lines := book.lines("level=ERROR", "panic", "boom", tt.hook, "stack="); len(lines) != 1 {
+				t.Errorf("log has %d lines about the panic; want 1: %q", len(lines), book.lines())
+			}
+			s.wait()
+			wantNoTunnels(t, p)
+			if backend.NumAccepted() > 0 {
+				receivedHead(t, backend) // its connection has ended
+			}
+		})
+	}
+}
+
+func TestErrAbortHandlerAbortsTheConnection(t *testing.T) {
+	for name, option := range map[string]wsproxy.Option{
+		"Rewrite":      wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { panic(http.ErrAbortHandler) }),
+		"Response":     wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { panic(http.ErrAbortHandler) }),
+		"ErrorHandler": wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var book logBook
+			backend := wstest.StartRaw(t, "nonsense\r\n\r\n")
+			if name == "Response" {
+				backend = wstest.StartRaw(t, switching)
+			}
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), book.option(), option)
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			client.WantEOF()
+			s.wait()
+			wantNoTunnels(t, p)
+			if lines := book.lines("level=ERROR"); len(lines) > 0 {
+				t.Errorf("log has %q; want nothing: it is no fault", lines)
+			}
+		})
+	}
+}
+
+func TestErrorHandlerGetsEachError(t *testing.T) {
+	refuse := errors.New("refused by hook")
+	for _, tt := range []struct {
+		name    string
+		request string
+		opts    []wsproxy.Option
+		prepare func(t *testing.T, p *wsproxy.Proxy, url string)
+		check   func(error) bool
+		fields  map[string]string // set before the handler is called
+	}{
+		{name: "not an upgrade", request: raw("GET / HTTP/1.1", "Host: a"),
+			check:  isStatus(426),
+			fields: map[string]string{"Upgrade": "websocket", "Connection": "close, Upgrade"}},
+		{name: "version", request: strings.Replace(upgradeTo("/"), "13", "12", 1),
+			check:  isStatus(426),
+			fields: map[string]string{"Upgrade": "websocket", "Connection": "close, Upgrade", "Sec-WebSocket-Version": "13"}},
+		{name: "origin", request: upgradeTo("/", "Origin: https://evil.example"),
+			opts: []wsproxy.Option{wsproxy.WithOriginPatterns()}, check: isStatus(403)},
+		{name: "no backend", request: upgradeTo("/"),
+			opts:  []wsproxy.Option{wsproxy.WithBackends()},
+			check: func(err error) bool { return errors.Is(err, wsproxy.ErrNoBackend) }},
+		{name: "limit", request: upgradeTo("/"),
+			opts:    []wsproxy.Option{wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 1})},
+			prepare: func(t *testing.T, _ *wsproxy.Proxy, url string) { open(t, url, upgradeTo("/")) },
+			check:   func(err error) bool { return errors.Is(err, wsproxy.ErrLimit) },
+			fields:  map[string]string{"Retry-After": "1"}},
+		{name: "shutdown", request: upgradeTo("/"),
+			prepare: func(_ *testing.T, p *wsproxy.Proxy, _ string) { p.Close() },
+			check:   func(err error) bool { return errors.Is(err, wsproxy.ErrShutdown) },
+			fields:  map[string]string{"Retry-After": "1"}},
+		{name: "backend", request: upgradeTo("/"),
+			opts: []wsproxy.Option{wsproxy.WithBackends("http://nobody")},
+			check: func(err error) bool {
+				var failed *wsproxy.BackendError
+				return errors.As(err, &failed) && failed.ID == "http://nobody" && failed.Op == "dial"
+			}},
+		{name: "hook", request: upgradeTo("/"),
+			opts:  []wsproxy.Option{wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { return refuse })},
+			check: func(err error) bool { return err == refuse }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			network := newFakeNet()
+			network.set("a", fakeBackend{answer: switching})
+			var got error
+			var header http.Header
+			opts := append([]wsproxy.Option{wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial),
+				wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
+					got, header = err, w.Header().Clone()
+					w.WriteHeader(http.StatusTeapot)
+				})}, tt.opts...)
+			p, s := start(t, opts...)
+			if tt.prepare != nil {
+				tt.prepare(t, p, s.URL)
+			}
+			resp, _ := exchange(t, s.URL, tt.request)
+			wantStatus(t, resp, http.StatusTeapot)
+			if !tt.check(got) {
+				t.Errorf("handler got %T: %v", got, got)
+			}
+			if tt.fields["Connection"] == "" {
+				wantField(t, header, "Connection", "close")
+			}
+			for name, want := range tt.fields {
+				if lines := strings.Join(append(header[name], header[http.CanonicalHeaderKey(name)]...), ", "); !strings.HasPrefix(lines, want) {
+					t.Errorf("%s is %q before the handler is called; want %q", name, lines, want)
+				}
+			}
+		})
+	}
+}
+
+func isStatus(want int) func(error) bool {
+	return func(err error) bool {
+		var status *wsproxy.StatusError
+		return errors.As(err, &status) && status.Status == want
+	}
+}

@@ -1,0 +1,231 @@
+package wsproxy_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+func TestNoTimeoutOfTheServerEndsATunnel(t *testing.T) {
+	t.Parallel() // three real seconds
+	base, cancelBase := context.WithCancel(context.Background())
+	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+		defer cancel()
+		p.ServeHTTP(w, r.WithContext(ctx))
+	})
+	s := serve(t, h, func(srv *http.Server) {
+		srv.ReadTimeout, srv.ReadHeaderTimeout = time.Second, time.Second
+		srv.WriteTimeout, srv.IdleTimeout = time.Second, time.Second
+		srv.BaseContext = func(net.Listener) context.Context { return base }
+	})
+	client, _ := open(t, s.URL, upgradeTo("/chat"))
+	wantEcho(t, client)
+	cancelBase()
+	wantEcho(t, client)
+	<-time.After(3 * time.Second) // nothing tells that a timeout has not struck
+	wantEcho(t, client)
+	hangUp(t, client)
+	s.wait()
+	wantNoTunnels(t, p)
+}
+
+func TestLimitListenerAdmitsTheNextWhenATunnelEnds(t *testing.T) {
+	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	srv := httptest.NewUnstartedServer(p)
+	srv.Listener = netutil.LimitListener(srv.Listener, 2)
+	srv.Start()
+	t.Cleanup(srv.Close)
+
+	first, _ := open(t, srv.URL, upgradeTo("/chat"))
+	second, _ := open(t, srv.URL, upgradeTo("/chat"))
+	third := wstest.Dial(t, srv.URL) // waits in the kernel's queue
+	third.WriteRequest(upgradeTo("/chat"))
+	wantEcho(t, first)
+	wantEcho(t, second)
+	if n := p.Stats().Tunnels; n != 2 {
+		t.Errorf("Stats() has %d tunnels; want 2", n)
+	}
+	first.Send(wstest.Close(1000, ""))
+	first.WantClose(1000)
+	first.Close()
+	wantSwitch(t, third)
+	wantEcho(t, third)
+	wantEcho(t, second)
+}
+
+func TestClientThatVanishesLeavesNothing(t *testing.T) {
+	vanish := map[string]func(*wstest.Peer){"close": (*wstest.Peer).Close, "reset": (*wstest.Peer).Reset}
+	for name, vanish := range vanish {
+		t.Run("before the dial/"+name, func(t *testing.T) {
+			leaktest.Check(t)
+			picked, gone := make(chan context.Context), make(chan bool)
+			backend := wstest.StartRaw(t, switching)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
+				Picked: func(i wsproxy.PickedInfo) { picked <- i.Request.Context(); <-gone }}))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			ctx := <-picked
+			vanish(client)
+			<-ctx.Done() // the server has noticed
+			gone <- true
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+		t.Run("during the dial/"+name, func(t *testing.T) {
+			leaktest.Check(t)
+			dialing := make(chan bool, 1)
+			p, s := start(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(
+				func(ctx context.Context, _, _ string) (net.Conn, error) {
+					dialing <- true
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			<-dialing
+			vanish(client)
+			s.wait()
+			wantNoTunnels(t, p)
+			for _, b := range p.Backends() {
+				if b.State() != wsproxy.BackendUp {
+					t.Errorf("backend %s is %v; want up: it was not its fault", b.ID(), b.State())
+				}
+			}
+			if len(dialing) != 0 {
+				t.Error("another backend was dialled for a client that has gone")
+			}
+		})
+		t.Run("before its 101/"+name, func(t *testing.T) {
+			leaktest.Check(t)
+			backend := wstest.StartBackend(t)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			leg := backend.Accepted(t)
+			leg.ReadRequest()
+			vanish(client)
+			leg.WantEOF()
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+		t.Run("after it/"+name, func(t *testing.T) {
+			leaktest.Check(t)
+			backend := wstest.StartBackend(t)
+			closed := make(chan wsproxy.TunnelEnd, 1)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()),
+				wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { closed <- e }}))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			leg := backend.Accepted(t)
+			leg.AcceptUpgrade(nil)
+			wantSwitch(t, client)
+			vanish(client)
+			leg.WantClose(1001)
+			leg.Send(wstest.Close(1001, ""))
+			leg.Close()
+			if e := <-closed; e.Side != wsproxy.SideClient || e.Cause != wsproxy.CauseLost {
+				t.Errorf("tunnel ended by %v %v; want client lost", e.Side, e.Cause)
+			}
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+		t.Run("while a refusal is passed on/"+name, func(t *testing.T) {
+			leaktest.Check(t)
+			backend := wstest.StartBackend(t)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			leg := backend.Accepted(t)
+			leg.ReadRequest()
+			leg.SendRaw([]byte(raw("HTTP/1.1 403 Forbidden", "Content-Length: 100000000")))
+			chunk := make([]byte, 64<<10)
+			leg.SendRaw(chunk)
+			readHead(t, client)
+			vanish(client)
+			for { // until the proxy hangs up
+				if _, err := leg.Write(chunk); err != nil {
+					break
+				}
+			}
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+	}
+}
+
+// A hijackable is a ResponseWriter over a connection in memory.
+type hijackable struct {
+	*httptest.ResponseRecorder
+	conn net.Conn
+}
+
+func (w hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
+}
+
+// newUpgrade returns an upgrade as a handler gets it.
+func newUpgrade() *http.Request {
+	r := httptest.NewRequest("GET", "/chat", nil)
+	r.Header = http.Header{
+		"Upgrade": {"websocket"}, "Connection": {"Upgrade"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {sampleKey},
+	}
+	return r
+}
+
+func TestTenThousandFailingHandshakesLeaveNothing(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		backend fakeBackend
+		spoil   func(*http.Request)
+	}{
+		{name: "origin", spoil: func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") }},
+		{name: "dial", backend: fakeBackend{dialErr: errors.New("refused")}},
+		{name: "malformed answer", backend: fakeBackend{answer: "nonsense\r\n\r\n"}},
+		{name: "wrong 101", backend: fakeBackend{answer: raw("HTTP/1.1 101 Switching Protocols")}},
+		{name: "refusal", backend: fakeBackend{answer: refusing(403, "no")}},
+		{name: "client lost before its 101", backend: fakeBackend{answer: switching}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			network := newFakeNet()
+			network.set("a", tt.backend)
+			network.set("b", tt.backend)
+			p := newProxy(t, wsproxy.WithDialer(network.dial), wsproxy.WithOriginPatterns(), wsproxy.WithBackendConfigs(
+				wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 5}, wsproxy.BackendConfig{URL: "http://b", MaxTunnels: 5}))
+			var running sync.WaitGroup
+			for range 20 {
+				running.Go(func() {
+					for range 2000 / 20 {
+						front, back := memnet.Pipe(1)
+						back.Close()
+						r := newUpgrade()
+						if tt.spoil != nil {
+							tt.spoil(r)
+						}
+						p.ServeHTTP(hijackable{httptest.NewRecorder(), front}, r)
+					}
+				})
+			}
+			running.Wait()
+			wantNoTunnels(t, p)
+			if s := p.Stats(); s.Opened != 0 {
+				t.Errorf("Stats() = %+v; want no tunnel opened", s)
+			}
+		})
+	}
+}

@@ -1,0 +1,169 @@
+package wsproxy_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// configErrors returns the *ConfigErrors that err joins, and fails on any other.
+func configErrors(t testing.TB, err error) []*wsproxy.ConfigError {
+	t.Helper()
+	switch e := err.(type) {
+	case nil:
+		return nil
+	case *wsproxy.ConfigError:
+		return []*wsproxy.ConfigError{e}
+	case interface{ Unwrap() []error }:
+		var all []*wsproxy.ConfigError
+		for _, err := range e.Unwrap() {
+			all = append(all, configErrors(t, err)...)
+		}
+		return all
+	}
+	t.Errorf("%T: %v is no *ConfigError", err, err)
+	return nil
+}
+
+func TestNewNamesOptionAndValueOfEachMistake(t *testing.T) {
+	config := func(c wsproxy.BackendConfig) wsproxy.Option { return wsproxy.WithBackendConfigs(c) }
+	for _, tt := range []struct {
+		name   string
+		opts   []wsproxy.Option
+		option string
+		value  any
+		text   string // a part of the reason
+	}{
+		{"no backends", nil, "WithBackends", "", "not given"},
+		{"empty URL", []wsproxy.Option{wsproxy.WithBackends("")}, "WithBackends[0].URL", "", "no scheme"},
+		{"no scheme", []wsproxy.Option{wsproxy.WithBackends("http://a", "127.0.0.1:80")}, "WithBackends[1].URL", "127.0.0.1:80", ""},
+		{"host as scheme", []wsproxy.Option{wsproxy.WithBackends("localhost:80")}, "WithBackends[0].URL", "localhost:80", "did you mean localhost://80"},
+		{"unknown scheme", []wsproxy.Option{wsproxy.WithBackends("ftp://a")}, "WithBackends[0].URL", "ftp://a", `scheme "ftp"`},
+		{"no host", []wsproxy.Option{wsproxy.WithBackends("http:///x")}, "WithBackends[0].URL", "http:///x", "no host"},
+		{"port only", []wsproxy.Option{wsproxy.WithBackends("http://:80")}, "WithBackends[0].URL", "http://:80", "no host"},
+		{"port too large", []wsproxy.Option{wsproxy.WithBackends("http://a:65536")}, "WithBackends[0].URL", "http://a:65536", "port"},
+		{"port 0", []wsproxy.Option{wsproxy.WithBackends("http://a:0")}, "WithBackends[0].URL", "http://a:0", "port"},
+		{"port that is none", []wsproxy.Option{wsproxy.WithBackends("http://a:x")}, "WithBackends[0].URL", "http://a:x", "port"},
+		{"user information", []wsproxy.Option{wsproxy.WithBackends("http://u:p@a")}, "WithBackends[0].URL", "http://u:p@a", "user information"},
+		{"query", []wsproxy.Option{wsproxy.WithBackends("http://a?x=1")}, "WithBackends[0].URL", "http://a?x=1", "query"},
+		{"empty query", []wsproxy.Option{wsproxy.WithBackends("http://a?")}, "WithBackends[0].URL", "http://a?", "query"},
+		{"fragment", []wsproxy.Option{wsproxy.WithBackends("http://a#x")}, "WithBackends[0].URL", "http://a#x", "fragment"},
+		{"socket in the host", []wsproxy.Option{wsproxy.WithBackends("unix://run/a.sock")}, "WithBackends[0].URL", "unix://run/a.sock", "unix:///"},
+		{"no socket", []wsproxy.Option{wsproxy.WithBackends("unix://")}, "WithBackends[0].URL", "unix://", "unix:///"},
+		{"twice", []wsproxy.Option{wsproxy.WithBackends("http://a", "http://a")}, "WithBackends[1].ID", "http://a", "another backend"},
+		{"negative weight", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", Weight: -1})}, "WithBackendConfigs[0].Weight", -1, "negative"},
+		{"name without TLS", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", ServerName: "x"})}, "WithBackendConfigs[0].ServerName", "x", "TLS"},
+		{"name on a socket", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "unix:///a", ServerName: "x"})}, "WithBackendConfigs[0].ServerName", "x", "TLS"},
+		{"trusted name", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithTrustedProxies("10.0.0.0/8", "lb.example")}, "WithTrustedProxies[1]", "lb.example", "not an IP address"},
+		{"trusted prefix", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithTrustedProxies("10.0.0.0/33")}, "WithTrustedProxies[0]", "10.0.0.0/33", "not a range"},
+		{"empty trusted", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithTrustedProxies("")}, "WithTrustedProxies[0]", "", ""},
+		{"malformed pattern", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithOriginPatterns("a", "[")}, "WithOriginPatterns[1]", "[", "syntax error"},
+		{"pattern with a path", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithOriginPatterns("https://a/b")}, "WithOriginPatterns[0]", "https://a/b", "path"},
+		{"empty pattern", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithOriginPatterns("")}, "WithOriginPatterns[0]", "", "empty"},
+		{"hash without a key", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithBalancer(wsproxy.Hash(nil))}, "WithBalancer", nil, "key"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, err := wsproxy.New(tt.opts...)
+			if p != nil {
+				t.Error("New returned a Proxy with a mistake in it")
+			}
+			errs := configErrors(t, err)
+			if len(errs) != 1 {
+				t.Fatalf("New() = %v; want one error", err)
+			}
+			e := errs[0]
+			if e.Option != tt.option || tt.value != nil && e.Value != tt.value || !strings.Contains(e.Err.Error(), tt.text) {
+				t.Errorf("error is %s, %#v, %v; want %s, %#v, %s", e.Option, e.Value, e.Err, tt.option, tt.value, tt.text)
+			}
+			if text := e.Error(); !strings.HasPrefix(text, "wsproxy: "+tt.option+": ") {
+				t.Errorf("Error() = %q; want the option named", text)
+			}
+		})
+	}
+}
+
+func TestNewReportsEveryMistakeAtOnce(t *testing.T) {
+	_, err := wsproxy.New(
+		wsproxy.WithBackendConfigs(
+			wsproxy.BackendConfig{URL: "ftp://a", Weight: -1},
+			wsproxy.BackendConfig{ID: "b", URL: "http://b", ServerName: "b"},
+			wsproxy.BackendConfig{ID: "b", URL: "http://c"}),
+		wsproxy.WithTrustedProxies("x", "y"),
+		wsproxy.WithOriginPatterns("["),
+	)
+	var got []string
+	for _, e := range configErrors(t, err) {
+		got = append(got, e.Option)
+	}
+	slices.Sort(got)
+	want := []string{"WithBackendConfigs[0].URL", "WithBackendConfigs[0].Weight", "WithBackendConfigs[1].ServerName",
+		"WithBackendConfigs[2].ID", "WithOriginPatterns[0]", "WithTrustedProxies[0]", "WithTrustedProxies[1]"}
+	if !slices.Equal(got, want) {
+		t.Errorf("mistakes are in %q; want %q", got, want)
+	}
+	if n := strings.Count(err.Error(), "\n") + 1; n != len(want) {
+		t.Errorf("text has %d lines; want %d:\n%v", n, len(want), err)
+	}
+}
+
+func TestLastOptionCounts(t *testing.T) {
+	p := newProxy(t, wsproxy.WithBackends("ftp://wrong"), wsproxy.WithBackends("http://a"),
+		wsproxy.WithTrustedProxies("wrong"), wsproxy.WithTrustedProxies("::1"),
+		wsproxy.WithOriginPatterns("["), wsproxy.WithOriginPatterns())
+	if all := p.Backends(); len(all) != 1 || all[0].URL() != "http://a" {
+		t.Errorf("Backends() = %v; want http://a", all)
+	}
+}
+
+func TestOptionsKeepNothingOfTheCallers(t *testing.T) {
+	configs := []wsproxy.BackendConfig{{URL: "http://a"}}
+	patterns, prefixes := []string{"example.com"}, []string{"10.0.0.0/8"}
+	opts := []wsproxy.Option{wsproxy.WithBackendConfigs(configs...), wsproxy.WithOriginPatterns(patterns...),
+		wsproxy.WithTrustedProxies(prefixes...)}
+	configs[0].URL, patterns[0], prefixes[0] = "ftp://changed", "[", "changed"
+	newProxy(t, opts...)
+}
+
+func TestDefaultsOfABackend(t *testing.T) {
+	p := newProxy(t, wsproxy.WithBackendConfigs(
+		wsproxy.BackendConfig{URL: "http://a"},
+		wsproxy.BackendConfig{ID: "x", URL: "wss://b:8443/base", ServerName: "b.example", Weight: 3},
+		wsproxy.BackendConfig{URL: "unix:///run/a.sock"},
+		wsproxy.BackendConfig{URL: "http://[::1]:80"},
+	))
+	var got []string
+	for _, b := range p.Backends() {
+		got = append(got, fmt.Sprint(b.ID(), " ", b.URL(), " ", b.Weight(), " ", b.NumTunnels(), " ", b.State()))
+	}
+	want := []string{"http://a http://a 1 0 up", "x wss://b:8443/base 3 0 up", "unix:///run/a.sock unix:///run/a.sock 1 0 up",
+		"http://[::1]:80 http://[::1]:80 1 0 up"}
+	if !slices.Equal(got, want) {
+		t.Errorf("backends are %q; want %q", got, want)
+	}
+}
+
+func TestEmptySetMustBeAskedFor(t *testing.T) {
+	for name, option := range map[string]wsproxy.Option{
+		"WithBackends": wsproxy.WithBackends(), "WithBackendConfigs": wsproxy.WithBackendConfigs(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got error
+			_, s := start(t, option, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
+				got = err
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}))
+			exchange(t, s.URL, upgradeTo("/chat"))
+			if !errors.Is(got, wsproxy.ErrNoBackend) {
+				t.Errorf("upgrade failed with %v; want ErrNoBackend", got)
+			}
+		})
+	}
+	_, s := start(t, wsproxy.WithBackends())
+	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+	wantStatus(t, resp, http.StatusServiceUnavailable)
+}

@@ -1,0 +1,177 @@
+package wsproxy_test
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// The tests of docs/production.md.
+
+func TestOuterProxyTellsWhoTheClientIs(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		trusted   []string
+		wantAddr  string
+		wantFor   string
+		wantProto string
+	}{
+		{"trusted", []string{"127.0.0.1"}, "203.0.113.7", "203.0.113.7, 127.0.0.1", "https"},
+		{"not trusted", nil, "127.0.0.1", "127.0.0.1", "http"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartBackend(t)
+			proxy, s := start(t,
+				wsproxy.WithBackends(backend.URL()), wsproxy.WithTrustedProxies(tt.trusted...))
+			outer := serve(t, outerProxy(t, s.URL))
+
+			client := wstest.Dial(t, outer.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			leg := backend.Accepted(t)
+			req := leg.AcceptUpgrade(nil)
+			wantSwitch(t, client)
+			wantField(t, req.Header, "X-Forwarded-For", tt.wantFor)
+			wantField(t, req.Header, "X-Forwarded-Proto", tt.wantProto)
+			for tunnel := range proxy.Tunnels() {
+				if got := tunnel.Info().ClientAddr.String(); got != tt.wantAddr {
+					t.Errorf("ClientAddr is %s; want %s", got, tt.wantAddr)
+				}
+			}
+			client.Send(wstest.Text("hello"))
+			leg.Want(wstest.Text("hello"))
+			client.Close()
+			leg.WantClose(1001)
+			leg.Close()
+			outer.wait()
+		})
+	}
+}
+
+// outerProxy returns a proxy that has ended TLS for a client on 203.0.113.7.
+func outerProxy(t *testing.T, target string) http.Handler {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(u)
+		r.Out.Header.Set("X-Forwarded-For", "203.0.113.7")
+		r.Out.Header.Set("X-Forwarded-Proto", "https")
+	}}
+}
+
+func TestRefusalTellsWhatAnOuterProxyLost(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	_, s := start(t, wsproxy.WithBackends(backend.URL()))
+	const key = "Sec-WebSocket-Key: " + sampleKey
+	for _, tt := range []struct {
+		name, request string
+		want          string
+	}{
+		{
+			"both fields dropped",
+			raw("GET / HTTP/1.1", "Host: h", "Sec-WebSocket-Version: 13", key),
+			"Upgrade was missing: does a proxy in front drop it?",
+		},
+		{
+			"connection set to close",
+			raw("GET / HTTP/1.1", "Host: h", "Upgrade: websocket", "Connection: close", "Sec-WebSocket-Version: 13", key),
+			"Connection was `close`: does a proxy in front drop it?",
+		},
+		{
+			"HTTP/1.0",
+			raw("GET / HTTP/1.0", "Host: h", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", key),
+			"Protocol was `HTTP/1.0`: a WebSocket is opened over HTTP/1.1",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			resp, body := exchange(t, s.URL, tt.request)
+			wantStatus(t, resp, http.StatusUpgradeRequired)
+			if got := strings.TrimSpace(body); got != tt.want {
+				t.Errorf("body is %q; want %q", got, tt.want)
+			}
+		})
+	}
+	wantUntouched(t, backend)
+}
+
+// What a proxy in front sees of an idle tunnel is what backend and clients say to
+// each other. Their pings pass.
+func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
+	ponged := make(chan error, 1)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			ponged <- err
+			return
+		}
+		defer conn.CloseNow()
+		ctx := conn.CloseRead(r.Context())
+		ponged <- conn.Ping(ctx)
+		<-ctx.Done()
+	}))
+	defer backend.Close()
+	_, s := start(t, wsproxy.WithBackends(backend.URL))
+
+	client := connect(s.URL)
+	defer client.CloseNow()
+	ctx := client.CloseRead(t.Context()) // answers pings
+	if err := <-ponged; err != nil {
+		t.Errorf("the backend's ping: %v", err)
+	}
+	client.Close(websocket.StatusNormalClosure, "")
+	<-ctx.Done()
+}
+
+// The kernel keeps what a slow client has not read. How much it may be can be
+// bounded: towards clients in the server's ConnContext, towards backends in the
+// dialer.
+func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
+	const bufferBytes = 32 << 10
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return conn, conn.(*net.TCPConn).SetReadBuffer(bufferBytes)
+	}
+	backend := wstest.StartBackend(t)
+	p := newProxy(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithDialer(dial))
+	s := serve(t, p, func(srv *http.Server) {
+		srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			c.(*net.TCPConn).SetWriteBuffer(bufferBytes)
+			return ctx
+		}
+	})
+	client := wstest.Dial(t, s.URL)
+	client.Conn().(*net.TCPConn).SetReadBuffer(bufferBytes)
+	client.WriteRequest(upgradeTo("/"))
+	leg := backend.Accepted(t)
+	leg.AcceptUpgrade(nil)
+	wantSwitch(t, client)
+
+	// Four sockets' buffers, which a kernel may double, and one of the proxy's.
+	const bound = 1 << 20
+	leg.Conn().(*net.TCPConn).SetWriteBuffer(bufferBytes)
+	leg.Conn().SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	message := wstest.AppendFrame(nil, wstest.Binary(make([]byte, 16*bound)), nil)
+	n, err := leg.Conn().Write(message)
+	if !os.IsTimeout(err) || n > bound {
+		t.Errorf("the backend could send %d bytes, with error %v; want at most %d and a timeout", n, err, bound)
+	}
+	p.Close()
+	s.wait()
+}

@@ -1,0 +1,276 @@
+package wsproxy_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// An authority signs certificates for tests.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+}
+
+func newAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{pool: x509.NewCertPool()}
+	a.cert, a.key = a.sign(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: "wsproxy test CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
+	})
+	a.pool.AddCert(a.cert)
+	return a
+}
+
+// issue returns a certificate for one name.
+func (a *authority) issue(t *testing.T, name string) tls.Certificate {
+	t.Helper()
+	cert, key := a.sign(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
+	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}
+}
+
+func (a *authority) sign(t *testing.T, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.SerialNumber = big.NewInt(time.Now().UnixNano())
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	parent, signer := a.cert, a.key
+	if parent == nil {
+		parent, signer = template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+// startEchoTLS starts an echo server by another implementation, which would
+// rather speak HTTP/2. It notes requests and how they came.
+func startEchoTLS(t *testing.T, config *tls.Config, seen chan<- *http.Request) (addr string) {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r
+		c, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		for {
+			typ, p, err := c.Read(t.Context())
+			if err != nil || c.Write(t.Context(), typ, p) != nil {
+				return
+			}
+		}
+	}))
+	srv.EnableHTTP2 = true
+	srv.TLS = config.Clone()
+	srv.TLS.NextProtos = []string{"h2", "http/1.1"}
+	srv.Config.ErrorLog = discardLog
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv.Listener.Addr().String()
+}
+
+func TestBackendsOverTLS(t *testing.T) {
+	ca, stranger := newAuthority(t), newAuthority(t)
+	serverCert := ca.issue(t, "backend.example")
+	serverConfig := &tls.Config{Certificates: []tls.Certificate{serverCert}, ClientCAs: ca.pool}
+	mutual := serverConfig.Clone()
+	mutual.ClientAuth = tls.RequireAndVerifyClientCert
+	client := &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{ca.issue(t, "proxy.example")}}
+	for _, tt := range []struct {
+		name, scheme, serverName string
+		server, client           *tls.Config
+		status                   int
+	}{
+		{"https", "https", "backend.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 101},
+		{"wss", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 101},
+		{"client certificate", "wss", "backend.example", mutual, client, 101},
+		{"no client certificate", "wss", "backend.example", mutual, &tls.Config{RootCAs: ca.pool}, 502},
+		{"stranger's CA", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: stranger.pool}, 502},
+		{"other name", "wss", "other.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 502},
+		{"the URL's host as name", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool}, 502},
+		{"name of the configuration is ignored", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool, ServerName: "backend.example"}, 502},
+		{"protocols of the configuration are ignored", "wss", "backend.example", serverConfig,
+			&tls.Config{RootCAs: ca.pool, NextProtos: []string{"h2"}}, 101},
+		{"host's roots", "wss", "backend.example", serverConfig, nil, 502},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			seen := make(chan *http.Request, 1)
+			addr := startEchoTLS(t, tt.server, seen)
+			p, s := start(t, wsproxy.WithTLSConfig(tt.client), wsproxy.WithBackendConfigs(
+				wsproxy.BackendConfig{URL: tt.scheme + "://" + addr, ServerName: tt.serverName}))
+			c := wstest.Dial(t, s.URL)
+			c.WriteRequest(upgradeTo("/chat"))
+			resp := c.ReadResponse()
+			wantStatus(t, resp, tt.status)
+			if resp.StatusCode != 101 {
+				return
+			}
+			r := <-seen
+			if got := r.TLS.NegotiatedProtocol; got != "http/1.1" {
+				t.Errorf("ALPN chose %q; want http/1.1", got)
+			}
+			if got := r.TLS.ServerName; got != tt.serverName {
+				t.Errorf("SNI asked for %q; want %q", got, tt.serverName)
+			}
+			if r.Host != "chat.example" {
+				t.Errorf("backend got Host %q; want chat.example", r.Host)
+			}
+			wantEcho(t, c)
+			hangUp(t, c)
+			s.wait()
+			wantNoTunnels(t, p)
+		})
+	}
+}
+
+func TestEachBackendHasItsOwnServerName(t *testing.T) {
+	ca := newAuthority(t)
+	for _, name := range []string{"one.example", "two.example"} {
+		seen := make(chan *http.Request, 1)
+		addr := startEchoTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, name)}}, seen)
+		other := startEchoTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "other.example")}}, seen)
+		_, s := start(t, wsproxy.WithTLSConfig(&tls.Config{RootCAs: ca.pool}), firstOf, wsproxy.WithBackendConfigs(
+			wsproxy.BackendConfig{URL: "wss://" + addr, ServerName: name},
+			wsproxy.BackendConfig{URL: "wss://" + other, ServerName: "other.example"}))
+		open(t, s.URL, upgradeTo("/chat"))
+		if got := (<-seen).TLS.ServerName; got != name {
+			t.Errorf("SNI asked for %q; want %q", got, name)
+		}
+	}
+}
+
+func TestSchemesHTTPAndWSAreTheSame(t *testing.T) {
+	for _, scheme := range []string{"http", "ws", "HTTP"} {
+		url := scheme + strings.TrimPrefix(wstest.StartEcho(t), "http")
+		_, s := start(t, wsproxy.WithBackends(url))
+		client, _ := open(t, s.URL, upgradeTo("/chat"))
+		wantEcho(t, client)
+	}
+}
+
+func TestUnixBackendGetsTheClientsHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	p, s := start(t, wsproxy.WithBackends("unix://"+path))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(upgradeTo("/chat/../x?y=1"))
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	leg := wstest.NewBackend(t, c)
+	req := leg.AcceptUpgrade(nil)
+	if req.Host != "chat.example" || req.RequestURI != "/chat/../x?y=1" {
+		t.Errorf("backend was asked for %q of %q; want /chat/../x?y=1 of chat.example", req.RequestURI, req.Host)
+	}
+	wantSwitch(t, client)
+	client.Send(wstest.Text("hello"))
+	leg.Want(wstest.Text("hello"))
+	leg.Send(wstest.Close(1000, ""))
+	client.WantClose(1000)
+	client.Send(wstest.Close(1000, ""))
+	leg.WantClose(1000)
+	leg.Close()
+	client.WantEOF()
+	client.Close()
+	s.wait()
+	wantNoTunnels(t, p)
+}
+
+func TestPathsOfBackends(t *testing.T) {
+	for _, tt := range []struct{ prefix, target, want string }{
+		{"", "/chat", "/chat"},
+		{"", "/", "/"},
+		{"", "//evil.example/x", "//evil.example/x"},
+		{"", "/a%2Fb/%2e%2e/c", "/a%2Fb/%2e%2e/c"},
+		{"", "/../x", "/../x"},
+		{"", "/a;b=c/d%20e", "/a;b=c/d%20e"},
+		{"", "/%E4%BD%A0", "/%E4%BD%A0"},
+		{"", "http://other.example/abs?x=1", "/abs?x=1"},
+		{"/", "/chat", "/chat"},
+		{"/base", "/chat", "/base/chat"},
+		{"/base/", "/chat", "/base/chat"},
+		{"/base", "/", "/base/"},
+		{"/base", "/a%2Fb", "/base/a%2Fb"},
+		{"/b%2Fase", "/chat", "/b%2Fase/chat"},
+		{"/base", "//chat", "/base//chat"},
+		{"/base", "/a..b/...", "/base/a..b/..."},
+		{"/base", "/%252e%252e/x", "/base/%252e%252e/x"},
+	} {
+		backend := wstest.StartRaw(t, refusing(403, ""))
+		_, s := start(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
+		exchange(t, s.URL, upgradeTo(tt.target))
+		if req, _, _ := receivedHead(t, backend); req.RequestURI != tt.want {
+			t.Errorf("prefix %q, target %q: backend was asked for %q; want %q", tt.prefix, tt.target, req.RequestURI, tt.want)
+		}
+	}
+}
+
+func TestDotSegmentsEscapeNoPrefix(t *testing.T) {
+	backend := wstest.StartRaw(t, switching)
+	_, s := start(t, wsproxy.WithBackends(backend.URL()+"/base"))
+	for _, target := range []string{
+		"/..", "/../admin", "/chat/../../admin", "/chat/..", "/./chat", "/%2e%2e/admin", "/.%2e/admin", "/%2E%2E/admin",
+		"/..%2fadmin", "/chat%2f..%2f..%2fadmin", "/..%5cadmin", `/..\admin`, "/chat/..;/admin", "/%2e", "http://x/../y",
+	} {
+		resp, _ := exchange(t, s.URL, upgradeTo(target))
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: client got %d; want 400", target, resp.StatusCode)
+		}
+	}
+	wantUntouched(t, backend)
+}
+
+func TestStripPrefixWorksInFront(t *testing.T) {
+	for _, tt := range []struct{ prefix, target, want string }{
+		{"", "/ws/room%2F1?x=%2F", "/room%2F1?x=%2F"},
+		{"", "/ws/", "/"},
+		{"", "/ws", "/"},
+		{"", "/wsx", "/x"},
+		{"/base", "/ws/room%2F1", "/base/room%2F1"},
+		{"/base", "/wsx", "/base/x"},
+	} {
+		backend := wstest.StartRaw(t, refusing(403, ""))
+		p := newProxy(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
+		s := serve(t, http.StripPrefix("/ws", p))
+		exchange(t, s.URL, upgradeTo(tt.target))
+		if req, _, _ := receivedHead(t, backend); req.RequestURI != tt.want {
+			t.Errorf("prefix %q, target %q: backend was asked for %q; want %q", tt.prefix, tt.target, req.RequestURI, tt.want)
+		}
+	}
+}
