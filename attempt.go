@@ -54,10 +54,11 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
 	a, err = u.ask(ctx, b, q, isLast)
 	cancel()
 	switch {
-	case err == nil:
-		b.worked()
-	case u.ctx.Err() == nil: // else it is not the backend's fault
+	case u.ctx.Err() != nil: // not the backend's fault
+	case err != nil || mayMoveOn(a.resp.StatusCode):
 		b.failed(u.p.now())
+	default:
+		b.worked()
 	}
 	if hookErr := u.traceDialed(b, a, start, err); hookErr != nil && a != nil {
 		a.conn.Close()

@@ -27,6 +27,23 @@
 // the protocol, and say goodbye instead of cutting a connection. Its tunnels live
 // in the program, and end with it: see the Limitations below first.
 //
+// # Limitations
+//
+//   - Every tunnel ends when the program ends that carries it. Where that is often,
+//     a small program of its own that is deployed rarely carries the tunnels: see
+//     docs/production.md.
+//   - What else the program computes competes with the relaying: on cores that
+//     are all busy, messages wait for their turn.
+//   - A peer that does not read keeps data in the kernel's socket buffers. With
+//     Linux defaults this can be several MB for one connection, which no figure of
+//     the Go runtime shows.
+//   - A peer that vanishes without a word is found by TCP keepalive, after about
+//     two and a half minutes with the defaults of package [net]; when data was
+//     under way to it, by the kernel's limit of retransmissions, on Linux after
+//     about 15 minutes.
+//   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441),
+//     which [http.Server] does not offer by default, is refused with 501.
+//
 // # Choosing a backend
 //
 // A [Balancer] picks one of the backends that may be chosen: in the set, below
@@ -130,21 +147,4 @@
 // of 32 KiB after a large read.
 // [Proxy.ServeHTTP] returns when the tunnel has ended, so that access logs and
 // in-flight counters of middleware see its whole life.
-//
-// # Limitations
-//
-//   - Every tunnel ends when the program ends that carries it. Where that is often,
-//     a small program of its own that is deployed rarely carries the tunnels: see
-//     docs/production.md.
-//   - What else the program computes competes with the relaying: on cores that
-//     are all busy, messages wait for their turn.
-//   - A peer that does not read keeps data in the kernel's socket buffers. With
-//     Linux defaults this can be several MB for one connection, which no figure of
-//     the Go runtime shows.
-//   - A peer that vanishes without a word is found by TCP keepalive, after about
-//     two and a half minutes with the defaults of package [net]; when data was
-//     under way to it, by the kernel's limit of retransmissions, on Linux after
-//     about 15 minutes.
-//   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441),
-//     which [http.Server] does not offer by default, is refused with 501.
 package wsproxy

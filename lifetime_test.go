@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -171,10 +172,14 @@ func TestClientThatVanishesLeavesNothing(t *testing.T) {
 // A hijackable is a ResponseWriter over a connection in memory.
 type hijackable struct {
 	*httptest.ResponseRecorder
-	conn net.Conn
+	conn     net.Conn
+	onHijack func() // may be nil
 }
 
 func (w hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.onHijack != nil {
+		w.onHijack()
+	}
 	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
 }
 
@@ -186,6 +191,52 @@ func newUpgrade() *http.Request {
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {sampleKey},
 	}
 	return r
+}
+
+func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
+	shutDown := func(p *wsproxy.Proxy) {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		p.Shutdown(ctx)
+	}
+	for name, end := range map[string]func(*wsproxy.Proxy){"Close": func(p *wsproxy.Proxy) { p.Close() }, "Shutdown": shutDown} {
+		t.Run(name+" at the last moment", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := newBackendInMemory(t)
+				p := newProxy(t, wsproxy.WithBackends("http://a"), backend.option())
+				front, back := memnet.Pipe(4096)
+				var running sync.WaitGroup
+				running.Go(func() {
+					p.ServeHTTP(hijackable{httptest.NewRecorder(), front, func() { end(p) }}, newUpgrade())
+				})
+				leg := backend.accept(t)
+				leg.AcceptUpgrade(nil)
+				time.Sleep(time.Minute) // neither side says a word
+				synctest.Wait()
+				running.Wait()
+				wantNoTunnels(t, p)
+				if client := wstest.NewClient(t, back); !front.IsClosed() {
+					client.WantEOF()
+				}
+				leg.WantEOF()
+			})
+		})
+		t.Run(name+" in the Response hook", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := newBackendInMemory(t)
+				var p *wsproxy.Proxy
+				p = newProxy(t, wsproxy.WithBackends("http://a"), backend.option(),
+					wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { end(p); return nil }))
+				client := serveInMemory(t, p).dial(t)
+				client.WriteRequest(upgradeTo("/chat"))
+				leg := backend.accept(t)
+				leg.AcceptUpgrade(nil)
+				time.Sleep(time.Minute)
+				wantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
+				leg.WantEOF()
+			})
+		})
+	}
 }
 
 func TestTenThousandFailingHandshakesLeaveNothing(t *testing.T) {
@@ -217,7 +268,7 @@ func TestTenThousandFailingHandshakesLeaveNothing(t *testing.T) {
 						if tt.spoil != nil {
 							tt.spoil(r)
 						}
-						p.ServeHTTP(hijackable{httptest.NewRecorder(), front}, r)
+						p.ServeHTTP(hijackable{httptest.NewRecorder(), front, nil}, r)
 					}
 				})
 			}

@@ -156,8 +156,8 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 //     deadline has passed;
 //   - what a hook or the balancer returned.
 //
-// Default: the status that fits, and the error's text where it concerns the
-// request (never where it concerns a backend).
+// Default: the status that fits, and for a [*StatusError] the text of its Err,
+// else that of the status: nothing about backends.
 func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option {
 	return optionFunc(func(s *settings) { s.errorHandler = h })
 }

@@ -138,7 +138,7 @@ func (p *Proxy) Close() error {
 // cutAll cuts all tunnels and waits until they have ended, which a hook may
 // delay: not for ever.
 func (p *Proxy) cutAll() {
-	for _, t := range p.registry.all() {
+	for _, t := range p.registry.cutAll() {
 		t.cut()
 	}
 	timeout := time.NewTimer(cutTimeout)
@@ -253,7 +253,7 @@ func answerError(w http.ResponseWriter, _ *http.Request, err error) {
 	code := statusOf(err)
 	text := http.StatusText(code)
 	var status *StatusError
-	if errors.As(err, &status) && status.Err != nil && code < 500 {
+	if errors.As(err, &status) && status.Err != nil && code == status.Status {
 		text = status.Err.Error()
 	}
 	http.Error(w, text, code)
@@ -264,6 +264,8 @@ func statusOf(err error) int {
 	var status *StatusError
 	var timeout interface{ Timeout() bool }
 	var failed *BackendError
+	var response *responseError
+	err = lastOf(err)
 	switch {
 	case errors.As(err, &status):
 		if status.Status < 400 || status.Status > 599 {
@@ -274,10 +276,19 @@ func statusOf(err error) int {
 		return http.StatusServiceUnavailable
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return http.StatusGatewayTimeout
-	case errors.As(err, &failed), errors.Is(err, context.Canceled):
+	case errors.As(err, &failed), errors.As(err, &response), errors.Is(err, context.Canceled):
 		return http.StatusBadGateway
 	}
 	return http.StatusInternalServerError
+}
+
+// lastOf returns the error of the last attempt, where err joins several.
+func lastOf(err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) == 0 {
+		return err
+	}
+	return joined.Unwrap()[len(joined.Unwrap())-1]
 }
 
 // log returns the logger. slog.Default is asked each time, because programs set it

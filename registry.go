@@ -15,7 +15,8 @@ type registry struct {
 	opened, refused, failed atomic.Uint64 // see Stats
 
 	mu        sync.Mutex
-	isStopped bool
+	isStopped bool // there are no new upgrades
+	isCut     bool // there are no tunnels either: one that comes late is cut
 	upgrades  map[*upgrade]bool
 	tunnels   map[uint64]*Tunnel
 	lastID    uint64
@@ -50,16 +51,15 @@ func (r *registry) leave(u *upgrade) {
 	r.lookEmptyLocked()
 }
 
-// add gives t its ID and registers it, and reports false if the registry is
-// stopped. It is called between the upgrade's enter and leave.
-func (r *registry) add(t *Tunnel) bool {
-	r.opened.Add(1)
+// add gives t its ID and registers it, and reports what has become of the registry
+// since the upgrade's enter: then it is t's turn to end. It is called before leave.
+func (r *registry) add(t *Tunnel) (isStopped, isCut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
 	t.info.ID = r.lastID
 	r.tunnels[t.info.ID] = t
-	return !r.isStopped
+	return r.isStopped, r.isCut
 }
 
 // remove forgets t, which has ended.
@@ -107,6 +107,15 @@ func (r *registry) lookEmptyLocked() {
 func (r *registry) all() []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.tunnels))
+}
+
+// cutAll makes add say that there are to be no tunnels, and returns those that
+// are left.
+func (r *registry) cutAll() []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.isCut = true
 	return slices.Collect(maps.Values(r.tunnels))
 }
 

@@ -39,7 +39,7 @@ type DialedInfo struct {
 	Backend  *Backend
 	Attempt  int           // 1 for the first
 	Duration time.Duration // from the dial to the answer
-	Status   int           // the backend's answer; 0 if there was none
+	Status   int           // the backend's answer; 0 if the attempt failed
 	Err      error         // a [*BackendError] if the attempt failed
 }
 

@@ -136,8 +136,11 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 		Unknown:    a.agreement.Unknown,
 		MaxMessage: uint64(p.messageSize),
 	})
-	if !p.registry.add(t) {
-		t.sayGoodbye() // the proxy was shut down in the meantime
+	switch isStopped, isCut := p.registry.add(t); { // in the meantime
+	case isCut:
+		t.cut()
+	case isStopped:
+		t.sayGoodbye()
 	}
 	return t
 }
@@ -148,7 +151,7 @@ func (u *upgrade) info(a *answer, local net.Addr) TunnelInfo {
 	target := *in.URL
 	info := TunnelInfo{
 		Backend: a.backend, Opened: time.Now(), Attempts: len(u.tried),
-		ClientAddr: u.client, RemoteAddr: in.RemoteAddr, LocalAddr: local.String(),
+		ClientAddr: u.client, RemoteAddr: in.RemoteAddr, LocalAddr: addrString(local),
 		Method: in.Method, Host: in.Host, URL: &target,
 		Subprotocol: a.agreement.Subprotocol, Extensions: a.agreement.Extensions,
 	}
@@ -158,8 +161,25 @@ func (u *upgrade) info(a *answer, local net.Addr) TunnelInfo {
 	return info
 }
 
+// addrString returns a's text; a connection of somebody else's may have no address.
+func addrString(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	return a.String()
+}
+
+// dropTunnel ends a tunnel that never opened, without a word to anybody.
+func (p *Proxy) dropTunnel(t *Tunnel) {
+	t.relay.Cut(relay.CauseLost)
+	t.relay.Run()
+	p.release(t.info.Backend)
+	p.registry.remove(t, false)
+}
+
 // runTunnel relays until the tunnel has ended.
 func (p *Proxy) runTunnel(t *Tunnel) {
+	p.registry.opened.Add(1)
 	if p.logsTunnels() {
 		p.logOpened(t)
 	}

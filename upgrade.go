@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -65,9 +64,10 @@ type upgrade struct {
 
 	// What came of it: an error, or an answer other than 101, or a tunnel, or
 	// nothing if the client went away at the last moment.
-	err    error
-	answer *answer
-	tunnel *Tunnel
+	err        error
+	answer     *answer
+	tunnel     *Tunnel
+	isHijacked bool
 }
 
 // serveUpgrade takes r, which is an upgrade, all the way.
@@ -96,8 +96,12 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	done := make(chan struct{})
 	go u.run(done) // ends by u.ctx and u.deadline
 	<-done
-	if u.err == nil && u.answer != nil {
+	switch {
+	case u.err != nil || u.isHijacked:
+	case u.answer != nil:
 		u.err = u.passOn()
+	default:
+		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
 	if u.err != nil {
 		p.refuse(w, r, u.err)
@@ -229,46 +233,55 @@ func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
 	}
 }
 
-// switchProtocols hijacks the client's connection, writes the 101 and opens the
-// tunnel.
-func (u *upgrade) switchProtocols(a *answer) (err error) {
+// switchProtocols hijacks the client's connection, opens the tunnel and writes the
+// 101. The tunnel is registered first: a client that has its 101 finds it there,
+// and so does whoever ends all tunnels.
+func (u *upgrade) switchProtocols(a *answer) error {
 	defer func() { // whatever panics
-		if u.tunnel == nil {
+		if a != nil {
 			u.close(a)
 		}
 	}()
-	h := handshake.SwitchHeader(u.w.Header(), a.resp.Header)
-	if err := u.respond(a, h); err != nil {
-		return err
-	}
-	msg, err := handshake.AppendSwitch(make([]byte, 0, usualHead), h, websocketKey(u.r.Header), a.agreement)
+	msg, err := u.switchMessage(a)
 	if err != nil {
-		return &StatusError{Status: http.StatusBadGateway, Err: err}
+		return err
 	}
 	conn, brw, err := http.NewResponseController(u.w).Hijack()
 	if err != nil {
 		u.p.log().Error("connection cannot be hijacked", "type", fmt.Sprintf("%T", u.w), "err", err)
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
+	u.isHijacked = true
+	// What the server has left of its deadlines ends here: a tunnel has none.
+	conn.SetDeadline(time.Time{})
+	conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
 	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	client := netconn.New(conn, slices.Clone(early))
-	if err := writeSwitch(conn, msg); err != nil {
-		client.Close()
+	t := u.p.newTunnel(u, a, netconn.New(conn, slices.Clone(early)), conn.LocalAddr())
+	a = nil
+	if _, err := conn.Write(msg); err != nil {
 		u.p.log().Debug("client lost before its 101", logClient, u.r.RemoteAddr, "err", err)
+		u.p.dropTunnel(t)
 		return nil
 	}
-	u.tunnel = u.p.newTunnel(u, a, client, conn.LocalAddr())
+	conn.SetWriteDeadline(time.Time{})
+	u.tunnel = t
 	return nil
 }
 
-// writeSwitch writes the 101 in one write. What the server has left of its
-// deadlines ends here: an open tunnel has none.
-func writeSwitch(conn net.Conn, msg []byte) error {
-	conn.SetDeadline(time.Time{})
-	conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
-	_, err := conn.Write(msg)
-	conn.SetWriteDeadline(time.Time{})
-	return err
+// switchMessage returns the client's 101, behind the Response hook.
+func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
+	h := handshake.SwitchHeader(u.w.Header(), a.resp.Header)
+	if err := u.respond(a, h); err != nil {
+		return nil, err
+	}
+	if u.ctx.Err() != nil {
+		return nil, context.Cause(u.ctx) // while the hook ran
+	}
+	msg, err := handshake.AppendSwitch(make([]byte, 0, usualHead), h, websocketKey(u.r.Header), a.agreement)
+	if err != nil {
+		return nil, &responseError{err}
+	}
+	return msg, nil
 }
 
 // respond runs the Response hook over h, the header that the client will get.
@@ -281,8 +294,15 @@ func (u *upgrade) respond(a *answer, h http.Header) error {
 	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
 		return err
 	}
-	return &StatusError{Status: http.StatusBadGateway, Err: err}
+	return &responseError{err}
 }
+
+// A responseError says that a backend's answer cannot be passed on: the Response
+// hook refused it, or left what cannot be written.
+type responseError struct{ err error }
+
+func (e *responseError) Error() string { return "wsproxy: answer for the client: " + e.err.Error() }
+func (e *responseError) Unwrap() error { return e.err }
 
 // websocketKey returns the client's Sec-WebSocket-Key, as net/http spells it.
 func websocketKey(h http.Header) string { return h.Get("Sec-Websocket-Key") }

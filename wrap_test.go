@@ -136,7 +136,7 @@ func (failingWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // As much middleware is written, around one of its kind.
 func (w panickyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return hidingWriter{w.ResponseWriter}.ResponseWriter.(interface {
+	return hidingWriter(w).ResponseWriter.(interface {
 		http.Hijacker
 		NoSuchMethod()
 	}).Hijack()
