@@ -22,21 +22,10 @@ type rawReader struct {
 	err  error
 }
 
-// newReader returns a reader for connections that are certainly plain sockets.
-// It does not look through wrappers: one that counts bytes, or holds a slot of a
-// listener, must see its reads.
+// newReader returns a reader for plain sockets.
 func newReader(c net.Conn) reader {
-	var sc syscall.Conn
-	switch c := c.(type) {
-	case *net.TCPConn:
-		sc = c
-	case *net.UnixConn:
-		sc = c
-	default:
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	raw := rawConn(c)
+	if raw == nil {
 		return nil
 	}
 	r := &rawReader{raw: raw, net: c.LocalAddr().Network()}

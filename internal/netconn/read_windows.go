@@ -14,19 +14,10 @@ type rawReader struct {
 	waited bool
 }
 
-// newReader returns a reader for connections that are certainly plain sockets.
+// newReader returns a reader for plain sockets.
 func newReader(c net.Conn) reader {
-	var sc syscall.Conn
-	switch c := c.(type) {
-	case *net.TCPConn:
-		sc = c
-	case *net.UnixConn:
-		sc = c
-	default:
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
+	raw := rawConn(c)
+	if raw == nil {
 		return nil
 	}
 	r := &rawReader{conn: c, raw: raw}
