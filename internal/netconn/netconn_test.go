@@ -320,3 +320,43 @@ func TestOnlyAbandonDoesNotWaitForATLSPeerThatDoesNotRead(t *testing.T) {
 		})
 	}
 }
+
+func TestInterruptEndsFillAndWriteForGood(t *testing.T) {
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		errc := make(chan error)
+		go func() {
+			_, err := fill(c, "held")
+			errc <- err
+		}()
+		c.Interrupt()
+		if err := <-errc; !os.IsTimeout(err) {
+			t.Errorf("Fill() during Interrupt: %v; want a timeout", err)
+		}
+		far.Write([]byte("too late"))
+		if got, err := fill(c, ""); !os.IsTimeout(err) {
+			t.Errorf("Fill() after it = %q, %v; want a timeout", got, err)
+		}
+		if n, err := c.Write([]byte("too late")); !os.IsTimeout(err) {
+			t.Errorf("Write() after it = %d, %v; want a timeout", n, err)
+		}
+	})
+}
+
+// A timeless connection has no deadlines.
+type timeless struct{ *memnet.Conn }
+
+func (timeless) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+func TestInterruptClosesWhatHasNoDeadlines(t *testing.T) {
+	near, far := memnet.Pipe(10)
+	defer far.Close()
+	c := New(timeless{near}, nil)
+	c.Interrupt()
+	if _, err := fill(c, ""); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Fill(): %v; want net.ErrClosed", err)
+	}
+	c.Close()
+	if n := near.NumCloses(); n != 1 {
+		t.Errorf("closed %d times; want 1", n)
+	}
+}

@@ -50,8 +50,17 @@ func (r *Relay) beginLocked(end End, reason string) {
 	r.down.askLocked(toClient.with(reason))
 	r.up.askLocked(toBackend.with(reason))
 	if end.Cause != CauseShutdown {
-		r.linger = time.AfterFunc(lingerTimeout, r.expire) // ends after one call, which never blocks for long
+		r.lingerLocked()
 	}
+}
+
+// lingerLocked starts the clock of a tunnel that is ending, from now on.
+func (r *Relay) lingerLocked() {
+	if r.linger == nil {
+		r.linger = time.AfterFunc(lingerTimeout, r.expire) // each call ends soon; stopped by close
+		return
+	}
+	r.linger.Reset(lingerTimeout)
 }
 
 // expire ends the wait for answers: sides that have been sent a Close frame have
@@ -65,6 +74,11 @@ func (r *Relay) expire() {
 	late := r.end.Cut // it is the second time
 	r.end.Cut = true
 	switch {
+	case !r.begun:
+		// A side is lost, and the direction that could tell more of it is stuck in
+		// a write to the other.
+		r.beginLocked(r.lostLocked(), "")
+		r.cutLocked()
 	case r.up.ward != open && r.down.ward != open:
 		r.finishLocked()
 	case r.end.Cause == CauseClosed && !late:
@@ -75,6 +89,15 @@ func (r *Relay) expire() {
 	default:
 		r.cutLocked()
 	}
+}
+
+// lostLocked returns the end of a tunnel of which one side takes nothing more.
+func (r *Relay) lostLocked() End {
+	d := &r.up
+	if d.lostErr == nil {
+		d = &r.down
+	}
+	return End{Side: d.from, Cause: CauseLost, Err: d.lostErr}
 }
 
 // settleLocked looks whether both sides have been sent a Close frame and have
@@ -249,6 +272,9 @@ func (d *direction) writeFailed(err error) {
 		o.lostErr = err
 		o.until = time.Now().Add(drainTimeout)
 		o.wakeLocked() // it may have been woken already, and must not miss that
+		if !d.r.begun {
+			d.r.lingerLocked()
+		}
 	}
 	d.r.settleLocked()
 }

@@ -1,0 +1,138 @@
+package relay
+
+import (
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// stall lets client send until nothing is taken any more, because the backend
+// does not read.
+func stall(t *testing.T, s *scene, from Side) (sentBytes int) {
+	t.Helper()
+	src, _ := s.peers(from)
+	frame := wire(from, wstest.Binary(make([]byte, 1<<20)))
+	for range 1000 {
+		src.Conn().SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+		n, err := src.Conn().Write(frame)
+		sentBytes += n
+		if isTimeout(err) {
+			return sentBytes
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatalf("%d bytes were taken from a side whose other does not read", sentBytes)
+	return 0
+}
+
+func TestCutEndsEverythingAtOnce(t *testing.T) {
+	states := []struct {
+		name string
+		make func(*testing.T, *scene)
+	}{
+		{"idle", func(*testing.T, *scene) {}},
+		{"client's stream is stalled", func(t *testing.T, s *scene) { stall(t, s, Client) }},
+		{"backend's stream is stalled", func(t *testing.T, s *scene) { stall(t, s, Backend) }},
+		{"both streams are stalled", func(t *testing.T, s *scene) { stall(t, s, Client); stall(t, s, Backend) }},
+		{"goodbye was said", func(_ *testing.T, s *scene) { s.Goodbye(CauseShutdown, 0, "") }},
+		{"goodbye cannot be said", func(t *testing.T, s *scene) {
+			stall(t, s, Client)
+			stall(t, s, Backend)
+			s.Goodbye(CauseShutdown, 0, "")
+		}},
+	}
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		for _, tt := range states {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel() // stalling takes time
+				s := e.start(t, n, setup{})
+				tt.make(t, s)
+				start := time.Now()
+				s.Cut(CauseShutdown)
+				if took := time.Since(start); took > 500*time.Millisecond {
+					t.Errorf("Cut took %v; want it not to wait", took)
+				}
+				if end := s.wait(); end.Side != Proxy || end.Cause != CauseShutdown || !end.Cut {
+					t.Errorf("ended with %+v; want a shutdown that cut", end)
+				}
+				if took := time.Since(start); took > drainTimeout {
+					t.Errorf("ended after %v; want at once", took)
+				}
+			})
+		}
+	})
+}
+
+func TestCutBeforeRun(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		s := e.prepare(t, n, setup{fromClient: masked(wstest.Text("early"))})
+		s.Cut(CauseShutdown)
+		s.begin()
+		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true})
+		wantGone(t, s.client)
+		wantGone(t, s.backend)
+	})
+}
+
+func TestCutOfATunnelThatHasSaidGoodbyeOnlyHastensIt(t *testing.T) {
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, memory(1<<20), setup{})
+		start := time.Now()
+		s.Goodbye(CauseShutdown, 0, "")
+		s.client.WantClose(1001)
+		s.backend.WantClose(1001)
+		s.client.Send(wstest.Close(1001, ""))
+		s.backend.Send(wstest.Close(1001, ""))
+		synctest.Wait() // for the ends of both streams now
+		s.Cut(CauseShutdown)
+		s.wantEndAfter(start, 0, End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+	})
+}
+
+func TestLingerCutsASideThatTakesNothing(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		s := e.start(t, memory(1<<10), setup{})
+		src, _ := s.peers(from)
+		src.Conn().SetWriteDeadline(time.Now().Add(time.Millisecond))
+		src.Conn().Write(wire(from, wstest.Binary(make([]byte, 1<<20))))
+		start := time.Now()
+		s.Goodbye(CauseCaller, 4000, "")
+		code := map[Side]int{Client: 4000, Backend: 1001}[from] // the other cannot be said
+		s.wantEndAfter(start, lingerTimeout, End{Side: Proxy, Cause: CauseCaller, Code: code, Cut: true})
+	})
+}
+
+func TestTLSPeerThatDoesNotReadHoldsNothingUp(t *testing.T) {
+	secure := func(t testing.TB) (near, far net.Conn) {
+		a, b := memnet.Pipe(32 << 10)
+		return shakeHands(t, a, b)
+	}
+	plain := memory(32 << 10).client
+	networks := map[Side]network{
+		Client:  {client: secure, backend: plain},
+		Backend: {client: plain, backend: secure},
+	}
+	for deaf, n := range networks {
+		inBubble(t, func(t *testing.T, e engine) {
+			s := e.start(t, n, setup{})
+			talker, _ := s.peers(map[Side]Side{Client: Backend, Backend: Client}[deaf])
+			go talker.WriteFrames(wstest.Binary(make([]byte, 1<<20)))
+			synctest.Wait()
+			start := time.Now()
+			s.Goodbye(CauseShutdown, 0, "")
+			s.Cut(CauseShutdown)
+			if end := s.wait(); !end.Cut {
+				t.Errorf("ended with %+v; want a cut", end)
+			}
+			if took := time.Since(start); took != 0 {
+				t.Errorf("%v is deaf: ended after %v; want at once", deaf, took)
+			}
+		})
+	}
+}
