@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
 // An answer is what a backend has said to an upgrade. It holds the backend's
@@ -49,23 +51,37 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
 	ctx, cancel := u.withDeadline(isLast)
-	a, err = u.ask(ctx, b, q, isLast)
-	cancel()
-	switch {
-	case u.ctx.Err() != nil: // not the backend's fault
-	case err != nil || mayMoveOn(a.resp.StatusCode):
-		b.failed(u.p.now())
-	default:
-		b.worked()
+	defer cancel()
+	if ctx.Err() != nil {
+		return nil, ctx.Err() // a hook took all the time: nobody else is to blame
 	}
+	start := time.Now()
+	a, err = u.ask(ctx, b, q, isLast)
+	u.rate(b, a, err, time.Since(start))
 	if hookErr := u.traceDialed(b, a, start, err); hookErr != nil && a != nil {
 		a.conn.Close()
 		a.reader.free()
 		return nil, hookErr
 	}
 	return a, err
+}
+
+// patience is how long a backend may take to answer before it is to blame for a
+// client that leaves. A backend that swallows connections has the fewest tunnels:
+// it must not be tried first by one impatient client after another.
+const patience = time.Second
+
+// rate notes whether b has worked.
+func (u *upgrade) rate(b *Backend, a *answer, err error, took time.Duration) {
+	switch {
+	case a != nil && !mayMoveOn(a.resp.StatusCode):
+		b.worked()
+	case u.ctx.Err() != nil && (took < patience || context.Cause(u.ctx) == ErrShutdown):
+		// The client has gone, or the proxy is going.
+	case b.failed(u.p.now()):
+		u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
+	}
 }
 
 // A question is what one backend is asked. It is complete before the dial: what
@@ -105,39 +121,50 @@ func (u *upgrade) prepare(b *Backend) (*question, error) {
 // withDeadline bounds one attempt: while another may follow, by half of what is
 // left.
 func (u *upgrade) withDeadline(isLast bool) (context.Context, context.CancelFunc) {
+	deadline := u.deadline
+	if d, ok := u.ctx.Deadline(); ok && (deadline.IsZero() || d.Before(deadline)) {
+		deadline = d // of a middleware
+	}
 	switch {
-	case u.deadline.IsZero():
+	case deadline.IsZero():
 		return context.WithCancel(u.ctx)
 	case isLast:
-		return context.WithDeadline(u.ctx, u.deadline)
+		return context.WithDeadline(u.ctx, deadline)
 	}
-	return context.WithTimeout(u.ctx, time.Until(u.deadline)/2)
+	return context.WithTimeout(u.ctx, time.Until(deadline)/2)
 }
 
 // ask dials b, asks q and reads what b answers. ctx bounds all of it.
 func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool) (*answer, error) {
 	conn, err := u.p.dial(ctx, q.target.network, q.target.addr)
+	if err == nil && conn == nil {
+		err = errors.New("the dialer returned no connection")
+	}
 	if err != nil {
 		return nil, &BackendError{ID: b.id, Op: "dial", Err: err}
 	}
 	a := &answer{backend: b, conn: conn}
+	isDone := false
+	defer func() { // whatever panics
+		if !isDone {
+			conn.Close()
+			a.reader.free()
+		}
+	}()
 	// A connection knows no context: whatever waits on it is woken by a deadline.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	err = u.exchange(ctx, a, q)
-	if !stop() && err == nil {
-		err = context.Cause(ctx)
-	}
-	if err == nil && !isLast && mayMoveOn(a.resp.StatusCode) {
-		err = fmt.Errorf("answered %s", a.resp.Status)
+	defer stop()
+	err = u.exchange(a, q)
+	switch {
+	case !stop():
+		err = context.Cause(ctx) // rather than the deadline of the connection
+	case err == nil && !isLast && mayMoveOn(a.resp.StatusCode):
+		err = fmt.Errorf("answered %s", http.StatusText(a.resp.StatusCode))
 	}
 	if err != nil {
-		conn.Close()
-		a.reader.free()
-		if ctx.Err() != nil {
-			err = context.Cause(ctx) // rather than the deadline of the connection
-		}
 		return nil, &BackendError{ID: b.id, Op: "handshake", Err: err}
 	}
+	isDone = true
 	return a, nil
 }
 
@@ -151,10 +178,10 @@ func mayMoveOn(status int) bool {
 }
 
 // exchange asks q over a.conn, over TLS if q's target says so, and fills a in.
-func (u *upgrade) exchange(ctx context.Context, a *answer, q *question) error {
+func (u *upgrade) exchange(a *answer, q *question) error {
 	if q.target.isTLS {
 		c := tls.Client(a.conn, u.p.tlsFor(q.target))
-		if err := c.HandshakeContext(ctx); err != nil {
+		if err := c.Handshake(); err != nil { // not HandshakeContext, which closes a connection that is ours
 			return fmt.Errorf("TLS: %w", err)
 		}
 		a.conn = c
@@ -221,11 +248,34 @@ func (u *upgrade) passOn() error {
 	}
 	until := time.Now().Add(refusalTimeout)
 	a.conn.SetDeadline(until)
-	http.NewResponseController(w).SetWriteDeadline(until) // where it can be set
+	if http.NewResponseController(w).SetWriteDeadline(until) != nil {
+		return u.passOnHijacked(header, until) // a wrapper hides it: on the connection itself, then
+	}
 	w.WriteHeader(a.resp.StatusCode)
 	if _, err := io.Copy(w, a.resp.Body); err != nil {
 		// The client must not take a part for the whole.
 		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// passOnHijacked is the rest of passOn on the client's connection, for an answer
+// that the client does not read must not be held for ever.
+func (u *upgrade) passOnHijacked(header http.Header, until time.Time) error {
+	conn, _, err := http.NewResponseController(u.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
+	}
+	u.isHijacked = true
+	client := netconn.New(conn, nil)
+	defer client.Close()
+	conn.SetDeadline(until)
+	resp := &http.Response{
+		StatusCode: u.answer.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Body: u.answer.resp.Body, ContentLength: u.answer.resp.ContentLength, Close: true,
+	}
+	if resp.Write(conn) == nil {
+		client.Drain(time.Now().Add(drainTimeout))
 	}
 	return nil
 }

@@ -129,18 +129,21 @@ const (
 	maxBackoff   = 30 * time.Second
 )
 
-// failed notes that an attempt failed at now, a duration since the proxy's start.
+// failed notes that an attempt failed at now, a duration since the proxy's start,
+// and reports whether the backend rests from now on.
 // Attempts that fail while the backend is waiting already count for nothing: a
 // restart under a hundred upgrades is one failure.
-func (b *Backend) failed(now time.Duration) {
+func (b *Backend) failed(now time.Duration) bool {
 	until := b.retryAt.Load()
 	if until > int64(now) {
-		return
+		return false
 	}
 	n := b.failures.Load() + 1
-	if b.retryAt.CompareAndSwap(until, int64(now+backoff(int(n)))) {
-		b.failures.Store(n)
+	if !b.retryAt.CompareAndSwap(until, int64(now+backoff(int(n)))) {
+		return false
 	}
+	b.failures.Store(n)
+	return true
 }
 
 // worked notes that an attempt succeeded.

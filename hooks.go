@@ -1,7 +1,9 @@
 package wsproxy
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"runtime/debug"
 )
@@ -26,7 +28,8 @@ func (p *Proxy) catch(hook string, err *error) {
 	}
 	*err = &hookPanic{hook, v}
 	if v != http.ErrAbortHandler { // which net/http does not log either
-		p.log().Error("panic in a hook", "hook", hook, "panic", v, "stack", string(debug.Stack()))
+		p.logAttrs(slog.LevelError, "panic in a hook",
+			slog.String("hook", hook), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
 	}
 }
 
@@ -59,4 +62,17 @@ func callHook[T any](p *Proxy, name string, hook func(T), info T) (err error) {
 	defer p.catch(name, &err)
 	hook(info)
 	return nil
+}
+
+// logAttrs logs. A handler's panic cannot be told to anybody, but must not end
+// what it was told of.
+func (p *Proxy) logAttrs(level slog.Level, msg string, attrs ...slog.Attr) {
+	defer func() { recover() }()
+	p.log().LogAttrs(context.Background(), level, msg, attrs...)
+}
+
+// logs reports whether anybody reads lines of this level.
+func (p *Proxy) logs(level slog.Level) (isRead bool) {
+	defer func() { recover() }()
+	return p.log().Enabled(context.Background(), level)
 }

@@ -21,6 +21,7 @@ const (
 	maxAnswerBytes    = 64 << 10         // a backend's answer up to its body; more is an attack on memory
 	usualHead         = 1 << 10          // bytes of most requests and answers: a capacity, no bound
 	refusalTimeout    = 10 * time.Second // passing on an answer that is not 101
+	drainTimeout      = 1 * time.Second  // for a client to end its stream behind a refusal
 	cutTimeout        = 1 * time.Second  // for hooks of tunnels that were cut to return
 	retryAfterSeconds = "1"              // what a client is told that was refused for a moment only
 )
@@ -173,7 +174,8 @@ func WithLimits(l Limits) Option {
 }
 
 // WithLogger sets the logger: faults of the program (a hidden Hijack, a panic in
-// a hook) at Error, tunnels at Debug. Payloads, cookies, Authorization and
+// a hook) at Error, backends that begin to fail at Warn, tunnels and refusals at
+// Debug. Payloads, cookies, Authorization and
 // Sec-WebSocket-Protocol are never logged. Default: [slog.Default].
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(s *settings) { s.logger = l })

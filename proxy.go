@@ -36,10 +36,16 @@ type Proxy struct {
 // [*ConfigError] for each mistake.
 func New(opts ...Option) (*Proxy, error) {
 	var s settings
-	for _, o := range opts {
+	var errs []error
+	for i, o := range opts {
+		if o == nil {
+			errs = append(errs, &ConfigError{Option: fmt.Sprintf("New[%d]", i), Value: o, Err: errors.New("no option")})
+			continue
+		}
 		o.apply(&s)
 	}
-	c, errs := s.compile()
+	c, bad := s.compile()
+	errs = append(errs, bad...)
 	p := &Proxy{config: c, start: time.Now(), known: make(map[string]*Backend)}
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
@@ -70,8 +76,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Wrap returns a handler that relays every WebSocket upgrade as [Proxy.ServeHTTP]
 // does, and hands any other request to next. Wrap a route, not a mux that
-// serves WebSockets of its own.
+// serves WebSockets of its own. A nil next is none: see [Proxy.ServeHTTP].
 func (p *Proxy) Wrap(next http.Handler) http.Handler {
+	if next == nil {
+		return p
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isUpgrade, _ := handshake.Classify(r); !isUpgrade {
 			next.ServeHTTP(w, r)
@@ -229,7 +238,10 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", retryAfterSeconds)
 	}
 	closeAfter(r, h)
-	p.log().Debug("upgrade refused", "remote", r.RemoteAddr, "host", r.Host, "path", r.URL.Path, "err", err)
+	if p.logs(slog.LevelDebug) {
+		p.logAttrs(slog.LevelDebug, "upgrade refused", slog.String(logClient, r.RemoteAddr),
+			slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Any("err", err))
+	}
 	p.errorHandler(w, r, err)
 }
 
@@ -261,11 +273,12 @@ func answerError(w http.ResponseWriter, _ *http.Request, err error) {
 
 // statusOf maps an error to the status that the client gets.
 func statusOf(err error) int {
+	if all, ok := err.(*attemptErrors); ok {
+		err = all.last()
+	}
 	var status *StatusError
-	var timeout interface{ Timeout() bool }
 	var failed *BackendError
 	var response *responseError
-	err = lastOf(err)
 	switch {
 	case errors.As(err, &status):
 		if status.Status < 400 || status.Status > 599 {
@@ -274,21 +287,12 @@ func statusOf(err error) int {
 		return status.Status
 	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
 		return http.StatusServiceUnavailable
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case err == context.DeadlineExceeded, errors.As(err, &failed) && failed.Timeout():
 		return http.StatusGatewayTimeout
-	case errors.As(err, &failed), errors.As(err, &response), errors.Is(err, context.Canceled):
+	case err == context.Canceled, failed != nil, errors.As(err, &response):
 		return http.StatusBadGateway
 	}
 	return http.StatusInternalServerError
-}
-
-// lastOf returns the error of the last attempt, where err joins several.
-func lastOf(err error) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok || len(joined.Unwrap()) == 0 {
-		return err
-	}
-	return joined.Unwrap()[len(joined.Unwrap())-1]
 }
 
 // log returns the logger. slog.Default is asked each time, because programs set it

@@ -124,7 +124,7 @@ func (r *registry) drained(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	cut := r.cut + len(r.tunnels) // those that a hook still holds have been cut
-	if cut == 0 {
+	if cut == 0 && len(r.upgrades) == 0 {
 		return nil
 	}
 	return &DrainError{Closed: r.closed, Cut: cut, Err: err}

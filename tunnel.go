@@ -1,7 +1,6 @@
 package wsproxy
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -9,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"time"
+	"unicode/utf8"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
 	"github.com/wsproxy/wsproxy/internal/netconn"
@@ -106,11 +106,15 @@ func (t *Tunnel) Info() TunnelInfo { return t.info }
 // sent a Close frame with code and reason, and the backend one with 1001. It does
 // not wait, and does nothing if the tunnel is ending already. The error is about
 // code, which must be one that may be sent (1000 to 1014 but for 1004, 1005 and
-// 1006, or 3000 to 4999), or reason, which must be at most 123 bytes long.
+// 1006, or 3000 to 4999), or reason, which must be UTF-8 of at
+// most 123 bytes.
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
 func (t *Tunnel) Close(code int, reason string) error {
 	if !frame.ValidCode(code) {
 		return fmt.Errorf("wsproxy: close tunnel %d: code %d may not be sent", t.info.ID, code)
+	}
+	if !utf8.ValidString(reason) {
+		return fmt.Errorf("wsproxy: close tunnel %d: reason %q is not UTF-8", t.info.ID, reason)
 	}
 	if len(reason) > frame.MaxReason {
 		return fmt.Errorf("wsproxy: close tunnel %d: reason of %d bytes; at most %d fit", t.info.ID, len(reason), frame.MaxReason)
@@ -180,7 +184,7 @@ func (p *Proxy) dropTunnel(t *Tunnel) {
 // runTunnel relays until the tunnel has ended.
 func (p *Proxy) runTunnel(t *Tunnel) {
 	p.registry.opened.Add(1)
-	if p.logsTunnels() {
+	if p.logs(slog.LevelDebug) {
 		p.logOpened(t)
 	}
 	if p.trace.Opened != nil {
@@ -202,7 +206,7 @@ func (p *Proxy) tellOpened(t *Tunnel) {
 // that Shutdown returns behind the last hook.
 func (p *Proxy) finishTunnel(t *Tunnel, end relay.End) {
 	defer p.registry.remove(t, end.Cut)
-	if p.trace.Closed != nil || p.logsTunnels() {
+	if p.trace.Closed != nil || p.logs(slog.LevelDebug) {
 		p.tellEnd(t, end)
 	}
 }
@@ -216,7 +220,7 @@ func (p *Proxy) tellEnd(t *Tunnel, end relay.End) {
 		Side: Side(end.Side), Cause: Cause(end.Cause), Code: end.Code, Cut: end.Cut, Err: end.Err,
 		ToBackend: Traffic(toBackend), ToClient: Traffic(toClient),
 	}
-	if p.logsTunnels() {
+	if p.logs(slog.LevelDebug) {
 		p.logClosed(&e)
 	}
 	callHook(p, "Trace.Closed", p.trace.Closed, e)
@@ -229,15 +233,10 @@ const (
 	logClient  = "client"
 )
 
-// logsTunnels reports whether anybody reads what is said of each tunnel.
-func (p *Proxy) logsTunnels() bool {
-	return p.log().Enabled(context.Background(), slog.LevelDebug)
-}
-
 // logOpened leaves the query out: tokens travel there.
 func (p *Proxy) logOpened(t *Tunnel) {
 	i := &t.info
-	p.log().LogAttrs(context.Background(), slog.LevelDebug, "tunnel opened",
+	p.logAttrs(slog.LevelDebug, "tunnel opened",
 		slog.Uint64(logTunnel, i.ID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
 		slog.String("host", i.Host), slog.String("path", i.URL.Path), slog.Int("attempts", i.Attempts))
 }
@@ -253,5 +252,5 @@ func (p *Proxy) logClosed(e *TunnelEnd) {
 	if e.Err != nil {
 		attrs = append(attrs, slog.String("err", e.Err.Error()))
 	}
-	p.log().LogAttrs(context.Background(), slog.LevelDebug, "tunnel closed", attrs...)
+	p.logAttrs(slog.LevelDebug, "tunnel closed", attrs...)
 }

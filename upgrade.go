@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -103,7 +105,9 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	default:
 		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
-	if u.err != nil {
+	if u.err != nil && !u.isHijacked {
+		// The server's WriteTimeout may have passed while backends were tried.
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(refusalTimeout))
 		p.refuse(w, r, u.err)
 	}
 	return u.tunnel
@@ -156,8 +160,8 @@ func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			p.log().Error("connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
-				"type", fmt.Sprintf("%T", w))
+			p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
+				slog.String("type", fmt.Sprintf("%T", w)))
 			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
 		}
 	}
@@ -176,13 +180,13 @@ func (u *upgrade) connect() (*answer, error) {
 // try makes attempts, one backend after another: nothing has been sent to the
 // client, so this is safe.
 func (u *upgrade) try() (*answer, error) {
-	var errs []error
+	failed := new(attemptErrors)
 	for {
 		b, isLast, err := u.pick()
+		if len(failed.errs) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
+			return nil, failed // no other is left: why those failed that were
+		}
 		if err != nil {
-			if len(errs) > 0 {
-				break
-			}
 			return nil, err
 		}
 		a, err := u.attempt(b, isLast)
@@ -190,24 +194,39 @@ func (u *upgrade) try() (*answer, error) {
 			return a, nil
 		}
 		if u.ctx.Err() != nil {
-			return nil, context.Cause(u.ctx) // the client has gone, or Shutdown
+			return nil, u.ctxErr()
 		}
 		if _, ok := err.(*BackendError); !ok {
 			return nil, err // a hook's
 		}
-		errs = append(errs, err)
-		if isLast {
-			break
+		if failed.errs = append(failed.errs, err); isLast {
+			return nil, failed
 		}
 	}
-	return nil, errors.Join(errs...)
 }
+
+// ctxErr tells why the upgrade was given up: the request's context, or Shutdown.
+func (u *upgrade) ctxErr() error {
+	if context.Cause(u.ctx) == ErrShutdown {
+		return ErrShutdown
+	}
+	return u.ctx.Err()
+}
+
+// attemptErrors joins the failures of all attempts, in their order.
+type attemptErrors struct{ errs []error }
+
+func (e *attemptErrors) Error() string   { return errors.Join(e.errs...).Error() }
+func (e *attemptErrors) Unwrap() []error { return e.errs }
+
+// last returns the failure that decides what the client gets.
+func (e *attemptErrors) last() error { return e.errs[len(e.errs)-1] }
 
 // pick has the balancer choose, and reserves the chosen backend's place. isLast
 // reports that no other will be tried after it.
 func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
-	set := u.p.set.Load()
 	for {
+		set := u.p.set.Load()
 		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), u.tried, u.p.now())
 		if err != nil {
 			return nil, false, err
@@ -221,6 +240,10 @@ func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
 		}
 		if !b.reserve() {
 			continue // others have filled it in the meantime
+		}
+		if b.removed.Load() { // after reserve: SetBackends has seen one of the two
+			u.p.release(b)
+			continue
 		}
 		u.tried = append(u.tried, b)
 		err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
@@ -237,9 +260,13 @@ func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
 // 101. The tunnel is registered first: a client that has its 101 finds it there,
 // and so does whoever ends all tunnels.
 func (u *upgrade) switchProtocols(a *answer) error {
+	var conn net.Conn
 	defer func() { // whatever panics
 		if a != nil {
 			u.close(a)
+			if conn != nil {
+				conn.Close()
+			}
 		}
 	}()
 	msg, err := u.switchMessage(a)
@@ -248,7 +275,8 @@ func (u *upgrade) switchProtocols(a *answer) error {
 	}
 	conn, brw, err := http.NewResponseController(u.w).Hijack()
 	if err != nil {
-		u.p.log().Error("connection cannot be hijacked", "type", fmt.Sprintf("%T", u.w), "err", err)
+		u.p.logAttrs(slog.LevelError, "connection cannot be hijacked",
+			slog.String("type", fmt.Sprintf("%T", u.w)), slog.Any("err", err))
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	u.isHijacked = true
@@ -259,7 +287,8 @@ func (u *upgrade) switchProtocols(a *answer) error {
 	t := u.p.newTunnel(u, a, netconn.New(conn, slices.Clone(early)), conn.LocalAddr())
 	a = nil
 	if _, err := conn.Write(msg); err != nil {
-		u.p.log().Debug("client lost before its 101", logClient, u.r.RemoteAddr, "err", err)
+		u.p.logAttrs(slog.LevelDebug, "client lost before its 101",
+			slog.String(logClient, u.r.RemoteAddr), slog.Any("err", err))
 		u.p.dropTunnel(t)
 		return nil
 	}
@@ -275,7 +304,7 @@ func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 		return nil, err
 	}
 	if u.ctx.Err() != nil {
-		return nil, context.Cause(u.ctx) // while the hook ran
+		return nil, u.ctxErr() // while the hook ran
 	}
 	msg, err := handshake.AppendSwitch(make([]byte, 0, usualHead), h, websocketKey(u.r.Header), a.agreement)
 	if err != nil {

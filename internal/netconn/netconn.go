@@ -127,6 +127,21 @@ func (c *Conn) CloseWrite() error {
 	return cw.CloseWrite()
 }
 
+// Drain ends the stream towards the peer and discards what it sends, until its end
+// of stream or the given time: closing with unread input would send a reset, which
+// can destroy what is still on its way.
+func (c *Conn) Drain(until time.Time) {
+	c.CloseWrite()
+	c.SetReadDeadline(until)
+	for {
+		b, err := c.Fill(nil)
+		if err != nil {
+			return
+		}
+		b.Free()
+	}
+}
+
 // Close closes the connection, once. Over TLS it tells the peer so first, which
 // takes up to five seconds if the peer does not read.
 func (c *Conn) Close() error {

@@ -150,10 +150,11 @@ func (r *Relay) cutLocked() {
 	r.down.src.Interrupt()
 }
 
-// close closes both connections, after both directions have ended.
+// close closes both connections, after both directions have ended. The lock must
+// not be held meanwhile: over TLS it may take some seconds, and Goodbye and Cut
+// never wait.
 func (r *Relay) close() End {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.linger != nil {
 		r.linger.Stop()
 	}
@@ -161,8 +162,12 @@ func (r *Relay) close() End {
 	if r.cut {
 		shut = (*netconn.Conn).Abandon
 	}
+	r.mu.Unlock()
 	shut(r.up.src)
 	shut(r.down.src)
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	end := r.end
 	end.Cut = end.Cut || r.up.ward == severed || r.down.ward == severed
 	end.Code = r.codeLocked()
