@@ -317,7 +317,7 @@ func (r *answerReader) read(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if c := resp.StatusCode; c != http.StatusSwitchingProtocols && (c < 200 || c > 599) {
-		return nil, fmt.Errorf("answered with status %q", resp.Status)
+		return nil, fmt.Errorf("answered with status %d", c)
 	}
 	r.limited.N = math.MaxInt64
 	return resp, nil

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
+	"iter"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -27,6 +29,10 @@ const maxInterim = 5
 // Content-Length or is said to be chunked: ReadResponse gives no 1xx answer a
 // body.
 //
+// An error repeats nothing of the answer but its status code: errors are logged,
+// and a backend that echoes what it was asked echoes cookies and the tokens in
+// the URL. A net.Error of br, and its end, are returned as they are.
+//
 // ReadResponse removes a Connection line that says close from the answer, and
 // so also what else that line names.
 func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
@@ -45,28 +51,47 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	return nil, errors.New("too many interim answers")
 }
 
-// unquoted removes from an error of ReadResponse the field line that it quotes:
-// errors are logged, and cookies must not be.
+// unquoted removes from an error of ReadResponse what it quotes of the answer:
+// the status line, or a field. Nothing is wrapped, since who unwraps it would
+// find the quote.
 func unquoted(err error) error {
-	malformed, ok := err.(textproto.ProtocolError)
-	if !ok {
+	if isIOError(err) {
 		return err
 	}
-	text, _, _ := strings.Cut(string(malformed), `"`)
-	return textproto.ProtocolError(strings.TrimRight(text, ": "))
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	if _, ok := err.(textproto.ProtocolError); ok {
+		text, _, _ = strings.Cut(text, ": ") // older versions of Go repeat the line without quotes
+	}
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(strings.TrimSuffix(strings.TrimRight(text, ": ["), "; got"))
+}
+
+// isIOError reports whether err is about the connection, and not about what was
+// read from it. A method Timeout is what every net.Error has, and so has
+// os.ErrDeadlineExceeded; callers ask for it.
+func isIOError(err error) bool {
+	_, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // checkAnswer refuses what ReadResponse lets pass.
 func checkAnswer(resp *http.Response) error {
 	// "+42" and "007": a ResponseWriter panics at them.
 	if resp.StatusCode < 100 {
-		return fmt.Errorf("answer has malformed status %q", resp.Status)
+		// The phrase behind it is the backend's: see ReadAnswer.
+		code, _, _ := strings.Cut(resp.Status, " ")
+		return fmt.Errorf("answer has malformed status %q", code)
 	}
 	// "Content-Length : 5" gets a key with a space in it, which none of the
 	// filters knows. Other parsers read it as the field that it looks like.
 	for name := range resp.Header {
 		if !httpguts.ValidHeaderFieldName(name) {
-			return fmt.Errorf("answer has malformed field name %q", name)
+			return errors.New("answer has malformed field name")
 		}
 	}
 	return nil
@@ -88,6 +113,9 @@ type Agreement struct {
 // has sent, and what the backend has. Without offers, nothing was offered.
 // Content-Length and Transfer-Encoding are ignored: some servers send them,
 // and they mean nothing on a 101.
+//
+// An offer of extensions that [Validate] would refuse offers none. As those of
+// [ReadAnswer], errors repeat nothing of the answer but its status code.
 func Verify(resp *http.Response, key string, offers ...http.Header) (Agreement, error) {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return Agreement{}, fmt.Errorf("answer has status %d, not 101", resp.StatusCode)
@@ -112,14 +140,14 @@ func verifySwitch(h http.Header, key string) error {
 	// field contains a value that is not an ASCII case-insensitive match for
 	// the value "websocket", the client MUST _Fail the WebSocket Connection_."
 	if lines := h["Upgrade"]; !isOnlyToken(lines, "websocket") {
-		return fmt.Errorf("answer has Upgrade %q, not websocket", lines)
+		return wrongField("Upgrade", lines, "is not websocket")
 	}
 	// "If the response lacks a |Connection| header field or the |Connection|
 	// header field doesn't contain a token that is an ASCII case-insensitive
 	// match for the value "Upgrade", the client MUST _Fail the WebSocket
 	// Connection_."
 	if lines := h["Connection"]; !hasToken(lines, "upgrade") {
-		return fmt.Errorf("answer has Connection %q, not upgrade", lines)
+		return wrongField("Connection", lines, "does not name upgrade")
 	}
 	// "If the response lacks a |Sec-WebSocket-Accept| header field or the
 	// |Sec-WebSocket-Accept| contains a value other than the base64-encoded
@@ -128,9 +156,18 @@ func verifySwitch(h http.Header, key string) error {
 	// trailing whitespace, the client MUST _Fail the WebSocket Connection_."
 	lines := fieldAccept.in(h)
 	if len(lines) != 1 || trimOWS(lines[0]) != Accept(key) {
-		return fmt.Errorf("answer has Sec-WebSocket-Accept %q, which does not fit the key", lines)
+		return wrongField(fieldAccept.rfc, lines, "does not fit the key")
 	}
 	return nil
+}
+
+// wrongField is the error of a field of the answer that is missing or that has
+// the fault. It does not quote the lines: see ReadAnswer.
+func wrongField(name string, lines []string, fault string) error {
+	if len(lines) == 0 {
+		return fmt.Errorf("answer has no %s", name)
+	}
+	return fmt.Errorf("answer's %s %s", name, fault)
 }
 
 // setSubprotocol sets a's subprotocol to the one in h.
@@ -140,11 +177,16 @@ func verifySwitch(h http.Header, key string) error {
 // client's handshake [...], the client MUST _Fail the WebSocket Connection_."
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.1
 func (a *Agreement) setSubprotocol(h http.Header, offers []http.Header) error {
-	for name := range tokens(fieldProtocol.in(h)) {
+	lines := fieldProtocol.in(h)
+	if len(lines) == 0 {
+		return nil
+	}
+	offered := inEvery(offers, subprotocolsIn)
+	for name := range tokens(lines) {
 		if a.Subprotocol != "" {
 			return errors.New("answer has more than one subprotocol")
 		}
-		if !isToken(name) || !inEvery(offers, name, subprotocolsIn) {
+		if !isToken(name) || !offered[name] {
 			// It is not quoted: tokens of users travel in this field.
 			return errors.New("answer has a subprotocol that was not offered")
 		}
@@ -161,21 +203,23 @@ func (a *Agreement) setSubprotocol(h http.Header, offers []http.Header) error {
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.1
 func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 	lines := fieldExtensions.in(h)
-	names, ok := extensionNames(lines)
-	if !ok {
-		return fmt.Errorf("answer has malformed Sec-WebSocket-Extensions %q", lines)
+	names, err := extensionNames(lines)
+	if err != nil {
+		return fmt.Errorf("answer's Sec-WebSocket-Extensions %w", err)
 	}
 	if len(names) == 0 {
 		return nil
 	}
-	for i, name := range names {
-		if !inEvery(offers, name, extensionsIn) {
-			return fmt.Errorf("answer has extension %q, which was not offered", name)
+	offered, seen := inEvery(offers, extensionsIn), make(map[string]bool)
+	for _, name := range names {
+		if !offered[name] {
+			return errors.New("answer has an extension that was not offered")
 		}
 		// Two of a kind claim the same bit of every frame.
-		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("answer has extension %q twice", name)
+		if seen[name] {
+			return errors.New("answer has an extension twice")
 		}
+		seen[name] = true
 		a.Unknown = a.Unknown || name != deflateName
 	}
 	a.Deflate = !a.Unknown
@@ -188,22 +232,29 @@ func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 // https://www.rfc-editor.org/rfc/rfc7692#section-7
 const deflateName = "permessage-deflate"
 
-// inEvery reports whether name is in all of offers, which list names.
-func inEvery(offers []http.Header, name string, list func(http.Header) []string) bool {
-	for _, offer := range offers {
-		if !slices.Contains(list(offer), name) {
-			return false
+// inEvery returns the names that are in all of offers, which list yields. Each
+// offer is read once: who sends it chooses its length, and with a backend that
+// echoes it also how many names are looked up.
+func inEvery(offers []http.Header, list func(http.Header) iter.Seq[string]) map[string]bool {
+	var common map[string]bool
+	for i, offer := range offers {
+		names := make(map[string]bool)
+		for name := range list(offer) {
+			if i == 0 || common[name] {
+				names[name] = true
+			}
 		}
+		common = names
 	}
-	return len(offers) > 0
+	return common
 }
 
-func subprotocolsIn(h http.Header) []string {
-	return slices.Collect(tokens(fieldProtocol.in(h)))
+func subprotocolsIn(h http.Header) iter.Seq[string] {
+	return tokens(fieldProtocol.in(h))
 }
 
-// extensionsIn returns nothing for a malformed offer.
-func extensionsIn(h http.Header) []string {
+// extensionsIn yields nothing for an offer that is malformed or too long.
+func extensionsIn(h http.Header) iter.Seq[string] {
 	names, _ := extensionNames(fieldExtensions.in(h))
-	return names
+	return slices.Values(names)
 }

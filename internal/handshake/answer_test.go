@@ -2,11 +2,18 @@ package handshake
 
 import (
 	"bufio"
+	"errors"
+	"fmt"
 	"io"
+	"iter"
+	"net"
 	"net/http"
+	"net/textproto"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // Some servers send these; they mean nothing on a 101, and a proxy that heeded
@@ -55,6 +62,112 @@ func TestReadAnswerRefusesMalformedAnswers(t *testing.T) {
 				t.Errorf("ReadAnswer(%q) = %v; want an error", lines, resp.Status)
 			}
 		})
+	}
+}
+
+// echoes are what a backend may answer that repeats what it was asked for: the
+// URL has a token in it, and so may any field.
+var echoes = []string{
+	"HTTP/1.1\t/ws?token=SECRET\n",            // no space: the whole line is malformed
+	"HTTP/1.1 /ws?token=SECRET\n",             // for the status code
+	"/ws?token=SECRET 101 Switching\n",        // for the version
+	"HTTP/1.1 042 /ws?token=SECRET\n",         // behind a status that is too low
+	"HTTP/1.1 +42 /ws?token=SECRET\n",         // and one that ReadResponse lets pass
+	"HTTP/1.1 101 /ws?token=SECRET\nSECRET\n", // a line without a colon
+	"HTTP/1.1 101 OK\n SECRET: 1\n",           // a first line that continues nothing
+	with(switched, "", "/ws?token=\"SECRET: 1"),
+	with(switched, "", "SECRET : 1"),
+	with(switched, "", "Cookie: SECRET\x00"),
+	with(switched, "", "Transfer-Encoding: SECRET"),
+	with(switched, "", "Transfer-Encoding: SECRET\nTransfer-Encoding: SECRET"),
+	with(switched, "", "Content-Length: SECRET"),
+	with(switched, "", "Content-Length: SECRET\nContent-Length: 5"),
+	"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTrailer: Content-Length, SECRET\n",
+
+	"HTTP/1.1 200 /ws?token=SECRET\n",
+	with(switched, "Upgrade", "Upgrade: SECRET"),
+	with(switched, "", "Upgrade: SECRET"),
+	with(switched, "Connection", "Connection: SECRET"),
+	with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept: SECRET"),
+	with(switched, "", "Sec-WebSocket-Accept: SECRET"),
+	with(switched, "", "Sec-WebSocket-Protocol: SECRET"),
+	with(switched, "", "Sec-WebSocket-Extensions: SECRET"),
+	with(switched, "", "Sec-WebSocket-Extensions: x-a; SECRET="),
+	with(switched, "", "Sec-WebSocket-Extensions: "+strings.Repeat("SECRET,", 17)),
+}
+
+// Errors are logged. Cookies, and the tokens that users have in URLs and for
+// subprotocols, must not be.
+func TestErrorsRepeatNothingOfTheAnswer(t *testing.T) {
+	for _, lines := range echoes {
+		resp, err := ReadAnswer(bufio.NewReader(strings.NewReader(wire(lines))), outRequest("/"))
+		if err == nil {
+			_, err = Verify(resp, sampleKey, offered)
+		}
+		if err == nil || strings.Contains(strings.ToUpper(err.Error()), "SECRET") {
+			t.Errorf("%q: err = %v; want one without the secret", lines, err)
+		}
+		if errors.Unwrap(err) != nil && errors.Unwrap(err) != errMalformed && errors.Unwrap(err) != errTooManyExtensions {
+			t.Errorf("%q: %v wraps %v, which may tell more", lines, err, errors.Unwrap(err))
+		}
+	}
+}
+
+func TestErrorsStillTellWhatIsWrong(t *testing.T) {
+	for _, tt := range []struct{ lines, want string }{
+		{"SSH-2.0-OpenSSH_9.9\n", "malformed HTTP response"},
+		{"HTTP/1.1 42 Short\n", "malformed HTTP status code"},
+		{"HTTP/x 101 OK\n", "malformed HTTP version"},
+		{"HTTP/1.1 042 Low\n", `answer has malformed status "042"`},
+		{with(switched, "", "A"), "malformed MIME header"},
+		{with(switched, "", "A : 1"), "answer has malformed field name"},
+		{with(switched, "", "Content-Length: 5\nContent-Length: 6"), "http: message cannot contain multiple Content-Length headers"},
+		{with(switched, "", "Transfer-Encoding: gzip"), "unsupported transfer encoding"},
+		{with(switched, "", "Transfer-Encoding: a\nTransfer-Encoding: b"), "too many transfer encodings"},
+		{with(switched, "Upgrade", ""), "answer has no Upgrade"},
+		{with(switched, "Upgrade", "Upgrade: h2c"), "answer's Upgrade is not websocket"},
+		{with(switched, "Connection", "Connection: close"), "answer has no Connection"}, // see ReadAnswer
+		{with(switched, "Connection", "Connection: a"), "answer's Connection does not name upgrade"},
+		{with(switched, "Sec-WebSocket-Accept", ""), "answer has no Sec-WebSocket-Accept"},
+		{with(switched, "", "Sec-WebSocket-Accept: a"), "answer's Sec-WebSocket-Accept does not fit the key"},
+		{with(switched, "", "Sec-WebSocket-Extensions: ="), "answer's Sec-WebSocket-Extensions was malformed"},
+		{with(switched, "", "Sec-WebSocket-Extensions: "+listExtensions(17)), "answer's Sec-WebSocket-Extensions listed more than 16 extensions"},
+	} {
+		resp, err := ReadAnswer(bufio.NewReader(strings.NewReader(wire(tt.lines))), outRequest("/"))
+		if err == nil {
+			_, err = Verify(resp, sampleKey, offered)
+		}
+		if err == nil || err.Error() != tt.want {
+			t.Errorf("%q: err = %v; want %s", tt.lines, err, tt.want)
+		}
+	}
+}
+
+// Before Go quoted the line, it repeated it as it was.
+func TestErrorsRepeatNoLineThatGoDoesNotQuote(t *testing.T) {
+	err := unquoted(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
+	if want := "malformed MIME header line"; err.Error() != want {
+		t.Errorf("err = %v; want %s", err, want)
+	}
+}
+
+// Callers ask what ended the connection: a deadline is answered with a 504.
+func TestReadAnswerReturnsErrorsOfTheConnectionAsTheyAre(t *testing.T) {
+	for _, want := range []error{
+		os.ErrDeadlineExceeded,
+		&net.OpError{Op: "read", Net: `"tcp"`, Err: os.ErrDeadlineExceeded},
+		fmt.Errorf(`behind "TLS": %w`, io.EOF),
+		fmt.Errorf(`behind "TLS": %w`, io.ErrUnexpectedEOF),
+		errors.New("no quotes in this"),
+	} {
+		br := bufio.NewReader(io.MultiReader(strings.NewReader("HTTP/1.1 101 "), iotest.ErrReader(want)))
+		if _, err := ReadAnswer(br, outRequest("/")); err != want {
+			t.Errorf("err = %v; want %v", err, want)
+		}
+	}
+	br := bufio.NewReader(strings.NewReader(""))
+	if _, err := ReadAnswer(br, outRequest("/")); err != io.ErrUnexpectedEOF {
+		t.Errorf("err = %v; want %v", err, io.ErrUnexpectedEOF)
 	}
 }
 
@@ -147,6 +260,7 @@ var verifyTests = []struct {
 	{"extension-not-offered", with(switched, "", "Sec-WebSocket-Extensions: x-b"), nil},
 	{"extension-in-other-case", with(switched, "", "Sec-WebSocket-Extensions: Permessage-Deflate"), nil},
 	{"extension-twice", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate; a"), nil},
+	{"17-extensions", with(switched, "", "Sec-WebSocket-Extensions: "+listExtensions(17)), nil},
 	{"extension-garbage", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate;"), nil},
 }
 
@@ -185,6 +299,7 @@ func TestVerifyWantsTheChoiceInEveryOffer(t *testing.T) {
 		{"second-without", []http.Header{offered, nil}, false},
 		{"first-without", []http.Header{header("Sec-WebSocket-Protocol: chat"), offered}, false},
 		{"malformed", []http.Header{header("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a, =")}, false},
+		{"too-long", []http.Header{header("Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a, "+listExtensions(16))}, false},
 		{"none", nil, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -195,17 +310,30 @@ func TestVerifyWantsTheChoiceInEveryOffer(t *testing.T) {
 	}
 }
 
-func TestVerifyNeedsNoOfferWhereNothingWasChosen(t *testing.T) {
-	resp, _ := parseAnswer(t, switched)
-	if _, err := Verify(resp, sampleKey); err != nil {
+func TestVerifyTakesSixteenExtensions(t *testing.T) {
+	list := "Sec-WebSocket-Extensions: " + listExtensions(16)
+	resp, _ := parseAnswer(t, with(switched, "", list))
+	if _, err := Verify(resp, sampleKey, header(list), header(list)); err != nil {
 		t.Error(err)
 	}
 }
 
-// Tokens of users travel as subprotocols, and errors are logged.
-func TestVerifyErrorQuotesNoSubprotocol(t *testing.T) {
-	resp, _ := parseAnswer(t, with(switched, "", "Sec-WebSocket-Protocol: secret"))
-	if _, err := Verify(resp, sampleKey, offered); err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("err = %v; want one without the subprotocol", err)
+// To read it again for every name of the answer costs its square.
+func TestInEveryReadsEachOfferOnce(t *testing.T) {
+	offers := []http.Header{offered, header("Sec-WebSocket-Protocol: superchat, chat, other"), offered}
+	read := 0
+	common := inEvery(offers, func(h http.Header) iter.Seq[string] {
+		read++
+		return subprotocolsIn(h)
+	})
+	if want := map[string]bool{"chat": true, "superchat": true}; !reflect.DeepEqual(common, want) || read != len(offers) {
+		t.Errorf("inEvery = %v after reading %d offers; want %v after %d", common, read, want, len(offers))
+	}
+}
+
+func TestVerifyNeedsNoOfferWhereNothingWasChosen(t *testing.T) {
+	resp, _ := parseAnswer(t, switched)
+	if _, err := Verify(resp, sampleKey); err != nil {
+		t.Error(err)
 	}
 }

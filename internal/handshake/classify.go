@@ -212,8 +212,8 @@ func checkOffers(r *http.Request) *Refusal {
 	if !areSubprotocols(fieldProtocol.in(r.Header)) {
 		return badRequest("Sec-WebSocket-Protocol was not a list of distinct tokens")
 	}
-	if _, ok := extensionNames(fieldExtensions.in(r.Header)); !ok {
-		return badRequest("Sec-WebSocket-Extensions was malformed")
+	if _, err := extensionNames(fieldExtensions.in(r.Header)); err != nil {
+		return badRequest("Sec-WebSocket-Extensions " + err.Error())
 	}
 	return nil
 }

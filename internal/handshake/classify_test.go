@@ -139,6 +139,9 @@ var validateTests = []struct {
 	{"extension-value-open", with(upgrade, "", `Sec-WebSocket-Extensions: a; b="c`), 400},
 	{"extension-value-no-token", with(upgrade, "", `Sec-WebSocket-Extensions: a; b="c d"`), 400},
 	{"extension-value-escaped", with(upgrade, "", `Sec-WebSocket-Extensions: a; b="\c"`), 400},
+	{"16-extensions", with(upgrade, "", "Sec-WebSocket-Extensions: "+listExtensions(16)), 0},
+	{"17-extensions", with(upgrade, "", "Sec-WebSocket-Extensions: "+listExtensions(17)), 400},
+	{"17-extensions-over-lines", with(upgrade, "", "Sec-WebSocket-Extensions: "+listExtensions(16)+"\nSec-WebSocket-Extensions: y"), 400},
 	{"extension-on-second-line", with(upgrade, "", "Sec-WebSocket-Extensions: a\nSec-WebSocket-Extensions: ="), 400},
 }
 
@@ -147,6 +150,30 @@ func TestValidateRefusesWhatRFC6455Forbids(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			wantStatus(t, Validate(parseRequest(t, tt.request)), tt.status)
 		})
+	}
+}
+
+func TestValidateNamesTheOfferThatIsTooLong(t *testing.T) {
+	refusal := Validate(parseRequest(t, with(upgrade, "", "Sec-WebSocket-Extensions: "+listExtensions(17))))
+	if want := "Sec-WebSocket-Extensions listed more than 16 extensions"; refusal == nil || refusal.Reason != want {
+		t.Errorf("refusal = %+v; want %q", refusal, want)
+	}
+}
+
+// A header of 49 KB has cost 35 s of CPU. Every name that is kept is memory, so
+// what is allocated tells how many are looked at, on a slow machine too.
+func TestValidateCostsNoMoreForALongOfferThanForSeventeenExtensions(t *testing.T) {
+	cost := func(list string) float64 {
+		r := parseRequest(t, with(upgrade, "", "Sec-WebSocket-Extensions: "+list))
+		wantStatus(t, Validate(r), 400)
+		return testing.AllocsPerRun(100, func() { Validate(r) })
+	}
+	long := listExtensions(8400)
+	if len(long) < 49_000 {
+		t.Fatalf("the long offer has %d bytes; want 49 KB", len(long))
+	}
+	if short, long := cost(listExtensions(17)), cost(long); long > short {
+		t.Errorf("17 extensions cost %v allocations, 49 KB of them %v", short, long)
 	}
 }
 

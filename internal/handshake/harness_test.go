@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -80,6 +81,15 @@ func header(lines ...string) http.Header {
 		h[name] = append(h[name], strings.TrimPrefix(value, " "))
 	}
 	return h
+}
+
+// listExtensions lists n distinct extensions.
+func listExtensions(n int) string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = "x" + strconv.Itoa(i)
+	}
+	return strings.Join(names, ",")
 }
 
 func wantHeader(t *testing.T, got, want http.Header) {

@@ -2,6 +2,7 @@ package handshake
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -33,11 +34,32 @@ var extensionTests = []struct {
 	{`"a"`, nil, false},
 }
 
+// Whatever is compared with what afterwards, it is not more than 16 with 16.
+func TestExtensionNamesAreAtMostSixteen(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		lines []string
+		want  error
+	}{
+		{"16", []string{listExtensions(16)}, nil},
+		{"16 and empty elements", []string{listExtensions(16) + ", ,", ""}, nil},
+		{"16 on two lines", []string{listExtensions(15), "y"}, nil},
+		{"17", []string{listExtensions(17)}, errTooManyExtensions},
+		{"17 on two lines", []string{listExtensions(16), "y"}, errTooManyExtensions},
+		{"17 of a kind", []string{strings.Repeat("x,", 17)}, errTooManyExtensions},
+		{"17 lines", slices.Repeat([]string{"x"}, 17), errTooManyExtensions},
+	} {
+		if names, err := extensionNames(tt.lines); err != tt.want || err != nil && names != nil {
+			t.Errorf("%s: extensionNames = %q, %v; want the error %v", tt.name, names, err, tt.want)
+		}
+	}
+}
+
 func TestExtensionNamesKeepTheGrammar(t *testing.T) {
 	for _, tt := range extensionTests {
-		names, ok := extensionNames([]string{tt.line})
-		if ok != tt.ok || !slices.Equal(names, tt.names) {
-			t.Errorf("extensionNames(%q) = %q, %v; want %q, %v", tt.line, names, ok, tt.names, tt.ok)
+		names, err := extensionNames([]string{tt.line})
+		if (err == nil) != tt.ok || !slices.Equal(names, tt.names) {
+			t.Errorf("extensionNames(%q) = %q, %v; want %q, ok = %v", tt.line, names, err, tt.names, tt.ok)
 		}
 	}
 }
