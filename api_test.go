@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "write api.txt")
@@ -44,26 +46,10 @@ func TestAPIIsTheOneInTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
-	if diff := difference(want, lines); diff != "" {
-		t.Errorf("%s (-) differs from the code (+):\n%s"+
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Errorf("%s (-) differs from the code (+):\n%s\n"+
 			"If this is meant, run: go test -run TestAPI -update .", apiFile, diff)
 	}
-}
-
-// difference returns the lines that only one of two lists has.
-func difference(want, got []string) string {
-	var b strings.Builder
-	for _, line := range want {
-		if !slices.Contains(got, line) {
-			fmt.Fprintf(&b, "-%s\n", line)
-		}
-	}
-	for _, line := range got {
-		if !slices.Contains(want, line) {
-			fmt.Fprintf(&b, "+%s\n", line)
-		}
-	}
-	return b.String()
 }
 
 // packages returns a function that returns packages as the compiler knows them.
