@@ -33,17 +33,23 @@ type answer struct {
 
 // close gives up a backend that has answered.
 func (u *upgrade) close(a *answer) {
+	defer u.p.release(a.backend) // even if Close panics
 	a.conn.Close()
 	a.reader.free()
-	u.p.release(a.backend)
 }
 
 // attempt asks b, whose place is reserved. It returns an answer; or an error, and
 // then the place is given back: a [*BackendError] if another backend may do
 // better.
-func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
-	defer func() { // whatever panics
-		if a == nil {
+func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
+	var a *answer
+	isDone := false
+	defer func() { // whatever panics or ends the goroutine
+		switch {
+		case isDone:
+		case a != nil:
+			u.close(a)
+		default:
 			u.p.release(b)
 		}
 	}()
@@ -59,12 +65,15 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (a *answer, err error) {
 	start := time.Now()
 	a, err = u.ask(ctx, b, q, isLast)
 	u.rate(b, a, err, time.Since(start))
-	if hookErr := u.traceDialed(b, a, start, err); hookErr != nil && a != nil {
-		a.conn.Close()
-		a.reader.free()
+	hookErr := u.traceDialed(b, a, start, err)
+	switch {
+	case err != nil:
+		return nil, err
+	case hookErr != nil:
 		return nil, hookErr
 	}
-	return a, err
+	isDone = true
+	return a, nil
 }
 
 // patience is how long a backend may take to answer before it is to blame for a
@@ -80,6 +89,9 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, took time.Duration) {
 	case u.ctx.Err() != nil && (took < patience || context.Cause(u.ctx) == ErrShutdown):
 		// The client has gone, or the proxy is going.
 	case b.failed(u.p.now()):
+		if err == nil {
+			err = answered(a)
+		}
 		u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
 	}
 }
@@ -159,7 +171,7 @@ func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool)
 	case !stop():
 		err = context.Cause(ctx) // rather than the deadline of the connection
 	case err == nil && !isLast && mayMoveOn(a.resp.StatusCode):
-		err = fmt.Errorf("answered %s", http.StatusText(a.resp.StatusCode))
+		err = answered(a)
 	}
 	if err != nil {
 		return nil, &BackendError{ID: b.id, Op: "handshake", Err: err}
@@ -175,6 +187,11 @@ func mayMoveOn(status int) bool {
 		return true
 	}
 	return false
+}
+
+// answered makes an error of an answer that says so.
+func answered(a *answer) error {
+	return fmt.Errorf("answered %s", http.StatusText(a.resp.StatusCode))
 }
 
 // exchange asks q over a.conn, over TLS if q's target says so, and fills a in.
@@ -234,7 +251,6 @@ func (u *upgrade) passOn() error {
 	if err := u.respond(a, h); err != nil {
 		return err
 	}
-	u.p.registry.refused.Add(1)
 	header := w.Header()
 	for name, values := range h {
 		header[name] = append(header[name], values...)
@@ -251,6 +267,7 @@ func (u *upgrade) passOn() error {
 	if http.NewResponseController(w).SetWriteDeadline(until) != nil {
 		return u.passOnHijacked(header, until) // a wrapper hides it: on the connection itself, then
 	}
+	u.p.registry.refused.Add(1)
 	w.WriteHeader(a.resp.StatusCode)
 	if _, err := io.Copy(w, a.resp.Body); err != nil {
 		// The client must not take a part for the whole.
@@ -267,12 +284,16 @@ func (u *upgrade) passOnHijacked(header http.Header, until time.Time) error {
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	u.isHijacked = true
+	u.p.registry.refused.Add(1)
 	client := netconn.New(conn, nil)
 	defer client.Close()
 	conn.SetDeadline(until)
 	resp := &http.Response{
 		StatusCode: u.answer.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
 		Header: header, Body: u.answer.resp.Body, ContentLength: u.answer.resp.ContentLength, Close: true,
+	}
+	if resp.ContentLength < 0 {
+		resp.TransferEncoding = []string{"chunked"} // a part must not be taken for the whole
 	}
 	if resp.Write(conn) == nil {
 		client.Drain(time.Now().Add(drainTimeout))

@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 
@@ -140,4 +141,51 @@ func TestMaxTunnelsCountsUpgradesUnderWay(t *testing.T) {
 		resp, _ = finish(t, s.dial(t), upgradeTo("/chat"))
 		wantStatus(t, resp, http.StatusServiceUnavailable)
 	})
+}
+
+func TestBackendThatIsRemovedWhilePickedTakesNoTunnel(t *testing.T) {
+	url := wstest.StartEcho(t)
+	one := wsproxy.BackendConfig{ID: "a", URL: url, MaxTunnels: 1}
+	for _, tt := range []struct {
+		name   string
+		change func(*wsproxy.Proxy)
+		status int
+	}{
+		{"removed", func(p *wsproxy.Proxy) { p.SetBackends() }, http.StatusServiceUnavailable},
+		{"replaced", func(p *wsproxy.Proxy) { p.SetBackends(wsproxy.BackendConfig{ID: "b", URL: url}) }, http.StatusSwitchingProtocols},
+		{"removed and added again", func(p *wsproxy.Proxy) { p.SetBackends(); p.SetBackends(one) }, http.StatusSwitchingProtocols},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var p *wsproxy.Proxy
+			var first *wsproxy.Backend // that was picked
+			p, s := start(t, wsproxy.WithBackendConfigs(one), wsproxy.WithBalancer(wsproxy.BalancerFunc(
+				func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+					if first == nil {
+						first = candidates[0]
+						tt.change(p)
+						return first, nil
+					}
+					return candidates[0], nil
+				})))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(upgradeTo("/chat"))
+			wantStatus(t, client.ReadResponse(), tt.status)
+			if n := first.NumTunnels(); n != 0 {
+				t.Errorf("removed backend has %d tunnels; want none", n)
+			}
+			// The counter is that of all tunnels of the ID.
+			for tunnel := range p.Tunnels() {
+				if b := tunnel.Info().Backend; !slices.Contains(p.Backends(), b) {
+					t.Errorf("tunnel is with a backend %v of ID %s; want it in the set", b.State(), b.ID())
+				}
+			}
+			if tt.status == http.StatusServiceUnavailable {
+				p.SetBackends(one)
+				open(t, s.URL, upgradeTo("/chat"))
+			}
+			if b := p.Backends()[0]; b.NumTunnels() != 1 || b.NumTunnels() != p.Stats().Tunnels {
+				t.Errorf("backend %s has %d tunnels of %d; want 1 of 1", b.ID(), b.NumTunnels(), p.Stats().Tunnels)
+			}
+		})
+	}
 }

@@ -60,10 +60,13 @@ func serve(t testing.TB, h http.Handler, configure ...func(*http.Server)) *site 
 }
 
 // serveInMemory is serve in a synctest bubble.
-func serveInMemory(t testing.TB, h http.Handler) *site {
+func serveInMemory(t testing.TB, h http.Handler, configure ...func(*http.Server)) *site {
 	t.Helper()
 	s := &site{ln: memnet.Listen(4096)}
 	srv := &http.Server{Handler: s.count(h), ErrorLog: discardLog}
+	for _, f := range configure {
+		f(srv)
+	}
 	var running sync.WaitGroup
 	running.Go(func() { srv.Serve(s.ln) }) // until Close
 	t.Cleanup(func() {

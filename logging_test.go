@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/wstest"
@@ -124,5 +126,40 @@ func TestFaultsOfTheProgramAreLoggedAtErrorAndTunnelsAtDebug(t *testing.T) {
 	s.wait()
 	if n := len(book.lines()); n == 0 || n != len(book.lines("level=DEBUG")) {
 		t.Errorf("log has %q; want Debug lines only", book.lines())
+	}
+}
+
+func TestBackendThatBeginsToFailIsLoggedOnceAtWarn(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		a      fakeBackend
+		reason string
+	}{
+		{"dial", fakeBackend{dialErr: errors.New("connection refused")}, "connection refused"},
+		{"answer", fakeBackend{answer: refusing(503, "busy")}, "Service Unavailable"},
+	} {
+		for _, backends := range [][]string{{"http://a"}, {"http://a", "http://b"}} {
+			t.Run(fmt.Sprintf("%s with %d backends", tt.name, len(backends)), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var book logBook
+					_, s, network := startInMemory(t, book.option(), wsproxy.WithBackends(backends...))
+					network.set("a", tt.a)
+					network.set("b", fakeBackend{answer: switching})
+					wantLines := func(want int) {
+						t.Helper()
+						for range 10 {
+							tryOnce(t, s)
+						}
+						lines := book.lines("level=WARN")
+						if len(lines) != want || len(book.lines("level=WARN", "backend=http://a", tt.reason)) != want {
+							t.Errorf("log has %q at Warn; want %d lines that name the backend and %q", lines, want, tt.reason)
+						}
+					}
+					wantLines(1)
+					time.Sleep(time.Second) // it is tried again
+					wantLines(2)
+				})
+			})
+		}
 	}
 }

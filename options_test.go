@@ -40,6 +40,7 @@ func TestNewNamesOptionAndValueOfEachMistake(t *testing.T) {
 		text   string // a part of the reason
 	}{
 		{"no backends", nil, "WithBackends", "", "not given"},
+		{"nil option", []wsproxy.Option{wsproxy.WithBackends(), nil}, "New[1]", nil, "no option"},
 		{"empty URL", []wsproxy.Option{wsproxy.WithBackends("")}, "WithBackends[0].URL", "", "no scheme"},
 		{"no scheme", []wsproxy.Option{wsproxy.WithBackends("http://a", "127.0.0.1:80")}, "WithBackends[1].URL", "127.0.0.1:80", ""},
 		{"host as scheme", []wsproxy.Option{wsproxy.WithBackends("localhost:80")}, "WithBackends[0].URL", "localhost:80", "did you mean localhost://80"},

@@ -190,16 +190,29 @@ func (p *Proxy) runTunnel(t *Tunnel) {
 	if p.trace.Opened != nil {
 		p.tellOpened(t)
 	}
+	p.relayTunnel(t)
+}
+
+func (p *Proxy) relayTunnel(t *Tunnel) {
 	end := t.relay.Run()
 	p.release(t.info.Backend)
 	p.finishTunnel(t, end)
 }
 
-// tellOpened calls the hook. A panic in it ends the tunnel, properly.
+// tellOpened calls the hook. A panic in it ends the tunnel, properly, and so does
+// the end of its goroutine.
 func (p *Proxy) tellOpened(t *Tunnel) {
+	isDone := false
+	defer func() {
+		if !isDone {
+			t.relay.Goodbye(relay.CausePanic, 0, "")
+			p.relayTunnel(t)
+		}
+	}()
 	if err := callHook(p, "Trace.Opened", p.trace.Opened, t.info); err != nil {
 		t.relay.Goodbye(relay.CausePanic, 0, "")
 	}
+	isDone = true
 }
 
 // finishTunnel tells everybody that t has ended. It leaves the registry last, so

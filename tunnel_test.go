@@ -308,6 +308,11 @@ func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
 	if err := tunnel.Close(1000, strings.Repeat("x", 124)); err == nil {
 		t.Error("Close with a reason of 124 bytes succeeded; want an error")
 	}
+	for _, reason := range []string{"\xff", "caf\xc3", "\xed\xa0\x80"} {
+		if err := tunnel.Close(4000, reason); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", reason)) {
+			t.Errorf("Close with reason %q = %v; want an error that names the reason: it is not UTF-8", reason, err)
+		}
+	}
 	p.client.Send(wstest.Text("still open"))
 	p.backend.Want(wstest.Text("still open"))
 }

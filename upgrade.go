@@ -246,14 +246,25 @@ func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
 			continue
 		}
 		u.tried = append(u.tried, b)
-		err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
-			PickedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Candidates: len(candidates)})
-		if err != nil {
-			u.p.release(b)
+		if err := u.tracePicked(b, len(candidates)); err != nil {
 			return nil, false, err
 		}
 		return b, len(u.tried) == maxAttempts || !set.hasOther(u.tried), nil
 	}
+}
+
+// tracePicked tells of b, whose place is given back unless the hook returns.
+func (u *upgrade) tracePicked(b *Backend, numCandidates int) (err error) {
+	isDone := false
+	defer func() {
+		if !isDone {
+			u.p.release(b)
+		}
+	}()
+	err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
+		PickedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Candidates: numCandidates})
+	isDone = err == nil
+	return err
 }
 
 // switchProtocols hijacks the client's connection, opens the tunnel and writes the

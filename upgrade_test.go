@@ -216,6 +216,50 @@ func TestInvalidPickIsTheProgramsFault(t *testing.T) {
 	}
 }
 
+// retrying returns a balancer whose second pick ends so.
+func retrying(second func() error) wsproxy.Option {
+	calls := 0
+	return wsproxy.WithBalancer(wsproxy.BalancerFunc(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+		if calls++; calls == 2 {
+			return nil, second()
+		}
+		return candidates[0], nil
+	}))
+}
+
+func TestBalancerMayRefuseTheSecondAttempt(t *testing.T) {
+	network := newFakeNet() // where nobody is
+	backends := wsproxy.WithBackends("http://a", "http://b", "http://c")
+	p, s := start(t, backends, wsproxy.WithDialer(network.dial), retrying(func() error {
+		return &wsproxy.StatusError{Status: 409, Header: http.Header{"X-Session": {"lost"}}, Err: errors.New("your session's backend is down")}
+	}))
+	resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+	wantStatus(t, resp, http.StatusConflict)
+	wantField(t, resp.Header, "X-Session", "lost")
+	if want := "your session's backend is down\n"; body != want {
+		t.Errorf("client got body %q; want %q", body, want)
+	}
+	if dials := network.takeDials(); len(dials) != 1 {
+		t.Errorf("dials are %q; want one: the balancer's error is final", dials)
+	}
+	s.wait()
+	wantNoTunnels(t, p)
+}
+
+func TestBalancerMayAbortTheSecondAttempt(t *testing.T) {
+	var book logBook
+	p, s := start(t, book.option(), wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(newFakeNet().dial),
+		retrying(func() error { panic(http.ErrAbortHandler) }))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(upgradeTo("/chat"))
+	client.WantEOF()
+	if lines := book.lines("level=ERROR"); len(lines) > 0 {
+		t.Errorf("log has %q at Error; want nothing: it is no fault", lines)
+	}
+	s.wait()
+	wantNoTunnels(t, p)
+}
+
 // A nameServer answers every question for an address with the one that it has
 // now.
 type nameServer struct {

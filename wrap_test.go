@@ -91,6 +91,15 @@ func TestWithoutNextTheAnswerNamesTheCheckThatFailed(t *testing.T) {
 	}
 }
 
+func TestWrapOfNilHandsNothingOn(t *testing.T) {
+	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	s := serve(t, p.Wrap(nil))
+	resp, _ := exchange(t, s.URL, raw("GET / HTTP/1.1", "Host: a"))
+	wantStatus(t, resp, http.StatusUpgradeRequired)
+	client, _ := open(t, s.URL, upgradeTo("/chat"))
+	wantEcho(t, client)
+}
+
 // "An endpoint MUST NOT generate an HTTP/2 message containing
 // connection-specific header fields" (RFC 9113 §8.2.2): Go would end the whole
 // connection for it, and with it everybody's requests.

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,4 +136,71 @@ func TestTLSPeerThatDoesNotReadHoldsNothingUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A gate is a connection that takes nothing any more once it is shut.
+type gate struct {
+	*memnet.Conn
+	full  atomic.Pointer[memnet.Conn] // nil while it is open
+	tried chan struct{}               // gets a value when somebody writes to it shut
+}
+
+func (g *gate) shut() {
+	full, _ := memnet.Pipe(1)
+	full.Write([]byte{0})
+	g.full.Store(full)
+}
+
+func (g *gate) Write(b []byte) (int, error) {
+	full := g.full.Load()
+	if full == nil {
+		return g.Conn.Write(b)
+	}
+	g.tried <- struct{}{}
+	return full.Write(b)
+}
+
+func (g *gate) SetDeadline(t time.Time) error {
+	g.SetWriteDeadline(t)
+	return g.SetReadDeadline(t)
+}
+
+func (g *gate) SetWriteDeadline(t time.Time) error {
+	if full := g.full.Load(); full != nil {
+		full.SetWriteDeadline(t)
+	}
+	return g.Conn.SetWriteDeadline(t)
+}
+
+func TestGoodbyeAndCutDoNotWaitWhileTLSCloses(t *testing.T) {
+	forEachEngine(t, func(t *testing.T, e engine) {
+		if e.needsSockets {
+			t.Skip("needs sockets")
+		}
+		var g *gate
+		secure := func(t testing.TB) (near, far net.Conn) {
+			a, b := memnet.Pipe(32 << 10)
+			g = &gate{Conn: a, tried: make(chan struct{}, 10)}
+			return shakeHands(t, g, b)
+		}
+		s := e.start(t, network{client: memory(32 << 10).client, backend: secure}, setup{})
+		s.client.Send(wstest.Close(1000, ""))
+		s.backend.WantClose(1000)
+		g.shut() // the relay has nothing to write there before the end
+		s.backend.Send(wstest.Close(1000, ""))
+		s.client.WantClose(1000)
+		s.client.Close()
+		s.backend.CloseWrite()
+		<-g.tried // to say that TLS ends, which may take five seconds
+		start := time.Now()
+		s.Goodbye(CauseShutdown, 0, "")
+		s.Cut(CauseShutdown)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("Goodbye and Cut took %v; want them not to wait", took)
+		}
+		s.wantEnd(End{Side: Client, Cause: CauseClosed, Code: 1000})
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("ended after %v; want it cut at once", took)
+		}
+	})
 }
