@@ -6,8 +6,12 @@ const (
 	// MaxHead is the longest head that a buffer is asked to begin with.
 	MaxHead = 256
 
-	largeSize = 32 << 10 // while data moves; the head included
-	smallSize = 4 << 10  // for a connection that cannot wait without a buffer
+	// Buffers, the head included. Most reads get a small one: they return a message
+	// or two, and small ones stay in the caches and cost less where the garbage
+	// collector empties the pool (0.93 of the CPU per echo of 128 bytes, 0.94 per
+	// tunnel opened and closed; 1.00 per byte of messages of 1 MiB).
+	smallSize = 4 << 10
+	largeSize = 32 << 10 // after a read that filled a small one
 )
 
 // A Buffer holds bytes that were read. It comes from a pool, and goes back there

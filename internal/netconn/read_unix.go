@@ -16,6 +16,8 @@ type rawReader struct {
 	net string
 	try func(fd uintptr) bool // r.read, made once: a closure a call would be an allocation a call
 
+	large bool // the last read filled a small buffer, or would have
+
 	// Arguments and results of try, valid during one call of fill.
 	head []byte
 	buf  *Buffer
@@ -48,13 +50,18 @@ func (r *rawReader) fill(head []byte) (*Buffer, error) {
 // calls this before it waits, so that a callback which only waited could wait for
 // bytes that have come already.
 func (r *rawReader) read(fd uintptr) bool {
-	b := largeBuffers.get(r.head)
+	pool := &smallBuffers
+	if r.large {
+		pool = &largeBuffers
+	}
+	b := pool.get(r.head)
 	n, err := syscall.Read(int(fd), b.space())
 	for err == syscall.EINTR {
 		n, err = syscall.Read(int(fd), b.space())
 	}
 	if n > 0 {
 		b.grow(n)
+		r.large = b.len >= smallSize
 		r.buf = b
 		return true
 	}
