@@ -100,12 +100,20 @@ func (r *Relay) lostLocked() End {
 	return End{Side: d.from, Cause: CauseLost, Err: d.lostErr}
 }
 
-// settleLocked looks whether both sides have been sent a Close frame and have
-// sent one (or never will), and if so finishes.
+// settleLocked finishes, if both directions are settled.
 func (r *Relay) settleLocked() {
-	if r.up.seen && r.down.seen && r.up.ward != open && r.down.ward != open {
+	if r.up.isSettledLocked() && r.down.isSettledLocked() {
 		r.finishLocked()
 	}
+}
+
+// isSettledLocked reports whether nothing need be waited for in the direction: its
+// destination has been sent a Close frame, or cannot be, and its source has sent
+// one, or never will. What a source still sends to a destination that is lost
+// reaches nobody: a backend that goes on pushing would be read for all of the
+// linger, which costs as much as relaying does.
+func (d *direction) isSettledLocked() bool {
+	return d.ward == gone || d.ward != open && d.seen
 }
 
 // finishLocked closes the sockets in their order, because closing one with unread

@@ -182,3 +182,14 @@ func TestSideThatIsLostWhileTheOtherIsStalledEndsTheTunnel(t *testing.T) {
 		}
 	})
 }
+
+func TestBackendThatPushesOnToALostClientIsClosedSoon(t *testing.T) {
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.start(t, memory(32<<10), setup{})
+		start := time.Now()
+		s.client.Conn().(*memnet.Conn).Reset()
+		s.backend.WantClose(1001)
+		s.backend.Send(wstest.Text("news")) // and no Close
+		s.wantEndAfter(start, drainTimeout, End{Side: Client, Cause: CauseLost, Code: 1001})
+	})
+}
