@@ -1,14 +1,13 @@
 package netconn
 
 import (
-	"crypto/tls"
 	"net"
-	"net/http/httptest"
 	"path/filepath"
 	"sync"
 	"testing"
 
 	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // kinds are the kinds of connections that a tunnel has.
@@ -95,30 +94,8 @@ func memoryPair(t testing.TB) (near, far net.Conn) {
 
 func tlsPair(t testing.TB) (near, far net.Conn) {
 	near, far = tcpPair(t)
-	return shakeHands(t, near, far)
+	return wstest.ShakeHands(t, near, far)
 }
-
-// shakeHands speaks TLS over near, the server, and far.
-func shakeHands(t testing.TB, near, far net.Conn) (server, client *tls.Conn) {
-	t.Helper()
-	server = tls.Server(near, &tls.Config{Certificates: []tls.Certificate{certificate()}})
-	client = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
-	errc := make(chan error, 1)
-	go func() { errc <- client.Handshake() }()
-	if err := server.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-errc; err != nil {
-		t.Fatal(err)
-	}
-	return server, client
-}
-
-var certificate = sync.OnceValue(func() tls.Certificate {
-	s := httptest.NewTLSServer(nil)
-	defer s.Close()
-	return s.TLS.Certificates[0]
-})
 
 // fill is Fill with a copy of what it returned.
 func fill(c *Conn, head string) (string, error) {

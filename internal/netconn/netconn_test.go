@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 var longAgo = time.Unix(1, 0)
@@ -298,13 +299,13 @@ func TestOnlyAbandonDoesNotWaitForATLSPeerThatDoesNotRead(t *testing.T) {
 		{"Close", (*Conn).Close, 5 * time.Second}, // crypto/tls gives it so long
 		{"Abandon", (*Conn).Abandon, 0},
 	}
-	certificate() // outside of the bubble: it uses sockets
+	wstest.Certificate() // outside of the bubble: it uses sockets
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				a, b := memnet.Pipe(4 << 10)
 				defer b.Close()
-				near, _ := shakeHands(t, a, b)
+				near, _ := wstest.ShakeHands(t, a, b)
 				a.SetWriteDeadline(time.Now().Add(time.Millisecond))
 				a.Write(make([]byte, 64<<10)) // the pipe is full now
 				c := New(near, nil)

@@ -75,7 +75,7 @@ func TestGoodbyeInTheMiddleOfATLSRecord(t *testing.T) {
 		a, b := memnet.Pipe(64 << 10)
 		far := &halting{Conn: b}
 		n := memory(64 << 10)
-		n.client = func(t testing.TB) (net.Conn, net.Conn) { return shakeHands(t, a, far) }
+		n.client = func(t testing.TB) (net.Conn, net.Conn) { return wstest.ShakeHands(t, a, far) }
 		s := e.start(t, n, setup{})
 		frame := string(masked(wstest.Text("in two records")))
 		s.client.SendRaw([]byte(frame[:10]))

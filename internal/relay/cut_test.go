@@ -112,7 +112,7 @@ func TestLingerCutsASideThatTakesNothing(t *testing.T) {
 func TestTLSPeerThatDoesNotReadHoldsNothingUp(t *testing.T) {
 	secure := func(t testing.TB) (near, far net.Conn) {
 		a, b := memnet.Pipe(32 << 10)
-		return shakeHands(t, a, b)
+		return wstest.ShakeHands(t, a, b)
 	}
 	plain := memory(32 << 10).client
 	networks := map[Side]network{
@@ -181,7 +181,7 @@ func TestGoodbyeAndCutDoNotWaitWhileTLSCloses(t *testing.T) {
 		secure := func(t testing.TB) (near, far net.Conn) {
 			a, b := memnet.Pipe(32 << 10)
 			g = &gate{Conn: a, tried: make(chan struct{}, 10)}
-			return shakeHands(t, g, b)
+			return wstest.ShakeHands(t, g, b)
 		}
 		s := e.start(t, network{client: memory(32 << 10).client, backend: secure}, setup{})
 		s.client.Send(wstest.Close(1000, ""))

@@ -44,9 +44,6 @@ func (r *Relay) beginLocked(end End, reason string) {
 	if end.Side == Proxy && end.Code != 0 {
 		toClient = farewell{code: end.Code}
 	}
-	if end.Cause == CauseClosed {
-		r.echo = end.Code
-	}
 	r.down.askLocked(toClient.with(reason))
 	r.up.askLocked(toBackend.with(reason))
 	if end.Cause != CauseShutdown {
@@ -83,8 +80,8 @@ func (r *Relay) expire() {
 		r.finishLocked()
 	case r.end.Cause == CauseClosed && !late:
 		// Nobody answers the Close frame that a side has sent: we do.
-		r.up.askLocked(echoOf(r.echo))
-		r.down.askLocked(echoOf(r.echo))
+		r.up.askLocked(echoOf(r.end.Code))
+		r.down.askLocked(echoOf(r.end.Code))
 		r.linger.Reset(drainTimeout)
 	default:
 		r.cutLocked()
@@ -186,7 +183,7 @@ func (r *Relay) close() End {
 func (r *Relay) codeLocked() int {
 	switch {
 	case r.end.Cause == CauseClosed:
-		return r.echo
+		return r.end.Code
 	case r.down.code != 0:
 		return r.down.code
 	}
@@ -322,7 +319,7 @@ func (d *direction) owedLocked() farewell {
 	case d.asked.code == 0 && d.r.end.Cause == CauseClosed:
 		// The destination has sent its Close frame, and the source went away, or
 		// wrong, instead of answering: the handshake is completed in its place.
-		return echoOf(d.r.echo)
+		return echoOf(d.r.end.Code)
 	}
 	return d.asked
 }

@@ -4,9 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/http/httptest"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -60,7 +58,7 @@ func forEachEngine(t *testing.T, test func(t *testing.T, e engine)) {
 // inBubble runs test over each engine that can run in memory, in a bubble, whose
 // time is its own.
 func inBubble(t *testing.T, test func(t *testing.T, e engine)) {
-	certificate() // made outside: it takes sockets
+	wstest.Certificate() // made outside: it takes sockets
 	forEachEngine(t, func(t *testing.T, e engine) {
 		if e.needsSockets {
 			t.Skip("needs sockets")
@@ -150,30 +148,8 @@ func (w *wrapper) NumCloses() int { return int(w.closes.Load()) }
 
 func tlsPair(t testing.TB) (near, far net.Conn) {
 	near, far = wrappedPair(t)
-	return shakeHands(t, near, far)
+	return wstest.ShakeHands(t, near, far)
 }
-
-// shakeHands speaks TLS over near, the server, and far.
-func shakeHands(t testing.TB, near, far net.Conn) (server, client *tls.Conn) {
-	t.Helper()
-	server = tls.Server(near, &tls.Config{Certificates: []tls.Certificate{certificate()}})
-	client = tls.Client(far, &tls.Config{InsecureSkipVerify: true})
-	errc := make(chan error, 1)
-	go func() { errc <- client.Handshake() }()
-	if err := server.Handshake(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-errc; err != nil {
-		t.Fatal(err)
-	}
-	return server, client
-}
-
-var certificate = sync.OnceValue(func() tls.Certificate {
-	s := httptest.NewTLSServer(nil)
-	defer s.Close()
-	return s.TLS.Certificates[0]
-})
 
 // A scene is a tunnel and the two peers that it connects.
 type scene struct {

@@ -74,7 +74,6 @@ type Relay struct {
 	mu       sync.Mutex
 	begun    bool // the end has: what follows is set
 	end      End
-	echo     int         // the code of the Close frame that a side sent
 	linger   *time.Timer // expires the wait for answers
 	finished bool        // no frame is to be written any more; see finishLocked
 	hungUp   bool        // the client's stream has been ended, or need not be
