@@ -173,6 +173,17 @@ func WithLimits(l Limits) Option {
 	return optionFunc(func(s *settings) { s.limits = l })
 }
 
+// WithDetached makes [Proxy.ServeHTTP] return as soon as the tunnel is open: the
+// server then frees the request's goroutine, stack and buffers, which are most of
+// what an idle tunnel costs. To middleware around the handler the request ends
+// there: an access log's line is written, a span ends and a counter of requests in
+// flight goes down at the upgrade. The end of the tunnel is seen by [Trace] alone,
+// and [Proxy.Shutdown] is what waits for it. Default: false, ServeHTTP returns
+// when the tunnel has ended.
+func WithDetached(detached bool) Option {
+	return optionFunc(func(s *settings) { s.detached = detached })
+}
+
 // WithLogger sets the logger: faults of the program (a hidden Hijack, a panic in
 // a hook) at Error, backends that begin to fail at Warn, tunnels and refusals at
 // Debug. Payloads, cookies, Authorization and
@@ -200,6 +211,7 @@ type settings struct {
 	errorHandler   func(http.ResponseWriter, *http.Request, error)
 	timeouts       Timeouts
 	limits         Limits
+	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
 }
@@ -216,6 +228,7 @@ type config struct {
 	errorHandler     func(http.ResponseWriter, *http.Request, error)
 	handshakeTimeout time.Duration // 0: none
 	messageSize      int64         // 0: no bound
+	detached         bool
 	logger           *slog.Logger  // nil: slog.Default(), asked each time
 	trace            Trace
 }
@@ -232,6 +245,7 @@ func (s *settings) compile() (config, []error) {
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		messageSize:      max(s.limits.MessageSize, 0),
+		detached:         s.detached,
 		logger:           s.logger,
 	}
 	if c.balancer == nil {

@@ -25,6 +25,7 @@ type flags struct {
 	maxMessage       int64
 	tlsCert, tlsKey  string
 	ca               string
+	isDetached       bool
 	grace            time.Duration
 	isVerbose        bool
 }
@@ -67,6 +68,7 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the certificate to serve TLS with, and its chain")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with its key")
 	fs.StringVar(&f.ca, "ca", "", "`file` with the certificates that backends' are checked against (default: the system's)")
+	fs.BoolVar(&f.isDetached, "detach", false, "give the server's goroutine and buffers back once a tunnel is open")
 	fs.DurationVar(&f.grace, "grace", 30*time.Second, "how long a shutdown may take before tunnels are cut")
 	fs.BoolVar(&f.isVerbose, "v", false, "log every tunnel")
 	return fs
@@ -84,6 +86,7 @@ func (f *flags) options() ([]wsproxy.Option, error) {
 		wsproxy.WithTrustedProxies(f.trusted...),
 		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: f.handshakeTimeout}),
 		wsproxy.WithLimits(wsproxy.Limits{MessageSize: f.maxMessage}),
+		wsproxy.WithDetached(f.isDetached),
 	}
 	if len(f.origins) > 0 {
 		opts = append(opts, wsproxy.WithOriginPatterns(f.origins...))
