@@ -36,7 +36,8 @@ var rooms = map[string]room{
 	".":           {imports: []string{"internal/frame", "internal/handshake", "internal/netconn", "internal/relay"}},
 	"wsproxytest": {imports: []string{"."}},
 
-	"internal/relay":     {imports: []string{"internal/frame", "internal/netconn"}},
+	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/netconn"}},
+	"internal/epoll":     {},
 	"internal/netconn":   {},
 	"internal/frame":     {isPure: true},
 	"internal/handshake": {isPure: true},

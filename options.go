@@ -229,7 +229,7 @@ type config struct {
 	handshakeTimeout time.Duration // 0: none
 	messageSize      int64         // 0: no bound
 	detached         bool
-	logger           *slog.Logger  // nil: slog.Default(), asked each time
+	logger           *slog.Logger // nil: slog.Default(), asked each time
 	trace            Trace
 }
 

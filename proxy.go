@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
 // A Proxy is an [http.Handler] that balances WebSocket connections over
@@ -24,6 +25,8 @@ type Proxy struct {
 	config // immutable
 
 	start time.Time // immutable
+
+	loops *relay.Loops // immutable
 
 	set      atomic.Pointer[backendSet]
 	registry registry
@@ -46,7 +49,7 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	c, bad := s.compile()
 	errs = append(errs, bad...)
-	p := &Proxy{config: c, start: time.Now(), known: make(map[string]*Backend)}
+	p := &Proxy{config: c, start: time.Now(), loops: relay.NewLoops(), known: make(map[string]*Backend)}
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
@@ -129,6 +132,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-p.registry.empty:
+		p.loops.Close()
 		return p.registry.drained(nil)
 	case <-ctx.Done():
 	}
@@ -156,6 +160,7 @@ func (p *Proxy) cutAll() {
 	case <-p.registry.empty:
 	case <-timeout.C:
 	}
+	p.loops.Close()
 }
 
 // setBackends compiles configs and makes them the set.

@@ -34,6 +34,7 @@ type TunnelInfo struct {
 	ClientAddr  netip.Addr // who the client is behind trusted proxies; invalid on a unix socket
 	RemoteAddr  string     // the peer's address, as in [http.Request]
 	LocalAddr   string     // the address of the server that accepted it
+	Engine      Engine     // who moves its bytes
 	Method      string
 	Host        string
 	URL         *url.URL
@@ -96,6 +97,27 @@ const (
 // String returns a word or two.
 func (c Cause) String() string { return relay.Cause(c).String() }
 
+// An Engine is who moves the bytes of a tunnel.
+type Engine uint8
+
+const (
+	// EnginePortable is a goroutine for each direction. It takes any connection.
+	EnginePortable = Engine(relay.Portable)
+
+	// EngineEventLoop is one goroutine for many tunnels, which costs less memory
+	// and less CPU. A tunnel gets it on Linux where both of its connections are
+	// plain: a [*net.TCPConn] or [*net.UnixConn] itself, neither TLS nor wrapped by
+	// a listener or a dialer of the program's. The connection is taken over then:
+	// what the program holds of it (from [http.Server.ConnState], say) is closed at
+	// the upgrade and ends the tunnel no more.
+	//
+	// The build tag wsproxy_portable makes all tunnels portable ones.
+	EngineEventLoop = Engine(relay.EventLoop)
+)
+
+// String returns "portable" or "event loop".
+func (e Engine) String() string { return relay.Engine(e).String() }
+
 // ID returns what tells the tunnel from the others of its Proxy.
 func (t *Tunnel) ID() uint64 { return t.info.ID }
 
@@ -136,10 +158,12 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 	t.relay = relay.New(relay.Config{
 		Client:     client,
 		Backend:    netconn.New(a.conn, a.early),
+		Loops:      p.loops,
 		Deflate:    a.agreement.Deflate,
 		Unknown:    a.agreement.Unknown,
 		MaxMessage: uint64(p.messageSize),
 	})
+	t.info.Engine = Engine(t.relay.Engine())
 	switch isStopped, isCut := p.registry.add(t); { // in the meantime
 	case isCut:
 		t.cut()
@@ -181,7 +205,8 @@ func (p *Proxy) dropTunnel(t *Tunnel) {
 	p.registry.remove(t, false)
 }
 
-// runTunnel relays until the tunnel has ended.
+// runTunnel tells of t, which is open, and relays: until it has ended or, if the
+// proxy is detached, behind the caller's back.
 func (p *Proxy) runTunnel(t *Tunnel) {
 	p.registry.opened.Add(1)
 	if p.logs(slog.LevelDebug) {
@@ -194,9 +219,11 @@ func (p *Proxy) runTunnel(t *Tunnel) {
 }
 
 func (p *Proxy) relayTunnel(t *Tunnel) {
-	end := t.relay.Run()
-	p.release(t.info.Backend)
-	p.finishTunnel(t, end)
+	if p.detached {
+		t.relay.Start(func(end relay.End) { p.finishTunnel(t, end) })
+		return
+	}
+	p.finishTunnel(t, t.relay.Run())
 }
 
 // tellOpened calls the hook. A panic in it ends the tunnel, properly, and so does
@@ -218,6 +245,7 @@ func (p *Proxy) tellOpened(t *Tunnel) {
 // finishTunnel tells everybody that t has ended. It leaves the registry last, so
 // that Shutdown returns behind the last hook.
 func (p *Proxy) finishTunnel(t *Tunnel, end relay.End) {
+	p.release(t.info.Backend)
 	defer p.registry.remove(t, end.Cut)
 	if p.trace.Closed != nil || p.logs(slog.LevelDebug) {
 		p.tellEnd(t, end)

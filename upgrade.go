@@ -78,13 +78,8 @@ type upgrade struct {
 // is gone when the tunnel opens, and the one that stays in the tunnel has never
 // grown (4 KB instead of 8, of 27 KB in all).
 func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
-	t := p.openTunnel(w, r)
-	switch {
-	case t == nil:
-	// From here on w is hijacked: nothing may be written to it.
-	case p.detached:
-		go p.runTunnel(t) // ends with the tunnel
-	default:
+	if t := p.openTunnel(w, r); t != nil {
+		// From here on w is hijacked: nothing may be written to it.
 		p.runTunnel(t)
 	}
 }

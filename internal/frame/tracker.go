@@ -39,6 +39,7 @@ type Tracker struct {
 	Rules Rules
 
 	rest       uint64 // payload bytes of the current data frame that are still to come
+	begun      uint64 // bytes of the current data frame that were taken, its header included
 	size       uint64 // payload bytes of the current message so far, the rest included
 	fragmented bool   // between the fragments of a message
 	final      bool   // the current frame is the last of its message
@@ -78,7 +79,7 @@ func (t *Tracker) Next(p []byte) (Step, error) {
 			}
 			return t.control(h, size, len(p)), nil
 		}
-		t.begin(h)
+		t.begin(h, size)
 		n += size
 	}
 	return Step{Len: n}, nil
@@ -91,6 +92,26 @@ func (t *Tracker) Finish(p []byte) int {
 		return 0
 	}
 	return t.pass(len(p))
+}
+
+// Skip takes n bytes of payload as seen that nobody has shown; n is at most Rest.
+func (t *Tracker) Skip(n int) {
+	if t.pass(n) != n {
+		panic("BUG: more is skipped than the frame has")
+	}
+}
+
+// Rest returns how many payload bytes of the frame that is under way are still to
+// come.
+func (t *Tracker) Rest() uint64 { return t.rest }
+
+// Begun returns how many bytes were taken of the frame that is under way, its header
+// included. It is 0 at a boundary.
+func (t *Tracker) Begun() uint64 {
+	if t.rest == 0 {
+		return 0
+	}
+	return t.begun
 }
 
 // AtBoundary reports whether all that was taken ends with a whole frame.
@@ -106,6 +127,7 @@ func (t *Tracker) Ignore() { t.Rules.MaxMessage = 0 }
 func (t *Tracker) pass(n int) int {
 	took := min(uint64(n), t.rest)
 	t.rest -= took
+	t.begun += took
 	if t.rest == 0 {
 		t.end()
 	}
@@ -208,8 +230,9 @@ func (t *Tracker) control(h Header, size, have int) Step {
 }
 
 // begin takes the header of a data frame.
-func (t *Tracker) begin(h Header) {
+func (t *Tracker) begin(h Header, size int) {
 	t.rest = h.Length
+	t.begun = uint64(size)
 	t.final = h.Fin
 	if t.size > math.MaxUint64-h.Length {
 		t.size = math.MaxUint64

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -43,6 +44,25 @@ type reader interface {
 // both from now on.
 func New(c net.Conn, buffered []byte) *Conn {
 	return &Conn{conn: c, buffered: buffered, reader: newReader(c)}
+}
+
+// PlainSocket returns the connection beneath, if it is certainly a plain TCP or unix
+// socket, else nil, and what has been read from it already. Both are still the
+// Conn's.
+func (c *Conn) PlainSocket() (s syscall.Conn, buffered []byte) {
+	return plainSocket(c.conn), c.buffered
+}
+
+// plainSocket does not look through wrappers: one that counts bytes, or holds a
+// slot of a listener, must see its reads.
+func plainSocket(c net.Conn) syscall.Conn {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		return c
+	case *net.UnixConn:
+		return c
+	}
+	return nil
 }
 
 // Fill waits for bytes and returns them in a buffer, behind a copy of head, which

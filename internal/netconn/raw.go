@@ -7,20 +7,13 @@ import (
 	"syscall"
 )
 
-// rawConn returns the descriptor of a connection that is certainly a plain socket,
-// else nil. It does not look through wrappers: one that counts bytes, or holds a
-// slot of a listener, must see its reads.
+// rawConn returns the descriptor of a plain socket, else nil.
 func rawConn(c net.Conn) syscall.RawConn {
-	var sc syscall.Conn
-	switch c := c.(type) {
-	case *net.TCPConn:
-		sc = c
-	case *net.UnixConn:
-		sc = c
-	default:
+	s := plainSocket(c)
+	if s == nil {
 		return nil
 	}
-	raw, err := sc.SyscallConn()
+	raw, err := s.SyscallConn()
 	if err != nil {
 		return nil
 	}

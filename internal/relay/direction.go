@@ -2,30 +2,28 @@ package relay
 
 import (
 	"crypto/rand"
-	"errors"
-	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
-	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
 // A direction is one half of a relay: it moves frames from src to dst.
 type direction struct {
 	// Immutable.
 	r        *Relay
-	src, dst *netconn.Conn
+	src, dst link
 	from, to Side
 
-	// Owned by the direction's goroutine.
+	// Owned by the mover.
 	tracker frame.Tracker
 	held    []byte // read, but not a whole header or control frame yet
-	done    bool   // nothing is passed any more: ward is not open
+	done    bool   // nothing is passed any more: ward is not open, or will not be
 	deaf    bool   // what the source still sends need not even be parsed
+	ended   bool   // the source has: nothing is read any more
+	owed    *debt  // what the destination will be once all is flushed
 
-	// Written by the direction's goroutine, read by anybody.
+	// Written by the mover, read by anybody.
 	counts counts
 
 	// Set by those who have changed asked or ward.
@@ -41,7 +39,7 @@ type direction struct {
 	lostErr   error // of a write to src, which is what ended it
 }
 
-func (d *direction) init(r *Relay, src, dst *netconn.Conn, from, to Side, rules frame.Rules) {
+func (d *direction) init(r *Relay, src, dst link, from, to Side, rules frame.Rules) {
 	d.r, d.src, d.dst, d.from, d.to = r, src, dst, from, to
 	d.tracker.Rules = rules
 }
@@ -52,24 +50,6 @@ func (d *direction) other() *direction {
 		return &d.r.down
 	}
 	return &d.r.up
-}
-
-// run moves frames until the source has ended.
-func (d *direction) run() {
-	for {
-		d.obey()
-		b, err := d.src.Fill(d.held)
-		if err != nil {
-			if isDeadline(err) && !d.isOver() {
-				continue
-			}
-			d.finish(err)
-			return
-		}
-		d.held = nil
-		d.take(b.Bytes())
-		b.Free()
-	}
 }
 
 // take handles what was read, behind what was held back before it.
@@ -108,7 +88,7 @@ func (d *direction) pass(p []byte) (rest []byte) {
 			d.closeRead(frame.CloseCode(p[n-step.Len : n]))
 			if d.write(p[:n]) {
 				d.stop()
-				d.settle(closed, 0)
+				d.settle(debt{ward: closed})
 			}
 			return p[n:]
 		}
@@ -139,6 +119,16 @@ func (d *direction) discard(p []byte) {
 // hold keeps p, which is less than a whole header or control frame.
 func (d *direction) hold(p []byte) { d.held = append([]byte(nil), p...) }
 
+// drop forgets what is kept for the destination, which is lost or cut.
+func (d *direction) drop() {
+	n := d.dst.drop()
+	if d.owed != nil {
+		n -= min(n, d.owed.own)
+		d.owed = nil
+	}
+	d.counts.bytes.Add(-uint64(n))
+}
+
 // stop makes what still comes be discarded, whatever its size.
 func (d *direction) stop() {
 	d.done = true
@@ -150,7 +140,7 @@ func (d *direction) write(p []byte) bool {
 	if len(p) == 0 || d.done {
 		return !d.done
 	}
-	n, err := d.dst.Write(p)
+	n, err := d.dst.write(p)
 	d.counts.bytes.Add(uint64(n))
 	if err != nil {
 		d.stop()
@@ -175,7 +165,8 @@ func (d *direction) obey() {
 	switch {
 	case !isOpen:
 		d.stop()
-	case atBoundary && asked.code != 0:
+		d.drop()
+	case atBoundary && asked.code != 0 && d.owed == nil:
 		d.say(asked)
 	}
 }
@@ -188,11 +179,12 @@ func (d *direction) say(f farewell) {
 		rand.Read(key[:]) // never fails
 	}
 	d.stop()
-	if _, err := d.dst.Write(frame.AppendClose(nil, f.code, f.reason, key)); err != nil {
+	n, err := d.dst.write(frame.AppendClose(nil, f.code, f.reason, key))
+	if err != nil {
 		d.writeFailed(err)
 		return
 	}
-	d.settle(closed, f.code)
+	d.settle(debt{closed, f.code, n})
 }
 
 // violate ends the tunnel because the source broke a rule. The destination stands
@@ -207,28 +199,25 @@ func (d *direction) violate(v *frame.Violation) {
 // finish ends the direction: nothing more will be read. What was held back is
 // dropped, for nothing of it has been written.
 func (d *direction) finish(err error) {
+	d.ended = true
 	f := d.sourceEnded(err)
 	switch {
 	case d.done || f.code == 0:
-	case d.tracker.AtBoundary():
+	case d.tracker.AtBoundary() || d.takeBack():
 		d.say(f)
 	default:
-		d.breakOff()
+		d.stop()
+		d.settle(debt{ward: severed})
 	}
 }
 
-// breakOff ends the stream to the destination inside a frame. That is all that it
-// can be told, so it is told at once; where only closing tells it, what it still
-// sends is not waited for.
-func (d *direction) breakOff() {
-	d.settle(severed, 0)
-	if d.dst.CloseWrite() != nil {
-		d.other().limit(longAgo)
+// takeBack removes the frame that is under way from what the destination has not
+// taken yet, if nothing of it was written.
+func (d *direction) takeBack() bool {
+	n := d.tracker.Begun()
+	if !d.dst.takeBack(n) {
+		return false
 	}
-}
-
-// isDeadline reports whether err says that a read deadline has passed. What the
-// kernel says of a peer that is dead, ETIMEDOUT, is a timeout as well.
-func isDeadline(err error) bool {
-	return os.IsTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
+	d.counts.bytes.Add(-n)
+	return true
 }

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
-	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
 // longAgo is a deadline that wakes at once.
@@ -47,17 +46,8 @@ func (r *Relay) beginLocked(end End, reason string) {
 	r.down.askLocked(toClient.with(reason))
 	r.up.askLocked(toBackend.with(reason))
 	if end.Cause != CauseShutdown {
-		r.lingerLocked()
+		r.driver.expireInLocked(lingerTimeout)
 	}
-}
-
-// lingerLocked starts the clock of a tunnel that is ending, from now on.
-func (r *Relay) lingerLocked() {
-	if r.linger == nil {
-		r.linger = time.AfterFunc(lingerTimeout, r.expire) // each call ends soon; stopped by close
-		return
-	}
-	r.linger.Reset(lingerTimeout)
 }
 
 // expire ends the wait for answers: sides that have been sent a Close frame have
@@ -82,7 +72,7 @@ func (r *Relay) expire() {
 		// Nobody answers the Close frame that a side has sent: we do.
 		r.up.askLocked(echoOf(r.end.Code))
 		r.down.askLocked(echoOf(r.end.Code))
-		r.linger.Reset(drainTimeout)
+		r.driver.expireInLocked(drainTimeout)
 	default:
 		r.cutLocked()
 	}
@@ -130,7 +120,7 @@ func (r *Relay) finishLocked() {
 	r.finished = true
 	until := time.Now().Add(drainTimeout)
 	r.down.limitLocked(until)
-	if r.up.closeSeen && !r.up.src.CanCloseWrite() {
+	if r.up.closeSeen && !r.up.src.canCloseWrite() {
 		until = longAgo // our stream can only be ended by closing, and nothing more will come
 	}
 	r.up.limitLocked(until)
@@ -143,7 +133,7 @@ func (r *Relay) unlock() {
 	r.hungUp = r.hungUp || hangUp
 	r.mu.Unlock()
 	if hangUp {
-		r.up.src.CloseWrite()
+		r.up.src.closeWrite()
 	}
 }
 
@@ -151,8 +141,8 @@ func (r *Relay) unlock() {
 func (r *Relay) cutLocked() {
 	r.end.Cut = r.end.Cut || !r.finished
 	r.cut, r.finished = true, true
-	r.up.src.Interrupt()
-	r.down.src.Interrupt()
+	r.up.src.interrupt()
+	r.down.src.interrupt()
 }
 
 // close closes both connections, after both directions have ended. The lock must
@@ -160,12 +150,9 @@ func (r *Relay) cutLocked() {
 // never wait.
 func (r *Relay) close() End {
 	r.mu.Lock()
-	if r.linger != nil {
-		r.linger.Stop()
-	}
-	shut := (*netconn.Conn).Close
+	shut := link.close
 	if r.cut {
-		shut = (*netconn.Conn).Abandon
+		shut = link.abandon
 	}
 	r.mu.Unlock()
 	shut(r.up.src)
@@ -191,7 +178,7 @@ func (r *Relay) codeLocked() int {
 }
 
 // What follows is a direction's part in the end. Methods without Locked are
-// called by the direction's goroutine.
+// called by the direction's mover.
 
 // askLocked asks for a Close frame at the next boundary.
 func (d *direction) askLocked(f farewell) {
@@ -202,19 +189,17 @@ func (d *direction) askLocked(f farewell) {
 	d.wakeLocked()
 }
 
-// wakeLocked makes the direction's goroutine look how things stand.
+// wakeLocked makes the direction's mover look how things stand.
 func (d *direction) wakeLocked() {
 	d.marked.Store(true)
-	d.src.SetReadDeadline(longAgo)
+	d.src.wake()
 }
 
 // limitLocked bounds how long the source is read from. Nothing else must be asked
 // of the direction any more.
 func (d *direction) limitLocked(until time.Time) {
 	d.until = until
-	if d.src.SetReadDeadline(until) != nil { // it has no deadlines
-		time.AfterFunc(time.Until(until), func() { d.src.Abandon() })
-	}
+	d.src.limit(until)
 }
 
 // limit is limitLocked.
@@ -229,20 +214,20 @@ func (d *direction) limit(until time.Time) {
 func (d *direction) loseLocked() {
 	if d.ward == open {
 		d.ward = gone
-		d.dst.SetWriteDeadline(longAgo)
+		d.dst.interruptWrite()
 		d.wakeLocked()
 	}
 }
 
-// isOver tells what a read deadline that has passed means: the direction is over,
-// or somebody has woken it. Then it sets the deadline that really holds.
+// isOver tells why the mover was woken: the direction is over, or somebody wants
+// something of it. Then it sets the limit that really holds.
 func (d *direction) isOver() bool {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
 	if d.r.cut || !d.until.IsZero() && !time.Now().Before(d.until) {
 		return true
 	}
-	d.src.SetReadDeadline(d.until)
+	d.src.rearm(d.until)
 	return false
 }
 
@@ -283,7 +268,7 @@ func (d *direction) writeFailed(err error) {
 		o.until = time.Now().Add(drainTimeout)
 		o.wakeLocked() // it may have been woken already, and must not miss that
 		if !d.r.begun {
-			d.r.lingerLocked()
+			d.r.driver.expireInLocked(lingerTimeout)
 		}
 	}
 	d.r.settleLocked()
@@ -324,14 +309,51 @@ func (d *direction) owedLocked() farewell {
 	return d.asked
 }
 
-// settle notes how the destination stands, and the code of a Close frame of ours.
-func (d *direction) settle(w ward, code int) {
+// A debt is how a direction's destination will stand once all is written that is
+// kept for it.
+type debt struct {
+	ward ward
+	code int // of a Close frame of ours
+	own  int // the size of that frame
+}
+
+// settle notes how the destination stands, as soon as nothing is kept for it any
+// more.
+func (d *direction) settle(o debt) {
+	if !d.dst.isFlushed() {
+		d.owed = &o
+		return
+	}
+	d.settleNow(o)
+	if o.ward == severed {
+		d.breakOff()
+	}
+}
+
+// flushed notes that nothing is kept for the destination any more.
+func (d *direction) flushed() {
+	if o := d.owed; o != nil {
+		d.owed = nil
+		d.settle(*o)
+	}
+}
+
+func (d *direction) settleNow(o debt) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
 	if d.ward == open {
-		d.ward, d.code = w, code
+		d.ward, d.code = o.ward, o.code
 	}
 	d.r.settleLocked()
+}
+
+// breakOff ends the stream to the destination inside a frame. That is all that it
+// can be told, so it is told at once; where only closing tells it, what it still
+// sends is not waited for.
+func (d *direction) breakOff() {
+	if d.dst.closeWrite() != nil {
+		d.other().limit(longAgo)
+	}
 }
 
 // echoOf returns what answers a Close frame with code: "When sending a Close frame

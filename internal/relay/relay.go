@@ -26,13 +26,21 @@
 //
 // # Who does it
 //
-// Each direction belongs to one goroutine, which alone reads its source, writes
-// to its destination and touches its tracker. Who wants a frame written asks for
-// it under the lock and wakes the goroutine by a read deadline in the past: asking
-// never blocks, and no two goroutines write to one connection.
+// Each direction has one mover, which alone reads its source, writes to its
+// destination and touches its tracker. Who wants a frame written asks for it under
+// the lock and wakes the mover: asking never blocks, and no two write to one
+// connection.
+//
+// Who the mover is differs between engines, which all keep what is said above. The
+// portable one has a goroutine for each direction, takes any connection, and wakes
+// by a read deadline in the past. The event loop (Linux, plain sockets on both
+// sides) moves for many tunnels on one goroutine. What they do alike is in
+// direction.go and ending.go; what they do differently is behind [driver] and
+// [link].
 package relay
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,6 +64,10 @@ type Config struct {
 	// Client and Backend are the two connections. The relay owns them.
 	Client, Backend *netconn.Conn
 
+	// Loops is the event loop, for connections that it can take. Nil means the
+	// portable engine.
+	Loops *Loops
+
 	// Deflate and Unknown say which extensions were negotiated; see [frame.Rules].
 	Deflate, Unknown bool
 
@@ -63,21 +75,99 @@ type Config struct {
 	MaxMessage uint64
 }
 
-// A Relay is one tunnel. Run is called once; the other methods at any time, by
-// anybody.
+// A Relay is one tunnel. Run or Start is called once; the other methods at any
+// time, by anybody.
 type Relay struct {
 	up   direction // from the client to the backend
 	down direction // from the backend to the client
 
-	running sync.WaitGroup // the goroutine of down
-
 	mu       sync.Mutex
-	begun    bool // the end has: what follows is set
+	driver   driver // set by New, and again where the event loop cannot take it
+	begun    bool   // the end has: what follows is set
 	end      End
-	linger   *time.Timer // expires the wait for answers
-	finished bool        // no frame is to be written any more; see finishLocked
-	hungUp   bool        // the client's stream has been ended, or need not be
-	cut      bool        // nothing is to be waited for any more
+	finished bool // no frame is to be written any more; see finishLocked
+	hungUp   bool // the client's stream has been ended, or need not be
+	cut      bool // nothing is to be waited for any more
+}
+
+// A driver moves the bytes of one relay, as its engine does.
+type driver interface {
+	// run relays until the tunnel has ended and both connections are closed.
+	run() End
+
+	// start is run on a goroutine of the engine's own.
+	start(done func(End))
+
+	// expireInLocked makes [Relay.expire] be called after d, and not when it was to
+	// be called before.
+	expireInLocked(d time.Duration)
+
+	// kind tells which engine it is.
+	kind() Engine
+}
+
+// A link is the connection with one side, as an engine moves its bytes.
+type link interface {
+	// write takes all of p, or fails. What it cannot write at once it keeps. It
+	// belongs, as do the next four, to the mover of the direction to this side.
+	write(p []byte) (int, error)
+
+	// isFlushed reports whether nothing is kept.
+	isFlushed() bool
+
+	// takeBack removes the last n bytes from what is kept, if all of them are
+	// there still.
+	takeBack(n uint64) bool
+
+	// drop forgets what is kept, and returns how many bytes that were.
+	drop() int
+
+	// closeWrite ends the stream to the peer.
+	closeWrite() error
+
+	// canCloseWrite reports whether closeWrite can work.
+	canCloseWrite() bool
+
+	// wake makes the mover of the direction from this side look how things stand:
+	// see isOver and obey. It never waits.
+	wake()
+
+	// limit is wake as soon as until has passed. It takes the place of an earlier
+	// limit.
+	limit(until time.Time)
+
+	// rearm is limit, or lifts it if until is zero, after the mover was woken.
+	rearm(until time.Time)
+
+	// interruptWrite makes a write fail that waits for the peer.
+	interruptWrite()
+
+	// interrupt makes all that waits for the peer fail, from now on.
+	interrupt()
+
+	// close closes the connection. It may say goodbye where TLS wants that.
+	close()
+
+	// abandon is close without a word.
+	abandon()
+}
+
+// An Engine is who moves the bytes of a tunnel.
+type Engine uint8
+
+const (
+	Portable  Engine = iota // a goroutine for each direction
+	EventLoop               // one goroutine for many tunnels
+)
+
+func (e Engine) String() string {
+	switch e {
+	case Portable:
+		return "portable"
+	case EventLoop:
+		return "event loop"
+	}
+	return fmt.Sprintf("Engine(%d)", uint8(e))
 }
 
 // An End tells how a tunnel ended.
@@ -92,30 +182,36 @@ type End struct {
 // Counts are what passed in one direction, frames of the relay's own not included.
 type Counts struct{ Bytes, Messages uint64 }
 
-// New returns a Relay over c, which does nothing before Run.
+// New returns a Relay over c, which does nothing before Run or Start.
 func New(c Config) *Relay {
-	r := new(Relay)
+	if r := newLooped(c); r != nil {
+		return r
+	}
+	return newPortable(c)
+}
+
+// init makes r relay between client and backend.
+func (r *Relay) init(d driver, c Config, client, backend link) {
+	r.driver = d
 	rules := frame.Rules{Deflate: c.Deflate, Unknown: c.Unknown, MaxMessage: c.MaxMessage}
-	r.down.init(r, c.Backend, c.Client, Backend, Client, rules)
+	r.down.init(r, backend, client, Backend, Client, rules)
 	rules.Masked = true
-	r.up.init(r, c.Client, c.Backend, Client, Backend, rules)
-	return r
+	r.up.init(r, client, backend, Client, Backend, rules)
 }
 
-// Run relays until the tunnel has ended and both connections are closed. It uses
-// the calling goroutine and one more.
-func (r *Relay) Run() End {
-	r.running.Add(1)
-	go r.runDown() // ends with the backend's stream, at the latest when cut
-	r.up.run()
-	r.running.Wait()
-	return r.close()
+// Engine tells which engine the relay has. It may still change in Run or Start, to
+// the portable one, if the system has no more room for sockets in an event loop.
+func (r *Relay) Engine() Engine {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.driver.kind()
 }
 
-func (r *Relay) runDown() {
-	defer r.running.Done()
-	r.down.run()
-}
+// Run relays until the tunnel has ended and both connections are closed.
+func (r *Relay) Run() End { return r.driver.run() }
+
+// Start is Run on a goroutine of its own, which then calls done.
+func (r *Relay) Start(done func(End)) { r.driver.start(done) }
 
 // Goodbye ends the tunnel: both sides are sent a Close frame as soon as they
 // stand at a boundary. Code and reason are what the client hears, where the code
@@ -140,7 +236,7 @@ func (r *Relay) Counts() (toBackend, toClient Counts) {
 	return r.up.counts.load(), r.down.counts.load()
 }
 
-// counts are live: written by a direction's goroutine, read by anybody.
+// counts are live: written by a direction's mover, read by anybody.
 type counts struct{ bytes, messages atomic.Uint64 }
 
 func (c *counts) load() Counts { return Counts{c.bytes.Load(), c.messages.Load()} }

@@ -1,0 +1,57 @@
+package epoll
+
+import (
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// All system calls that can be interrupted, and may be made again then.
+
+const (
+	spliceMove     = 0x1 // SPLICE_F_MOVE
+	spliceNonblock = 0x2 // SPLICE_F_NONBLOCK
+)
+
+// splice moves up to n bytes. It takes as long as copying them does, so that the
+// scheduler must know of it.
+func splice(from, to, n int) (int, syscall.Errno) {
+	for {
+		m, _, errno := syscall.Syscall6(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), spliceMove|spliceNonblock)
+		if errno != syscall.EINTR {
+			return int(m), errno
+		}
+	}
+}
+
+// epollWait asks for events without waiting.
+func epollWait(fd int, events []syscall.EpollEvent) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(fd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+			continue
+		}
+		return 0, os.NewSyscallError("epoll_pwait", errno)
+	}
+}
+
+func rawRead(fd int, p []byte) (int, syscall.Errno) {
+	for {
+		n, errno := read(fd, p)
+		if errno != syscall.EINTR {
+			return n, errno
+		}
+	}
+}
+
+func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+	for {
+		n, errno := write(fd, p)
+		if errno != syscall.EINTR {
+			return n, errno
+		}
+	}
+}

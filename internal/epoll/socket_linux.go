@@ -1,0 +1,93 @@
+package epoll
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// ErrAgain is what a call returns that would have to wait.
+var ErrAgain = errors.New("epoll: nothing can be moved now")
+
+// A Socket is a connected stream socket of its own: TCP or unix. It belongs to the
+// goroutine that uses it. No method waits.
+type Socket struct {
+	fd     int
+	isUnix bool
+}
+
+// TakeOver returns a socket that is the same connection as c, under a descriptor
+// of its own. C is to be closed: it stays the owner of its descriptor, and what it
+// holds besides is most of the memory of an idle tunnel. Using its descriptor
+// instead would be unsafe: whoever has c, or its finalizer, can close it.
+func TakeOver(c syscall.Conn) (Socket, error) {
+	_, isUnix := c.(*net.UnixConn)
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return Socket{}, err
+	}
+	s := Socket{isUnix: isUnix}
+	var errno syscall.Errno
+	err = raw.Control(func(fd uintptr) {
+		var dup uintptr
+		dup, _, errno = syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+		s.fd = int(dup)
+	})
+	if err == nil && errno != 0 {
+		err = os.NewSyscallError("fcntl", errno)
+	}
+	if err != nil {
+		return Socket{}, err
+	}
+	return s, nil
+}
+
+// Read reads what is there. It returns a byte at least, or ErrAgain, io.EOF or an
+// error as that of a [net.Conn].
+func (s *Socket) Read(p []byte) (int, error) {
+	n, errno := rawRead(s.fd, p)
+	switch {
+	case n > 0:
+		return n, nil
+	case errno == 0:
+		return 0, io.EOF
+	}
+	return 0, s.fail("read", "read", errno)
+}
+
+// Write writes what can be taken. It returns ErrAgain, with what was taken before,
+// or an error as that of a [net.Conn].
+func (s *Socket) Write(p []byte) (int, error) {
+	n, errno := rawWrite(s.fd, p)
+	if errno != 0 {
+		return 0, s.fail("write", "write", errno)
+	}
+	if n < len(p) {
+		return n, ErrAgain
+	}
+	return n, nil
+}
+
+// CloseWrite ends the stream towards the peer.
+func (s *Socket) CloseWrite() error {
+	return os.NewSyscallError("shutdown", syscall.Shutdown(s.fd, syscall.SHUT_WR))
+}
+
+// Close closes the socket.
+func (s *Socket) Close() error {
+	return os.NewSyscallError("close", syscall.Close(s.fd))
+}
+
+// fail makes of errno what a [net.Conn] returns.
+func (s *Socket) fail(op, call string, errno syscall.Errno) error {
+	if errno == syscall.EAGAIN {
+		return ErrAgain
+	}
+	network := "tcp"
+	if s.isUnix {
+		network = "unix"
+	}
+	return &net.OpError{Op: op, Net: network, Err: os.NewSyscallError(call, errno)}
+}

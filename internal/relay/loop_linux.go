@@ -1,0 +1,328 @@
+//go:build !wsproxy_portable
+
+package relay
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/epoll"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// The event loop: one goroutine moves the bytes of many tunnels, between sockets
+// that never wait. A tunnel has neither a goroutine nor a buffer of its own; what a
+// peer does not take at once is kept for it, and its other side is not read
+// meanwhile.
+
+const (
+	// readSize is how much one read takes.
+	readSize = 32 << 10
+
+	// sweepInterval is how exactly the times are kept that bound a tunnel's end.
+	sweepInterval = 100 * time.Millisecond
+
+	// yieldInterval is how long a loop works before it lets others have its
+	// processor.
+	yieldInterval = time.Millisecond
+)
+
+// numLoops returns how many loops there are.
+func numLoops() int { return max(runtime.GOMAXPROCS(0)/2, 1) }
+
+// Loops is the event-loop engine of one proxy. It starts nothing before its first
+// tunnel, and what it has started ends with Close.
+type Loops struct {
+	mu       sync.Mutex
+	loops    []*loop // nil before the first tunnel
+	next     int
+	isClosed bool
+}
+
+// NewLoops returns an engine.
+func NewLoops() *Loops { return new(Loops) }
+
+// Close ends the engine when its tunnels have ended, to which somebody must have
+// seen, and waits for that. Tunnels that begin later get the portable engine.
+func (s *Loops) Close() {
+	s.mu.Lock()
+	loops := s.loops
+	s.loops, s.isClosed = nil, true
+	s.mu.Unlock()
+	for _, l := range loops {
+		l.close()
+	}
+}
+
+// pick returns the loop of the next tunnel, or nil if it can have none.
+func (s *Loops) pick() *loop {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.isClosed {
+		return nil
+	}
+	if s.loops == nil {
+		for range numLoops() {
+			l, err := startLoop()
+			if err != nil {
+				break // out of descriptors: those that there are will do, or the next tunnel tries again
+			}
+			s.loops = append(s.loops, l)
+		}
+	}
+	if len(s.loops) == 0 {
+		return nil
+	}
+	s.next++
+	return s.loops[s.next%len(s.loops)]
+}
+
+// A loop is one goroutine and its tunnels.
+type loop struct {
+	poller *epoll.Poller
+	done   chan struct{} // closed when run returns
+
+	// Owned by the loop's goroutine.
+	buf      []byte
+	pipe     pipe
+	queue    []*looped // those that have more to do at once
+	previous []*looped // the queue before, for its memory
+	ending   []*looped // those that a sweep looks at
+	sweeper  *time.Timer
+	busy     time.Time // since when it has not waited
+
+	isSweepDue atomic.Bool
+
+	mu        sync.Mutex
+	woken     []*looped // those of which somebody wants something; see wake
+	isWaiting bool
+	isClosing bool
+	tunnels   int
+}
+
+func startLoop() (*loop, error) {
+	p, err := epoll.New()
+	if err != nil {
+		return nil, err
+	}
+	l := &loop{poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
+	l.sweeper = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
+	l.sweeper.Stop()
+	go l.run() // ends with close
+	return l, nil
+}
+
+// close ends the loop behind its last tunnel.
+func (l *loop) close() {
+	l.mu.Lock()
+	l.isClosing = true
+	l.ringLocked()
+	l.mu.Unlock()
+	<-l.done
+}
+
+// ringLocked makes the loop look around, if it waits.
+func (l *loop) ringLocked() {
+	if l.isWaiting {
+		l.isWaiting = false
+		l.poller.Wake()
+	}
+}
+
+// enter makes t one of the loop's tunnels.
+func (l *loop) enter(t *looped) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isClosing {
+		return false
+	}
+	token, err := l.poller.Add(t, &t.sockets)
+	if err != nil {
+		return false
+	}
+	t.token = token
+	t.hasEntered = true
+	l.tunnels++
+	if t.isWoken {
+		l.woken = append(l.woken, t)
+		l.ringLocked()
+	}
+	return true
+}
+
+// wake makes the loop look how things stand with t. Anybody may call it, at any
+// time.
+func (l *loop) wake(t *looped) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.isWoken {
+		return
+	}
+	t.isWoken = true
+	if t.hasEntered {
+		l.woken = append(l.woken, t)
+		l.ringLocked()
+	}
+}
+
+// leave closes t, whose both sides have ended.
+func (l *loop) leave(t *looped) {
+	t.hasLeft = true
+	l.poller.Remove(t.token, &t.sockets)
+	l.mu.Lock()
+	l.tunnels--
+	l.mu.Unlock()
+	t.finish()
+}
+
+// run moves what can be moved, again and again.
+func (l *loop) run() {
+	defer close(l.done)
+	defer l.poller.Close()
+	defer l.pipe.close()
+	defer l.sweeper.Stop()
+	for l.next() {
+		for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
+			t := e.Owner.(*looped)
+			t.links[e.Index].note(e.Edges)
+			l.turn(t)
+		}
+		l.work()
+		l.lookAtWoken()
+		if l.isSweepDue.CompareAndSwap(true, false) {
+			l.sweep(time.Now())
+		}
+	}
+}
+
+// next gets the next events. It waits for them if there is nothing else to do. It
+// reports whether there will be anything to do ever again.
+func (l *loop) next() bool {
+	l.mu.Lock()
+	l.isWaiting = len(l.queue) == 0 && len(l.woken) == 0
+	mayWait, isOver := l.isWaiting, l.isClosing && l.tunnels == 0
+	l.mu.Unlock()
+	if isOver {
+		return false
+	}
+	var err error
+	switch now := time.Now(); {
+	case now.Sub(l.busy) > yieldInterval && !l.busy.IsZero():
+		err = l.poller.Yield()
+		l.busy = time.Now()
+	case mayWait:
+		err = l.poller.Wait()
+		l.busy = time.Now()
+	default:
+		err = l.poller.Poll()
+	}
+	if err != nil {
+		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
+	}
+	if mayWait {
+		l.mu.Lock()
+		l.isWaiting = false
+		l.mu.Unlock()
+	}
+	return true
+}
+
+// work gives those a turn that have more to do.
+func (l *loop) work() {
+	l.queue, l.previous = l.previous[:0], l.queue
+	for i, t := range l.previous {
+		l.previous[i] = nil
+		t.isQueued = false
+		l.turn(t)
+	}
+}
+
+// turn moves a bounded part of what t has to move.
+func (l *loop) turn(t *looped) {
+	if t.hasLeft {
+		return
+	}
+	up, down := l.move(&t.up), l.move(&t.down)
+	switch {
+	case t.hasEnded():
+		l.leave(t)
+	case (up || down) && !t.isQueued:
+		t.isQueued = true
+		l.queue = append(l.queue, t)
+	}
+}
+
+// lookAtWoken sees to what others want.
+func (l *loop) lookAtWoken() {
+	l.mu.Lock()
+	woken := l.woken
+	l.woken = nil
+	for _, t := range woken {
+		t.isWoken = false
+	}
+	l.mu.Unlock()
+	for _, t := range woken {
+		l.look(t)
+	}
+}
+
+// look sees how things stand with t: somebody wants something of it, or time has
+// passed.
+func (l *loop) look(t *looped) {
+	if t.hasLeft {
+		return
+	}
+	t.lookAt(&t.up)
+	t.lookAt(&t.down)
+	l.turn(t)
+	if !t.isSwept && !t.hasLeft && t.isEnding() {
+		t.isSwept = true
+		l.ending = append(l.ending, t)
+		if len(l.ending) == 1 {
+			l.sweeper.Reset(sweepInterval)
+		}
+	}
+}
+
+// sweepSoon makes the loop sweep.
+func (l *loop) sweepSoon() {
+	l.isSweepDue.Store(true)
+	l.mu.Lock()
+	l.ringLocked()
+	l.mu.Unlock()
+}
+
+// sweep looks at all tunnels that are ending: time has passed.
+func (l *loop) sweep(now time.Time) {
+	still := l.ending[:0]
+	for _, t := range l.ending {
+		if t.hasLeft {
+			continue
+		}
+		if t.isExpired(now) {
+			t.expire()
+		}
+		l.look(t)
+		still = append(still, t)
+	}
+	clear(l.ending[len(still):])
+	l.ending = still
+	if len(still) > 0 {
+		l.sweeper.Reset(sweepInterval)
+	}
+}
+
+// lookAt ends d if its time is up.
+func (t *looped) lookAt(d *direction) {
+	isOver := d.isOver()
+	if isOver && t.isCut() {
+		d.stop()
+		d.drop()
+	}
+	if isOver && !d.ended && d.dst.isFlushed() {
+		d.finish(os.ErrDeadlineExceeded)
+	}
+}

@@ -1,0 +1,252 @@
+//go:build !wsproxy_portable
+
+package relay
+
+import (
+	"sync"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/epoll"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// A looped is a relay that an event loop moves. Its sockets are duplicates, which
+// the loop alone uses and closes.
+type looped struct {
+	Relay
+	loop    *loop
+	conns   *conns // nil once the loop has taken over
+	done    func(End)
+	running sync.WaitGroup // for run
+
+	// Owned by the loop.
+	sockets  [2]epoll.Socket // of the client and of the backend
+	links    [2]keeping
+	isQueued bool
+	isSwept  bool // it is among those that a sweep looks at
+	hasLeft  bool
+
+	// Guarded by loop.mu.
+	token      epoll.Token // immutable once it has entered
+	hasEntered bool
+	isWoken    bool
+
+	// Guarded by mu.
+	expireAt time.Time // when to call expire; zero: never
+}
+
+// conns are what the sockets are duplicates of.
+type conns struct{ client, backend *netconn.Conn }
+
+// newLooped returns a relay that an event loop moves, or nil if none can.
+func newLooped(c Config) *Relay {
+	if c.Loops == nil {
+		return nil
+	}
+	client, fromClient := c.Client.PlainSocket()
+	backend, fromBackend := c.Backend.PlainSocket()
+	if client == nil || backend == nil {
+		return nil
+	}
+	l := c.Loops.pick()
+	if l == nil {
+		return nil
+	}
+	t := &looped{loop: l, conns: &conns{c.Client, c.Backend}}
+	var err error
+	if t.sockets[0], err = epoll.TakeOver(client); err != nil {
+		return nil
+	}
+	if t.sockets[1], err = epoll.TakeOver(backend); err != nil {
+		t.sockets[0].Close()
+		return nil
+	}
+	t.links[0] = keeping{t: t, to: &t.down, early: fromClient}
+	t.links[1] = keeping{t: t, to: &t.up, early: fromBackend}
+	t.init(t, c, &t.links[0], &t.links[1])
+	if len(fromClient) > 0 || len(fromBackend) > 0 {
+		l.wake(t)
+	}
+	return &t.Relay
+}
+
+// run waits until the loop has done all.
+func (t *looped) run() (end End) {
+	t.running.Add(1)
+	done := func(e End) {
+		end = e
+		t.running.Done()
+	}
+	if !t.enter(done) {
+		return t.fallBack().run()
+	}
+	t.running.Wait()
+	return end
+}
+
+func (t *looped) start(done func(End)) {
+	if !t.enter(done) {
+		t.fallBack().start(done)
+	}
+}
+
+// enter hands t over to its loop.
+func (t *looped) enter(done func(End)) bool {
+	t.done = done
+	if !t.loop.enter(t) {
+		return false
+	}
+	// From here on t is the loop's. What the connections hold besides their
+	// descriptors is most of the memory of an idle tunnel.
+	t.conns.client.Close()
+	t.conns.backend.Close()
+	t.conns = nil
+	return true
+}
+
+// fallBack makes t, which has moved nothing yet, a relay of the portable engine.
+func (t *looped) fallBack() driver {
+	t.sockets[0].Close()
+	t.sockets[1].Close()
+	client, backend := blocking{t.conns.client}, blocking{t.conns.backend}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.driver = &portable{Relay: &t.Relay}
+	t.up.src, t.up.dst = client, backend
+	t.down.src, t.down.dst = backend, client
+	if t.cut {
+		client.interrupt()
+		backend.interrupt()
+	}
+	if !t.expireAt.IsZero() {
+		t.driver.expireInLocked(time.Until(t.expireAt))
+	}
+	return t.driver
+}
+
+// finish closes the sockets and tells that t has ended.
+func (t *looped) finish() {
+	end := t.close()
+	go t.done(end) // what is called there may be the user's
+}
+
+func (t *looped) expireInLocked(d time.Duration) {
+	t.expireAt = time.Now().Add(d)
+	t.loop.wake(t)
+}
+
+// isExpired reports whether expire is to be called now.
+func (t *looped) isExpired(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.expireAt.IsZero() || now.Before(t.expireAt) {
+		return false
+	}
+	t.expireAt = time.Time{}
+	return true
+}
+
+// isEnding reports whether time matters to t.
+func (t *looped) isEnding() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.begun || !t.expireAt.IsZero()
+}
+
+func (*looped) kind() Engine { return EventLoop }
+
+func (t *looped) isCut() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.cut
+}
+
+// hasEnded reports whether nothing is to be moved any more.
+func (t *looped) hasEnded() bool {
+	return t.up.ended && t.down.ended && t.links[0].isFlushed() && t.links[1].isFlushed()
+}
+
+// A keeping link keeps what its peer does not take at once. It belongs to the loop.
+type keeping struct {
+	t     *looped
+	to    *direction // that writes to it
+	early []byte     // read before the loop took over
+	kept  []byte     // to be written as soon as that is possible
+
+	isReadable bool // a read may find something
+	isLast     bool // its end has come: it stays readable up to that
+}
+
+func (c *keeping) socket() *epoll.Socket {
+	if c == &c.t.links[0] {
+		return &c.t.sockets[0]
+	}
+	return &c.t.sockets[1]
+}
+
+// note notes what the poller has told.
+func (c *keeping) note(e epoll.Edges) {
+	const end = epoll.PeerDone | epoll.Failed | epoll.HungUp
+	if e&(epoll.Readable|end) != 0 {
+		c.isReadable = true
+		c.isLast = c.isLast || e&end != 0
+	}
+	if e&^epoll.Readable != 0 && len(c.kept) > 0 {
+		c.flush()
+	}
+}
+
+// flush writes what is kept.
+func (c *keeping) flush() {
+	n, err := c.socket().Write(c.kept)
+	switch {
+	case err == epoll.ErrAgain:
+		c.kept = c.kept[n:]
+	case err != nil:
+		c.to.stop()
+		c.to.drop()
+		c.to.writeFailed(err)
+	default:
+		c.kept = nil
+		c.to.flushed()
+	}
+}
+
+func (c *keeping) write(p []byte) (int, error) {
+	if len(c.kept) > 0 {
+		c.kept = append(c.kept, p...)
+		return len(p), nil
+	}
+	n, err := c.socket().Write(p)
+	if err == epoll.ErrAgain {
+		c.kept = append([]byte(nil), p[n:]...)
+		return len(p), nil
+	}
+	return n, err
+}
+
+func (c *keeping) isFlushed() bool { return len(c.kept) == 0 }
+
+func (c *keeping) takeBack(n uint64) bool {
+	if n > uint64(len(c.kept)) {
+		return false
+	}
+	c.kept = c.kept[:uint64(len(c.kept))-n]
+	return true
+}
+
+func (c *keeping) drop() int {
+	n := len(c.kept)
+	c.kept = nil
+	return n
+}
+
+func (c *keeping) closeWrite() error   { return c.socket().CloseWrite() }
+func (c *keeping) canCloseWrite() bool { return true }
+func (c *keeping) wake()               { c.t.loop.wake(c.t) }
+func (c *keeping) limit(time.Time)     { c.t.loop.wake(c.t) }
+func (c *keeping) rearm(time.Time)     {}
+func (c *keeping) interruptWrite()     {}
+func (c *keeping) interrupt()          { c.t.loop.wake(c.t) }
+func (c *keeping) close()              { c.socket().Close() }
+func (c *keeping) abandon()            { c.socket().Close() }

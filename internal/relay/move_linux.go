@@ -1,0 +1,151 @@
+//go:build !wsproxy_portable
+
+package relay
+
+import (
+	"github.com/wsproxy/wsproxy/internal/epoll"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+const (
+	// spliceMin is how much of a payload must be left for it to go through a pipe:
+	// below, two calls that copy cost less than two that do not.
+	spliceMin = 32 << 10
+
+	// spliceSize is how much goes into the pipe at once. What the destination does
+	// not take of it is kept in memory, so that it is bounded as what a read
+	// returns is.
+	spliceSize = 60 << 10
+
+	// turnSize bounds what one direction moves while others wait.
+	turnSize = 256 << 10
+)
+
+// move moves a bounded part of what d has to move, and reports whether there may
+// be more at once.
+func (l *loop) move(d *direction) (again bool) {
+	d.obey()
+	src := d.src.(*keeping)
+	dst := d.dst.(*keeping)
+	switch {
+	case d.ended || !src.mayBeRead(dst):
+		return false
+	case len(src.early) > 0:
+		p := src.early
+		src.early = nil
+		d.take(p)
+	case d.mayBeSpliced(dst) && l.pipe.open():
+		l.splice(d, src, dst)
+	default:
+		l.read(d, src)
+	}
+	d.obey()
+	return src.mayBeRead(dst) && !d.ended
+}
+
+// mayBeRead reports whether c is to be read now, for dst. While something is kept
+// for dst nothing more is read, unless c's end has come: then what is left of a
+// frame that will never be whole may still be taken back.
+func (c *keeping) mayBeRead(dst *keeping) bool {
+	if !c.isReadable && len(c.early) == 0 {
+		return false
+	}
+	return len(dst.kept) == 0 || c.isLast && len(dst.kept) < readSize
+}
+
+// read moves what one read returns.
+func (l *loop) read(d *direction, src *keeping) {
+	held := copy(l.buf[:netconn.MaxHead], d.held)
+	n, err := src.socket().Read(l.buf[held:])
+	if err != nil {
+		src.readFailed(d, err)
+		return
+	}
+	// Less than there was room for is all that there was.
+	src.isReadable = src.isLast || n == len(l.buf)-held
+	d.held = nil
+	d.take(l.buf[:held+n])
+}
+
+// readFailed notes that a read has found nothing.
+func (c *keeping) readFailed(d *direction, err error) {
+	c.isReadable = false
+	if err != epoll.ErrAgain {
+		d.finish(err)
+	}
+}
+
+// mayBeSpliced reports whether so much payload is to come that nobody need see it.
+func (d *direction) mayBeSpliced(dst *keeping) bool {
+	return d.tracker.Rest() >= spliceMin && !d.done && len(dst.kept) == 0
+}
+
+// splice moves payload through the pipe.
+func (l *loop) splice(d *direction, src, dst *keeping) {
+	for moved := 0; moved < turnSize && d.tracker.Rest() > 0 && len(dst.kept) == 0; {
+		n, err := l.pipe.Fill(src.socket(), int(min(d.tracker.Rest(), spliceSize)))
+		if err != nil {
+			src.readFailed(d, err)
+			return
+		}
+		d.tracker.Skip(n)
+		moved += n
+		m, err := l.pipe.Drain(dst.socket(), n)
+		d.counts.bytes.Add(uint64(m))
+		if err == epoll.ErrAgain {
+			dst.kept = l.pipe.empty(n - m)
+			d.counts.bytes.Add(uint64(n - m))
+			err = nil
+		}
+		if err != nil {
+			l.pipe.close() // with what is in it
+			d.stop()
+			d.writeFailed(err)
+			return
+		}
+		d.counts.messages.Store(d.tracker.Messages())
+	}
+}
+
+// A pipe is a loop's, which is empty between turns: a direction has it only while
+// its bytes move.
+type pipe struct {
+	*epoll.Pipe     // nil until it is needed, and while there can be none
+	without     int // splices to do without, after there could be none
+}
+
+// open reports whether there is a pipe. Out of descriptors, bytes are copied.
+func (p *pipe) open() bool {
+	if p.Pipe != nil {
+		return true
+	}
+	if p.without > 0 {
+		p.without--
+		return false
+	}
+	var err error
+	if p.Pipe, err = epoll.NewPipe(); err != nil {
+		p.Pipe, p.without = nil, 1000
+	}
+	return err == nil
+}
+
+// empty returns the n bytes that are in the pipe.
+func (p *pipe) empty(n int) []byte {
+	b := make([]byte, n)
+	for read := 0; read < n; {
+		m, err := p.Read(b[read:])
+		if err != nil || m == 0 {
+			panic("BUG: a pipe holds less than was put in")
+		}
+		read += m
+	}
+	return b
+}
+
+func (p *pipe) close() {
+	if p.Pipe != nil {
+		p.Close()
+		p.Pipe = nil
+	}
+}

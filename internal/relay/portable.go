@@ -1,0 +1,113 @@
+package relay
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// The portable engine: a goroutine for each direction, which waits in Fill. It is
+// woken by a read deadline in the past.
+
+// A portable is this engine's part of a relay.
+type portable struct {
+	*Relay
+	running sync.WaitGroup // the goroutine of down
+
+	// Guarded by mu.
+	timer *time.Timer // calls expire; nil before it is needed
+}
+
+func newPortable(c Config) *Relay {
+	both := new(struct {
+		relay    Relay
+		portable portable
+	})
+	both.portable.Relay = &both.relay
+	both.relay.init(&both.portable, c, blocking{c.Client}, blocking{c.Backend})
+	return &both.relay
+}
+
+// run uses the calling goroutine and one more.
+func (p *portable) run() End {
+	p.running.Add(1)
+	go p.runDown() // ends with the backend's stream, at the latest when cut
+	p.up.pump()
+	p.running.Wait()
+	p.mu.Lock()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.mu.Unlock()
+	return p.close()
+}
+
+func (p *portable) runDown() {
+	defer p.running.Done()
+	p.down.pump()
+}
+
+func (p *portable) start(done func(End)) {
+	go func() { done(p.run()) }() // ends with the tunnel
+}
+
+func (p *portable) expireInLocked(d time.Duration) {
+	if p.timer == nil {
+		p.timer = time.AfterFunc(d, p.expire) // each call ends soon; stopped by run
+		return
+	}
+	p.timer.Reset(d)
+}
+
+func (*portable) kind() Engine { return Portable }
+
+// pump moves frames until the source has ended.
+func (d *direction) pump() {
+	src := d.src.(blocking)
+	for {
+		d.obey()
+		b, err := src.Fill(d.held)
+		if err != nil {
+			if isDeadline(err) && !d.isOver() {
+				continue
+			}
+			d.finish(err)
+			return
+		}
+		d.held = nil
+		d.take(b.Bytes())
+		b.Free()
+	}
+}
+
+// isDeadline reports whether err says that a read deadline has passed. What the
+// kernel says of a peer that is dead, ETIMEDOUT, is a timeout as well.
+func isDeadline(err error) bool {
+	return os.IsTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// A blocking link writes until all is written, so that it never keeps anything.
+type blocking struct{ *netconn.Conn }
+
+func (b blocking) write(p []byte) (int, error) { return b.Write(p) }
+func (b blocking) isFlushed() bool             { return true }
+func (b blocking) takeBack(uint64) bool        { return false }
+func (b blocking) drop() int                   { return 0 }
+func (b blocking) closeWrite() error           { return b.CloseWrite() }
+func (b blocking) canCloseWrite() bool         { return b.CanCloseWrite() }
+func (b blocking) wake()                       { b.SetReadDeadline(longAgo) }
+func (b blocking) rearm(until time.Time)       { b.SetReadDeadline(until) }
+func (b blocking) interruptWrite()             { b.SetWriteDeadline(longAgo) }
+func (b blocking) interrupt()                  { b.Interrupt() }
+func (b blocking) close()                      { b.Close() }
+func (b blocking) abandon()                    { b.Abandon() }
+
+func (b blocking) limit(until time.Time) {
+	if b.SetReadDeadline(until) != nil { // it has no deadlines
+		time.AfterFunc(time.Until(until), b.abandon)
+	}
+}
