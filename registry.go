@@ -18,7 +18,7 @@ type registry struct {
 	isStopped bool // there are no new upgrades
 	isCut     bool // there are no tunnels either: one that comes late is cut
 	upgrades  map[*upgrade]bool
-	tunnels   map[uint64]*Tunnel
+	tunnels   map[*Tunnel]struct{}
 	lastID    uint64
 	closed    int     // tunnels that ended by Close since it was stopped
 	cut       int     // tunnels that ended otherwise since then
@@ -29,7 +29,7 @@ type registry struct {
 func (r *registry) init() {
 	r.empty = make(chan struct{})
 	r.upgrades = make(map[*upgrade]bool)
-	r.tunnels = make(map[uint64]*Tunnel)
+	r.tunnels = make(map[*Tunnel]struct{})
 }
 
 // enter registers an upgrade, unless the registry is stopped. Each enter is
@@ -57,8 +57,8 @@ func (r *registry) add(t *Tunnel) (isStopped, isCut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
-	t.info.ID = r.lastID
-	r.tunnels[t.info.ID] = t
+	t.id = r.lastID
+	r.tunnels[t] = struct{}{}
 	return r.isStopped, r.isCut
 }
 
@@ -67,7 +67,7 @@ func (r *registry) remove(t *Tunnel, cut bool) {
 	toBackend, toClient := t.relay.Counts()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.tunnels, t.info.ID)
+	delete(r.tunnels, t)
 	r.toBackend.add(Traffic(toBackend))
 	r.toClient.add(Traffic(toClient))
 	if r.isStopped && cut {
@@ -90,7 +90,7 @@ func (r *registry) stop() []*Tunnel {
 		}
 		r.lookEmptyLocked()
 	}
-	return slices.Collect(maps.Values(r.tunnels))
+	return slices.Collect(maps.Keys(r.tunnels))
 }
 
 func (r *registry) lookEmptyLocked() {
@@ -107,7 +107,7 @@ func (r *registry) lookEmptyLocked() {
 func (r *registry) all() []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Values(r.tunnels))
+	return slices.Collect(maps.Keys(r.tunnels))
 }
 
 // cutAll makes add say that there are to be no tunnels, and returns those that
@@ -116,7 +116,7 @@ func (r *registry) cutAll() []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.isCut = true
-	return slices.Collect(maps.Values(r.tunnels))
+	return slices.Collect(maps.Keys(r.tunnels))
 }
 
 // drained tells what became of the tunnels after stop.
@@ -148,7 +148,7 @@ func (r *registry) stats() Stats {
 		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
 		ToBackend: r.toBackend, ToClient: r.toClient,
 	}
-	for _, t := range r.tunnels {
+	for t := range r.tunnels {
 		toBackend, toClient := t.relay.Counts()
 		s.ToBackend.add(Traffic(toBackend))
 		s.ToClient.add(Traffic(toClient))

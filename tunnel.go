@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
+	"github.com/wsproxy/wsproxy/internal/handshake"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
@@ -18,9 +20,23 @@ import (
 // A Tunnel is a client and a backend between which frames are relayed. Its
 // methods are safe for concurrent use.
 type Tunnel struct {
-	// Immutable.
-	info  TunnelInfo
-	relay *relay.Relay
+	// Immutable. This is what an idle tunnel costs besides its relay, so it is kept
+	// small: Info makes the rest of it.
+	p        *Proxy
+	relay    *relay.Relay
+	id       uint64 // set by registry.add
+	backend  *Backend
+	client   netip.Addr
+	opened   time.Duration // since p.start
+	attempts int
+	texts    packed  // see setTexts
+	more     *extras // nil for most
+}
+
+// extras are what most tunnels do not carry.
+type extras struct {
+	header http.Header
+	url    *url.URL // if it has more than a path and a query
 }
 
 // TunnelInfo tells which tunnel it is. It is a snapshot of the request that
@@ -119,10 +135,23 @@ const (
 func (e Engine) String() string { return relay.Engine(e).String() }
 
 // ID returns what tells the tunnel from the others of its Proxy.
-func (t *Tunnel) ID() uint64 { return t.info.ID }
+func (t *Tunnel) ID() uint64 { return t.id }
 
 // Info returns what is known about the tunnel.
-func (t *Tunnel) Info() TunnelInfo { return t.info }
+func (t *Tunnel) Info() TunnelInfo {
+	i := TunnelInfo{
+		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: t.attempts,
+		ClientAddr: t.client, Engine: Engine(t.relay.Engine()),
+	}
+	i.setTexts(t.texts)
+	if t.more != nil {
+		i.Header = t.more.header
+		if t.more.url != nil {
+			i.URL = t.more.url
+		}
+	}
+	return i
+}
 
 // Close ends the tunnel: as soon as they stand at a frame boundary, the client is
 // sent a Close frame with code and reason, and the backend one with 1001. It does
@@ -133,13 +162,13 @@ func (t *Tunnel) Info() TunnelInfo { return t.info }
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
 func (t *Tunnel) Close(code int, reason string) error {
 	if !frame.ValidCode(code) {
-		return fmt.Errorf("wsproxy: close tunnel %d: code %d may not be sent", t.info.ID, code)
+		return fmt.Errorf("wsproxy: close tunnel %d: code %d may not be sent", t.id, code)
 	}
 	if !utf8.ValidString(reason) {
-		return fmt.Errorf("wsproxy: close tunnel %d: reason %q is not UTF-8", t.info.ID, reason)
+		return fmt.Errorf("wsproxy: close tunnel %d: reason %q is not UTF-8", t.id, reason)
 	}
 	if len(reason) > frame.MaxReason {
-		return fmt.Errorf("wsproxy: close tunnel %d: reason of %d bytes; at most %d fit", t.info.ID, len(reason), frame.MaxReason)
+		return fmt.Errorf("wsproxy: close tunnel %d: reason of %d bytes; at most %d fit", t.id, len(reason), frame.MaxReason)
 	}
 	t.relay.Goodbye(relay.CauseCaller, code, reason)
 	return nil
@@ -154,7 +183,10 @@ func (t *Tunnel) cut() { t.relay.Cut(relay.CauseShutdown) }
 // newTunnel makes a tunnel of an upgrade whose client has its 101. It takes over
 // the answer's connection and place.
 func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net.Addr) *Tunnel {
-	t := &Tunnel{info: u.info(a, local)}
+	t := &Tunnel{
+		p: p, backend: a.backend, client: u.client, opened: p.now(), attempts: len(u.tried),
+		texts: packTexts(u.r, addrString(local), a.agreement), more: u.extras(),
+	}
 	t.relay = relay.New(relay.Config{
 		Client:     client,
 		Backend:    netconn.New(a.conn, a.early),
@@ -163,7 +195,6 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 		Unknown:    a.agreement.Unknown,
 		MaxMessage: uint64(p.messageSize),
 	})
-	t.info.Engine = Engine(t.relay.Engine())
 	switch isStopped, isCut := p.registry.add(t); { // in the meantime
 	case isCut:
 		t.cut()
@@ -173,20 +204,69 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 	return t
 }
 
-// info takes the snapshot of the request.
-func (u *upgrade) info(a *answer, local net.Addr) TunnelInfo {
-	in := u.r
-	target := *in.URL
-	info := TunnelInfo{
-		Backend: a.backend, Opened: time.Now(), Attempts: len(u.tried),
-		ClientAddr: u.client, RemoteAddr: in.RemoteAddr, LocalAddr: addrString(local),
-		Method: in.Method, Host: in.Host, URL: &target,
-		Subprotocol: a.agreement.Subprotocol, Extensions: a.agreement.Extensions,
+// extras returns what a tunnel carries of the request only if it must.
+func (u *upgrade) extras() *extras {
+	var e extras
+	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
+	hasTrace := u.p.trace.Opened != nil || u.p.trace.Closed != nil
+	if isPlain && !hasTrace {
+		return nil
 	}
-	if u.p.trace.Opened != nil || u.p.trace.Closed != nil {
-		info.Header = in.Header.Clone()
+	if hasTrace {
+		e.header = u.r.Header.Clone()
 	}
-	return info
+	if !isPlain {
+		target := *u.r.URL
+		e.url = &target
+	}
+	return &e
+}
+
+// plainURL returns what the usual request asks for.
+func plainURL(path, rawPath, rawQuery string) *url.URL {
+	return &url.URL{Path: path, RawPath: rawPath, RawQuery: rawQuery}
+}
+
+// packTexts copies what a [TunnelInfo] tells in words. The request's own strings
+// are parts of its whole header, which a tunnel would keep alive.
+func packTexts(r *http.Request, local string, a handshake.Agreement) packed {
+	texts := []string{r.RemoteAddr, local, r.Method, r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery, a.Subprotocol}
+	return pack(append(texts, a.Extensions...))
+}
+
+// setTexts fills in what was packed.
+func (i *TunnelInfo) setTexts(p packed) {
+	var path, rawPath, rawQuery string
+	for _, s := range []*string{&i.RemoteAddr, &i.LocalAddr, &i.Method, &i.Host, &path, &rawPath, &rawQuery, &i.Subprotocol} {
+		*s, p = p.next()
+	}
+	i.URL = plainURL(path, rawPath, rawQuery)
+	for len(p) > 0 {
+		var s string
+		s, p = p.next()
+		i.Extensions = append(i.Extensions, s)
+	}
+}
+
+// packed are strings in one: each behind its length.
+type packed string
+
+func pack(texts []string) packed {
+	b := make([]byte, 0, 512) // usually enough, and on the stack
+	for _, s := range texts {
+		b = binary.AppendUvarint(b, uint64(len(s)))
+		b = append(b, s...)
+	}
+	return packed(b)
+}
+
+// next returns the first string and what follows.
+func (p packed) next() (string, packed) {
+	var head [binary.MaxVarintLen64]byte
+	copy(head[:], p)
+	n, size := binary.Uvarint(head[:])
+	end := size + int(n)
+	return string(p[size:end]), p[end:]
 }
 
 // addrString returns a's text; a connection of somebody else's may have no address.
@@ -201,7 +281,7 @@ func addrString(a net.Addr) string {
 func (p *Proxy) dropTunnel(t *Tunnel) {
 	t.relay.Cut(relay.CauseLost)
 	t.relay.Run()
-	p.release(t.info.Backend)
+	p.release(t.backend)
 	p.registry.remove(t, false)
 }
 
@@ -220,10 +300,10 @@ func (p *Proxy) runTunnel(t *Tunnel) {
 
 func (p *Proxy) relayTunnel(t *Tunnel) {
 	if p.detached {
-		t.relay.Start(func(end relay.End) { p.finishTunnel(t, end) })
+		t.relay.Start(t.finish)
 		return
 	}
-	p.finishTunnel(t, t.relay.Run())
+	t.finish(t.relay.Run())
 }
 
 // tellOpened calls the hook. A panic in it ends the tunnel, properly, and so does
@@ -236,35 +316,35 @@ func (p *Proxy) tellOpened(t *Tunnel) {
 			p.relayTunnel(t)
 		}
 	}()
-	if err := callHook(p, "Trace.Opened", p.trace.Opened, t.info); err != nil {
+	if err := callHook(p, "Trace.Opened", p.trace.Opened, t.Info()); err != nil {
 		t.relay.Goodbye(relay.CausePanic, 0, "")
 	}
 	isDone = true
 }
 
-// finishTunnel tells everybody that t has ended. It leaves the registry last, so
-// that Shutdown returns behind the last hook.
-func (p *Proxy) finishTunnel(t *Tunnel, end relay.End) {
-	p.release(t.info.Backend)
-	defer p.registry.remove(t, end.Cut)
-	if p.trace.Closed != nil || p.logs(slog.LevelDebug) {
-		p.tellEnd(t, end)
+// finish tells everybody that the tunnel has ended. It leaves the registry last,
+// so that Shutdown returns behind the last hook.
+func (t *Tunnel) finish(end relay.End) {
+	t.p.release(t.backend)
+	defer t.p.registry.remove(t, end.Cut)
+	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
+		t.tellEnd(end)
 	}
 }
 
 // tellEnd is apart because its frame is large: where nobody listens, the
 // goroutine's stack need not grow for it.
-func (p *Proxy) tellEnd(t *Tunnel, end relay.End) {
+func (t *Tunnel) tellEnd(end relay.End) {
 	toBackend, toClient := t.relay.Counts()
 	e := TunnelEnd{
-		TunnelInfo: t.info, Duration: time.Since(t.info.Opened),
+		TunnelInfo: t.Info(), Duration: t.p.now() - t.opened,
 		Side: Side(end.Side), Cause: Cause(end.Cause), Code: end.Code, Cut: end.Cut, Err: end.Err,
 		ToBackend: Traffic(toBackend), ToClient: Traffic(toClient),
 	}
-	if p.logs(slog.LevelDebug) {
-		p.logClosed(&e)
+	if t.p.logs(slog.LevelDebug) {
+		t.p.logClosed(&e)
 	}
-	callHook(p, "Trace.Closed", p.trace.Closed, e)
+	callHook(t.p, "Trace.Closed", t.p.trace.Closed, e)
 }
 
 // Keys of log lines.
@@ -276,7 +356,7 @@ const (
 
 // logOpened leaves the query out: tokens travel there.
 func (p *Proxy) logOpened(t *Tunnel) {
-	i := &t.info
+	i := t.Info()
 	p.logAttrs(slog.LevelDebug, "tunnel opened",
 		slog.Uint64(logTunnel, i.ID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
 		slog.String("host", i.Host), slog.String("path", i.URL.Path), slog.Int("attempts", i.Attempts))

@@ -62,7 +62,7 @@ func (p *Pipe) Close() {
 // Fill moves up to n bytes from src into the pipe, which must be empty. It returns
 // what Read does.
 func (p *Pipe) Fill(src *Socket, n int) (int, error) {
-	m, errno := splice(src.fd, p.w, n)
+	m, errno := splice(int(src.fd), p.w, n)
 	switch {
 	case errno != 0:
 		return 0, src.fail("read", "splice", errno)
@@ -76,7 +76,7 @@ func (p *Pipe) Fill(src *Socket, n int) (int, error) {
 func (p *Pipe) Drain(dst *Socket, n int) (int, error) {
 	moved := 0
 	for moved < n {
-		m, errno := splice(p.r, dst.fd, n-moved)
+		m, errno := splice(p.r, int(dst.fd), n-moved)
 		if errno != 0 {
 			return moved, dst.fail("write", "splice", errno)
 		}

@@ -134,7 +134,7 @@ func (p *Poller) Add(owner any, sockets *[2]Socket) (Token, error) {
 	defer p.mu.Unlock()
 	t := p.takeLocked(owner)
 	for i := range sockets {
-		err := p.control(syscall.EPOLL_CTL_ADD, sockets[i].fd, t.slot<<1|uint32(i), t.generation)
+		err := p.control(syscall.EPOLL_CTL_ADD, int(sockets[i].fd), t.slot<<1|uint32(i), t.generation)
 		if err != nil {
 			if i > 0 {
 				p.forget(&sockets[0])
@@ -161,7 +161,7 @@ func (p *Poller) Remove(t Token, sockets *[2]Socket) {
 	p.giveBackLocked(t)
 }
 
-func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, s.fd, 0, 0) }
+func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0) }
 
 func (p *Poller) takeLocked(owner any) Token {
 	n := p.free

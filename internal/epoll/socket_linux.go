@@ -14,7 +14,7 @@ var ErrAgain = errors.New("epoll: nothing can be moved now")
 // A Socket is a connected stream socket of its own: TCP or unix. It belongs to the
 // goroutine that uses it. No method waits.
 type Socket struct {
-	fd     int
+	fd     int32
 	isUnix bool
 }
 
@@ -33,7 +33,7 @@ func TakeOver(c syscall.Conn) (Socket, error) {
 	err = raw.Control(func(fd uintptr) {
 		var dup uintptr
 		dup, _, errno = syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-		s.fd = int(dup)
+		s.fd = int32(dup)
 	})
 	if err == nil && errno != 0 {
 		err = os.NewSyscallError("fcntl", errno)
@@ -47,7 +47,7 @@ func TakeOver(c syscall.Conn) (Socket, error) {
 // Read reads what is there. It returns a byte at least, or ErrAgain, io.EOF or an
 // error as that of a [net.Conn].
 func (s *Socket) Read(p []byte) (int, error) {
-	n, errno := rawRead(s.fd, p)
+	n, errno := rawRead(int(s.fd), p)
 	switch {
 	case n > 0:
 		return n, nil
@@ -60,7 +60,7 @@ func (s *Socket) Read(p []byte) (int, error) {
 // Write writes what can be taken. It returns ErrAgain, with what was taken before,
 // or an error as that of a [net.Conn].
 func (s *Socket) Write(p []byte) (int, error) {
-	n, errno := rawWrite(s.fd, p)
+	n, errno := rawWrite(int(s.fd), p)
 	if errno != 0 {
 		return 0, s.fail("write", "write", errno)
 	}
@@ -72,12 +72,12 @@ func (s *Socket) Write(p []byte) (int, error) {
 
 // CloseWrite ends the stream towards the peer.
 func (s *Socket) CloseWrite() error {
-	return os.NewSyscallError("shutdown", syscall.Shutdown(s.fd, syscall.SHUT_WR))
+	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
 // Close closes the socket.
 func (s *Socket) Close() error {
-	return os.NewSyscallError("close", syscall.Close(s.fd))
+	return os.NewSyscallError("close", syscall.Close(int(s.fd)))
 }
 
 // fail makes of errno what a [net.Conn] returns.

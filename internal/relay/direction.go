@@ -3,46 +3,60 @@ package relay
 import (
 	"crypto/rand"
 	"sync/atomic"
-	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
 )
 
-// A direction is one half of a relay: it moves frames from src to dst.
+// A direction is one half of a relay: it moves frames from its source to its
+// destination.
 type direction struct {
-	// Immutable.
-	r        *Relay
-	src, dst link
-	from, to Side
+	r    *Relay // immutable
+	from Side   // the source; immutable
 
 	// Owned by the mover.
+	done    bool // nothing is passed any more: ward is not open, or will not be
+	deaf    bool // what the source still sends need not even be parsed
+	ended   bool // the source has: nothing is read any more
 	tracker frame.Tracker
-	held    []byte // read, but not a whole header or control frame yet
-	done    bool   // nothing is passed any more: ward is not open, or will not be
-	deaf    bool   // what the source still sends need not even be parsed
-	ended   bool   // the source has: nothing is read any more
-	owed    *debt  // what the destination will be once all is flushed
+	held    *piece // read, but not a whole header or control frame yet
+	owed    *debt  // how the destination will stand once all is flushed
 
 	// Written by the mover, read by anybody.
 	counts counts
 
-	// Set by those who have changed asked or ward.
+	// Set by those who have changed what is asked, or ward.
 	marked atomic.Bool
 
-	// Guarded by r.mu.
+	// Guarded by r.mu; see also ending.
 	ward      ward
-	asked     farewell // what is to be written to dst
-	code      int      // of the Close frame of ours that was written to dst
-	seen      bool     // src has sent its Close frame, or never will
-	closeSeen bool     // src has sent its Close frame
-	until     time.Time
-	lostErr   error // of a write to src, which is what ended it
+	seen      bool // the source has sent its Close frame, or never will
+	closeSeen bool // the source has sent its Close frame
 }
 
-func (d *direction) init(r *Relay, src, dst link, from, to Side, rules frame.Rules) {
-	d.r, d.src, d.dst, d.from, d.to = r, src, dst, from, to
-	d.tracker.Rules = rules
+// A piece is what stands before the next step of a tracker can be told.
+type piece struct {
+	len   int
+	bytes [frame.MaxHeld]byte
 }
+
+// head returns what stands before what will be read.
+func (d *direction) head() []byte {
+	if d.held == nil {
+		return nil
+	}
+	return d.held.bytes[:d.held.len]
+}
+
+// to returns the destination.
+func (d *direction) to() Side {
+	if d.from == Client {
+		return Backend
+	}
+	return Client
+}
+
+func (d *direction) src() link { return d.r.driver.link(d.from) }
+func (d *direction) dst() link { return d.r.driver.link(d.to()) }
 
 // other returns the opposite direction.
 func (d *direction) other() *direction {
@@ -117,11 +131,14 @@ func (d *direction) discard(p []byte) {
 }
 
 // hold keeps p, which is less than a whole header or control frame.
-func (d *direction) hold(p []byte) { d.held = append([]byte(nil), p...) }
+func (d *direction) hold(p []byte) {
+	d.held = new(piece)
+	d.held.len = copy(d.held.bytes[:], p)
+}
 
 // drop forgets what is kept for the destination, which is lost or cut.
 func (d *direction) drop() {
-	n := d.dst.drop()
+	n := d.dst().drop()
 	if d.owed != nil {
 		n -= min(n, d.owed.own)
 		d.owed = nil
@@ -140,7 +157,7 @@ func (d *direction) write(p []byte) bool {
 	if len(p) == 0 || d.done {
 		return !d.done
 	}
-	n, err := d.dst.write(p)
+	n, err := d.dst().write(p)
 	d.counts.bytes.Add(uint64(n))
 	if err != nil {
 		d.stop()
@@ -160,7 +177,7 @@ func (d *direction) obey() {
 	d.r.mu.Lock()
 	atBoundary := d.tracker.AtBoundary()
 	d.marked.Store(!atBoundary)
-	isOpen, asked := d.ward == open && !d.r.cut, d.asked
+	isOpen, asked := d.ward == open && !d.r.cut, d.r.endingLocked().of(d).asked
 	d.r.mu.Unlock()
 	switch {
 	case !isOpen:
@@ -174,12 +191,12 @@ func (d *direction) obey() {
 // say writes a Close frame of ours. The destination stands at a boundary.
 func (d *direction) say(f farewell) {
 	var key *[4]byte
-	if d.to == Backend {
+	if d.to() == Backend {
 		key = new([4]byte)
 		rand.Read(key[:]) // never fails
 	}
 	d.stop()
-	n, err := d.dst.write(frame.AppendClose(nil, f.code, f.reason, key))
+	n, err := d.dst().write(frame.AppendClose(nil, f.code, f.reason, key))
 	if err != nil {
 		d.writeFailed(err)
 		return
@@ -215,7 +232,7 @@ func (d *direction) finish(err error) {
 // taken yet, if nothing of it was written.
 func (d *direction) takeBack() bool {
 	n := d.tracker.Begun()
-	if !d.dst.takeBack(n) {
+	if !d.dst().takeBack(n) {
 		return false
 	}
 	d.counts.bytes.Add(-n)

@@ -30,15 +30,51 @@ const (
 	gone
 )
 
+// An ending is what there is to know of a relay's end.
+type ending struct {
+	begun    bool      // end is set
+	end      End       // of which there is only one cause, the first
+	expireAt time.Time // when the event loop calls expire; zero: never
+	up, down fate
+}
+
+// A fate is what there is to know of the end of a direction.
+type fate struct {
+	asked   farewell // what is to be written to the destination
+	code    int      // of the Close frame of ours that was
+	until   time.Time
+	lostErr error // of a write to the source, which is what ended it
+}
+
+// endingLocked returns r's ending, which may not have begun yet.
+func (r *Relay) endingLocked() *ending {
+	if r.ending == nil {
+		r.ending = new(ending)
+	}
+	return r.ending
+}
+
+// of returns d's part.
+func (e *ending) of(d *direction) *fate {
+	if d.from == Client {
+		return &e.up
+	}
+	return &e.down
+}
+
+// fateLocked returns d's part in the end.
+func (d *direction) fateLocked() *fate { return d.r.endingLocked().of(d) }
+
 // beginLocked begins the end of the tunnel, unless it has begun: it notes the
 // cause, asks both directions for the Close frames that the table of causes gives,
 // and starts the clock.
 func (r *Relay) beginLocked(end End, reason string) {
-	if r.begun {
+	e := r.endingLocked()
+	if e.begun {
 		return
 	}
-	r.begun = true
-	r.end = end
+	e.begun = true
+	e.end = end
 	toClient, toBackend := farewells(end.Cause, end.Side)
 	if end.Side == Proxy && end.Code != 0 {
 		toClient = farewell{code: end.Code}
@@ -58,20 +94,21 @@ func (r *Relay) expire() {
 	if r.finished {
 		return
 	}
-	late := r.end.Cut // it is the second time
-	r.end.Cut = true
+	e := r.endingLocked()
+	late := e.end.Cut // it is the second time
+	e.end.Cut = true
 	switch {
-	case !r.begun:
+	case !e.begun:
 		// A side is lost, and the direction that could tell more of it is stuck in
 		// a write to the other.
 		r.beginLocked(r.lostLocked(), "")
 		r.cutLocked()
 	case r.up.ward != open && r.down.ward != open:
 		r.finishLocked()
-	case r.end.Cause == CauseClosed && !late:
+	case e.end.Cause == CauseClosed && !late:
 		// Nobody answers the Close frame that a side has sent: we do.
-		r.up.askLocked(echoOf(r.end.Code))
-		r.down.askLocked(echoOf(r.end.Code))
+		r.up.askLocked(echoOf(e.end.Code))
+		r.down.askLocked(echoOf(e.end.Code))
 		r.driver.expireInLocked(drainTimeout)
 	default:
 		r.cutLocked()
@@ -81,10 +118,10 @@ func (r *Relay) expire() {
 // lostLocked returns the end of a tunnel of which one side takes nothing more.
 func (r *Relay) lostLocked() End {
 	d := &r.up
-	if d.lostErr == nil {
+	if d.fateLocked().lostErr == nil {
 		d = &r.down
 	}
-	return End{Side: d.from, Cause: CauseLost, Err: d.lostErr}
+	return End{Side: d.from, Cause: CauseLost, Err: d.fateLocked().lostErr}
 }
 
 // settleLocked finishes, if both directions are settled.
@@ -120,7 +157,7 @@ func (r *Relay) finishLocked() {
 	r.finished = true
 	until := time.Now().Add(drainTimeout)
 	r.down.limitLocked(until)
-	if r.up.closeSeen && !r.up.src.canCloseWrite() {
+	if r.up.closeSeen && !r.up.src().canCloseWrite() {
 		until = longAgo // our stream can only be ended by closing, and nothing more will come
 	}
 	r.up.limitLocked(until)
@@ -133,16 +170,17 @@ func (r *Relay) unlock() {
 	r.hungUp = r.hungUp || hangUp
 	r.mu.Unlock()
 	if hangUp {
-		r.up.src.closeWrite()
+		r.up.src().closeWrite()
 	}
 }
 
 // cutLocked makes both directions end at once.
 func (r *Relay) cutLocked() {
-	r.end.Cut = r.end.Cut || !r.finished
+	e := r.endingLocked()
+	e.end.Cut = e.end.Cut || !r.finished
 	r.cut, r.finished = true, true
-	r.up.src.interrupt()
-	r.down.src.interrupt()
+	r.up.src().interrupt()
+	r.down.src().interrupt()
 }
 
 // close closes both connections, after both directions have ended. The lock must
@@ -155,12 +193,12 @@ func (r *Relay) close() End {
 		shut = link.abandon
 	}
 	r.mu.Unlock()
-	shut(r.up.src)
-	shut(r.down.src)
+	shut(r.up.src())
+	shut(r.down.src())
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	end := r.end
+	end := r.endingLocked().end
 	end.Cut = end.Cut || r.up.ward == severed || r.down.ward == severed
 	end.Code = r.codeLocked()
 	return end
@@ -168,13 +206,14 @@ func (r *Relay) close() End {
 
 // codeLocked returns the status code of the Close frame that ended the tunnel.
 func (r *Relay) codeLocked() int {
+	e := r.endingLocked()
 	switch {
-	case r.end.Cause == CauseClosed:
-		return r.end.Code
-	case r.down.code != 0:
-		return r.down.code
+	case e.end.Cause == CauseClosed:
+		return e.end.Code
+	case e.down.code != 0:
+		return e.down.code
 	}
-	return r.up.code
+	return e.up.code
 }
 
 // What follows is a direction's part in the end. Methods without Locked are
@@ -185,21 +224,21 @@ func (d *direction) askLocked(f farewell) {
 	if f.code == 0 || d.ward != open {
 		return
 	}
-	d.asked = f
+	d.fateLocked().asked = f
 	d.wakeLocked()
 }
 
 // wakeLocked makes the direction's mover look how things stand.
 func (d *direction) wakeLocked() {
 	d.marked.Store(true)
-	d.src.wake()
+	d.src().wake()
 }
 
 // limitLocked bounds how long the source is read from. Nothing else must be asked
 // of the direction any more.
 func (d *direction) limitLocked(until time.Time) {
-	d.until = until
-	d.src.limit(until)
+	d.fateLocked().until = until
+	d.src().limit(until)
 }
 
 // limit is limitLocked.
@@ -214,7 +253,7 @@ func (d *direction) limit(until time.Time) {
 func (d *direction) loseLocked() {
 	if d.ward == open {
 		d.ward = gone
-		d.dst.interruptWrite()
+		d.dst().interruptWrite()
 		d.wakeLocked()
 	}
 }
@@ -224,10 +263,11 @@ func (d *direction) loseLocked() {
 func (d *direction) isOver() bool {
 	d.r.mu.Lock()
 	defer d.r.mu.Unlock()
-	if d.r.cut || !d.until.IsZero() && !time.Now().Before(d.until) {
+	until := d.fateLocked().until
+	if d.r.cut || !until.IsZero() && !time.Now().Before(until) {
 		return true
 	}
-	d.src.rearm(d.until)
+	d.src().rearm(until)
 	return false
 }
 
@@ -263,11 +303,12 @@ func (d *direction) writeFailed(err error) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
 	d.loseLocked()
-	if o := d.other(); !o.seen && o.until.IsZero() {
-		o.lostErr = err
-		o.until = time.Now().Add(drainTimeout)
+	o := d.other()
+	if f := o.fateLocked(); !o.seen && f.until.IsZero() {
+		f.lostErr = err
+		f.until = time.Now().Add(drainTimeout)
 		o.wakeLocked() // it may have been woken already, and must not miss that
-		if !d.r.begun {
+		if !d.r.ending.begun {
 			d.r.driver.expireInLocked(lingerTimeout)
 		}
 	}
@@ -279,8 +320,8 @@ func (d *direction) writeFailed(err error) {
 func (d *direction) sourceEnded(err error) farewell {
 	d.r.mu.Lock()
 	defer d.r.unlock()
-	if isDeadline(err) && d.lostErr != nil {
-		err = d.lostErr
+	if lost := d.fateLocked().lostErr; isDeadline(err) && lost != nil {
+		err = lost
 	}
 	d.r.beginLocked(End{Side: d.from, Cause: CauseLost, Err: err}, "")
 	d.seen = true
@@ -294,19 +335,21 @@ func (d *direction) sourceEnded(err error) farewell {
 // owedLocked returns what the destination is still to be told when its source can
 // tell it nothing more.
 func (d *direction) owedLocked() farewell {
-	if d.r.end.Cause == CauseLost && d.r.end.Side == d.to {
+	e := d.r.endingLocked()
+	if e.end.Cause == CauseLost && e.end.Side == d.to() {
 		d.loseLocked()
 		d.r.settleLocked()
 	}
+	asked := e.of(d).asked
 	switch {
 	case d.ward != open || d.r.cut:
 		return farewell{}
-	case d.asked.code == 0 && d.r.end.Cause == CauseClosed:
+	case asked.code == 0 && e.end.Cause == CauseClosed:
 		// The destination has sent its Close frame, and the source went away, or
 		// wrong, instead of answering: the handshake is completed in its place.
-		return echoOf(d.r.end.Code)
+		return echoOf(e.end.Code)
 	}
-	return d.asked
+	return asked
 }
 
 // A debt is how a direction's destination will stand once all is written that is
@@ -320,7 +363,7 @@ type debt struct {
 // settle notes how the destination stands, as soon as nothing is kept for it any
 // more.
 func (d *direction) settle(o debt) {
-	if !d.dst.isFlushed() {
+	if !d.dst().isFlushed() {
 		d.owed = &o
 		return
 	}
@@ -342,7 +385,8 @@ func (d *direction) settleNow(o debt) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
 	if d.ward == open {
-		d.ward, d.code = o.ward, o.code
+		d.ward = o.ward
+		d.fateLocked().code = o.code
 	}
 	d.r.settleLocked()
 }
@@ -351,7 +395,7 @@ func (d *direction) settleNow(o debt) {
 // can be told, so it is told at once; where only closing tells it, what it still
 // sends is not waited for.
 func (d *direction) breakOff() {
-	if d.dst.closeWrite() != nil {
+	if d.dst().closeWrite() != nil {
 		d.other().limit(longAgo)
 	}
 }

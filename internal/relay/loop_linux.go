@@ -322,7 +322,7 @@ func (t *looped) lookAt(d *direction) {
 		d.stop()
 		d.drop()
 	}
-	if isOver && !d.ended && d.dst.isFlushed() {
+	if isOver && !d.ended && d.dst().isFlushed() {
 		d.finish(os.ErrDeadlineExceeded)
 	}
 }

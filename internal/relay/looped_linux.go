@@ -3,7 +3,6 @@
 package relay
 
 import (
-	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/epoll"
@@ -11,13 +10,13 @@ import (
 )
 
 // A looped is a relay that an event loop moves. Its sockets are duplicates, which
-// the loop alone uses and closes.
+// the loop alone uses and closes. It is all that an idle tunnel has here, so it is
+// kept small: what is seldom needed stands behind a pointer.
 type looped struct {
 	Relay
-	loop    *loop
-	conns   *conns // nil once the loop has taken over
-	done    func(End)
-	running sync.WaitGroup // for run
+	loop  *loop
+	done  func(End)
+	conns *conns // nil once the loop has taken over
 
 	// Owned by the loop.
 	sockets  [2]epoll.Socket // of the client and of the backend
@@ -27,12 +26,9 @@ type looped struct {
 	hasLeft  bool
 
 	// Guarded by loop.mu.
-	token      epoll.Token // immutable once it has entered
 	hasEntered bool
 	isWoken    bool
-
-	// Guarded by mu.
-	expireAt time.Time // when to call expire; zero: never
+	token      epoll.Token // immutable once it has entered
 }
 
 // conns are what the sockets are duplicates of.
@@ -61,27 +57,29 @@ func newLooped(c Config) *Relay {
 		t.sockets[0].Close()
 		return nil
 	}
-	t.links[0] = keeping{t: t, to: &t.down, early: fromClient}
-	t.links[1] = keeping{t: t, to: &t.up, early: fromBackend}
-	t.init(t, c, &t.links[0], &t.links[1])
+	t.links[0] = keeping{t: t, early: earlyBytes(fromClient)}
+	t.links[1] = keeping{t: t, early: earlyBytes(fromBackend)}
+	t.init(t, c)
 	if len(fromClient) > 0 || len(fromBackend) > 0 {
 		l.wake(t)
 	}
 	return &t.Relay
 }
 
-// run waits until the loop has done all.
-func (t *looped) run() (end End) {
-	t.running.Add(1)
-	done := func(e End) {
-		end = e
-		t.running.Done()
+func earlyBytes(p []byte) *[]byte {
+	if len(p) == 0 {
+		return nil
 	}
-	if !t.enter(done) {
+	return &p
+}
+
+// run waits until the loop has done all.
+func (t *looped) run() End {
+	ended := make(chan End, 1)
+	if !t.enter(func(end End) { ended <- end }) {
 		return t.fallBack().run()
 	}
-	t.running.Wait()
-	return end
+	return <-ended
 }
 
 func (t *looped) start(done func(End)) {
@@ -108,20 +106,18 @@ func (t *looped) enter(done func(End)) bool {
 func (t *looped) fallBack() driver {
 	t.sockets[0].Close()
 	t.sockets[1].Close()
-	client, backend := blocking{t.conns.client}, blocking{t.conns.backend}
+	p := &portable{Relay: &t.Relay, client: blocking{t.conns.client}, backend: blocking{t.conns.backend}}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.driver = &portable{Relay: &t.Relay}
-	t.up.src, t.up.dst = client, backend
-	t.down.src, t.down.dst = backend, client
+	t.driver = p
 	if t.cut {
-		client.interrupt()
-		backend.interrupt()
+		p.client.interrupt()
+		p.backend.interrupt()
 	}
-	if !t.expireAt.IsZero() {
-		t.driver.expireInLocked(time.Until(t.expireAt))
+	if at := t.endingLocked().expireAt; !at.IsZero() {
+		p.expireInLocked(time.Until(at))
 	}
-	return t.driver
+	return p
 }
 
 // finish closes the sockets and tells that t has ended.
@@ -131,7 +127,7 @@ func (t *looped) finish() {
 }
 
 func (t *looped) expireInLocked(d time.Duration) {
-	t.expireAt = time.Now().Add(d)
+	t.endingLocked().expireAt = time.Now().Add(d)
 	t.loop.wake(t)
 }
 
@@ -139,10 +135,11 @@ func (t *looped) expireInLocked(d time.Duration) {
 func (t *looped) isExpired(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.expireAt.IsZero() || now.Before(t.expireAt) {
+	at := &t.endingLocked().expireAt
+	if at.IsZero() || now.Before(*at) {
 		return false
 	}
-	t.expireAt = time.Time{}
+	*at = time.Time{}
 	return true
 }
 
@@ -150,7 +147,14 @@ func (t *looped) isExpired(now time.Time) bool {
 func (t *looped) isEnding() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.begun || !t.expireAt.IsZero()
+	return t.ending != nil && (t.ending.begun || !t.ending.expireAt.IsZero())
+}
+
+func (t *looped) link(s Side) link {
+	if s == Client {
+		return &t.links[0]
+	}
+	return &t.links[1]
 }
 
 func (*looped) kind() Engine { return EventLoop }
@@ -169,19 +173,28 @@ func (t *looped) hasEnded() bool {
 // A keeping link keeps what its peer does not take at once. It belongs to the loop.
 type keeping struct {
 	t     *looped
-	to    *direction // that writes to it
-	early []byte     // read before the loop took over
-	kept  []byte     // to be written as soon as that is possible
+	early *[]byte // read before the loop took over; nil if nothing
+	kept  *[]byte // to be written as soon as that is possible; nil if nothing
 
 	isReadable bool // a read may find something
 	isLast     bool // its end has come: it stays readable up to that
 }
 
+func (c *keeping) isClient() bool { return c == &c.t.links[0] }
+
 func (c *keeping) socket() *epoll.Socket {
-	if c == &c.t.links[0] {
+	if c.isClient() {
 		return &c.t.sockets[0]
 	}
 	return &c.t.sockets[1]
+}
+
+// writer returns the direction that writes to the link.
+func (c *keeping) writer() *direction {
+	if c.isClient() {
+		return &c.t.down
+	}
+	return &c.t.up
 }
 
 // note notes what the poller has told.
@@ -191,52 +204,74 @@ func (c *keeping) note(e epoll.Edges) {
 		c.isReadable = true
 		c.isLast = c.isLast || e&end != 0
 	}
-	if e&^epoll.Readable != 0 && len(c.kept) > 0 {
+	if e&^epoll.Readable != 0 && c.kept != nil {
 		c.flush()
 	}
 }
 
 // flush writes what is kept.
 func (c *keeping) flush() {
-	n, err := c.socket().Write(c.kept)
+	n, err := c.socket().Write(*c.kept)
 	switch {
 	case err == epoll.ErrAgain:
-		c.kept = c.kept[n:]
+		*c.kept = (*c.kept)[n:]
 	case err != nil:
-		c.to.stop()
-		c.to.drop()
-		c.to.writeFailed(err)
+		d := c.writer()
+		d.stop()
+		d.drop()
+		d.writeFailed(err)
 	default:
 		c.kept = nil
-		c.to.flushed()
+		c.writer().flushed()
 	}
 }
 
+// keep keeps p behind what is kept already.
+func (c *keeping) keep(p []byte) {
+	if c.kept == nil {
+		c.kept = new([]byte)
+	}
+	*c.kept = append(*c.kept, p...)
+}
+
+// numKept returns how many bytes are kept.
+func (c *keeping) numKept() int {
+	if c.kept == nil {
+		return 0
+	}
+	return len(*c.kept)
+}
+
 func (c *keeping) write(p []byte) (int, error) {
-	if len(c.kept) > 0 {
-		c.kept = append(c.kept, p...)
+	if c.kept != nil {
+		c.keep(p)
 		return len(p), nil
 	}
 	n, err := c.socket().Write(p)
 	if err == epoll.ErrAgain {
-		c.kept = append([]byte(nil), p[n:]...)
+		c.keep(p[n:])
 		return len(p), nil
 	}
 	return n, err
 }
 
-func (c *keeping) isFlushed() bool { return len(c.kept) == 0 }
+func (c *keeping) isFlushed() bool { return c.kept == nil }
 
 func (c *keeping) takeBack(n uint64) bool {
-	if n > uint64(len(c.kept)) {
+	have := uint64(c.numKept())
+	if n > have {
 		return false
 	}
-	c.kept = c.kept[:uint64(len(c.kept))-n]
+	if n == have {
+		c.kept = nil
+		return true
+	}
+	*c.kept = (*c.kept)[:have-n]
 	return true
 }
 
 func (c *keeping) drop() int {
-	n := len(c.kept)
+	n := c.numKept()
 	c.kept = nil
 	return n
 }

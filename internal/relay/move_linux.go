@@ -4,7 +4,6 @@ package relay
 
 import (
 	"github.com/wsproxy/wsproxy/internal/epoll"
-	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
 const (
@@ -25,13 +24,12 @@ const (
 // be more at once.
 func (l *loop) move(d *direction) (again bool) {
 	d.obey()
-	src := d.src.(*keeping)
-	dst := d.dst.(*keeping)
+	src, dst := d.src().(*keeping), d.dst().(*keeping)
 	switch {
 	case d.ended || !src.mayBeRead(dst):
 		return false
-	case len(src.early) > 0:
-		p := src.early
+	case src.early != nil:
+		p := *src.early
 		src.early = nil
 		d.take(p)
 	case d.mayBeSpliced(dst) && l.pipe.open():
@@ -47,15 +45,15 @@ func (l *loop) move(d *direction) (again bool) {
 // for dst nothing more is read, unless c's end has come: then what is left of a
 // frame that will never be whole may still be taken back.
 func (c *keeping) mayBeRead(dst *keeping) bool {
-	if !c.isReadable && len(c.early) == 0 {
+	if !c.isReadable && c.early == nil {
 		return false
 	}
-	return len(dst.kept) == 0 || c.isLast && len(dst.kept) < readSize
+	return dst.kept == nil || c.isLast && len(*dst.kept) < readSize
 }
 
 // read moves what one read returns.
 func (l *loop) read(d *direction, src *keeping) {
-	held := copy(l.buf[:netconn.MaxHead], d.held)
+	held := copy(l.buf, d.head())
 	n, err := src.socket().Read(l.buf[held:])
 	if err != nil {
 		src.readFailed(d, err)
@@ -77,12 +75,12 @@ func (c *keeping) readFailed(d *direction, err error) {
 
 // mayBeSpliced reports whether so much payload is to come that nobody need see it.
 func (d *direction) mayBeSpliced(dst *keeping) bool {
-	return d.tracker.Rest() >= spliceMin && !d.done && len(dst.kept) == 0
+	return d.tracker.Rest() >= spliceMin && !d.done && dst.kept == nil
 }
 
 // splice moves payload through the pipe.
 func (l *loop) splice(d *direction, src, dst *keeping) {
-	for moved := 0; moved < turnSize && d.tracker.Rest() > 0 && len(dst.kept) == 0; {
+	for moved := 0; moved < turnSize && d.tracker.Rest() > 0 && dst.kept == nil; {
 		n, err := l.pipe.Fill(src.socket(), int(min(d.tracker.Rest(), spliceSize)))
 		if err != nil {
 			src.readFailed(d, err)
@@ -93,7 +91,7 @@ func (l *loop) splice(d *direction, src, dst *keeping) {
 		m, err := l.pipe.Drain(dst.socket(), n)
 		d.counts.bytes.Add(uint64(m))
 		if err == epoll.ErrAgain {
-			dst.kept = l.pipe.empty(n - m)
+			dst.keep(l.pipe.empty(n - m))
 			d.counts.bytes.Add(uint64(n - m))
 			err = nil
 		}

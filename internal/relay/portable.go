@@ -16,7 +16,8 @@ import (
 // A portable is this engine's part of a relay.
 type portable struct {
 	*Relay
-	running sync.WaitGroup // the goroutine of down
+	client, backend blocking
+	running         sync.WaitGroup // the goroutine of down
 
 	// Guarded by mu.
 	timer *time.Timer // calls expire; nil before it is needed
@@ -27,8 +28,8 @@ func newPortable(c Config) *Relay {
 		relay    Relay
 		portable portable
 	})
-	both.portable.Relay = &both.relay
-	both.relay.init(&both.portable, c, blocking{c.Client}, blocking{c.Backend})
+	both.portable = portable{Relay: &both.relay, client: blocking{c.Client}, backend: blocking{c.Backend}}
+	both.relay.init(&both.portable, c)
 	return &both.relay
 }
 
@@ -63,14 +64,21 @@ func (p *portable) expireInLocked(d time.Duration) {
 	p.timer.Reset(d)
 }
 
+func (p *portable) link(s Side) link {
+	if s == Client {
+		return p.client
+	}
+	return p.backend
+}
+
 func (*portable) kind() Engine { return Portable }
 
 // pump moves frames until the source has ended.
 func (d *direction) pump() {
-	src := d.src.(blocking)
+	src := d.src().(blocking)
 	for {
 		d.obey()
-		b, err := src.Fill(d.held)
+		b, err := src.Fill(d.head())
 		if err != nil {
 			if isDeadline(err) && !d.isOver() {
 				continue

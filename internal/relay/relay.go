@@ -82,12 +82,11 @@ type Relay struct {
 	down direction // from the backend to the client
 
 	mu       sync.Mutex
-	driver   driver // set by New, and again where the event loop cannot take it
-	begun    bool   // the end has: what follows is set
-	end      End
-	finished bool // no frame is to be written any more; see finishLocked
-	hungUp   bool // the client's stream has been ended, or need not be
-	cut      bool // nothing is to be waited for any more
+	driver   driver  // set by New, and again where the event loop cannot take it
+	ending   *ending // nil up to its first need: an idle tunnel has none
+	finished bool    // no frame is to be written any more; see finishLocked
+	hungUp   bool    // the client's stream has been ended, or need not be
+	cut      bool    // nothing is to be waited for any more
 }
 
 // A driver moves the bytes of one relay, as its engine does.
@@ -101,6 +100,9 @@ type driver interface {
 	// expireInLocked makes [Relay.expire] be called after d, and not when it was to
 	// be called before.
 	expireInLocked(d time.Duration)
+
+	// link returns the connection with a side.
+	link(Side) link
 
 	// kind tells which engine it is.
 	kind() Engine
@@ -190,13 +192,13 @@ func New(c Config) *Relay {
 	return newPortable(c)
 }
 
-// init makes r relay between client and backend.
-func (r *Relay) init(d driver, c Config, client, backend link) {
+// init makes r relay what c says, moved by d.
+func (r *Relay) init(d driver, c Config) {
 	r.driver = d
 	rules := frame.Rules{Deflate: c.Deflate, Unknown: c.Unknown, MaxMessage: c.MaxMessage}
-	r.down.init(r, backend, client, Backend, Client, rules)
+	r.down = direction{r: r, from: Backend, tracker: frame.Tracker{Rules: rules}}
 	rules.Masked = true
-	r.up.init(r, client, backend, Client, Backend, rules)
+	r.up = direction{r: r, from: Client, tracker: frame.Tracker{Rules: rules}}
 }
 
 // Engine tells which engine the relay has. It may still change in Run or Start, to
