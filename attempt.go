@@ -57,6 +57,7 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer q.free()
 	ctx, cancel := u.withDeadline(isLast)
 	defer cancel()
 	if ctx.Err() != nil {
@@ -64,7 +65,7 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	}
 	start := time.Now()
 	a, err = u.ask(ctx, b, q, isLast)
-	u.rate(b, a, err, time.Since(start))
+	u.rate(b, a, err, start)
 	hookErr := u.traceDialed(b, a, start, err)
 	switch {
 	case err != nil:
@@ -81,12 +82,12 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 // it must not be tried first by one impatient client after another.
 const patience = time.Second
 
-// rate notes whether b has worked.
-func (u *upgrade) rate(b *Backend, a *answer, err error, took time.Duration) {
+// rate notes whether b, which was asked at start, has worked.
+func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
 	switch {
 	case a != nil && !mayMoveOn(a.resp.StatusCode):
 		b.worked()
-	case u.ctx.Err() != nil && (took < patience || context.Cause(u.ctx) == ErrShutdown):
+	case u.ctx.Err() != nil && (time.Since(start) < patience || context.Cause(u.ctx) == ErrShutdown):
 		// The client has gone, or the proxy is going.
 	case b.failed(u.p.now()):
 		if err == nil {
@@ -100,9 +101,23 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, took time.Duration) {
 // the Rewrite hook has spoiled is no fault of the backend's.
 type question struct {
 	target *target // loaded once: where the question goes, and what its path was checked for
-	out    *http.Request
+	out    http.Request
 	key    string
-	head   []byte // out with key
+	head   *[]byte // out with key; from heads
+}
+
+// heads holds the memory of requests and answers while they are written.
+var heads = sync.Pool{New: func() any {
+	b := make([]byte, 0, usualHead)
+	return &b
+}}
+
+// free gives q's memory back; q must not be asked afterwards. A long head is not
+// held for the next one.
+func (q *question) free() {
+	if cap(*q.head) <= 4*usualHead {
+		heads.Put(q.head)
+	}
 }
 
 // prepare builds the question for b, the Rewrite hook last.
@@ -112,19 +127,23 @@ func (u *upgrade) prepare(b *Backend) (*question, error) {
 	if refusal != nil {
 		return nil, refused(refusal)
 	}
-	q.out = &http.Request{
+	q.out = http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: handshake.OutboundHeader(u.r, u.trusted),
 	}
-	if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: q.out, Backend: b}); err != nil {
-		return nil, err
+	if u.p.rewrite != nil {
+		if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: &q.out, Backend: b}); err != nil {
+			return nil, err
+		}
 	}
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails
 	q.key = handshake.Key(nonce)
+	q.head = heads.Get().(*[]byte)
 	var err error
-	if q.head, err = handshake.AppendRequest(make([]byte, 0, usualHead), q.out, q.key); err != nil {
+	if *q.head, err = handshake.AppendRequest((*q.head)[:0], &q.out, q.key); err != nil {
+		q.free()
 		return nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
 	return q, nil
@@ -203,12 +222,12 @@ func (u *upgrade) exchange(a *answer, q *question) error {
 		}
 		a.conn = c
 	}
-	if _, err := a.conn.Write(q.head); err != nil {
+	if _, err := a.conn.Write(*q.head); err != nil {
 		return err
 	}
 	var err error
 	a.reader = newAnswerReader(a.conn)
-	if a.resp, err = a.reader.read(q.out); err != nil {
+	if a.resp, err = a.reader.read(&q.out); err != nil {
 		return err
 	}
 	if a.resp.StatusCode != http.StatusSwitchingProtocols {
@@ -234,6 +253,9 @@ func (p *Proxy) tlsFor(t *target) *tls.Config {
 }
 
 func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error) error {
+	if u.p.trace.Dialed == nil {
+		return nil
+	}
 	info := DialedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
 	if a != nil {
 		info.Status = a.resp.StatusCode

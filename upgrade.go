@@ -55,14 +55,15 @@ type ProxyResponse struct {
 type upgrade struct {
 	p        *Proxy
 	w        http.ResponseWriter
-	r        *http.Request   // the client's, with the client noted in its context
+	r        *http.Request   // the client's, with the client behind a trusted proxy noted in its context
 	ctx      context.Context // r's, ended by Shutdown too
 	cancel   context.CancelCauseFunc
 	client   netip.Addr // behind trusted proxies
 	trusted  bool       // the peer that sent r is a trusted proxy
 	deadline time.Time  // for all attempts together; zero: none
 
-	tried []*Backend // one for each attempt
+	tried     []*Backend // one for each attempt
+	triedRoom [maxAttempts]*Backend
 
 	// What came of it: an error, or an answer other than 101, or a tunnel, or
 	// nothing if the client went away at the last moment.
@@ -175,7 +176,10 @@ func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
 // connect makes attempts until a backend has answered.
 func (u *upgrade) connect() (*answer, error) {
 	u.client, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
-	u.r = withClient(u.r, u.client)
+	if u.trusted {
+		u.r = withClient(u.r, u.client) // else the client is the peer, which u.r names itself
+	}
+	u.tried = u.triedRoom[:0]
 	if u.p.handshakeTimeout > 0 {
 		u.deadline = time.Now().Add(u.p.handshakeTimeout)
 	}
@@ -185,11 +189,11 @@ func (u *upgrade) connect() (*answer, error) {
 // try makes attempts, one backend after another: nothing has been sent to the
 // client, so this is safe.
 func (u *upgrade) try() (*answer, error) {
-	failed := new(attemptErrors)
+	var failed []error
 	for {
 		b, isLast, err := u.pick()
-		if len(failed.errs) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
-			return nil, failed // no other is left: why those failed that were
+		if len(failed) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
+			return nil, &attemptErrors{failed} // no other is left: why those failed that were
 		}
 		if err != nil {
 			return nil, err
@@ -204,8 +208,8 @@ func (u *upgrade) try() (*answer, error) {
 		if _, ok := err.(*BackendError); !ok {
 			return nil, err // a hook's
 		}
-		if failed.errs = append(failed.errs, err); isLast {
-			return nil, failed
+		if failed = append(failed, err); isLast {
+			return nil, &attemptErrors{failed}
 		}
 	}
 }
@@ -331,6 +335,9 @@ func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 
 // respond runs the Response hook over h, the header that the client will get.
 func (u *upgrade) respond(a *answer, h http.Header) error {
+	if u.p.response == nil {
+		return nil
+	}
 	err := u.p.callResponse(&ProxyResponse{
 		Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h,
 	})

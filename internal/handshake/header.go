@@ -128,14 +128,33 @@ func isUsualOption(option string) bool {
 	return equalFold(option, "upgrade") || equalFold(option, "keep-alive") || equalFold(option, "close")
 }
 
+// A lineStore cuts the lines of a header from one array, as http.Header.Clone does:
+// one allocation for all. The zero value has its array by the first call of add.
+type lineStore struct {
+	room  int // lines that are expected
+	lines []string
+}
+
+// add returns a copy of lines.
+func (s *lineStore) add(lines ...string) []string {
+	if s.lines == nil {
+		s.lines = make([]string, 0, s.room)
+	}
+	from := len(s.lines)
+	s.lines = append(s.lines, lines...)
+	return s.lines[from:len(s.lines):len(s.lines)]
+}
+
+// expect makes room for the lines of h.
+func (s *lineStore) expect(h http.Header) {
+	for _, lines := range h {
+		s.room += len(lines)
+	}
+}
+
 // addEndToEnd adds a copy of src to dst, without what is hop-by-hop, nominated,
 // or skipped. Keys get canonical. The two share no slices afterwards.
-func addEndToEnd(dst, src http.Header, skip func(canonical string) bool) {
-	n := 0
-	for _, lines := range src {
-		n += len(lines)
-	}
-	all := make([]string, 0, n) // one array for all lines, as http.Header.Clone
+func addEndToEnd(dst, src http.Header, store *lineStore, skip func(canonical string) bool) {
 	names := nominated(src)
 	for key, lines := range src {
 		canonical := http.CanonicalHeaderKey(key)
@@ -146,16 +165,17 @@ func addEndToEnd(dst, src http.Header, skip func(canonical string) bool) {
 			dst[canonical] = append(old, lines...)
 			continue
 		}
-		from := len(all)
-		all = append(all, lines...)
-		dst[canonical] = all[from:len(all):len(all)]
+		dst[canonical] = store.add(lines...)
 	}
 }
 
 // appendFields appends the fields of h that are not hop-by-hop, nor skipped,
 // sorted by key. A name or value that could break out of its line is an error.
 func appendFields(dst []byte, h http.Header, skip func(canonical string) bool) ([]byte, error) {
-	for _, key := range slices.Sorted(maps.Keys(h)) {
+	var room [16]string // as many as most headers have: no allocation
+	keys := slices.AppendSeq(room[:0], maps.Keys(h))
+	slices.Sort(keys)
+	for _, key := range keys {
 		if !httpguts.ValidHeaderFieldName(key) {
 			return dst, fmt.Errorf("invalid field name %q", key)
 		}
