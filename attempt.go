@@ -57,7 +57,6 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer q.free()
 	ctx, cancel := u.withDeadline(isLast)
 	defer cancel()
 	if ctx.Err() != nil {
@@ -103,21 +102,7 @@ type question struct {
 	target *target // loaded once: where the question goes, and what its path was checked for
 	out    http.Request
 	key    string
-	head   *[]byte // out with key; from heads
-}
-
-// heads holds the memory of requests and answers while they are written.
-var heads = sync.Pool{New: func() any {
-	b := make([]byte, 0, usualHead)
-	return &b
-}}
-
-// free gives q's memory back; q must not be asked afterwards. A long head is not
-// held for the next one.
-func (q *question) free() {
-	if cap(*q.head) <= 4*usualHead {
-		heads.Put(q.head)
-	}
+	head   []byte // out with key, in the upgrade's head
 }
 
 // prepare builds the question for b, the Rewrite hook last.
@@ -140,13 +125,40 @@ func (u *upgrade) prepare(b *Backend) (*question, error) {
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails
 	q.key = handshake.Key(nonce)
-	q.head = heads.Get().(*[]byte)
 	var err error
-	if *q.head, err = handshake.AppendRequest((*q.head)[:0], &q.out, q.key); err != nil {
-		q.free()
+	if q.head, err = handshake.AppendRequest(u.head.empty(), &q.out, q.key); err != nil {
 		return nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
+	u.head.keep(q.head)
 	return q, nil
+}
+
+// A headBuffer is memory for the head of a message while it is built and written,
+// one message after the other. It comes from a pool. The zero value has none yet.
+type headBuffer struct{ mem *[]byte }
+
+var heads = sync.Pool{New: func() any {
+	b := make([]byte, 0, usualHead)
+	return &b
+}}
+
+// empty returns the buffer to append to. It ends what was in it before.
+func (b *headBuffer) empty() []byte {
+	if b.mem == nil {
+		b.mem = heads.Get().(*[]byte)
+	}
+	return (*b.mem)[:0]
+}
+
+// keep makes head, which began as empty, the buffer, if it has outgrown it.
+func (b *headBuffer) keep(head []byte) { *b.mem = head }
+
+// free gives the buffer back. A large one is not held for the next upgrade.
+func (b *headBuffer) free() {
+	if b.mem != nil && cap(*b.mem) <= 4*usualHead {
+		heads.Put(b.mem)
+	}
+	b.mem = nil
 }
 
 // withDeadline bounds one attempt: while another may follow, by half of what is
@@ -222,7 +234,7 @@ func (u *upgrade) exchange(a *answer, q *question) error {
 		}
 		a.conn = c
 	}
-	if _, err := a.conn.Write(*q.head); err != nil {
+	if _, err := a.conn.Write(q.head); err != nil {
 		return err
 	}
 	var err error

@@ -65,6 +65,8 @@ type upgrade struct {
 	tried     []*Backend // one for each attempt
 	triedRoom [maxAttempts]*Backend
 
+	head headBuffer // of a request for a backend, then of the client's 101
+
 	// What came of it: an error, or an answer other than 101, or a tunnel, or
 	// nothing if the client went away at the last moment.
 	err        error
@@ -122,6 +124,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 // run makes a tunnel of u, or finds out why not.
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
+	defer u.head.free()
 	defer u.p.catch("an upgrade", &u.err)
 	if u.err = u.check(); u.err != nil {
 		return
@@ -326,7 +329,7 @@ func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 	if u.ctx.Err() != nil {
 		return nil, u.ctxErr() // while the hook ran
 	}
-	msg, err := handshake.AppendSwitch(make([]byte, 0, usualHead), h, websocketKey(u.r.Header), a.agreement)
+	msg, err := handshake.AppendSwitch(u.head.empty(), h, websocketKey(u.r.Header), a.agreement)
 	if err != nil {
 		return nil, &responseError{err}
 	}

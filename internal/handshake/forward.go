@@ -170,8 +170,7 @@ func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 // [AppendRequest] writes its own.
 func OutboundHeader(in *http.Request, trusted bool) http.Header {
 	out := make(http.Header, len(in.Header)+numForwarded)
-	store := lineStore{room: numForwarded}
-	store.expect(in.Header)
+	store := lineStore{expected: numForwarded}
 	addEndToEnd(out, in.Header, &store, func(canonical string) bool {
 		return isOwnField(canonical) || dropForwarding(canonical, trusted)
 	})

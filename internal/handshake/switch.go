@@ -16,8 +16,6 @@ import (
 func SwitchHeader(outer, backend http.Header) http.Header {
 	h := make(http.Header) // most have no fields but those of AppendSwitch: no room before there is one
 	var store lineStore
-	store.expect(outer)
-	store.expect(backend)
 	addEndToEnd(h, outer, &store, isNotForSwitch)
 	addEndToEnd(h, backend, &store, isWebSocketField)
 	return h
@@ -77,7 +75,6 @@ func appendAgreement(b []byte, a Agreement) ([]byte, error) {
 func AnswerHeader(backend http.Header) http.Header {
 	h := make(http.Header, len(backend))
 	var store lineStore
-	store.expect(backend)
 	addEndToEnd(h, backend, &store, func(string) bool { return false })
 	for key, lines := range h {
 		if isWebSocketField(key) {
