@@ -64,7 +64,7 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	}
 	start := time.Now()
 	a, err = u.ask(ctx, b, q, isLast)
-	u.rate(b, a, err, time.Since(start))
+	u.rate(b, a, err, start)
 	hookErr := u.traceDialed(b, a, start, err)
 	switch {
 	case err != nil:
@@ -81,12 +81,12 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 // it must not be tried first by one impatient client after another.
 const patience = time.Second
 
-// rate notes whether b has worked.
-func (u *upgrade) rate(b *Backend, a *answer, err error, took time.Duration) {
+// rate notes whether b, which was asked at start, has worked.
+func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
 	switch {
 	case a != nil && !mayMoveOn(a.resp.StatusCode):
 		b.worked()
-	case u.ctx.Err() != nil && (took < patience || context.Cause(u.ctx) == ErrShutdown):
+	case u.ctx.Err() != nil && (time.Since(start) < patience || context.Cause(u.ctx) == ErrShutdown):
 		// The client has gone, or the proxy is going.
 	case b.failed(u.p.now()):
 		if err == nil {
@@ -100,9 +100,9 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, took time.Duration) {
 // the Rewrite hook has spoiled is no fault of the backend's.
 type question struct {
 	target *target // loaded once: where the question goes, and what its path was checked for
-	out    *http.Request
+	out    http.Request
 	key    string
-	head   []byte // out with key
+	head   []byte // out with key, in the upgrade's head
 }
 
 // prepare builds the question for b, the Rewrite hook last.
@@ -112,22 +112,53 @@ func (u *upgrade) prepare(b *Backend) (*question, error) {
 	if refusal != nil {
 		return nil, refused(refusal)
 	}
-	q.out = &http.Request{
+	q.out = http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: handshake.OutboundHeader(u.r, u.trusted),
 	}
-	if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: q.out, Backend: b}); err != nil {
-		return nil, err
+	if u.p.rewrite != nil {
+		if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: &q.out, Backend: b}); err != nil {
+			return nil, err
+		}
 	}
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails
 	q.key = handshake.Key(nonce)
 	var err error
-	if q.head, err = handshake.AppendRequest(make([]byte, 0, usualHead), q.out, q.key); err != nil {
+	if q.head, err = handshake.AppendRequest(u.head.empty(), &q.out, q.key); err != nil {
 		return nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
+	u.head.keep(q.head)
 	return q, nil
+}
+
+// A headBuffer is memory for the head of a message while it is built and written,
+// one message after the other. It comes from a pool. The zero value has none yet.
+type headBuffer struct{ mem *[]byte }
+
+var heads = sync.Pool{New: func() any {
+	b := make([]byte, 0, usualHead)
+	return &b
+}}
+
+// empty returns the buffer to append to. It ends what was in it before.
+func (b *headBuffer) empty() []byte {
+	if b.mem == nil {
+		b.mem = heads.Get().(*[]byte)
+	}
+	return (*b.mem)[:0]
+}
+
+// keep makes head, which began as empty, the buffer, if it has outgrown it.
+func (b *headBuffer) keep(head []byte) { *b.mem = head }
+
+// free gives the buffer back. A large one is not held for the next upgrade.
+func (b *headBuffer) free() {
+	if b.mem != nil && cap(*b.mem) <= 4*usualHead {
+		heads.Put(b.mem)
+	}
+	b.mem = nil
 }
 
 // withDeadline bounds one attempt: while another may follow, by half of what is
@@ -208,7 +239,7 @@ func (u *upgrade) exchange(a *answer, q *question) error {
 	}
 	var err error
 	a.reader = newAnswerReader(a.conn)
-	if a.resp, err = a.reader.read(q.out); err != nil {
+	if a.resp, err = a.reader.read(&q.out); err != nil {
 		return err
 	}
 	if a.resp.StatusCode != http.StatusSwitchingProtocols {
@@ -234,6 +265,9 @@ func (p *Proxy) tlsFor(t *target) *tls.Config {
 }
 
 func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error) error {
+	if u.p.trace.Dialed == nil {
+		return nil
+	}
 	info := DialedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
 	if a != nil {
 		info.Status = a.resp.StatusCode

@@ -39,17 +39,11 @@ func (p *Proxy) callPick(r *http.Request, candidates []*Backend) (b *Backend, er
 }
 
 func (p *Proxy) callRewrite(r *ProxyRequest) (err error) {
-	if p.rewrite == nil {
-		return nil
-	}
 	defer p.catch("the Rewrite hook", &err)
 	return p.rewrite(r)
 }
 
 func (p *Proxy) callResponse(r *ProxyResponse) (err error) {
-	if p.response == nil {
-		return nil
-	}
 	defer p.catch("the Response hook", &err)
 	return p.response(r)
 }

@@ -7,6 +7,8 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 // A KeyFunc tells what a request is balanced by: see [Hash]. The empty string
@@ -137,7 +139,8 @@ type clientInfo struct {
 	key  string     // what ByClientIP returns
 }
 
-// withClient returns r with the client noted in its context.
+// withClient returns r with the client noted in its context, where that is not the
+// peer.
 func withClient(r *http.Request, addr netip.Addr) *http.Request {
 	addr = addr.Unmap()
 	c := &clientInfo{addr: addr, key: addrKey(addr)}
@@ -153,9 +156,7 @@ func clientAddr(r *http.Request) netip.Addr {
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		return a.Addr().Unmap()
 	}
-	// Some middleware for X-Forwarded-For leaves no port.
-	a, _ := netip.ParseAddr(r.RemoteAddr)
-	return a.Unmap()
+	return handshake.PeerAddr(r.RemoteAddr) // some middleware for X-Forwarded-For leaves no port
 }
 
 // addrKey returns the text of an IPv4 address, or of an IPv6 address's /64.

@@ -56,14 +56,17 @@ type ProxyResponse struct {
 type upgrade struct {
 	p        *Proxy
 	w        http.ResponseWriter
-	r        *http.Request   // the client's, with the client noted in its context
+	r        *http.Request   // the client's, with the client behind a trusted proxy noted in its context
 	ctx      context.Context // r's, ended by Shutdown too
 	cancel   context.CancelCauseFunc
 	client   netip.Addr // behind trusted proxies
 	trusted  bool       // the peer that sent r is a trusted proxy
 	deadline time.Time  // for all attempts together; zero: none
 
-	tried []*Backend // one for each attempt
+	tried     []*Backend // one for each attempt
+	triedRoom [maxAttempts]*Backend
+
+	head headBuffer // of a request for a backend, then of the client's 101
 
 	// What came of it: an error, or an answer other than 101, or a tunnel, or
 	// nothing if the client went away at the last moment.
@@ -117,6 +120,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 // run makes a tunnel of u, or finds out why not.
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
+	defer u.head.free()
 	defer u.p.catch("an upgrade", &u.err)
 	if u.err = u.check(); u.err != nil {
 		return
@@ -171,7 +175,10 @@ func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
 // connect makes attempts until a backend has answered.
 func (u *upgrade) connect() (*answer, error) {
 	u.client, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
-	u.r = withClient(u.r, u.client)
+	if u.trusted {
+		u.r = withClient(u.r, u.client) // else the client is the peer, which u.r names itself
+	}
+	u.tried = u.triedRoom[:0]
 	if u.p.handshakeTimeout > 0 {
 		u.deadline = time.Now().Add(u.p.handshakeTimeout)
 	}
@@ -181,11 +188,11 @@ func (u *upgrade) connect() (*answer, error) {
 // try makes attempts, one backend after another: nothing has been sent to the
 // client, so this is safe.
 func (u *upgrade) try() (*answer, error) {
-	failed := new(attemptErrors)
+	var failed []error
 	for {
 		b, isLast, err := u.pick()
-		if len(failed.errs) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
-			return nil, failed // no other is left: why those failed that were
+		if len(failed) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
+			return nil, &attemptErrors{failed} // no other is left: why those failed that were
 		}
 		if err != nil {
 			return nil, err
@@ -200,8 +207,8 @@ func (u *upgrade) try() (*answer, error) {
 		if _, ok := err.(*BackendError); !ok {
 			return nil, err // a hook's
 		}
-		if failed.errs = append(failed.errs, err); isLast {
-			return nil, failed
+		if failed = append(failed, err); isLast {
+			return nil, &attemptErrors{failed}
 		}
 	}
 }
@@ -327,7 +334,7 @@ func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 	if u.ctx.Err() != nil {
 		return nil, u.ctxErr() // while the hook ran
 	}
-	msg, err := handshake.AppendSwitch(make([]byte, 0, usualHead), h, websocketKey(u.r.Header), a.agreement)
+	msg, err := handshake.AppendSwitch(u.head.empty(), h, websocketKey(u.r.Header), a.agreement)
 	if err != nil {
 		return nil, &responseError{err}
 	}
@@ -336,6 +343,9 @@ func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 
 // respond runs the Response hook over h, the header that the client will get.
 func (u *upgrade) respond(a *answer, h http.Header) error {
+	if u.p.response == nil {
+		return nil
+	}
 	err := u.p.callResponse(&ProxyResponse{
 		Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h,
 	})

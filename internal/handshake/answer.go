@@ -155,7 +155,8 @@ func verifySwitch(h http.Header, key string) error {
 	// base64-decoded) with the string [...] but ignoring any leading and
 	// trailing whitespace, the client MUST _Fail the WebSocket Connection_."
 	lines := fieldAccept.in(h)
-	if len(lines) != 1 || trimOWS(lines[0]) != Accept(key) {
+	var room [28]byte
+	if len(lines) != 1 || trimOWS(lines[0]) != string(appendAccept(room[:0], key)) {
 		return wrongField(fieldAccept.rfc, lines, "does not fit the key")
 	}
 	return nil

@@ -73,7 +73,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 // trusted reports whether the peer is. addr is invalid if nobody gave an
 // address: the peer has none, and no X-Forwarded-For helps.
 func (t *TrustedProxies) Client(remoteAddr string, h http.Header) (addr netip.Addr, trusted bool) {
-	addr = peerAddr(remoteAddr)
+	addr = PeerAddr(remoteAddr)
 	if !t.trusts(addr) {
 		return addr, false
 	}
@@ -116,11 +116,25 @@ func (t *TrustedProxies) trusts(addr netip.Addr) bool {
 	return false
 }
 
-// peerAddr returns the address in [http.Request.RemoteAddr], or the invalid
+// PeerAddr returns the address in [http.Request.RemoteAddr], or the invalid
 // one if the peer has none.
-func peerAddr(remoteAddr string) netip.Addr {
+func PeerAddr(remoteAddr string) netip.Addr {
 	addr, _ := parseAddr(remoteAddr)
 	return addr
+}
+
+// peerText is the text of PeerAddr, or "" if that is invalid.
+func peerText(remoteAddr string) string {
+	addr := PeerAddr(remoteAddr)
+	if !addr.IsValid() {
+		return ""
+	}
+	// The text of an IPv4 address is the same in every writing. One colon is that
+	// of its port: nearly every peer's address, without a copy.
+	if host, port, ok := strings.Cut(remoteAddr, ":"); ok && addr.Is4() && !strings.Contains(port, ":") {
+		return host
+	}
+	return addr.String()
 }
 
 // parseAddr parses an address with or without a port: some proxies write one
@@ -155,11 +169,12 @@ func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 // Sec-WebSocket-Key, -Version and -Accept are removed too, since
 // [AppendRequest] writes its own.
 func OutboundHeader(in *http.Request, trusted bool) http.Header {
-	out := make(http.Header, len(in.Header)+3) // 3: what setForwarded adds
-	addEndToEnd(out, in.Header, func(canonical string) bool {
+	out := make(http.Header, len(in.Header)+numForwarded)
+	store := lineStore{expected: numForwarded}
+	addEndToEnd(out, in.Header, &store, func(canonical string) bool {
 		return isOwnField(canonical) || dropForwarding(canonical, trusted)
 	})
-	setForwarded(out, in)
+	setForwarded(out, in, &store)
 	return out
 }
 
@@ -196,26 +211,31 @@ func equalDashed(name, want string) bool {
 	return true
 }
 
+const numForwarded = 3 // how many fields setForwarded sets
+
 // setForwarded tells the backend what it cannot see of in. What h has of this
 // already is from a trusted peer.
-func setForwarded(h http.Header, in *http.Request) {
-	chain := slices.DeleteFunc(h["X-Forwarded-For"], func(line string) bool { return line == "" })
-	if peer := peerAddr(in.RemoteAddr); peer.IsValid() {
-		chain = append(chain, peer.String())
+func setForwarded(h http.Header, in *http.Request, store *lineStore) {
+	lines := slices.DeleteFunc(h["X-Forwarded-For"], func(line string) bool { return line == "" })
+	chain := strings.Join(lines, ", ")
+	if peer := peerText(in.RemoteAddr); chain == "" {
+		chain = peer
+	} else if peer != "" {
+		chain += ", " + peer
 	}
-	if len(chain) > 0 {
-		h["X-Forwarded-For"] = []string{strings.Join(chain, ", ")}
+	if chain != "" {
+		h["X-Forwarded-For"] = store.add(chain)
 	}
 	proto := "http"
 	if in.TLS != nil {
 		proto = "https"
 	}
-	setMissing(h, "X-Forwarded-Host", in.Host)
-	setMissing(h, "X-Forwarded-Proto", proto)
+	setMissing(h, "X-Forwarded-Host", in.Host, store)
+	setMissing(h, "X-Forwarded-Proto", proto, store)
 }
 
-func setMissing(h http.Header, canonical, value string) {
+func setMissing(h http.Header, canonical, value string, store *lineStore) {
 	if strings.Join(h[canonical], "") == "" && value != "" {
-		h[canonical] = []string{value}
+		h[canonical] = store.add(value)
 	}
 }

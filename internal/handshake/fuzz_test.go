@@ -190,7 +190,7 @@ func FuzzTrustedProxiesClient(f *testing.F) {
 		lines := strings.Split(chain, "\n")
 		addr, trusted := proxies.Client(peer, http.Header{"X-Forwarded-For": lines})
 		if !trusted {
-			if addr != peerAddr(peer) {
+			if addr != PeerAddr(peer) {
 				t.Fatalf("Client(%q, %q) = %v, though the peer is not trusted", peer, lines, addr)
 			}
 			return

@@ -94,8 +94,8 @@ func isHopByHop(canonical string) bool {
 	return false
 }
 
-// nominated returns the canonical keys of the fields that h's Connection
-// names, all lines of it, whatever the first one holds.
+// survey returns the canonical keys of the fields that h's Connection names, all
+// lines of it, whatever the first one holds; and how many lines h has.
 //
 // "Intermediaries MUST parse a received Connection header field before a
 // message is forwarded and, for each connection-option in this field, remove
@@ -103,9 +103,9 @@ func isHopByHop(canonical string) bool {
 // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
 //
 // It is a map since a hostile client may name as many as fit into its header.
-func nominated(h http.Header) map[string]bool {
-	var names map[string]bool
+func survey(h http.Header) (nominated map[string]bool, numLines int) {
 	for key, lines := range h {
+		numLines += len(lines)
 		if !equalFold(key, "Connection") {
 			continue
 		}
@@ -113,13 +113,13 @@ func nominated(h http.Header) map[string]bool {
 			if isUsualOption(option) {
 				continue
 			}
-			if names == nil {
-				names = make(map[string]bool)
+			if nominated == nil {
+				nominated = make(map[string]bool)
 			}
-			names[http.CanonicalHeaderKey(option)] = true
+			nominated[http.CanonicalHeaderKey(option)] = true
 		}
 	}
-	return names
+	return nominated, numLines
 }
 
 // isUsualOption reports whether the connection option nominates nothing that
@@ -128,34 +128,48 @@ func isUsualOption(option string) bool {
 	return equalFold(option, "upgrade") || equalFold(option, "keep-alive") || equalFold(option, "close")
 }
 
+// A lineStore cuts the lines of a header from one array, as http.Header.Clone does:
+// one allocation for all, by the first call of add.
+type lineStore struct {
+	expected int // lines
+	lines    []string
+}
+
+// add returns a copy of lines.
+func (s *lineStore) add(lines ...string) []string {
+	if s.lines == nil {
+		s.lines = make([]string, 0, max(s.expected, len(lines)))
+	}
+	from := len(s.lines)
+	s.lines = append(s.lines, lines...)
+	return s.lines[from:len(s.lines):len(s.lines)]
+}
+
 // addEndToEnd adds a copy of src to dst, without what is hop-by-hop, nominated,
 // or skipped. Keys get canonical. The two share no slices afterwards.
-func addEndToEnd(dst, src http.Header, skip func(canonical string) bool) {
-	n := 0
-	for _, lines := range src {
-		n += len(lines)
-	}
-	all := make([]string, 0, n) // one array for all lines, as http.Header.Clone
-	names := nominated(src)
+func addEndToEnd(dst, src http.Header, store *lineStore, skip func(canonical string) bool) {
+	nominated, numLines := survey(src)
+	store.expected += numLines
 	for key, lines := range src {
 		canonical := http.CanonicalHeaderKey(key)
-		if len(lines) == 0 || isHopByHop(canonical) || names[canonical] || skip(canonical) {
+		if len(lines) == 0 || isHopByHop(canonical) || nominated[canonical] || skip(canonical) {
 			continue
 		}
 		if old := dst[canonical]; len(old) > 0 {
 			dst[canonical] = append(old, lines...)
 			continue
 		}
-		from := len(all)
-		all = append(all, lines...)
-		dst[canonical] = all[from:len(all):len(all)]
+		dst[canonical] = store.add(lines...)
 	}
 }
 
 // appendFields appends the fields of h that are not hop-by-hop, nor skipped,
 // sorted by key. A name or value that could break out of its line is an error.
 func appendFields(dst []byte, h http.Header, skip func(canonical string) bool) ([]byte, error) {
-	for _, key := range slices.Sorted(maps.Keys(h)) {
+	var room [16]string // as many as most headers have: no allocation
+	keys := slices.AppendSeq(room[:0], maps.Keys(h))
+	slices.Sort(keys)
+	for _, key := range keys {
 		if !httpguts.ValidHeaderFieldName(key) {
 			return dst, fmt.Errorf("invalid field name %q", key)
 		}

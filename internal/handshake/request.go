@@ -33,8 +33,14 @@ const keyGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 // this 20-byte hash"
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
 func Accept(key string) string {
-	sum := sha1.Sum([]byte(key + keyGUID))
-	return base64.StdEncoding.EncodeToString(sum[:])
+	return string(appendAccept(nil, key))
+}
+
+// appendAccept is Accept for those who have a place for it.
+func appendAccept(dst []byte, key string) []byte {
+	var text [24 + len(keyGUID)]byte // a key has 24 bytes; append makes room for what claims to be one
+	sum := sha1.Sum(append(append(text[:0], key...), keyGUID...))
+	return base64.StdEncoding.AppendEncode(dst, sum[:])
 }
 
 // AppendRequest appends an upgrade request to dst: path and query of out.URL,
@@ -50,18 +56,16 @@ func AppendRequest(dst []byte, out *http.Request, key string) ([]byte, error) {
 	if out.Method != "" && out.Method != http.MethodGet {
 		return dst, fmt.Errorf("invalid method %q", out.Method)
 	}
-	target, err := requestTarget(out.URL)
-	if err != nil {
-		return dst, err
-	}
 	if out.Host == "" || !httpguts.ValidHostHeader(out.Host) {
 		return dst, fmt.Errorf("invalid Host %q", out.Host)
 	}
 	if !isKey(key) {
 		return dst, errors.New("invalid Sec-WebSocket-Key")
 	}
-	b := append(dst, "GET "...)
-	b = append(b, target...)
+	b, err := appendTarget(append(dst, "GET "...), out.URL)
+	if err != nil {
+		return dst, err
+	}
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, out.Host...)
 	b = append(b, "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
@@ -79,20 +83,22 @@ func isRequestField(canonical string) bool {
 	return canonical == "Host" || isOwnField(canonical)
 }
 
-// requestTarget returns u in the origin-form.
-func requestTarget(u *url.URL) (string, error) {
+// appendTarget appends u in the origin-form.
+func appendTarget(dst []byte, u *url.URL) ([]byte, error) {
 	if u == nil || u.Opaque != "" {
-		return "", errors.New("request has no path")
+		return dst, errors.New("request has no path")
 	}
-	target := u.EscapedPath()
-	if target == "" || target[0] != '/' {
-		target = "/" + target
+	b, path := dst, u.EscapedPath()
+	if path == "" || path[0] != '/' {
+		b = append(b, '/')
 	}
+	b = append(b, path...)
 	if u.RawQuery != "" || u.ForceQuery {
-		target += "?" + u.RawQuery
+		b = append(b, '?')
+		b = append(b, u.RawQuery...)
 	}
-	if i := indexInvisible(target); i >= 0 {
-		return "", fmt.Errorf("request target has the byte %#02x", target[i])
+	if i := indexInvisible(b[len(dst):]); i >= 0 {
+		return dst, fmt.Errorf("request target has the byte %#02x", b[len(dst)+i])
 	}
-	return target, nil
+	return b, nil
 }

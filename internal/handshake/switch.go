@@ -14,9 +14,10 @@ import (
 // Of both, what is hop-by-hop, or named by their Connection, is left out, and
 // all of Sec-WebSocket-*, which [AppendSwitch] writes.
 func SwitchHeader(outer, backend http.Header) http.Header {
-	h := make(http.Header, len(outer)+len(backend))
-	addEndToEnd(h, outer, isNotForSwitch)
-	addEndToEnd(h, backend, isWebSocketField)
+	h := make(http.Header) // most have no fields but those of AppendSwitch: no room before there is one
+	var store lineStore
+	addEndToEnd(h, outer, &store, isNotForSwitch)
+	addEndToEnd(h, backend, &store, isWebSocketField)
 	return h
 }
 
@@ -35,7 +36,7 @@ func isNotForSwitch(canonical string) bool {
 func AppendSwitch(dst []byte, h http.Header, clientKey string, a Agreement) ([]byte, error) {
 	b := append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"+
 		"Connection: Upgrade\r\nSec-WebSocket-Accept: "...)
-	b = append(b, Accept(clientKey)...)
+	b = appendAccept(b, clientKey)
 	b = append(b, "\r\n"...)
 	b, err := appendAgreement(b, a)
 	if err != nil {
@@ -73,7 +74,8 @@ func appendAgreement(b []byte, a Agreement) ([]byte, error) {
 // 6455, which a ResponseWriter keeps.
 func AnswerHeader(backend http.Header) http.Header {
 	h := make(http.Header, len(backend))
-	addEndToEnd(h, backend, func(string) bool { return false })
+	var store lineStore
+	addEndToEnd(h, backend, &store, func(string) bool { return false })
 	for key, lines := range h {
 		if isWebSocketField(key) {
 			delete(h, key)

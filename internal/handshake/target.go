@@ -133,7 +133,7 @@ func escapeQuery(query string) string {
 
 // indexInvisible returns the index of the first byte in s that may not stand in
 // a request line, or -1.
-func indexInvisible(s string) int {
+func indexInvisible[T string | []byte](s T) int {
 	for i := range len(s) {
 		if !isVisible(s[i]) {
 			return i

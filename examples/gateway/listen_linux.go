@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"net"
+	"syscall"
+)
+
+// listen is net.Listen with one difference: TCP keepalive is set on the listener,
+// and Linux hands it on to every connection. Package net would set it on each: four
+// system calls, 4 µs or about 1 % of what a tunnel costs that is opened and closed.
+func listen(addr string) (net.Listener, error) {
+	c := net.ListenConfig{KeepAlive: -1, Control: setKeepAlive}
+	ln, err := c.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		// Multipath TCP, which package net listens with where it can, has these
+		// options since Linux 6.10.
+		return net.Listen("tcp", addr)
+	}
+	return ln, nil
+}
+
+// keepAlive has the values of package net.
+var keepAlive = [...]struct{ level, option, value int }{
+	{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+	{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 15},
+	{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15},
+	{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 9},
+}
+
+func setKeepAlive(_, _ string, c syscall.RawConn) error {
+	var err error
+	controlErr := c.Control(func(fd uintptr) {
+		for _, o := range keepAlive {
+			if err = syscall.SetsockoptInt(int(fd), o.level, o.option, o.value); err != nil {
+				return
+			}
+		}
+	})
+	if controlErr != nil {
+		return controlErr
+	}
+	return err
+}
