@@ -18,30 +18,32 @@ type Socket struct {
 	isUnix bool
 }
 
-// TakeOver returns a socket that is the same connection as c, under a descriptor
-// of its own. C is to be closed: it stays the owner of its descriptor, and what it
-// holds besides is most of the memory of an idle tunnel. Using its descriptor
-// instead would be unsafe: whoever has c, or its finalizer, can close it.
-func TakeOver(c syscall.Conn) (Socket, error) {
-	_, isUnix := c.(*net.UnixConn)
+// TakeOver makes s the same connection as c, under a descriptor of its own. C is to
+// be closed: it stays the owner of its descriptor, and what it holds besides is most
+// of the memory of an idle tunnel. Using its descriptor instead would be unsafe:
+// whoever has c, or its finalizer, can close it.
+func (s *Socket) TakeOver(c syscall.Conn) error {
+	_, s.isUnix = c.(*net.UnixConn)
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return Socket{}, err
+		return err
 	}
-	s := Socket{isUnix: isUnix}
-	var errno syscall.Errno
-	err = raw.Control(func(fd uintptr) {
-		var dup uintptr
-		dup, _, errno = syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
-		s.fd = int32(dup)
-	})
-	if err == nil && errno != 0 {
-		err = os.NewSyscallError("fcntl", errno)
+	if err := raw.Control(s.duplicate); err != nil {
+		return err
 	}
-	if err != nil {
-		return Socket{}, err
+	if s.fd < 0 {
+		return os.NewSyscallError("fcntl", syscall.Errno(-s.fd))
 	}
-	return s, nil
+	return nil
+}
+
+// duplicate leaves the negative errno in s.fd where it fails.
+func (s *Socket) duplicate(fd uintptr) {
+	dup, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, fd, syscall.F_DUPFD_CLOEXEC, 0)
+	s.fd = int32(dup)
+	if errno != 0 {
+		s.fd = -int32(errno)
+	}
 }
 
 // Read reads what is there. It returns a byte at least, or ErrAgain, io.EOF or an

@@ -21,10 +21,11 @@ const maxEmptyReads = 100 // one after the other; a connection that has more is 
 // A Conn is one connection of a tunnel. Fill may be called by one goroutine at a
 // time, Write by another; the rest at any time.
 type Conn struct {
-	conn   net.Conn
-	reader reader // immutable
+	conn net.Conn // immutable
 
 	// Owned by the goroutine that calls Fill.
+	reader   reader
+	hasTried bool // to make reader, which an event loop has no need of
 	buffered []byte
 	large    bool // the last read filled a small buffer, or would have
 
@@ -43,7 +44,7 @@ type reader interface {
 // New returns a Conn over c, from which buffered has been read already. It owns
 // both from now on.
 func New(c net.Conn, buffered []byte) *Conn {
-	return &Conn{conn: c, buffered: buffered, reader: newReader(c)}
+	return &Conn{conn: c, buffered: buffered}
 }
 
 // PlainSocket returns the connection beneath, if it is certainly a plain TCP or unix
@@ -69,6 +70,9 @@ func plainSocket(c net.Conn) syscall.Conn {
 // must not be longer than [MaxHead]. The buffer is the caller's until it frees it.
 // Errors are those of [net.Conn.Read]; there is either an error or a byte.
 func (c *Conn) Fill(head []byte) (*Buffer, error) {
+	if !c.hasTried {
+		c.reader, c.hasTried = newReader(c.conn), true
+	}
 	switch {
 	case len(c.buffered) > 0:
 		b := largeBuffers.get(head)

@@ -364,7 +364,8 @@ type debt struct {
 // more.
 func (d *direction) settle(o debt) {
 	if !d.dst().isFlushed() {
-		d.owed = &o
+		d.owed = new(debt) // and not &o, which would be an allocation each time
+		*d.owed = o
 		return
 	}
 	d.settleNow(o)

@@ -49,11 +49,10 @@ func newLooped(c Config) *Relay {
 		return nil
 	}
 	t := &looped{loop: l, conns: &conns{c.Client, c.Backend}}
-	var err error
-	if t.sockets[0], err = epoll.TakeOver(client); err != nil {
-		return nil
+	if t.sockets[0].TakeOver(client) != nil {
+		return nil // out of descriptors
 	}
-	if t.sockets[1], err = epoll.TakeOver(backend); err != nil {
+	if t.sockets[1].TakeOver(backend) != nil {
 		t.sockets[0].Close()
 		return nil
 	}
