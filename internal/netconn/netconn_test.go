@@ -17,8 +17,6 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-var longAgo = time.Unix(1, 0)
-
 func TestBufferedBytesComeFirst(t *testing.T) {
 	forEachKind(t, []byte("early "), func(t *testing.T, c *Conn, far net.Conn) {
 		far.Write([]byte("late"))
@@ -377,7 +375,7 @@ func TestInterruptEndsFillAndWriteForGood(t *testing.T) {
 // A timeless connection has no deadlines.
 type timeless struct{ *memnet.Conn }
 
-func (timeless) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+func (timeless) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
 
 func TestInterruptClosesWhatHasNoDeadlines(t *testing.T) {
 	near, far := memnet.Pipe(10)

@@ -21,7 +21,8 @@ var sockets = map[string]func(testing.TB) (near, far net.Conn){
 func TestHowAConnectionIsReadDependsOnWhatItIs(t *testing.T) {
 	want := map[string]string{
 		"TCP": "*netconn.rawReader", "unix": "*netconn.rawReader", "TLS that we dialled": "*netconn.rawReader",
-		"TLS": "<nil>", "wrapped": "<nil>", "TLS over a wrapper": "<nil>", "memory": "<nil>",
+		"TLS":     "*netconn.tlsReader",
+		"wrapped": "<nil>", "TLS over a wrapper": "<nil>", "memory": "<nil>",
 	}
 	for _, kind := range kinds {
 		near, _ := kind.pair(t)
@@ -42,6 +43,23 @@ func TestWaitingOnASocketHoldsNoBuffer(t *testing.T) {
 				t.Errorf("a Fill that waits holds %d bytes; want no buffer", held)
 			}
 		})
+	}
+}
+
+func TestWaitingOverTLSHoldsLittleWhateverCameBefore(t *testing.T) {
+	held := heldWhileWaiting(t, func() *Conn {
+		near, far := acceptedTLSPair(t)
+		c := New(near, nil)
+		for _, size := range []int{smallSize, largeSize / 2} {
+			far.Write(make([]byte, size))
+			if p, err := fill(c, ""); len(p) != size || err != nil {
+				t.Fatalf("Fill() = %d bytes, %v; want %d", len(p), err, size)
+			}
+		}
+		return c
+	})
+	if held > heldSize+smallSize/4 {
+		t.Errorf("a Fill that waits holds %d bytes; want not much more than %d", held, heldSize)
 	}
 }
 
