@@ -228,7 +228,7 @@ func answered(a *answer) error {
 // exchange asks q over a.conn, over TLS if q's target says so, and fills a in.
 func (u *upgrade) exchange(a *answer, q *question) error {
 	if q.target.isTLS {
-		c := tls.Client(a.conn, u.p.tlsFor(q.target))
+		c := netconn.TLSClient(a.conn, u.p.tlsFor(q.target))
 		if err := c.Handshake(); err != nil { // not HandshakeContext, which closes a connection that is ours
 			return fmt.Errorf("TLS: %w", err)
 		}

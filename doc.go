@@ -142,9 +142,10 @@
 //
 // All platforms of Go have the same behaviour and the same exported names. A
 // tunnel uses two goroutines, one of them the server's, and two descriptors. On
-// Unix and Windows no buffer is held while a plain TCP or unix connection is idle;
-// a connection over TLS, or one that a listener has wrapped, holds one of 4 KiB, or
-// of 32 KiB after a large read.
+// Unix and Windows no buffer is held while a plain TCP or unix connection is idle,
+// nor, on Unix, while one to a backend over TLS is. A client's over TLS holds 512
+// bytes. One that a listener or a dialer has wrapped holds 4 KiB, or 32 KiB after a
+// large read. What crypto/tls keeps for a connection comes on top.
 // [Proxy.ServeHTTP] returns when the tunnel has ended, so that access logs and
 // in-flight counters of middleware see its whole life.
 package wsproxy

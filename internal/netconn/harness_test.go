@@ -1,6 +1,7 @@
 package netconn
 
 import (
+	"crypto/tls"
 	"net"
 	"path/filepath"
 	"sync"
@@ -19,6 +20,8 @@ var kinds = []struct {
 	{"unix", unixPair},
 	{"wrapped", wrappedPair},
 	{"TLS", tlsPair},
+	{"TLS that we dialled", dialledTLSPair},
+	{"TLS over a wrapper", wrappedTLSPair},
 	{"memory", memoryPair},
 }
 
@@ -95,6 +98,33 @@ func memoryPair(t testing.TB) (near, far net.Conn) {
 func tlsPair(t testing.TB) (near, far net.Conn) {
 	near, far = tcpPair(t)
 	return wstest.ShakeHands(t, near, far)
+}
+
+func wrappedTLSPair(t testing.TB) (near, far net.Conn) {
+	near, far = wrappedPair(t)
+	return wstest.ShakeHands(t, near, far)
+}
+
+// dialledTLSPair is TLS to a backend. The server sends a session ticket, so there
+// is something to read that is no data.
+func dialledTLSPair(t testing.TB) (near, far net.Conn) {
+	near, far = tcpPair(t)
+	client := TLSClient(near, &tls.Config{InsecureSkipVerify: true})
+	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{wstest.Certificate()}})
+	shakeHands(t, client, server)
+	return client, server
+}
+
+func shakeHands(t testing.TB, client, server *tls.Conn) {
+	t.Helper()
+	errc := make(chan error, 1)
+	go func() { errc <- server.Handshake() }() // ends with the handshake
+	if err := client.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-errc; err != nil {
+		t.Fatal(err)
+	}
 }
 
 // fill is Fill with a copy of what it returned.

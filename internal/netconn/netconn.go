@@ -16,16 +16,19 @@ import (
 	"time"
 )
 
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
 const maxEmptyReads = 100 // one after the other; a connection that has more is broken
 
 // A Conn is one connection of a tunnel. Fill may be called by one goroutine at a
 // time, Write by another; the rest at any time.
 type Conn struct {
-	conn net.Conn // immutable
+	conn   net.Conn // immutable
+	reader reader   // immutable; nil for a plain socket
 
 	// Owned by the goroutine that calls Fill.
-	reader   reader
-	hasTried bool // to make reader, which an event loop has no need of
+	plain    reader // for a plain socket; made by Fill, for an event loop has no need of it
 	buffered []byte
 	large    bool // the last read filled a small buffer, or would have
 
@@ -33,18 +36,22 @@ type Conn struct {
 	closeErr  error
 }
 
-// A reader reads from a connection without holding a buffer while it waits. It is
-// nil where that is impossible.
+// A reader reads from a connection of which it knows enough to hold no buffer
+// while it waits, or a very small one. It is nil where that is impossible.
 type reader interface {
 	// fill waits until there is something to read and returns it in a buffer of
-	// the pool, behind a copy of head.
+	// a pool, behind a copy of head.
 	fill(head []byte) (*Buffer, error)
 }
 
 // New returns a Conn over c, from which buffered has been read already. It owns
 // both from now on.
 func New(c net.Conn, buffered []byte) *Conn {
-	return &Conn{conn: c, buffered: buffered}
+	n := &Conn{conn: c, buffered: buffered}
+	if plainSocket(c) == nil {
+		n.reader = readerFor(c)
+	}
+	return n
 }
 
 // PlainSocket returns the connection beneath, if it is certainly a plain TCP or unix
@@ -66,12 +73,23 @@ func plainSocket(c net.Conn) syscall.Conn {
 	return nil
 }
 
+func readerFor(c net.Conn) reader {
+	if r := newReader(c); r != nil {
+		return r
+	}
+	if r := newTLSReader(c); r != nil {
+		return r
+	}
+	return nil
+}
+
 // Fill waits for bytes and returns them in a buffer, behind a copy of head, which
 // must not be longer than [MaxHead]. The buffer is the caller's until it frees it.
 // Errors are those of [net.Conn.Read]; there is either an error or a byte.
 func (c *Conn) Fill(head []byte) (*Buffer, error) {
-	if !c.hasTried {
-		c.reader, c.hasTried = newReader(c.conn), true
+	r := c.reader
+	if r == nil {
+		r = c.plainReader()
 	}
 	switch {
 	case len(c.buffered) > 0:
@@ -82,16 +100,23 @@ func (c *Conn) Fill(head []byte) (*Buffer, error) {
 			c.buffered = nil
 		}
 		return b, nil
-	case c.reader != nil:
-		return c.reader.fill(head)
+	case r != nil:
+		return r.fill(head)
 	}
 	return c.read(head)
 }
 
-// read is Fill for connections that must be given a buffer before they wait,
-// such as a [tls.Conn], which reads ahead into buffers that nobody can see. The
-// buffer is small until one read fills it, and again after one that would not
-// have.
+// plainReader returns the reader of a plain socket, or nil.
+func (c *Conn) plainReader() reader {
+	if c.plain == nil && plainSocket(c.conn) != nil {
+		c.plain = readerFor(c.conn)
+	}
+	return c.plain
+}
+
+// read is Fill for connections of which nothing is known, such as one that
+// somebody has wrapped: they must be given a buffer before they wait. It is small
+// until one read fills it, and again after one that would not have.
 func (c *Conn) read(head []byte) (*Buffer, error) {
 	pool := &smallBuffers
 	if c.large {
@@ -122,7 +147,12 @@ func (c *Conn) readSome(p []byte) (n int, err error) {
 func (c *Conn) Write(p []byte) (int, error) { return c.conn.Write(p) }
 
 // SetReadDeadline is that of [net.Conn]; it wakes Fill.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if r, ok := c.reader.(*tlsReader); ok {
+		return r.setReadDeadline(t)
+	}
+	return c.conn.SetReadDeadline(t)
+}
 
 // SetWriteDeadline is that of [net.Conn]; it wakes Write.
 func (c *Conn) SetWriteDeadline(t time.Time) { c.conn.SetWriteDeadline(t) }
@@ -130,7 +160,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) { c.conn.SetWriteDeadline(t) }
 // Interrupt makes Fill and Write fail at once, from now on: by a deadline or, on a
 // connection that has none, by abandoning it.
 func (c *Conn) Interrupt() {
-	if c.conn.SetDeadline(time.Unix(1, 0)) != nil {
+	if c.SetReadDeadline(longAgo) != nil || c.conn.SetWriteDeadline(longAgo) != nil {
 		c.Abandon()
 	}
 }

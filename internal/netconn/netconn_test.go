@@ -3,6 +3,7 @@ package netconn
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -15,8 +16,6 @@ import (
 	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
-
-var longAgo = time.Unix(1, 0)
 
 func TestBufferedBytesComeFirst(t *testing.T) {
 	forEachKind(t, []byte("early "), func(t *testing.T, c *Conn, far net.Conn) {
@@ -65,6 +64,36 @@ func TestHeadStandsBeforeWhatIsRead(t *testing.T) {
 				}
 				b.Free()
 			}
+		}
+	})
+}
+
+func TestMuchDataArrivesWhole(t *testing.T) {
+	var want bytes.Buffer
+	for i := range 1000 {
+		size := 1 + i%700
+		if i%50 == 0 {
+			size = 40 * i // more than any buffer holds
+		}
+		fmt.Fprintf(&want, "%0*d\n", size, i)
+	}
+	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
+		go func() { // ends when all is read
+			for line := range bytes.Lines(want.Bytes()) {
+				far.Write(line)
+			}
+			far.Close()
+		}()
+		var got bytes.Buffer
+		for {
+			p, err := fill(c, "")
+			if err != nil {
+				break
+			}
+			got.WriteString(p)
+		}
+		if !bytes.Equal(got.Bytes(), want.Bytes()) {
+			t.Errorf("got %d bytes that are not the %d that were sent", got.Len(), want.Len())
 		}
 	})
 }
@@ -346,7 +375,7 @@ func TestInterruptEndsFillAndWriteForGood(t *testing.T) {
 // A timeless connection has no deadlines.
 type timeless struct{ *memnet.Conn }
 
-func (timeless) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+func (timeless) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
 
 func TestInterruptClosesWhatHasNoDeadlines(t *testing.T) {
 	near, far := memnet.Pipe(10)

@@ -13,7 +13,7 @@ import (
 // buffer only when there is something to put into it.
 type rawReader struct {
 	raw syscall.RawConn
-	net string
+	src source
 	try func(fd uintptr) bool // r.read, made once: a closure a call would be an allocation a call
 
 	large bool // the last read filled a small buffer, or would have
@@ -24,13 +24,25 @@ type rawReader struct {
 	err  error
 }
 
-// newReader returns a reader for plain sockets.
+// A source is read from without waiting.
+type source interface {
+	// readNow reads from fd. The error is errNotYet if nothing has come, io.EOF at
+	// the end; there is either an error or a byte.
+	readNow(fd int, p []byte) (int, error)
+}
+
+// newReader returns a reader for plain sockets, and for TLS that [TLSClient] made
+// over one.
 func newReader(c net.Conn) reader {
-	raw := rawConn(c)
-	if raw == nil {
+	r := new(rawReader)
+	if t := newTLSSource(c); t != nil {
+		r.raw, r.src = rawConn(t.below.Conn), t
+	} else {
+		r.raw, r.src = rawConn(c), socket{c}
+	}
+	if r.raw == nil {
 		return nil
 	}
-	r := &rawReader{raw: raw, net: c.LocalAddr().Network()}
 	r.try = r.read
 	return r
 }
@@ -55,24 +67,46 @@ func (r *rawReader) read(fd uintptr) bool {
 		pool = &largeBuffers
 	}
 	b := pool.get(r.head)
-	n, err := syscall.Read(int(fd), b.space())
-	for err == syscall.EINTR {
-		n, err = syscall.Read(int(fd), b.space())
-	}
+	n, err := r.src.readNow(int(fd), b.space())
 	if n > 0 {
 		b.grow(n)
 		r.large = b.len >= smallSize
 		r.buf = b
-		return true
+		return true // an error will come again
 	}
 	b.Free()
-	switch err {
-	case syscall.EAGAIN:
+	if err == errNotYet {
 		return false
-	case nil:
-		r.err = io.EOF
-	default:
-		r.err = &net.OpError{Op: "read", Net: r.net, Err: os.NewSyscallError("read", err)}
 	}
+	r.err = err
 	return true
 }
+
+// A socket is a plain socket as a source.
+type socket struct{ net.Conn }
+
+func (s socket) readNow(fd int, p []byte) (int, error) {
+	n, err := syscall.Read(fd, p)
+	for err == syscall.EINTR {
+		n, err = syscall.Read(fd, p)
+	}
+	switch {
+	case n > 0:
+		return n, nil
+	case err == syscall.EAGAIN:
+		return 0, errNotYet
+	case err == nil:
+		return 0, io.EOF
+	}
+	return 0, &net.OpError{Op: "read", Net: s.LocalAddr().Network(), Err: os.NewSyscallError("read", err)}
+}
+
+// errNotYet is what crypto/tls takes for a deadline that has passed: it keeps what
+// it has read of a record, and goes on with it the next time.
+var errNotYet error = notYet{}
+
+type notYet struct{}
+
+func (notYet) Error() string   { return "nothing to read yet" }
+func (notYet) Timeout() bool   { return true }
+func (notYet) Temporary() bool { return true }

@@ -14,45 +14,78 @@ import (
 
 // sockets are the kinds of connections that are read without a buffer to wait
 // with.
-var sockets = map[string]func(testing.TB) (near, far net.Conn){"tcp": tcpPair, "unix": unixPair}
+var sockets = map[string]func(testing.TB) (near, far net.Conn){
+	"TCP": tcpPair, "unix": unixPair, "TLS that we dialled": dialledTLSPair,
+}
 
-func TestOnlyPlainSocketsAreReadRaw(t *testing.T) {
+func TestHowAConnectionIsReadDependsOnWhatItIs(t *testing.T) {
+	want := map[string]string{
+		"TCP": "*netconn.rawReader", "unix": "*netconn.rawReader", "TLS that we dialled": "*netconn.rawReader",
+		"TLS":     "*netconn.tlsReader",
+		"wrapped": "<nil>", "TLS over a wrapper": "<nil>", "memory": "<nil>",
+	}
 	for _, kind := range kinds {
 		near, _ := kind.pair(t)
-		got := New(near, nil).reader != nil
-		if want := kind.name == "TCP" || kind.name == "unix"; got != want {
-			t.Errorf("%s: read raw = %v; want %v", kind.name, got, want)
+		if got := fmt.Sprintf("%T", readerFor(near)); got != want[kind.name] {
+			t.Errorf("%s: read by %s; want %s", kind.name, got, want[kind.name])
 		}
 	}
 }
 
 func TestWaitingOnASocketHoldsNoBuffer(t *testing.T) {
-	const waiting = 100
 	for network, pair := range sockets {
 		t.Run(network, func(t *testing.T) {
-			var conns []*Conn
-			for range waiting {
+			held := heldWhileWaiting(t, func() *Conn {
 				near, _ := pair(t)
-				conns = append(conns, New(near, nil))
-			}
-			before := heapBytes()
-			errc := make(chan error, waiting)
-			for _, c := range conns {
-				go func() {
-					_, err := fill(c, "held")
-					errc <- err
-				}()
-			}
-			waitForFills(waiting)
-			if held := (heapBytes() - before) / waiting; held > smallSize/2 {
+				return New(near, nil)
+			})
+			if held > smallSize/2 {
 				t.Errorf("a Fill that waits holds %d bytes; want no buffer", held)
-			}
-			for _, c := range conns {
-				c.Close()
-				<-errc
 			}
 		})
 	}
+}
+
+func TestWaitingOverTLSHoldsLittleWhateverCameBefore(t *testing.T) {
+	held := heldWhileWaiting(t, func() *Conn {
+		near, far := acceptedTLSPair(t)
+		c := New(near, nil)
+		for _, size := range []int{smallSize, largeSize / 2} {
+			far.Write(make([]byte, size))
+			if p, err := fill(c, ""); len(p) != size || err != nil {
+				t.Fatalf("Fill() = %d bytes, %v; want %d", len(p), err, size)
+			}
+		}
+		return c
+	})
+	if held > heldSize+smallSize/4 {
+		t.Errorf("a Fill that waits holds %d bytes; want not much more than %d", held, heldSize)
+	}
+}
+
+// heldWhileWaiting returns how much memory more a connection takes while a Fill
+// waits.
+func heldWhileWaiting(t *testing.T, open func() *Conn) int {
+	const waiting = 100
+	var conns []*Conn
+	for range waiting {
+		conns = append(conns, open())
+	}
+	before := heapBytes()
+	errc := make(chan error, waiting)
+	for _, c := range conns {
+		go func() { // ends with Close
+			_, err := fill(c, "held")
+			errc <- err
+		}()
+	}
+	waitForFills(waiting)
+	held := (heapBytes() - before) / waiting
+	for _, c := range conns {
+		c.Close()
+		<-errc
+	}
+	return held
 }
 
 // heapBytes empties the pools first: what is in them is held by nobody.
@@ -72,7 +105,7 @@ func waitForFills(n int) {
 		waiting = 0
 		stacks := string(buf[:runtime.Stack(buf, true)])
 		for stack := range strings.SplitSeq(stacks, "\n\n") {
-			if strings.Contains(stack, "[IO wait") && strings.Contains(stack, "(*rawReader).fill") {
+			if strings.Contains(stack, "[IO wait") && strings.Contains(stack, "netconn.(*Conn).Fill") {
 				waiting++
 			}
 		}
@@ -98,6 +131,8 @@ func TestResetReadsLikeThatOfANetConn(t *testing.T) {
 }
 
 func TestFillOnASocketAllocatesNothing(t *testing.T) {
+	// crypto/tls allocates whenever it reads: once before the wait, once behind it.
+	want := map[string]float64{"TLS that we dialled": 2}
 	for network, pair := range sockets {
 		near, far := pair(t)
 		c := New(near, nil)
@@ -110,39 +145,8 @@ func TestFillOnASocketAllocatesNothing(t *testing.T) {
 			}
 			b.Free()
 		})
-		if allocs >= 1 {
-			t.Errorf("%s: %v allocations a Fill; want 0", network, allocs)
+		if allocs > want[network] {
+			t.Errorf("%s: %v allocations a Fill; want at most %v", network, allocs, want[network])
 		}
-	}
-}
-
-func TestSocketsDeliverMuchDataWhole(t *testing.T) {
-	const pieces = 2000
-	for network, pair := range sockets {
-		t.Run(network, func(t *testing.T) {
-			near, far := pair(t)
-			c := New(near, nil)
-			go func() {
-				for i := range pieces {
-					fmt.Fprintf(far, "%0*d\n", 1+i%500, i)
-				}
-				far.Close()
-			}()
-			var got strings.Builder
-			for {
-				p, err := fill(c, "")
-				if err != nil {
-					break
-				}
-				got.WriteString(p)
-			}
-			var want strings.Builder
-			for i := range pieces {
-				fmt.Fprintf(&want, "%0*d\n", 1+i%500, i)
-			}
-			if got.String() != want.String() {
-				t.Errorf("got %d bytes that are not the %d that were sent", got.Len(), want.Len())
-			}
-		})
 	}
 }

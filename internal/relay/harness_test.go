@@ -80,7 +80,8 @@ var networks = []network{
 	{name: "TCP", client: tcpPair, backend: tcpPair, isSockets: true},
 	{name: "unix", client: unixPair, backend: unixPair, isSockets: true, cannotReset: true},
 	{name: "TLS client", client: tlsPair, backend: tcpPair},
-	{name: "TLS backend", client: tcpPair, backend: tlsPair},
+	{name: "TLS backend", client: tcpPair, backend: dialledTLSPair},
+	{name: "TLS over wrappers", client: wrappedTLSPair, backend: wrappedTLSPair},
 	{name: "wrapped", client: wrappedPair, backend: wrappedPair, cannotHalfClose: true},
 	memory(64 << 10),
 }
@@ -147,8 +148,27 @@ func (w *wrapper) Close() error {
 func (w *wrapper) NumCloses() int { return int(w.closes.Load()) }
 
 func tlsPair(t testing.TB) (near, far net.Conn) {
+	near, far = tcpPair(t)
+	return wstest.ShakeHands(t, near, far)
+}
+
+func wrappedTLSPair(t testing.TB) (near, far net.Conn) {
 	near, far = wrappedPair(t)
 	return wstest.ShakeHands(t, near, far)
+}
+
+// dialledTLSPair is TLS as a proxy speaks it to a backend.
+func dialledTLSPair(t testing.TB) (near, far net.Conn) {
+	t.Helper()
+	near, far = tcpPair(t)
+	client := netconn.TLSClient(near, &tls.Config{InsecureSkipVerify: true})
+	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{wstest.Certificate()}})
+	errc := make(chan error, 1)
+	go func() { errc <- server.Handshake() }() // ends with the handshake
+	if err := errors.Join(client.Handshake(), <-errc); err != nil {
+		t.Fatal(err)
+	}
+	return client, server
 }
 
 // A scene is a tunnel and the two peers that it connects.

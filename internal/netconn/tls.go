@@ -1,0 +1,95 @@
+package netconn
+
+import (
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+)
+
+// A tlsReader reads from a TLS connection that somebody else has made, as
+// net/http makes a client's. It reads ahead into buffers that nobody can see, so
+// it must be given a buffer before it waits. That is a tiny one: how much is left
+// of a record that fills it is found out with a deadline that has passed, under
+// which a read returns what crypto/tls has, and does not wait.
+type tlsReader struct {
+	conn *tls.Conn
+
+	// Owned by the goroutine that calls fill.
+	large bool // the last record that was too much for the held buffer filled a small one, or would have
+
+	mu       sync.Mutex
+	deadline time.Time // of reads, as others have set it
+	isTaking bool      // the deadline of conn is another one for the moment
+}
+
+// newTLSReader returns nil unless c is TLS over a plain socket: of a wrapper it is
+// not known what it does with a deadline.
+func newTLSReader(c net.Conn) *tlsReader {
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	switch t.NetConn().(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return &tlsReader{conn: t}
+	}
+	return nil
+}
+
+func (r *tlsReader) fill(head []byte) (*Buffer, error) {
+	b := heldBuffers.get(head)
+	n, err := r.conn.Read(b.space())
+	if n == 0 {
+		b.Free()
+		return nil, err
+	}
+	b.grow(n)
+	if len(b.space()) == 0 {
+		b = r.take(b)
+	}
+	return b, nil // an error will come again
+}
+
+// take returns what is in b, which it frees, and behind it what is left of the
+// record.
+func (r *tlsReader) take(b *Buffer) *Buffer {
+	pool := &smallBuffers
+	if r.large {
+		pool = &largeBuffers
+	}
+	whole := pool.get(b.Bytes())
+	b.Free()
+	r.stopWaiting()
+	n, _ := r.conn.Read(whole.space()) // an error is the deadline's, or will come again
+	r.waitAgain()
+	whole.grow(n)
+	r.large = whole.len >= smallSize
+	return whole
+}
+
+// stopWaiting makes reads return at once, until waitAgain.
+func (r *tlsReader) stopWaiting() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.isTaking = true
+	r.conn.SetReadDeadline(longAgo)
+}
+
+func (r *tlsReader) waitAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.isTaking = false
+	r.conn.SetReadDeadline(r.deadline)
+}
+
+// setReadDeadline is SetReadDeadline for everybody else.
+func (r *tlsReader) setReadDeadline(t time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.deadline = t
+	if r.isTaking {
+		return nil
+	}
+	return r.conn.SetReadDeadline(t)
+}
