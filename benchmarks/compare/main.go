@@ -88,7 +88,7 @@ func checkBounds(w io.Writer, bounds []bound, r results) error {
 			fmt.Fprintln(w)
 		}
 		verdict, holds := b.check(r)
-		fmt.Fprintf(w, "%s: %s\n", b.text, verdict)
+		fmt.Fprintf(w, "- `%s`: %s\n", b.text, verdict)
 		isBroken = isBroken || !holds
 	}
 	if isBroken {
