@@ -6,8 +6,8 @@
 //	go run ./compare                            # beside other proxies; some minutes
 //	go run ./compare -h
 //
-// What a pick costs is measured in the core module, because it looks inside:
-// go test -bench Pick -run '^$' .. there.
+// What a pick costs is measured in the core module, where the candidates are seen:
+// go test -bench Pick -run '^$' . in the folder above.
 //
 // The programs beside compare are what it starts: backend answers, load makes
 // traffic and measures, host is a program with a proxy in it, httputil is a proxy

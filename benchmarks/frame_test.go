@@ -42,7 +42,6 @@ func track(b *testing.B, rules frame.Rules, whole []byte) {
 		stream = append(stream, whole...)
 		frames++
 	}
-	b.SetBytes(int64(len(stream)))
 	b.ReportAllocs()
 	for b.Loop() {
 		tracker := frame.Tracker{Rules: rules}

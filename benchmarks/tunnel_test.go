@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 // connection shows.
 func BenchmarkHandshake(b *testing.B) {
 	forEachPath(b, func(b *testing.B, url string) {
-		d := dialer(b, url)
+		d := dialer(b, url, 512)
 		b.ReportAllocs()
 		for b.Loop() {
 			c, err := d.Dial()
@@ -46,7 +46,7 @@ func BenchmarkEcho(b *testing.B) {
 }
 
 func echo(b *testing.B, url string, size int) {
-	c, err := dialer(b, url).Dial()
+	c, err := dialer(b, url, 64<<10).Dial()
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -91,8 +91,8 @@ func serveProxy(b *testing.B, backend string, isDetached bool) (url string) {
 	return strings.Replace(server.URL, "http", "ws", 1)
 }
 
-func dialer(b *testing.B, url string) *wire.Dialer {
-	d, err := wire.NewDialer(url+"/", 64<<10, 64)
+func dialer(b *testing.B, url string, bufferBytes int) *wire.Dialer {
+	d, err := wire.NewDialer(url+"/", bufferBytes, 64)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -29,7 +29,8 @@ fill() {
 
 # benchmarks TAGS: run the Go benchmarks, and write them as preformatted text.
 benchmarks() {
-	go test -bench . -run '^$' -tags "$1" . | sed -n 's/^Benchmark/    &/p' | tee /dev/stderr
+	echo "Go benchmarks, tags: ${1:-none}" >&2
+	go test -bench . -run '^$' -tags "$1" . | sed -n 's/^Benchmark/    &/p'
 }
 
 benchmarks '' >"$tmp/go"

@@ -132,7 +132,7 @@ func measureFairness(ctx context.Context, b *bench, p *peer) (figures, error) {
 	quiet := traffic{mode: "echo", conns: 200, size: 128, rate: 1000, warmUp: time.Second, length: 5 * time.Second}
 	loud := bulkTraffic
 	loud.conns = 2
-	loud.length = quiet.warmUp + quiet.length + time.Second // it begins first, and ends last
+	loud.length = quiet.warmUp + quiet.length + 3*time.Second // it begins first, and ends last
 	// Two processes: in one, the large messages would keep the small ones waiting.
 	l, err := b.startLoad(ctx, loud, url, t.pid())
 	if err != nil {
