@@ -40,5 +40,7 @@ fill go-portable
 
 status=0
 go run ./compare "$@" >"$tmp/compare" || status=$?
-fill compare
+if [ -s "$tmp/compare" ]; then # it was not interrupted
+	fill compare
+fi
 exit "$status"

@@ -61,6 +61,32 @@ func TestBoundsAreAboutMediansOfRounds(t *testing.T) {
 	}
 }
 
+func TestComparisonFailsWhereABoundDoesNotHold(t *testing.T) {
+	for texts, want := range map[string]error{
+		"":                                  nil,
+		"a:echo.cpu<=30":                    nil,
+		"a:echo.cpu<=30 a:echo.cpu<=29":     errBroken,
+		"c:echo.cpu<=30 a:echo.cpu<=30":     errBroken,
+		"a:echo.cpu<=30 a/b:echo.cpu<=0.63": nil,
+	} {
+		var bounds []bound
+		for text := range strings.FieldsSeq(texts) {
+			b, err := parseBound(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bounds = append(bounds, b)
+		}
+		var out strings.Builder
+		if err := checkBounds(&out, bounds, threeRounds); err != want {
+			t.Errorf("checkBounds(%s) = %v; want %v; it wrote:\n%s", texts, err, want, out.String())
+		}
+		if got := strings.Count(out.String(), "- `"); got != len(bounds) {
+			t.Errorf("checkBounds(%s) wrote %d lines; want %d", texts, got, len(bounds))
+		}
+	}
+}
+
 func TestMedianIsTheMiddle(t *testing.T) {
 	for _, tt := range []struct {
 		values []float64
