@@ -37,6 +37,12 @@ type tunnelCost struct {
 	Goroutines float64 `json:"goroutines"`
 }
 
+// A processUse is what such a process uses in all.
+type processUse struct {
+	tunnelCost
+	Engine string // of its tunnels
+}
+
 func TestIdleTunnelCostsNoMoreThanItDid(t *testing.T) {
 	switch {
 	case runtime.GOOS != "linux":
@@ -46,9 +52,9 @@ func TestIdleTunnelCostsNoMoreThanItDid(t *testing.T) {
 	}
 	for _, mode := range []string{memoryBlocking, memoryDetached} {
 		t.Run(mode, func(t *testing.T) {
-			got := measureIdleTunnels(t, mode)
-			t.Logf("an idle tunnel costs %.0f bytes, %.2f goroutines", got.Bytes, got.Goroutines)
-			name := engineName + "/" + mode
+			got, engine := measureIdleTunnels(t, mode)
+			name := engine + ", " + mode
+			t.Logf("%s: an idle tunnel costs %.0f bytes, %.2f goroutines", name, got.Bytes, got.Goroutines)
 			stored := readTunnelCosts(t)
 			if *update {
 				stored[name] = tunnelCost{math.Round(got.Bytes), math.Round(got.Goroutines)}
@@ -92,7 +98,7 @@ func writeTunnelCosts(t *testing.T, costs map[string]tunnelCost) {
 
 // measureIdleTunnels opens tunnels through a proxy in a process of its own, so
 // that the clients and the backend are not measured with it.
-func measureIdleTunnels(t *testing.T, mode string) tunnelCost {
+func measureIdleTunnels(t *testing.T, mode string) (cost tunnelCost, engine string) {
 	t.Helper()
 	p := startMemoryProcess(t, mode, wstest.StartEcho(t))
 	p.openTunnels(t, memoryWarmUp)
@@ -102,7 +108,7 @@ func measureIdleTunnels(t *testing.T, mode string) tunnelCost {
 	return tunnelCost{
 		Bytes:      (after.Bytes - before.Bytes) / memoryTunnels,
 		Goroutines: (after.Goroutines - before.Goroutines) / memoryTunnels,
-	}
+	}, after.Engine
 }
 
 // A memoryProcess is this binary again, as a program with a proxy.
@@ -166,16 +172,16 @@ func (p *memoryProcess) openTunnels(t *testing.T, n int) {
 }
 
 // measure returns what the process has of everything.
-func (p *memoryProcess) measure(t *testing.T) tunnelCost {
+func (p *memoryProcess) measure(t *testing.T) processUse {
 	t.Helper()
 	if _, err := io.WriteString(p.ask, "\n"); err != nil {
 		t.Fatal(err)
 	}
-	var cost tunnelCost
-	if text := p.line(t); json.Unmarshal([]byte(text), &cost) != nil {
+	var use processUse
+	if text := p.line(t); json.Unmarshal([]byte(text), &use) != nil {
 		t.Fatalf("the process with the proxy said %q", text)
 	}
-	return cost
+	return use
 }
 
 // beMemoryProcess is what the process does instead of tests, if it is one: it
@@ -201,7 +207,12 @@ func beMemoryProcess() {
 	go http.Serve(ln, proxy) // as long as the process
 	fmt.Printf("http://%s\n", ln.Addr())
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		json.NewEncoder(os.Stdout).Encode(usedNow())
+		use := processUse{tunnelCost: usedNow()}
+		for tunnel := range proxy.Tunnels() {
+			use.Engine = tunnel.Info().Engine.String()
+			break
+		}
+		json.NewEncoder(os.Stdout).Encode(use)
 	}
 	os.Exit(0)
 }
