@@ -56,6 +56,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	machine := describeMachine(ctx, peers)
+	if f.scale != 1 {
+		machine += fmt.Sprintf(" Connections and times were multiplied by %g.", f.scale)
+	}
 	results := b.runAll(ctx, f.workloads, peers, f.rounds)
 	if err := ctx.Err(); err != nil {
 		return errors.New("interrupted")
