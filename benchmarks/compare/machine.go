@@ -2,13 +2,15 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
 )
 
-// describeMachine returns a line on what is measured where.
+// describeMachine returns a line on what is measured where, and on how busy the
+// machine is with other things.
 func describeMachine(ctx context.Context, peers []*peer) string {
 	parts := []string{
 		plural(runtime.NumCPU(), "core"),
@@ -21,7 +23,8 @@ func describeMachine(ctx context.Context, peers []*peer) string {
 			parts = append(parts, version(ctx, p.installed))
 		}
 	}
-	return strings.Join(parts, ", ") + "."
+	load, _, _ := strings.Cut(readFile("/proc/loadavg"), " ")
+	return fmt.Sprintf("%s. The load average was %s before.", strings.Join(parts, ", "), load)
 }
 
 func processor() string {
