@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write api.txt")
+var update = flag.Bool("update", false, "write the files that the run tests compare with: "+apiFile+", "+memoryFile)
 
 const apiFile = "api.txt"
 

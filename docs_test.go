@@ -15,6 +15,7 @@ import (
 // documents are what users read beside the reference.
 var documents = []string{
 	"ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "docs/production.md",
+	"docs/benchmarks.md",
 }
 
 func TestProgramOfTheReadmeCompiles(t *testing.T) {
@@ -59,7 +60,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 	mention := regexp.MustCompile(`\b(?:Test|Example|Fuzz)[A-Z]\w*`)
 	for _, doc := range documents {
 		for _, name := range mention.FindAllString(read(t, doc), -1) {
-			if !declared[name] && name != "TestAPI" { // which is a pattern
+			if !declared[name] && name != "TestAPI" && name != "TestIdleTunnel" { // which are patterns
 				t.Errorf("%s names %s, which does not exist", doc, name)
 			}
 		}
@@ -80,6 +81,27 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 			t.Errorf("ARCHITECTURE.md has no row for %s", dir)
 		}
 	}
+	for _, dir := range nestedModules(t) {
+		if !strings.Contains(read(t, "ARCHITECTURE.md"), "`"+dir+"`") {
+			t.Errorf("ARCHITECTURE.md does not name the module in %s", dir)
+		}
+	}
+}
+
+// nestedModules returns the folders, below this one, that have a go.mod.
+func nestedModules(t *testing.T) []string {
+	t.Helper()
+	var dirs []string
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "go.mod" && name != "go.mod" {
+			dirs = append(dirs, filepath.ToSlash(filepath.Dir(name)))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dirs
 }
 
 func read(t *testing.T, name string) string {

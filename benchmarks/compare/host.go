@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+)
+
+// hostWorkload is about a program that has work of its own. A proxy that is no
+// library has another process beside it that computes as much.
+var hostWorkload = &workload{
+	name: "host",
+	about: "50 tunnels, 1,000 round trips a second in all, while the host program rests, and while it computes on all cores;\n" +
+		"            and a plain TCP echo in a host program of 1 and 2 procs while its tunnels carry as much as they can",
+	figures: []string{"resting_p50_us", "resting_p99_us", "computing_p50_us", "computing_p99_us", "plain_1proc_p50_us", "plain_2procs_p50_us"},
+	measure: measureHost,
+}
+
+var hostTraffic = traffic{mode: "echo", conns: 50, size: 128, rate: 1000, warmUp: time.Second, length: 3 * time.Second}
+
+func measureHost(ctx context.Context, b *bench, p *peer) (figures, error) {
+	all := make(figures)
+	for name, goroutines := range map[string]int{"resting": 0, "computing": runtime.NumCPU()} {
+		f, err := b.latencyBeside(ctx, p, goroutines)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all[name+"_p50_us"], all[name+"_p99_us"] = f["p50_us"], f["p99_us"]
+	}
+	if p.hostFlags == nil {
+		return all, nil
+	}
+	for name, procs := range map[string]int{"plain_1proc_p50_us": 1, "plain_2procs_p50_us": 2} {
+		p50, err := b.plainEcho(ctx, p, procs)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		all[name] = p50
+	}
+	return all, nil
+}
+
+// latencyBeside measures the latency through p while goroutines compute: in the
+// same process if p is a library, else in another one.
+func (b *bench) latencyBeside(ctx context.Context, p *peer, goroutines int) (figures, error) {
+	h, err := b.startHost(ctx, p, goroutines, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer h.stop()
+	addr := h.addr
+	if p.hostFlags == nil {
+		t, err := b.startPeer(ctx, p, nil)
+		if err != nil {
+			return nil, err
+		}
+		defer t.stop()
+		addr = t.addr
+	}
+	return b.run(ctx, hostTraffic, "ws://"+addr+"/", 0)
+}
+
+// plainEcho returns the p50 of a connection that has nothing to do with the proxy,
+// in the same process, while tunnels carry small and large messages.
+func (b *bench) plainEcho(ctx context.Context, p *peer, procs int) (float64, error) {
+	h, err := b.startHost(ctx, p, 0, procs)
+	if err != nil {
+		return 0, err
+	}
+	defer h.stop()
+	for _, tr := range []traffic{echoTraffic, bulkTraffic} {
+		tr.length = time.Hour
+		l, err := b.startLoad(ctx, tr, "ws://"+h.addr+"/", 0)
+		if err != nil {
+			return 0, err
+		}
+		defer l.stop()
+	}
+	probe := traffic{mode: "echo", conns: 2, size: 128, rate: 200, warmUp: 500 * time.Millisecond, length: 3 * time.Second}
+	f, err := b.run(ctx, probe, "tcp://"+h.echo, 0)
+	return f["p50_us"], err
+}
+
+// A host is a running program host.
+type host struct {
+	*target
+	echo string // address of its plain echo
+}
+
+// startHost starts a program with the proxy of p in it, or with any if p is no
+// library. procs is its GOMAXPROCS, if not 0.
+func (b *bench) startHost(ctx context.Context, p *peer, compute, procs int) (*host, error) {
+	listen, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	echo, err := freeAddr()
+	if err != nil {
+		return nil, err
+	}
+	programs := p.build
+	if p.hostFlags == nil {
+		programs = ordinary
+	}
+	args := append([]string{"-listen", listen, "-echo", echo, "-compute", fmt.Sprint(compute)}, p.hostFlags...)
+	cmd := setup{bin: b.binOf(programs)}.program("host", append(args, b.backends...)...)
+	if procs > 0 {
+		cmd.Env = append(os.Environ(), fmt.Sprintf("GOMAXPROCS=%d", procs))
+	}
+	process, err := start(ctx, cmd, listen)
+	if err != nil {
+		return nil, err
+	}
+	return &host{&target{process, listen}, echo}, nil
+}

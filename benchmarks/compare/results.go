@@ -1,0 +1,48 @@
+package main
+
+import (
+	"maps"
+	"slices"
+)
+
+// A record is what one workload measured on one peer in one round.
+type record struct {
+	Workload string             `json:"workload"`
+	Peer     string             `json:"peer"`
+	Round    int                `json:"round"`
+	Figures  map[string]float64 `json:"figures"`
+}
+
+type results []record
+
+// values returns a figure by round, without the rounds that have none.
+func (r results) values(workload, peer, figure string) map[int]float64 {
+	values := make(map[int]float64)
+	for _, rec := range r {
+		if v, ok := rec.Figures[figure]; ok && rec.Workload == workload && rec.Peer == peer {
+			values[rec.Round] = v
+		}
+	}
+	return values
+}
+
+// ratios returns a/b for each round that has both.
+func ratios(a, b map[int]float64) map[int]float64 {
+	quotients := make(map[int]float64)
+	for round, v := range a {
+		if w := b[round]; w != 0 {
+			quotients[round] = v / w
+		}
+	}
+	return quotients
+}
+
+// median returns the middle one of the values, the mean of two if there is none,
+// and false if there are no values.
+func median(values map[int]float64) (float64, bool) {
+	s := slices.Sorted(maps.Values(values))
+	if len(s) == 0 {
+		return 0, false
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2, true
+}

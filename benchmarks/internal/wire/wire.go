@@ -1,0 +1,56 @@
+// Package wire is what the load generator and its backend need of WebSocket:
+// whole frames, and as little work for them as can be, because they share the
+// machine with what is measured.
+package wire
+
+import (
+	"bufio"
+	"fmt"
+
+	"github.com/wsproxy/wsproxy/internal/frame"
+)
+
+// ClientFrame returns a whole frame as a client sends it. Its masking key is all
+// zeros: the bytes are legal, and masking costs nothing.
+func ClientFrame(opcode frame.Opcode, payload []byte) []byte {
+	h := frame.Header{Fin: true, Opcode: opcode, Masked: true, Length: uint64(len(payload))}
+	return append(frame.AppendHeader(nil, h), payload...)
+}
+
+// ServerFrame returns a whole frame as a server sends it.
+func ServerFrame(opcode frame.Opcode, payload []byte) []byte {
+	h := frame.Header{Fin: true, Opcode: opcode, Length: uint64(len(payload))}
+	return append(frame.AppendHeader(nil, h), payload...)
+}
+
+// ReadHeader reads the header of a frame. The buffer of r must hold at least
+// [frame.MaxHeader] bytes.
+func ReadHeader(r *bufio.Reader) (frame.Header, error) {
+	for need := 2; ; need++ {
+		p, err := r.Peek(max(need, min(r.Buffered(), frame.MaxHeader)))
+		if err != nil {
+			return frame.Header{}, err
+		}
+		h, size, err := frame.ParseHeader(p)
+		if err != nil {
+			return h, err
+		}
+		if size > 0 {
+			_, err := r.Discard(size)
+			return h, err
+		}
+	}
+}
+
+// ReadMessage reads a message in one frame of n bytes, and drops its payload.
+func ReadMessage(r *bufio.Reader, n int) error {
+	h, err := ReadHeader(r)
+	if err != nil {
+		return err
+	}
+	if !h.Fin || h.Opcode != frame.Binary || h.Length != uint64(n) {
+		return fmt.Errorf("got a frame with opcode %d, %d bytes; want a binary message of %d", h.Opcode, h.Length, n)
+	}
+	_, err = r.Discard(n)
+	return err
+}
