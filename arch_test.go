@@ -75,7 +75,6 @@ var never = map[string]map[string]string{
 		"net/http": "a tunnel begins where HTTP ends: it must work the same over any pair of streams",
 		"log":      "its caller logs, once, and knows which tunnel it is",
 		"log/slog": "its caller logs, once, and knows which tunnel it is",
-		"net":      "netconn is what it knows of connections",
 		"net/url":  "a tunnel begins where HTTP ends",
 	},
 }

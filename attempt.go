@@ -179,7 +179,7 @@ func (u *upgrade) withDeadline(isLast bool) (context.Context, context.CancelFunc
 
 // ask dials b, asks q and reads what b answers. ctx bounds all of it.
 func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool) (*answer, error) {
-	conn, err := u.p.dial(ctx, q.target.network, q.target.addr)
+	conn, err := u.dial(ctx, q.target)
 	if err == nil && conn == nil {
 		err = errors.New("the dialer returned no connection")
 	}
@@ -209,6 +209,17 @@ func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool)
 	}
 	isDone = true
 	return a, nil
+}
+
+// dial connects to t: with the event loop's own connection, if the tunnel will
+// probably be one of its.
+func (u *upgrade) dial(ctx context.Context, t *target) (net.Conn, error) {
+	if u.p.isOurDial && !t.isTLS && u.r.TLS == nil {
+		if conn, err, can := u.p.loops.Dial(ctx, t.network, t.addr); can {
+			return conn, err
+		}
+	}
+	return u.p.dial(ctx, t.network, t.addr)
 }
 
 // mayMoveOn reports whether an answer says that another backend may do better.

@@ -220,6 +220,7 @@ type settings struct {
 type config struct {
 	balancer         Balancer
 	dial             DialFunc
+	isOurDial        bool // nobody's own
 	tls              *tls.Config
 	trusted          handshake.TrustedProxies
 	origins          *handshake.Origins // nil: no check
@@ -258,6 +259,7 @@ func (s *settings) compile() (config, []error) {
 	}
 	if c.dial == nil {
 		c.dial = new(net.Dialer).DialContext
+		c.isOurDial = true
 	}
 	if c.errorHandler == nil {
 		c.errorHandler = answerError

@@ -15,10 +15,3 @@ func write(fd int, p []byte) (int, syscall.Errno) {
 	n, err := syscall.Write(fd, p)
 	return max(n, 0), errnoOf(err)
 }
-
-func errnoOf(err error) syscall.Errno {
-	if err == nil {
-		return 0
-	}
-	return err.(syscall.Errno)
-}

@@ -127,17 +127,15 @@ func (p *Poller) Close() {
 	syscall.Close(p.bell)
 }
 
-// Add watches both sockets of owner: no event of one is returned before the other
-// is watched too.
-func (p *Poller) Add(owner any, sockets *[2]Socket) (Token, error) {
+// Add watches sockets of owner: no event of one is returned before all are watched.
+func (p *Poller) Add(owner any, sockets ...*Socket) (Token, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	t := p.takeLocked(owner)
-	for i := range sockets {
-		err := p.control(syscall.EPOLL_CTL_ADD, int(sockets[i].fd), t.slot<<1|uint32(i), t.generation)
-		if err != nil {
-			if i > 0 {
-				p.forget(&sockets[0])
+	for i, s := range sockets {
+		if err := p.watch(s, t, i); err != nil {
+			for _, s := range sockets[:i] {
+				p.forget(s)
 			}
 			p.giveBackLocked(t)
 			return Token{}, err
@@ -146,9 +144,22 @@ func (p *Poller) Add(owner any, sockets *[2]Socket) (Token, error) {
 	return t, nil
 }
 
+// Join gives what t stands for to another owner, and watches one more socket of its,
+// which has the given index. What Next has returned before is still the old
+// owner's.
+func (p *Poller) Join(t Token, owner any, s *Socket, index int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.watch(s, t, index); err != nil {
+		return err
+	}
+	p.slots[t.slot].owner = owner
+	return nil
+}
+
 // Remove makes the poller forget an owner and its sockets, which are still open:
 // what it has been told about them is stale from now on.
-func (p *Poller) Remove(t Token, sockets *[2]Socket) {
+func (p *Poller) Remove(t Token, sockets ...*Socket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.slots[t.slot].generation != t.generation {
@@ -156,9 +167,14 @@ func (p *Poller) Remove(t Token, sockets *[2]Socket) {
 	}
 	// Closing alone would not do: a descriptor that somebody has duplicated stays
 	// in the kernel's list.
-	p.forget(&sockets[0])
-	p.forget(&sockets[1])
+	for _, s := range sockets {
+		p.forget(s)
+	}
 	p.giveBackLocked(t)
+}
+
+func (p *Poller) watch(s *Socket, t Token, index int) error {
+	return p.control(syscall.EPOLL_CTL_ADD, int(s.fd), t.slot<<1|uint32(index), t.generation)
 }
 
 func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0) }

@@ -77,6 +77,15 @@ func (s *Socket) CloseWrite() error {
 	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
+// File returns a duplicate, which is the caller's.
+func (s *Socket) File() (*os.File, error) {
+	dup := Socket{}
+	if dup.duplicate(uintptr(s.fd)); dup.fd < 0 {
+		return nil, os.NewSyscallError("fcntl", syscall.Errno(-dup.fd))
+	}
+	return os.NewFile(uintptr(dup.fd), "socket"), nil
+}
+
 // Close closes the socket.
 func (s *Socket) Close() error {
 	return os.NewSyscallError("close", syscall.Close(int(s.fd)))

@@ -54,12 +54,9 @@ func New(c net.Conn, buffered []byte) *Conn {
 	return n
 }
 
-// PlainSocket returns the connection beneath, if it is certainly a plain TCP or unix
-// socket, else nil, and what has been read from it already. Both are still the
-// Conn's.
-func (c *Conn) PlainSocket() (s syscall.Conn, buffered []byte) {
-	return plainSocket(c.conn), c.buffered
-}
+// Unwrap returns the connection beneath, and what has been read from it already.
+// Both are still the Conn's.
+func (c *Conn) Unwrap() (conn net.Conn, buffered []byte) { return c.conn, c.buffered }
 
 // plainSocket does not look through wrappers: one that counts bytes, or holds a
 // slot of a listener, must see its reads.

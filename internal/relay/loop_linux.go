@@ -25,6 +25,9 @@ const (
 	// sweepInterval is how exactly the times are kept that bound a tunnel's end.
 	sweepInterval = 100 * time.Millisecond
 
+	// closeTimeout bounds the wait for an upgrade that a hook holds up.
+	closeTimeout = time.Second
+
 	// yieldInterval is how long a loop works before it lets others have its
 	// processor.
 	yieldInterval = time.Millisecond
@@ -46,7 +49,8 @@ type Loops struct {
 func NewLoops() *Loops { return new(Loops) }
 
 // Close ends the engine when its tunnels have ended, to which somebody must have
-// seen, and waits for that. Tunnels that begin later get the portable engine.
+// seen. It waits for that, though not for ever: a hook may hold a connection to a
+// backend that has no tunnel yet. Tunnels that begin later get the portable engine.
 func (s *Loops) Close() {
 	s.mu.Lock()
 	loops := s.loops
@@ -100,7 +104,7 @@ type loop struct {
 	woken     []*looped // those of which somebody wants something; see wake
 	isWaiting bool
 	isClosing bool
-	tunnels   int
+	members   int // tunnels, and connections that will have one
 }
 
 func startLoop() (*loop, error) {
@@ -121,7 +125,10 @@ func (l *loop) close() {
 	l.isClosing = true
 	l.ringLocked()
 	l.mu.Unlock()
-	<-l.done
+	select {
+	case <-l.done:
+	case <-time.After(closeTimeout):
+	}
 }
 
 // ringLocked makes the loop look around, if it waits.
@@ -139,18 +146,64 @@ func (l *loop) enter(t *looped) bool {
 	if l.isClosing {
 		return false
 	}
-	token, err := l.poller.Add(t, &t.sockets)
+	token, err := l.poller.Add(t, &t.sockets[backendLink], &t.sockets[clientLink])
 	if err != nil {
 		return false
 	}
 	t.token = token
+	l.members++
+	l.enteredLocked(t)
+	return true
+}
+
+// join is enter for a tunnel whose backend's socket is watched already.
+func (l *loop) join(t *looped, d *dialed) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t.token = d.token
+	t.sockets[backendLink] = d.socket
+	t.links[backendLink].note(d.edges)
+	if l.poller.Join(t.token, t, &t.sockets[clientLink], clientLink) != nil {
+		return false
+	}
+	if d.edges&^epoll.Writable != 0 {
+		l.wakeLocked(t)
+	}
+	l.enteredLocked(t)
+	return true
+}
+
+func (l *loop) enteredLocked(t *looped) {
 	t.hasEntered = true
-	l.tunnels++
 	if t.isWoken {
 		l.woken = append(l.woken, t)
 		l.ringLocked()
 	}
+}
+
+// watch makes d a member of the loop, which has no tunnel yet.
+func (l *loop) watch(d *dialed) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.isClosing {
+		return false
+	}
+	token, err := l.poller.Add(d, &d.socket)
+	if err != nil {
+		return false
+	}
+	d.token = token
+	l.members++
 	return true
+}
+
+// unwatch is the end of watch.
+func (l *loop) unwatch(d *dialed) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.poller.Remove(d.token, &d.socket)
+	l.members--
+	l.ringLocked()
 }
 
 // wake makes the loop look how things stand with t. Anybody may call it, at any
@@ -158,6 +211,10 @@ func (l *loop) enter(t *looped) bool {
 func (l *loop) wake(t *looped) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.wakeLocked(t)
+}
+
+func (l *loop) wakeLocked(t *looped) {
 	if t.isWoken {
 		return
 	}
@@ -171,9 +228,9 @@ func (l *loop) wake(t *looped) {
 // leave closes t, whose both sides have ended.
 func (l *loop) leave(t *looped) {
 	t.hasLeft = true
-	l.poller.Remove(t.token, &t.sockets)
+	l.poller.Remove(t.token, &t.sockets[backendLink], &t.sockets[clientLink])
 	l.mu.Lock()
-	l.tunnels--
+	l.members--
 	l.mu.Unlock()
 	t.finish()
 }
@@ -186,9 +243,12 @@ func (l *loop) run() {
 	defer l.sweeper.Stop()
 	for l.next() {
 		for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
-			t := e.Owner.(*looped)
-			t.links[e.Index].note(e.Edges)
-			l.turn(t)
+			switch owner := e.Owner.(type) {
+			case *looped:
+				l.note(owner, e.Index, e.Edges)
+			case *dialed:
+				owner.note(e.Edges)
+			}
 		}
 		l.work()
 		l.lookAtWoken()
@@ -198,12 +258,19 @@ func (l *loop) run() {
 	}
 }
 
+// note notes what the poller has told of one of t's sockets, and moves what can be
+// moved because of it.
+func (l *loop) note(t *looped, index int, e epoll.Edges) {
+	t.links[index].note(e)
+	l.turn(t)
+}
+
 // next gets the next events. It waits for them if there is nothing else to do. It
 // reports whether there will be anything to do ever again.
 func (l *loop) next() bool {
 	l.mu.Lock()
 	l.isWaiting = len(l.queue) == 0 && len(l.woken) == 0
-	mayWait, isOver := l.isWaiting, l.isClosing && l.tunnels == 0
+	mayWait, isOver := l.isWaiting, l.isClosing && l.members == 0
 	l.mu.Unlock()
 	if isOver {
 		return false

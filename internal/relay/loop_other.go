@@ -2,6 +2,13 @@
 
 package relay
 
+import (
+	"context"
+	"net"
+
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
 // Loops is the event-loop engine, which there is not here: every tunnel gets the
 // portable one.
 type Loops struct{}
@@ -13,3 +20,10 @@ func NewLoops() *Loops { return new(Loops) }
 func (*Loops) Close() {}
 
 func newLooped(Config) *Relay { return nil }
+
+// Dial reports that it cannot.
+func (*Loops) Dial(context.Context, string, string) (c net.Conn, err error, can bool) {
+	return nil, nil, false
+}
+
+func plainBackend(c *netconn.Conn) *netconn.Conn { return c }

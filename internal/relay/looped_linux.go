@@ -3,6 +3,8 @@
 package relay
 
 import (
+	"net"
+	"syscall"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/epoll"
@@ -19,7 +21,7 @@ type looped struct {
 	conns *conns // nil once the loop has taken over
 
 	// Owned by the loop.
-	sockets  [2]epoll.Socket // of the client and of the backend
+	sockets  [2]epoll.Socket
 	links    [2]keeping
 	isQueued bool
 	isSwept  bool // it is among those that a sweep looks at
@@ -32,37 +34,77 @@ type looped struct {
 }
 
 // conns are what the sockets are duplicates of.
-type conns struct{ client, backend *netconn.Conn }
+type conns struct {
+	client, backend *netconn.Conn
+	dialed          *dialed // beneath backend, whose socket is not a duplicate then; else nil
+}
+
+// Indexes of sockets and links.
+const (
+	backendLink = iota // the first, for it may be watched before there is a tunnel
+	clientLink
+)
 
 // newLooped returns a relay that an event loop moves, or nil if none can.
 func newLooped(c Config) *Relay {
 	if c.Loops == nil {
 		return nil
 	}
-	client, fromClient := c.Client.PlainSocket()
-	backend, fromBackend := c.Backend.PlainSocket()
-	if client == nil || backend == nil {
+	t := &looped{conns: &conns{client: c.Client, backend: c.Backend}}
+	if !t.takeOver(c) {
 		return nil
 	}
-	l := c.Loops.pick()
-	if l == nil {
-		return nil
-	}
-	t := &looped{loop: l, conns: &conns{c.Client, c.Backend}}
-	if t.sockets[0].TakeOver(client) != nil {
-		return nil // out of descriptors
-	}
-	if t.sockets[1].TakeOver(backend) != nil {
-		t.sockets[0].Close()
-		return nil
-	}
-	t.links[0] = keeping{t: t, early: earlyBytes(fromClient)}
-	t.links[1] = keeping{t: t, early: earlyBytes(fromBackend)}
+	_, fromClient := c.Client.Unwrap()
+	_, fromBackend := c.Backend.Unwrap()
+	t.links[clientLink] = keeping{t: t, early: earlyBytes(fromClient)}
+	t.links[backendLink] = keeping{t: t, early: earlyBytes(fromBackend)}
 	t.init(t, c)
 	if len(fromClient) > 0 || len(fromBackend) > 0 {
-		l.wake(t)
+		t.loop.wake(t)
 	}
 	return &t.Relay
+}
+
+// takeOver makes t's sockets the same connections as those of c, and reports
+// whether that is possible.
+func (t *looped) takeOver(c Config) bool {
+	client := plainSocket(c.Client)
+	if client == nil {
+		return false
+	}
+	inner, _ := c.Backend.Unwrap()
+	if d, ok := inner.(*dialed); ok {
+		t.loop, t.conns.dialed = d.loop, d
+		return t.sockets[clientLink].TakeOver(client) == nil
+	}
+	backend := plainSocket(c.Backend)
+	if backend == nil {
+		return false
+	}
+	if t.loop = c.Loops.pick(); t.loop == nil {
+		return false
+	}
+	if t.sockets[clientLink].TakeOver(client) != nil {
+		return false // out of descriptors
+	}
+	if t.sockets[backendLink].TakeOver(backend) != nil {
+		t.sockets[clientLink].Close()
+		return false
+	}
+	return true
+}
+
+// plainSocket returns the connection beneath c, if it is certainly a TCP or unix
+// socket. It does not look through wrappers: one that counts bytes, or holds a
+// slot of a listener, must see its reads and its end.
+func plainSocket(c *netconn.Conn) syscall.Conn {
+	switch c, _ := c.Unwrap(); c := c.(type) {
+	case *net.TCPConn:
+		return c
+	case *net.UnixConn:
+		return c
+	}
+	return nil
 }
 
 func earlyBytes(p []byte) *[]byte {
@@ -90,21 +132,26 @@ func (t *looped) start(done func(End)) {
 // enter hands t over to its loop.
 func (t *looped) enter(done func(End)) bool {
 	t.done = done
-	if !t.loop.enter(t) {
+	c := t.conns
+	t.conns = nil
+	if c.dialed != nil && !c.dialed.handOver(t) || c.dialed == nil && !t.loop.enter(t) {
+		t.conns = c
 		return false
 	}
 	// From here on t is the loop's. What the connections hold besides their
 	// descriptors is most of the memory of an idle tunnel.
-	t.conns.client.Close()
-	t.conns.backend.Close()
-	t.conns = nil
+	c.client.Close()
+	c.backend.Close()
 	return true
 }
 
 // fallBack makes t, which has moved nothing yet, a relay of the portable engine.
 func (t *looped) fallBack() driver {
-	t.sockets[0].Close()
-	t.sockets[1].Close()
+	t.sockets[clientLink].Close()
+	if t.conns.dialed == nil {
+		t.sockets[backendLink].Close()
+	}
+	t.conns.backend = plainBackend(t.conns.backend)
 	p := &portable{Relay: &t.Relay, client: blocking{t.conns.client}, backend: blocking{t.conns.backend}}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -120,10 +167,7 @@ func (t *looped) fallBack() driver {
 }
 
 // finish closes the sockets and tells that t has ended.
-func (t *looped) finish() {
-	end := t.close()
-	go t.done(end) // what is called there may be the user's
-}
+func (t *looped) finish() { t.done(t.close()) }
 
 func (t *looped) expireInLocked(d time.Duration) {
 	t.endingLocked().expireAt = time.Now().Add(d)
@@ -151,9 +195,9 @@ func (t *looped) isEnding() bool {
 
 func (t *looped) link(s Side) link {
 	if s == Client {
-		return &t.links[0]
+		return &t.links[clientLink]
 	}
-	return &t.links[1]
+	return &t.links[backendLink]
 }
 
 func (*looped) kind() Engine { return EventLoop }
@@ -179,13 +223,13 @@ type keeping struct {
 	isLast     bool // its end has come: it stays readable up to that
 }
 
-func (c *keeping) isClient() bool { return c == &c.t.links[0] }
+func (c *keeping) isClient() bool { return c == &c.t.links[clientLink] }
 
 func (c *keeping) socket() *epoll.Socket {
 	if c.isClient() {
-		return &c.t.sockets[0]
+		return &c.t.sockets[clientLink]
 	}
-	return &c.t.sockets[1]
+	return &c.t.sockets[backendLink]
 }
 
 // writer returns the direction that writes to the link.

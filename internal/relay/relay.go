@@ -94,7 +94,7 @@ type driver interface {
 	// run relays until the tunnel has ended and both connections are closed.
 	run() End
 
-	// start is run on a goroutine of the engine's own.
+	// start is run behind the caller's back; see [Relay.Start].
 	start(done func(End))
 
 	// expireInLocked makes [Relay.expire] be called after d, and not when it was to
@@ -189,6 +189,7 @@ func New(c Config) *Relay {
 	if r := newLooped(c); r != nil {
 		return r
 	}
+	c.Backend = plainBackend(c.Backend)
 	return newPortable(c)
 }
 
@@ -212,7 +213,8 @@ func (r *Relay) Engine() Engine {
 // Run relays until the tunnel has ended and both connections are closed.
 func (r *Relay) Run() End { return r.driver.run() }
 
-// Start is Run on a goroutine of its own, which then calls done.
+// Start is Run behind the caller's back. Done is called at the end; it must not
+// wait for anything, for it may be called by who moves the bytes of other tunnels.
 func (r *Relay) Start(done func(End)) { r.driver.start(done) }
 
 // Goodbye ends the tunnel: both sides are sent a Close frame as soon as they

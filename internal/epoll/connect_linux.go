@@ -1,0 +1,63 @@
+package epoll
+
+import (
+	"net/netip"
+	"os"
+	"syscall"
+)
+
+// Keepalive of a connection that is dialled: as package net's default is.
+const (
+	keepIdle     = 15 // seconds
+	keepInterval = 15 // seconds
+	keepCount    = 9
+
+	keepIntervalOption = 5 // TCP_KEEPINTVL and TCP_KEEPCNT, which package syscall
+	keepCountOption    = 6 // has on some platforms only
+)
+
+// Dial makes s a new TCP socket and begins to connect it to addr, with the options
+// of a [net.Dialer]. It reports whether that is under way: see HasConnected.
+func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
+	family := syscall.AF_INET6
+	if addr.Addr().Is4() {
+		family = syscall.AF_INET
+	}
+	fd, errno := socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+	if errno != 0 {
+		return false, os.NewSyscallError("socket", errno)
+	}
+	*s = Socket{fd: int32(fd)}
+	for _, o := range [...]struct{ level, name, value int }{
+		{syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
+		{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+		{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, keepIdle},
+		{syscall.IPPROTO_TCP, keepIntervalOption, keepInterval},
+		{syscall.IPPROTO_TCP, keepCountOption, keepCount},
+	} {
+		if err := syscall.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			s.Close()
+			return false, os.NewSyscallError("setsockopt", err)
+		}
+	}
+	if isPending, err = s.HasConnected(addr); err != nil {
+		s.Close()
+	}
+	return isPending, err
+}
+
+// HasConnected reports whether s is still connecting to addr, and why that has
+// failed. To a process of the same machine a first call takes as long as that
+// needs, and connects; the second one, in Dial, finds that out.
+func (s *Socket) HasConnected(addr netip.AddrPort) (isPending bool, err error) {
+	for range 2 {
+		switch errno := connect(int(s.fd), addr); errno {
+		case 0, syscall.EISCONN:
+			return false, nil
+		case syscall.EINPROGRESS, syscall.EALREADY, syscall.EINTR:
+		default:
+			return false, os.NewSyscallError("connect", errno)
+		}
+	}
+	return true, nil
+}
