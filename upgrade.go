@@ -301,16 +301,14 @@ func (u *upgrade) switchProtocols(a *answer) error {
 	u.isHijacked = true
 	// What the server has left of its deadlines ends here: a tunnel has none.
 	conn.SetDeadline(time.Time{})
-	conn.SetWriteDeadline(time.Now().Add(refusalTimeout))
 	t := u.p.newTunnel(u, a, netconn.New(conn, takeBuffered(brw.Reader)), conn.LocalAddr())
 	a = nil
-	if _, err := conn.Write(msg); err != nil {
+	if err := t.relay.Greet(msg, refusalTimeout); err != nil {
 		u.p.logAttrs(slog.LevelDebug, "client lost before its 101",
 			slog.String(logClient, u.r.RemoteAddr), slog.Any("err", err))
 		u.p.dropTunnel(t)
 		return nil
 	}
-	conn.SetWriteDeadline(time.Time{})
 	u.tunnel = t
 	return nil
 }

@@ -114,6 +114,14 @@ func earlyBytes(p []byte) *[]byte {
 	return &p
 }
 
+func (t *looped) greet(p []byte, timeout time.Duration) error {
+	n, err := t.sockets[clientLink].Write(p)
+	if err == epoll.ErrAgain {
+		return blocking{t.conns.client}.greet(p[n:], timeout)
+	}
+	return err
+}
+
 // run waits until the loop has done all.
 func (t *looped) run() End {
 	ended := make(chan End, 1)

@@ -33,6 +33,8 @@ func newPortable(c Config) *Relay {
 	return &both.relay
 }
 
+func (p *portable) greet(b []byte, timeout time.Duration) error { return p.client.greet(b, timeout) }
+
 // run uses the calling goroutine and one more.
 func (p *portable) run() End {
 	p.running.Add(1)
@@ -100,6 +102,13 @@ func isDeadline(err error) bool {
 
 // A blocking link writes until all is written, so that it never keeps anything.
 type blocking struct{ *netconn.Conn }
+
+func (b blocking) greet(p []byte, timeout time.Duration) error {
+	b.SetWriteDeadline(time.Now().Add(timeout))
+	_, err := b.Write(p)
+	b.SetWriteDeadline(time.Time{})
+	return err
+}
 
 func (b blocking) write(p []byte) (int, error) { return b.Write(p) }
 func (b blocking) isFlushed() bool             { return true }

@@ -97,6 +97,9 @@ type driver interface {
 	// start is run behind the caller's back; see [Relay.Start].
 	start(done func(End))
 
+	// greet is [Relay.Greet].
+	greet(p []byte, timeout time.Duration) error
+
 	// expireInLocked makes [Relay.expire] be called after d, and not when it was to
 	// be called before.
 	expireInLocked(d time.Duration)
@@ -209,6 +212,10 @@ func (r *Relay) Engine() Engine {
 	defer r.mu.Unlock()
 	return r.driver.kind()
 }
+
+// Greet writes p to the client, before Run or Start: what stands before the first
+// frame.
+func (r *Relay) Greet(p []byte, timeout time.Duration) error { return r.driver.greet(p, timeout) }
 
 // Run relays until the tunnel has ended and both connections are closed.
 func (r *Relay) Run() End { return r.driver.run() }
