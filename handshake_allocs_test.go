@@ -13,7 +13,7 @@ import (
 // upgradeAllocs says how often the process may allocate for a tunnel that is opened
 // and closed, by the name in quickRequests. More than half of it is what net/http does
 // for a request, its hijacking and an answer, and net for an accept and a dial.
-var upgradeAllocs = map[string]float64{"bare": 119, "browser": 134}
+var upgradeAllocs = map[string]float64{"bare": 108, "browser": 123}
 
 // It is not run with the race detector, under which pools lose what they hold.
 func TestUpgradesAllocateNoMoreThanTheyDid(t *testing.T) {

@@ -23,7 +23,7 @@ const (
 	memoryFile = "testdata/memory.json"
 
 	// maxGrowth is by how much a tunnel may outgrow the stored number. This is
-	// memory, not time: of 20 runs, none differed by more than 3 % from another.
+	// memory, not time, so that it is steady: see measureIdleTunnels.
 	maxGrowth = 1.15
 
 	memoryTunnels = 1000
@@ -96,9 +96,22 @@ func writeTunnelCosts(t *testing.T, costs map[string]tunnelCost) {
 	}
 }
 
-// measureIdleTunnels opens tunnels through a proxy in a process of its own, so
+// measureIdleTunnels returns the least of three measurements: what a pool holds, or a
+// map has grown for the next tunnels, comes on top in some of them.
+func measureIdleTunnels(t *testing.T, mode string) (least tunnelCost, engine string) {
+	t.Helper()
+	for i := range 3 {
+		cost, e := measureIdleTunnelsOnce(t, mode)
+		if i == 0 || cost.Bytes < least.Bytes {
+			least, engine = cost, e
+		}
+	}
+	return least, engine
+}
+
+// measureIdleTunnelsOnce opens tunnels through a proxy in a process of its own, so
 // that the clients and the backend are not measured with it.
-func measureIdleTunnels(t *testing.T, mode string) (cost tunnelCost, engine string) {
+func measureIdleTunnelsOnce(t *testing.T, mode string) (cost tunnelCost, engine string) {
 	t.Helper()
 	p := startMemoryProcess(t, mode, wstest.StartEcho(t))
 	p.openTunnels(t, memoryWarmUp)
