@@ -141,11 +141,23 @@
 // # Platforms
 //
 // All platforms of Go have the same behaviour and the same exported names. A
-// tunnel uses two goroutines, one of them the server's, and two descriptors. On
-// Unix and Windows no buffer is held while a plain TCP or unix connection is idle,
-// nor, on Unix, while one to a backend over TLS is. A client's over TLS holds 512
-// bytes. One that a listener or a dialer has wrapped holds 4 KiB, or 32 KiB after a
-// large read. What crypto/tls keeps for a connection comes on top.
+// tunnel takes two descriptors. What else it takes depends on who moves its bytes,
+// which [TunnelInfo.Engine] tells:
+//
+//   - [EngineEventLoop]: one goroutine of the Proxy's moves the bytes of many
+//     tunnels. It takes connections over that are plain TCP or unix sockets on both
+//     sides, on Linux. An idle tunnel is less than 1 KB, and what the server keeps
+//     for the request: about 12 KB, or nothing with [WithDetached].
+//   - [EnginePortable]: a goroutine for each direction, on every platform and over
+//     any connection, of which one is the server's. On Unix and Windows no buffer is
+//     held while a plain TCP or unix connection is idle, nor, on Unix, while one to
+//     a backend over TLS is. A client's over TLS holds 512 bytes. One that a listener
+//     or a dialer has wrapped holds 4 KiB, or 32 KiB after a large read. What
+//     crypto/tls keeps for a connection comes on top.
+//
+// The build tag wsproxy_portable makes all tunnels portable ones.
+//
 // [Proxy.ServeHTTP] returns when the tunnel has ended, so that access logs and
-// in-flight counters of middleware see its whole life.
+// in-flight counters of middleware see its whole life; with [WithDetached] it
+// returns at the upgrade.
 package wsproxy

@@ -94,3 +94,39 @@ func ExampleProxy_Wrap_incorrect() {
 	// without Unwrap: 500 Internal Server Error
 	// with Unwrap: the backend got hello
 }
+
+// A detached proxy lets ServeHTTP return at the upgrade: middleware around it sees
+// the request end there, and the tunnel's end is told by Trace alone.
+func ExampleWithDetached() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	ended := make(chan wsproxy.TunnelEnd, 1)
+	proxy, err := wsproxy.New(
+		wsproxy.WithBackends(backend.URL),
+		wsproxy.WithDetached(true),
+		wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { ended <- e }}),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	logged := make(chan bool, 1)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(w, r)
+		fmt.Println("access log: the request has ended")
+		logged <- true
+	}))
+	defer service.Close()
+
+	conn := connect(service.URL)
+	<-logged
+	fmt.Println("the tunnel has not:", ask(conn, "hello"))
+	conn.Close(websocket.StatusNormalClosure, "")
+	e := <-ended
+	fmt.Println("trace: ended by the", e.Side, "with code", e.Code)
+
+	// Output:
+	// access log: the request has ended
+	// the tunnel has not: the backend got hello
+	// trace: ended by the client with code 1000
+}
