@@ -60,6 +60,7 @@ type Poller struct {
 	next      int // of these, what Next looks at next
 	err       error
 	isYield   bool
+	hasParked bool
 	tryToPark func(fd uintptr) bool // p.poll, made once
 
 	mu    sync.Mutex
@@ -217,12 +218,14 @@ func (p *Poller) Wake() {
 }
 
 // Wait waits until there are events, which Next then returns. It may find none: a
-// call of Wake.
-func (p *Poller) Wait() error {
+// call of Wake. It reports whether the goroutine was parked, so that others have had
+// their turn.
+func (p *Poller) Wait() (hasParked bool, err error) {
+	p.hasParked = false
 	if err := p.raw.Read(p.tryToPark); err != nil {
-		return err
+		return false, err
 	}
-	return p.err
+	return p.hasParked, p.err
 }
 
 // Poll is Wait, but does not wait.
@@ -237,18 +240,24 @@ func (p *Poller) Poll() error {
 // same process then answered in 20 ms, where it takes 1 with this.
 func (p *Poller) Yield() error {
 	p.isYield = true
-	return p.Wait()
+	_, err := p.Wait()
+	return err
 }
 
 // park reports whether there is something to do. If not, the goroutine waits.
 func (p *Poller) park(uintptr) bool {
 	if p.isYield {
 		p.isYield = false
+		p.hasParked = true
 		p.Wake() // while it is parked: the runtime's poller looks for edges
 		return false
 	}
 	p.poll()
-	return p.have > 0 || p.err != nil
+	if p.have > 0 || p.err != nil {
+		return true
+	}
+	p.hasParked = true
+	return false
 }
 
 // poll asks for events without waiting.

@@ -96,7 +96,7 @@ type loop struct {
 	previous []*looped // the queue before, for its memory
 	ending   []*looped // those that a sweep looks at
 	sweeper  *time.Timer
-	busy     time.Time // since when it has not waited
+	busy     time.Time // since when it has not been parked
 
 	isSweepDue atomic.Bool
 
@@ -276,15 +276,17 @@ func (l *loop) next() bool {
 		return false
 	}
 	var err error
-	switch now := time.Now(); {
-	case now.Sub(l.busy) > yieldInterval && !l.busy.IsZero():
-		err = l.poller.Yield()
-		l.busy = time.Now()
+	hasParked := false
+	switch {
+	case time.Since(l.busy) > yieldInterval:
+		hasParked, err = true, l.poller.Yield()
 	case mayWait:
-		err = l.poller.Wait()
-		l.busy = time.Now()
+		hasParked, err = l.poller.Wait()
 	default:
 		err = l.poller.Poll()
+	}
+	if hasParked {
+		l.busy = time.Now()
 	}
 	if err != nil {
 		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
