@@ -1,50 +1,93 @@
 package relay
 
 import (
+	"bufio"
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"hash"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// A fragmentation says how a message is cut: it returns the payload bytes of the
-// fragment behind others.
-type fragmentation struct {
-	name string
-	next func(random *rand.Rand) int
+// A bulk is a huge message. It is made while it is written, the same each time: to
+// hold it whole would be slow with the race detector.
+type bulk struct {
+	from     Side
+	bytes    int                  // of payload
+	fragment func(*rand.Rand) int // returns the payload bytes of the next one
 }
 
-var fragmentations = []fragmentation{
-	{"one frame", func(*rand.Rand) int { return 1 << 30 }},
-	{"1 MiB", func(*rand.Rand) int { return 1 << 20 }},
-	{"any size", func(r *rand.Rand) int { return r.IntN(1 << r.IntN(20)) }},
-}
-
-// message returns a binary message as side sends it, with a ping behind each of its
-// fragments. Random payload is not masked, which takes long: it looks the same.
-func (f fragmentation) message(side Side, payload []byte) []byte {
-	random := rand.New(rand.NewPCG(1, uint64(side)))
-	var b []byte
+// writeTo writes the message, with a ping behind each fragment.
+func (m bulk) writeTo(w io.Writer) {
+	noise := make([]byte, 1<<20) // what payloads are cut from
+	random := rand.New(rand.NewPCG(1, uint64(m.from)))
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	buffered := bufio.NewWriterSize(w, 256<<10)
 	opcode := byte(wstest.OpBinary)
-	for isLast := false; !isLast; opcode = wstest.OpContinuation {
-		n := f.next(random)
-		isLast = n >= len(payload)
-		n = min(n, len(payload))
-		header := len(b)
-		b = wstest.AppendFrame(b, wstest.Frame{Fin: isLast, Opcode: opcode, Payload: payload[:n]}, nil)
-		if side == Client {
-			b[header+1] |= 0x80
-			b = slices.Insert(b, len(b)-n, 'k', 'e', 'y', byte(n))
+	for left := m.bytes; left >= 0; opcode = wstest.OpContinuation {
+		n := m.fragment(random)
+		if n >= left {
+			opcode |= 0x80 // the last one
+			n = left
+			left = -1
+		} else {
+			left -= n
 		}
-		b = append(b, wire(side, wstest.Ping(fmt.Sprint(n)))...)
-		payload = payload[n:]
+		buffered.Write(m.header(opcode, n))
+		for n > 0 {
+			piece := noise[random.IntN(len(noise)):]
+			piece = piece[:min(n, len(piece))]
+			buffered.Write(piece)
+			n -= len(piece)
+		}
+		buffered.Write(wire(m.from, wstest.Ping(fmt.Sprint(left))))
+	}
+	buffered.Flush()
+}
+
+// header returns a frame's header. Its key is any, for noise looks the same masked.
+func (m bulk) header(finAndOpcode byte, bytes int) []byte {
+	b := []byte{finAndOpcode, 0}
+	switch {
+	case bytes <= 125:
+		b[1] = byte(bytes)
+	case bytes <= 0xffff:
+		b[1] = 126
+		b = binary.BigEndian.AppendUint16(b, uint16(bytes))
+	default:
+		b[1] = 127
+		b = binary.BigEndian.AppendUint64(b, uint64(bytes))
+	}
+	if m.from == Client {
+		b[1] |= 0x80
+		b = append(b, "key!"...)
 	}
 	return b
+}
+
+// sum returns the length and the hash of what writeTo writes.
+func (m bulk) sum() (int64, hash.Hash) {
+	h := sha256.New()
+	counted := &counter{Writer: h}
+	m.writeTo(counted)
+	return counted.bytes, h
+}
+
+type counter struct {
+	io.Writer
+	bytes int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.bytes += int64(len(p))
+	return c.Writer.Write(p)
 }
 
 func TestHugeMessagesPassBothWaysAtOnce(t *testing.T) {
@@ -52,48 +95,43 @@ func TestHugeMessagesPassBothWaysAtOnce(t *testing.T) {
 	if testing.Short() {
 		messageBytes = 4 << 20
 	}
-	payload := make([]byte, messageBytes)
-	rand.NewChaCha8([32]byte{}).Read(payload)
-	for _, f := range fragmentations {
-		messages := map[Side][]byte{Client: f.message(Client, payload), Backend: f.message(Backend, payload)}
-		t.Run(f.name, func(t *testing.T) {
-			forEachEngine(t, func(t *testing.T, e engine) {
-				for _, n := range networks[:2] { // real sockets
-					t.Run(n.name, func(t *testing.T) { passBothWays(t, e.start(t, n, setup{}), messages) })
-				}
-			})
-		})
+	fragmentations := []struct {
+		name     string
+		fragment func(*rand.Rand) int
+	}{
+		{"one frame", func(*rand.Rand) int { return messageBytes }},
+		{"1 MiB", func(*rand.Rand) int { return 1 << 20 }},
+		{"any size", func(r *rand.Rand) int { return r.IntN(1 << r.IntN(20)) }},
 	}
+	forEachEngine(t, func(t *testing.T, e engine) {
+		for _, n := range networks[:2] { // real sockets
+			for _, f := range fragmentations {
+				t.Run(n.name+"/"+f.name, func(t *testing.T) {
+					s := e.start(t, n, setup{})
+					together(
+						func() { s.passBulk(bulk{Client, messageBytes, f.fragment}) },
+						func() { s.passBulk(bulk{Backend, messageBytes, f.fragment}) })
+					s.Goodbye(CauseShutdown, 0, "")
+					s.wantGoodbye()
+				})
+			}
+		}
+	})
 }
 
-// passBothWays sends messages, and compares what arrives.
-func passBothWays(t *testing.T, s *scene, messages map[Side][]byte) {
-	pass := func(from Side) func() {
-		src, dst := s.peers(from)
-		message := messages[from]
-		return func() {
-			together(
-				func() { src.Write(message) },
-				func() {
-					hash := sha256.New()
-					dst.Conn().SetReadDeadline(time.Now().Add(time.Minute))
-					n, err := io.CopyN(hash, dst.Conn(), int64(len(message)))
-					if err != nil || [32]byte(hash.Sum(nil)) != sha256.Sum256(message) {
-						t.Errorf("from the %v: %d of %d bytes arrived, or others; %v", from, n, len(message), err)
-						s.Cut(CauseShutdown)
-					}
-				})
-		}
-	}
-	together(pass(Client), pass(Backend))
-	s.Goodbye(CauseShutdown, 0, "")
-	s.wantGoodbye()
-	for from, counts := range map[Side]func() Counts{
-		Client:  func() Counts { c, _ := s.Counts(); return c },
-		Backend: func() Counts { _, c := s.Counts(); return c },
-	} {
-		if got, want := counts(), (Counts{uint64(len(messages[from])), 1}); got != want {
-			t.Errorf("counts from the %v are %+v; want %+v", from, got, want)
-		}
-	}
+// passBulk sends m, and compares what arrives.
+func (s *scene) passBulk(m bulk) {
+	src, dst := s.peers(m.from)
+	wantBytes, want := m.sum()
+	together( // both end when the tunnel is cut
+		func() { m.writeTo(src) },
+		func() {
+			got := sha256.New()
+			dst.Conn().SetReadDeadline(time.Now().Add(time.Minute))
+			n, err := io.CopyBuffer(got, io.LimitReader(dst.Conn(), wantBytes), make([]byte, 256<<10))
+			if err != nil || string(got.Sum(nil)) != string(want.Sum(nil)) {
+				s.t.Errorf("from the %v: %d of %d bytes arrived, or others than were sent; %v", m.from, n, wantBytes, err)
+				s.Cut(CauseShutdown)
+			}
+		})
 }
