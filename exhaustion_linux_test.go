@@ -28,7 +28,7 @@ func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
 				proxy.ask(new(bool), "limit", limit)
 
 				tunnels, waiting := fill(t, url, limit)
-				for range 10 { // none of these opens either
+				for range 3 { // none of these opens either
 					if c := tryOpen(t, url); c.status == http.StatusSwitchingProtocols {
 						t.Error("a client got 101 while there were no descriptors")
 					} else if c.status == 0 {

@@ -37,9 +37,9 @@ func floods(key *[4]byte) map[string][]byte {
 
 func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 	const most = 128 << 10
-	tunnels := 50
-	if testing.Short() {
-		tunnels = 20
+	tunnels := 20
+	if soakTime(t) > 0 {
+		tunnels = 200
 	}
 	fromClient, fromBackend := floods(&[4]byte{}), floods(nil)
 	forEachEngine(t, func(t *testing.T, e engine) {
