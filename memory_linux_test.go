@@ -37,7 +37,7 @@ func floods(key *[4]byte) map[string][]byte {
 
 func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 	const most = 128 << 10
-	tunnels := 20
+	tunnels := 10
 	if soakTime(t) > 0 {
 		tunnels = 200
 	}
@@ -55,15 +55,17 @@ func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 					client, leg := openThrough(t, url, backend)
 					peers = append(peers, client, leg)
 				}
-				var flooding sync.WaitGroup
+				var flooders []*flooder
 				for i, p := range peers {
-					flood := fromClient[name]
-					if i%2 == 1 {
-						flood = fromBackend[name]
-					}
-					flooding.Go(func() { floodUntilStalled(t, p.Conn(), flood) })
+					flooders = append(flooders, &flooder{conn: p.Conn(), flood: [][]byte{fromClient[name], fromBackend[name]}[i%2]})
 				}
-				flooding.Wait()
+				for hasMoved := true; hasMoved; proxy.ask(&hasMoved, "moved") {
+					var flooding sync.WaitGroup
+					for _, f := range flooders {
+						flooding.Go(func() { f.untilStalled(t) })
+					}
+					flooding.Wait()
+				}
 				proxy.ask(&after, "memory")
 				perTunnel := (after - before) / tunnels
 				t.Logf("%d bytes a tunnel", perTunnel)
@@ -90,20 +92,28 @@ func openThrough(t *testing.T, url string, b *wstest.Backend) (client, backend *
 	return client, backend
 }
 
-// floodUntilStalled sends b over and over, until nothing has been taken for a while.
-func floodUntilStalled(t testing.TB, c net.Conn, b []byte) {
-	for rest := b; ; {
-		c.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-		n, err := c.Write(rest)
-		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
-			return
+// A flooder sends a flood over and over.
+type flooder struct {
+	conn  net.Conn
+	flood []byte
+	rest  []byte // of the flood that it is at
+}
+
+// untilStalled sends until nothing has been taken for a while.
+func (f *flooder) untilStalled(t testing.TB) {
+	for {
+		if len(f.rest) == 0 {
+			f.rest = f.flood
 		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		f.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		n, err := f.conn.Write(f.rest)
+		f.rest = f.rest[n:]
+		switch {
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 			t.Error(err)
 			return
-		}
-		if rest = rest[n:]; len(rest) == 0 {
-			rest = b
+		case n == 0:
+			return
 		}
 	}
 }

@@ -27,6 +27,8 @@ func playProxy(t *testing.T) map[string]command {
 	}
 	ends, trace := make(chan struct{}, 10_000), &wsproxy.Trace{}
 	trace.Closed = func(wsproxy.TunnelEnd) { ends <- struct{}{} }
+	var p *wsproxy.Proxy
+	var passed uint64
 	return map[string]command{
 		// limit N bounds the descriptors that it may have.
 		"limit": func(args ...string) any {
@@ -35,7 +37,8 @@ func playProxy(t *testing.T) map[string]command {
 		},
 		// serve ENGINE BACKEND answers with the URL of a proxy.
 		"serve": func(args ...string) any {
-			_, s := start(t, engineNamed(t, args[0]).with(wsproxy.WithBackends(args[1]), wsproxy.WithTrace(trace))...)
+			var s *site
+			p, s = start(t, engineNamed(t, args[0]).with(wsproxy.WithBackends(args[1]), wsproxy.WithTrace(trace))...)
 			return s.URL
 		},
 		// ended N waits until so many more tunnels have ended.
@@ -44,6 +47,12 @@ func playProxy(t *testing.T) map[string]command {
 				<-ends
 			}
 			return true
+		},
+		// moved answers whether anything has passed since it was asked before.
+		"moved": func(...string) any {
+			before, stats := passed, p.Stats()
+			passed = stats.ToBackend.Bytes + stats.ToClient.Bytes
+			return passed != before
 		},
 		// memory answers with the bytes that the process holds, and those in its
 		// pipes, of which the process shows nothing.

@@ -72,7 +72,8 @@ func (s *stalled) flood(t *testing.T) {
 	keys := [2]*[4]byte{{}, nil}
 	var flooding sync.WaitGroup
 	flood := func(from int) {
-		flooding.Go(func() { floodUntilStalled(t, s.peers[from].Conn(), floods(keys[from])["big messages"]) })
+		f := &flooder{conn: s.peers[from].Conn(), flood: floods(keys[from])["big messages"]}
+		flooding.Go(func() { f.untilStalled(t) })
 	}
 	if s.isPaused {
 		flood(s.side)
