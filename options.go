@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
 // Defaults, and bounds that are no option.
@@ -214,6 +215,7 @@ type settings struct {
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
+	loops          *relay.Loops // nil but in tests: the proxy's own
 }
 
 // config is what the options mean: checked, defaults filled in, never changed.

@@ -49,7 +49,10 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	c, bad := s.compile()
 	errs = append(errs, bad...)
-	p := &Proxy{config: c, start: time.Now(), loops: relay.NewLoops(), known: make(map[string]*Backend)}
+	p := &Proxy{config: c, start: time.Now(), loops: s.loops, known: make(map[string]*Backend)}
+	if p.loops == nil {
+		p.loops = relay.NewLoops()
+	}
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)

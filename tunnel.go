@@ -300,7 +300,7 @@ func (p *Proxy) runTunnel(t *Tunnel) {
 
 func (p *Proxy) relayTunnel(t *Tunnel) {
 	if p.detached {
-		t.relay.Start(t.finish)
+		t.relay.Start(t.finishApart)
 		return
 	}
 	t.finish(t.relay.Run())
@@ -331,6 +331,10 @@ func (t *Tunnel) finish(end relay.End) {
 		t.tellEnd(end)
 	}
 }
+
+// finishApart is finish on a goroutine of its own: a hook may wait, and who moves the
+// bytes of other tunnels must not.
+func (t *Tunnel) finishApart(end relay.End) { go t.finish(end) }
 
 // tellEnd is apart because its frame is large: where nobody listens, the
 // goroutine's stack need not grow for it.

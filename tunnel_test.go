@@ -247,56 +247,6 @@ func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
 	}
 }
 
-// A hook for one of many tunnels: it is told by the request's path.
-func TestAHookThatSleepsAndOneThatPanicsLeaveOtherTunnelsEchoing(t *testing.T) {
-	release := make(chan struct{})
-	blocked := make(chan string, 2)
-	book := new(logBook)
-	ends := make(chan wsproxy.TunnelEnd, 200)
-	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
-		Opened: func(i wsproxy.TunnelInfo) {
-			switch i.URL.Path {
-			case "/sleep":
-				blocked <- i.URL.Path
-				<-release
-			case "/panic":
-				panic("hook of one tunnel")
-			}
-		},
-		Closed: func(e wsproxy.TunnelEnd) {
-			ends <- e
-			if e.URL.Path == "/panic-at-the-end" {
-				panic("hook at the end")
-			}
-		},
-	}))
-	var clients []*wstest.Peer
-	for range 100 {
-		client, _ := open(t, s.URL, upgradeTo("/"))
-		clients = append(clients, client)
-	}
-	sleeping, _ := open(t, s.URL, upgradeTo("/sleep"))
-	sleeping.Send(wstest.Text("early"))
-	<-blocked
-	panicking, _ := open(t, s.URL, upgradeTo("/panic"))
-	panicking.WantClose(1011)
-	panicking.Close()
-	if e := <-ends; e.Cause != wsproxy.CausePanic {
-		t.Errorf("tunnel of the hook that panics ended by %v; want panic", e.Cause)
-	}
-	last, _ := open(t, s.URL, upgradeTo("/panic-at-the-end"))
-	hangUp(t, last)
-	<-ends
-	for _, client := range clients {
-		wantEcho(t, client)
-	}
-	close(release)
-	sleeping.Want(wstest.Text("early"))
-	if got := book.lines("level=ERROR", "panic in a hook"); len(got) != 2 {
-		t.Errorf("%d panics were logged; want 2", len(got))
-	}
-}
-
 func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
 	p := openPair(t)
 	tunnel := p.tunnel(t)

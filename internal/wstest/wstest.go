@@ -217,6 +217,15 @@ func (p *Peer) WriteFrames(frames ...Frame) error {
 	return err
 }
 
+// Peek waits for a byte, until the connection's deadline, and reads nothing.
+func (p *Peer) Peek() (byte, error) {
+	b, err := p.r.Peek(1)
+	if err != nil {
+		return 0, err
+	}
+	return b[0], nil
+}
+
 // Read implements [io.Reader].
 func (p *Peer) Read(b []byte) (int, error) {
 	p.conn.SetReadDeadline(time.Time{})

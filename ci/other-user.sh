@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Runs what a tunnel must survive once more: root runs it as an ordinary user, who may
+# have fewer pipes, and an ordinary user runs it as root, where sudo asks for no
+# password.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+seconds=85 # at most, for each of the two binaries
+
+dir=$(mktemp -d)
+trap 'rm -rf "$dir" 2>/dev/null || sudo -n rm -rf "$dir"' EXIT
+chmod 755 "$dir"
+mkdir "$dir/work"
+
+if [ "$(id -u)" = 0 ]; then
+	become=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+	chown 65534:65534 "$dir/work"
+elif sudo -n true 2>/dev/null; then
+	become=(sudo -n)
+else
+	echo "not run: this is not root, and sudo asks for a password"
+	exit 0
+fi
+
+# Of the root package, what is about one tunnel or many, and not about the upgrade.
+names=$(grep -ho '^func Test[A-Za-z0-9]*' ./*_linux_test.go {churn,detached,survival,shutdown,tunnel}_test.go | cut -c6-)
+
+# run PACKAGE TESTS
+run() {
+	echo "--- $1 as user $("${become[@]}" id -u)"
+	go test -c -o "$dir/tests" "./$1"
+	(
+		cd "$dir/work"
+		timeout $((seconds + 5)) "${become[@]}" env -i PATH="$PATH" HOME="$dir/work" TMPDIR="$dir/work" \
+			"$dir/tests" -test.timeout="${seconds}s" -test.run="$2"
+	)
+}
+
+run internal/relay .
+run . "^(${names//$'\n'/|})\$"

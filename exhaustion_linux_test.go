@@ -1,0 +1,116 @@
+//go:build linux
+
+package wsproxy_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// With an odd number left, the last connection is accepted and its backend cannot
+// be dialled; with an even one it is not accepted.
+func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
+	const limit = 100
+	forEachEngine(t, func(t *testing.T, e engine) {
+		for _, limit := range []int{limit, limit + 1} {
+			t.Run(fmt.Sprint(limit), func(t *testing.T) {
+				t.Parallel() // those that get no answer are waited for
+				proxy := startChild(t, "proxy")
+				var url string
+				proxy.ask(&url, "serve", e.name, wstest.StartEcho(t))
+				proxy.ask(new(bool), "limit", limit)
+
+				tunnels, waiting := fill(t, url, limit)
+				for range 3 { // none of these opens either
+					if c := tryOpen(t, url); c.status == http.StatusSwitchingProtocols {
+						t.Error("a client got 101 while there were no descriptors")
+					} else if c.status == 0 {
+						waiting = append(waiting, c)
+					}
+				}
+				for _, c := range tunnels {
+					wantBigEcho(t, c.Peer)
+				}
+				leave := len(tunnels) / 2
+				for _, c := range tunnels[:leave] {
+					hangUp(t, c.Peer)
+				}
+				for _, c := range waiting { // is there an answer for everybody, and soon?
+					if status := c.ReadResponse().StatusCode; status == http.StatusSwitchingProtocols {
+						tunnels = append(tunnels, c)
+					} else if !isRefusal(status) {
+						t.Errorf("a client that had to wait got status %d", status)
+					}
+				}
+				for _, c := range tunnels[leave:] {
+					wantBigEcho(t, c.Peer)
+					hangUp(t, c.Peer)
+				}
+				proxy.ask(new(bool), "ended", len(tunnels))
+				last, _ := open(t, url, upgradeTo("/"))
+				wantBigEcho(t, last)
+				hangUp(t, last)
+			})
+		}
+	})
+}
+
+// A caller is a client, and what it was answered.
+type caller struct {
+	*wstest.Peer
+	status int // 0: nothing yet
+}
+
+// tryOpen asks for a tunnel, and waits a moment for an answer.
+func tryOpen(t *testing.T, url string) caller {
+	t.Helper()
+	c := wstest.Dial(t, url)
+	c.WriteRequest(upgradeTo("/"))
+	c.Conn().SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := c.Peek(); errors.Is(err, os.ErrDeadlineExceeded) {
+		return caller{c, 0}
+	}
+	status := c.ReadResponse().StatusCode
+	if status != http.StatusSwitchingProtocols && !isRefusal(status) {
+		t.Errorf("a client got status %d; want 101, 502 or 503", status)
+	}
+	return caller{c, status}
+}
+
+func isRefusal(status int) bool {
+	return status == http.StatusBadGateway || status == http.StatusServiceUnavailable
+}
+
+// fill opens tunnels until there are no descriptors for one.
+func fill(t *testing.T, url string, limit int) (tunnels, waiting []caller) {
+	t.Helper()
+	for range limit {
+		c := tryOpen(t, url)
+		switch {
+		case c.status == http.StatusSwitchingProtocols:
+			tunnels = append(tunnels, c)
+			continue
+		case c.status == 0:
+			waiting = append(waiting, c)
+		}
+		t.Logf("%d tunnels; the next client got status %d", len(tunnels), c.status)
+		return tunnels, waiting
+	}
+	t.Fatalf("%d tunnels opened with %d descriptors", len(tunnels), limit)
+	return nil, nil
+}
+
+// wantBigEcho sends what is too big to pass in one piece, and wants it back.
+func wantBigEcho(t *testing.T, c *wstest.Peer) {
+	t.Helper()
+	message := wstest.Binary(bytes.Repeat([]byte("big"), 1<<18))
+	go c.WriteFrames(message) // ends with the connection
+	c.Want(message)
+}

@@ -1,0 +1,67 @@
+//go:build linux
+
+package wsproxy_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// A child that holds a descriptor of a connection keeps it open: its peer hears
+// nothing of the end.
+func TestTunnelsEndAtOnceThoughChildProcessesLiveOn(t *testing.T) {
+	const tunnels = 30
+	ways := map[string]struct {
+		end  func(p *wsproxy.Proxy)
+		code uint16 // that peers hear; 0: nothing
+	}{
+		"by a cut": {func(p *wsproxy.Proxy) { p.Close() }, 0},
+		"by Close frames": {func(p *wsproxy.Proxy) {
+			ctx, cancel := context.WithTimeout(context.Background(), childPatience)
+			defer cancel()
+			p.Shutdown(ctx)
+		}, 1001},
+	}
+	forEachWay(t, func(t *testing.T, e engine) {
+		for name, way := range ways {
+			t.Run(name, func(t *testing.T) {
+				b := wstest.StartBackend(t)
+				p, s := start(t, e.with(wsproxy.WithBackends(b.URL()))...)
+				var peers []*wstest.Peer
+				for i := range tunnels {
+					client, backend := openThrough(t, s.URL, b)
+					peers = append(peers, client, backend)
+					if i%10 == 5 {
+						startChild(t, "bystander")
+					}
+				}
+				done := make(chan struct{})
+				go func() { // ends with the tunnels
+					defer close(done)
+					way.end(p)
+				}()
+				began := time.Now()
+				if way.code != 0 {
+					for _, p := range peers {
+						p.WantClose(way.code)
+						p.Send(wstest.Close(way.code, ""))
+					}
+				}
+				for i, p := range peers {
+					if i%2 == 0 || way.code == 0 { // a backend hangs up first
+						p.WantEOF()
+					}
+					p.Close()
+				}
+				<-done
+				if took := time.Since(began); took > 5*time.Second {
+					t.Errorf("the ends of %d tunnels took %v; want them at once", tunnels, took)
+				}
+			})
+		}
+	})
+}

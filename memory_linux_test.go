@@ -1,0 +1,119 @@
+//go:build linux
+
+package wsproxy_test
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// floods are what senders send over and over whose readers never read.
+func floods(key *[4]byte) map[string][]byte {
+	repeat := func(frames ...wstest.Frame) []byte {
+		var b []byte
+		for _, f := range frames {
+			b = wstest.AppendFrame(b, f, key)
+		}
+		return bytes.Repeat(b, 1+(64<<10)/len(b))
+	}
+	endless := []byte("\x82\x7f\x40\x00\x00\x00\x00\x00\x00\x00")
+	if key != nil {
+		endless[1] |= 0x80
+	}
+	return map[string][]byte{
+		"big messages":     repeat(wstest.Binary(make([]byte, 1<<20))),
+		"small messages":   repeat(wstest.Text("small")),
+		"pings":            repeat(wstest.Ping("are you there?")),
+		"an endless frame": append(endless, make([]byte, 64<<10)...),
+	}
+}
+
+func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
+	const most = 128 << 10
+	tunnels := 10
+	if soakTime(t) > 0 {
+		tunnels = 200
+	}
+	fromClient, fromBackend := floods(&[4]byte{}), floods(nil)
+	forEachEngine(t, func(t *testing.T, e engine) {
+		proxy, backend := startChild(t, "proxy"), wstest.StartBackend(t)
+		var url string
+		proxy.ask(&url, "serve", e.name, backend.URL())
+		for name := range fromClient {
+			t.Run(name, func(t *testing.T) {
+				var before, after int
+				proxy.ask(&before, "memory")
+				peers := make([]*wstest.Peer, 0, 2*tunnels)
+				for range tunnels {
+					client, leg := openThrough(t, url, backend)
+					peers = append(peers, client, leg)
+				}
+				var flooders []*flooder
+				for i, p := range peers {
+					flooders = append(flooders, &flooder{conn: p.Conn(), flood: [][]byte{fromClient[name], fromBackend[name]}[i%2]})
+				}
+				for hasMoved := true; hasMoved; proxy.ask(&hasMoved, "moved") {
+					var flooding sync.WaitGroup
+					for _, f := range flooders {
+						flooding.Go(func() { f.untilStalled(t) })
+					}
+					flooding.Wait()
+				}
+				proxy.ask(&after, "memory")
+				perTunnel := (after - before) / tunnels
+				t.Logf("%d bytes a tunnel", perTunnel)
+				if perTunnel > most {
+					t.Errorf("a tunnel that is stalled both ways takes %d bytes; want at most %d", perTunnel, most)
+				}
+				for _, p := range peers {
+					p.Reset()
+				}
+				proxy.ask(new(bool), "ended", tunnels)
+			})
+		}
+	})
+}
+
+// openThrough opens a tunnel through the proxy at url, to b.
+func openThrough(t *testing.T, url string, b *wstest.Backend) (client, backend *wstest.Peer) {
+	t.Helper()
+	client = wstest.Dial(t, url)
+	client.RequestUpgrade("/", nil)
+	backend = b.Accepted(t)
+	backend.AcceptUpgrade(nil)
+	client.WantUpgrade()
+	return client, backend
+}
+
+// A flooder sends a flood over and over.
+type flooder struct {
+	conn  net.Conn
+	flood []byte
+	rest  []byte // of the flood that it is at
+}
+
+// untilStalled sends until nothing has been taken for a while.
+func (f *flooder) untilStalled(t testing.TB) {
+	for {
+		if len(f.rest) == 0 {
+			f.rest = f.flood
+		}
+		f.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		n, err := f.conn.Write(f.rest)
+		f.rest = f.rest[n:]
+		switch {
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			t.Error(err)
+			return
+		case n == 0:
+			return
+		}
+	}
+}

@@ -1,0 +1,178 @@
+package wsproxy_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// What clients do before and right behind their 101 is in
+// TestClientThatVanishesLeavesNothing.
+
+func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
+	answers := map[string]string{
+		"at once":         "",
+		"inside the line": "HTTP/1.1 10",
+		"inside a field":  strings.TrimSuffix(switching, "cept: {accept}\r\n\r\n"),
+		"before its end":  strings.TrimSuffix(switching, "\r\n"),
+	}
+	forEachWay(t, func(t *testing.T, e engine) {
+		for name, part := range answers {
+			t.Run(name, func(t *testing.T) {
+				leaktest.Check(t)
+				b := wstest.StartBackend(t)
+				p, s := start(t, e.with(wsproxy.WithBackends(b.URL()))...)
+				client := wstest.Dial(t, s.URL)
+				client.WriteRequest(upgradeTo("/"))
+				leg := b.Accepted(t)
+				leg.ReadRequest()
+				leg.SendRaw([]byte(part))
+				leg.Reset()
+				resp := client.ReadResponse()
+				wantStatus(t, resp, http.StatusBadGateway)
+				io.Copy(io.Discard, resp.Body)
+				client.WantEOF()
+				s.wait()
+				wantNoTunnels(t, p)
+			})
+		}
+	})
+}
+
+func TestBackendThatResetsRightBehindIts101IsLost(t *testing.T) {
+	forEachWay(t, func(t *testing.T, e engine) {
+		leaktest.Check(t)
+		b := wstest.StartBackend(t)
+		ends, trace := traceEnds()
+		p, s := start(t, e.with(wsproxy.WithBackends(b.URL()), trace)...)
+		client := wstest.Dial(t, s.URL)
+		client.RequestUpgrade("/", nil)
+		leg := b.Accepted(t)
+		leg.AcceptUpgrade(nil)
+		leg.Reset()
+		// The reset may have overtaken the 101.
+		if resp := client.ReadResponse(); resp.StatusCode != http.StatusSwitchingProtocols {
+			wantStatus(t, resp, http.StatusBadGateway)
+			return
+		}
+		client.WantClose(1012)
+		client.Send(wstest.Close(1012, ""))
+		client.WantEOF()
+		client.Close()
+		if e := <-ends; e.Side != wsproxy.SideBackend || e.Cause != wsproxy.CauseLost {
+			t.Errorf("tunnel ended by %v, %v; want the backend lost", e.Side, e.Cause)
+		}
+		s.wait()
+		p.Close() // a detached tunnel leaves behind its hook
+		wantNoTunnels(t, p)
+	})
+}
+
+// All that both peers ever send comes a byte at a time.
+func TestConversationInWritesOfOneByte(t *testing.T) {
+	slowly := func(p *wstest.Peer, b []byte) {
+		for i := range b {
+			p.SendRaw(b[i : i+1])
+		}
+	}
+	up := []wstest.Frame{
+		wstest.Text("hello"), wstest.Ping("?"), wstest.Fragment(wstest.OpText, false, "a "),
+		wstest.Fragment(wstest.OpContinuation, true, "message"), wstest.Binary(make([]byte, 300)), wstest.Close(1000, "bye"),
+	}
+	down := append([]wstest.Frame{wstest.Pong("!"), wstest.Binary(make([]byte, 300))}, up...)
+	bytesOf := func(frames []wstest.Frame, key *[4]byte) (b []byte) {
+		for _, f := range frames {
+			b = wstest.AppendFrame(b, f, key)
+		}
+		return b
+	}
+	forEachWay(t, func(t *testing.T, e engine) {
+		b := wstest.StartBackend(t)
+		_, s := start(t, e.with(wsproxy.WithBackends(b.URL()))...)
+		client := wstest.Dial(t, s.URL)
+		slowly(client, []byte(upgradeTo("/")))
+		leg := b.Accepted(t)
+		key := leg.ReadRequest().Header.Get("Sec-WebSocket-Key")
+		slowly(leg, []byte(wstest.UpgradeAnswer(key, nil)))
+		wantSwitch(t, client)
+		slowly(leg, bytesOf(down, nil))
+		client.Want(down...)
+		slowly(client, bytesOf(up, &[4]byte{1, 2, 3, 4}))
+		leg.Want(up...)
+		leg.Close()
+		client.WantEOF()
+	})
+}
+
+// A hook for one of many tunnels: it is told by the request's path.
+func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
+	forEachWay(t, func(t *testing.T, e engine) {
+		release := make(chan struct{})
+		asleep := make(chan string, 2)
+		book := new(logBook)
+		ends := make(chan wsproxy.TunnelEnd, 200)
+		atPath := func(path, want string) {
+			switch {
+			case path != want:
+			case strings.HasPrefix(path, "/sleep"):
+				asleep <- path
+				<-release
+			default:
+				panic("hook of one tunnel")
+			}
+		}
+		_, s := start(t, e.with(wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
+			Opened: func(i wsproxy.TunnelInfo) {
+				atPath(i.URL.Path, "/sleep")
+				atPath(i.URL.Path, "/panic")
+			},
+			Closed: func(e wsproxy.TunnelEnd) {
+				ends <- e
+				atPath(e.URL.Path, "/sleep-at-the-end")
+				atPath(e.URL.Path, "/panic-at-the-end")
+			},
+		}))...)
+		wake := sync.OnceFunc(func() { close(release) })
+		defer wake() // else nobody could close the proxy
+		others := make([]*wstest.Peer, 100)
+		for i := range others {
+			others[i], _ = open(t, s.URL, upgradeTo("/"))
+		}
+		sleeping, _ := open(t, s.URL, upgradeTo("/sleep"))
+		sleeping.Send(wstest.Text("early"))
+		last, _ := open(t, s.URL, upgradeTo("/sleep-at-the-end"))
+		hangUp(t, last)
+		<-asleep
+		<-asleep
+		<-ends
+		panicking, _ := open(t, s.URL, upgradeTo("/panic"))
+		panicking.WantClose(1011)
+		panicking.Close()
+		if e := <-ends; e.Cause != wsproxy.CausePanic {
+			t.Errorf("tunnel of the hook that panics ended by %v; want panic", e.Cause)
+		}
+		last, _ = open(t, s.URL, upgradeTo("/panic-at-the-end"))
+		hangUp(t, last)
+		<-ends
+		for _, client := range others {
+			wantEcho(t, client)
+		}
+		wake()
+		sleeping.Want(wstest.Text("early"))
+		for _, client := range others {
+			hangUp(t, client)
+		}
+		for range others {
+			<-ends
+		}
+		if got := book.lines("level=ERROR", "panic in a hook"); len(got) != 2 {
+			t.Errorf("%d panics were logged; want 2", len(got))
+		}
+	})
+}
