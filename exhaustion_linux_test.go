@@ -110,7 +110,7 @@ func fill(t *testing.T, url string, limit int) (tunnels, waiting []caller) {
 // wantBigEcho sends what is too big to pass in one piece, and wants it back.
 func wantBigEcho(t *testing.T, c *wstest.Peer) {
 	t.Helper()
-	message := wstest.Binary(bytes.Repeat([]byte("big"), 1<<18))
+	message := wstest.Binary(bytes.Repeat([]byte("big"), 1<<16))
 	go c.WriteFrames(message) // ends with the connection
 	c.Want(message)
 }

@@ -39,7 +39,7 @@ func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 	const most = 128 << 10
 	tunnels := 10
 	if soakTime(t) > 0 {
-		tunnels = 200
+		tunnels = 100
 	}
 	fromClient, fromBackend := floods(&[4]byte{}), floods(nil)
 	forEachEngine(t, func(t *testing.T, e engine) {
