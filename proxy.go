@@ -28,6 +28,8 @@ type Proxy struct {
 
 	loops *relay.Loops // immutable
 
+	stalls stallGuard
+
 	set      atomic.Pointer[backendSet]
 	registry registry
 
@@ -51,6 +53,7 @@ func New(opts ...Option) (*Proxy, error) {
 	errs = append(errs, bad...)
 	p := &Proxy{config: c, start: time.Now(), loops: relay.NewLoops(), known: make(map[string]*Backend)}
 	p.registry.init()
+	p.stalls.init(p)
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
 	}
@@ -132,7 +135,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-p.registry.empty:
-		p.loops.Close()
+		p.stopWorkers()
 		return p.registry.drained(nil)
 	case <-ctx.Done():
 	}
@@ -160,6 +163,12 @@ func (p *Proxy) cutAll() {
 	case <-p.registry.empty:
 	case <-timeout.C:
 	}
+	p.stopWorkers()
+}
+
+// stopWorkers ends what runs for all tunnels, of which there are none any more.
+func (p *Proxy) stopWorkers() {
+	p.stalls.close()
 	p.loops.Close()
 }
 
