@@ -77,6 +77,16 @@ func (s *Socket) CloseWrite() error {
 	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
+// SetReadBuffer is that of a [net.TCPConn].
+func (s *Socket) SetReadBuffer(bytes int) error { return s.setSize(syscall.SO_RCVBUF, bytes) }
+
+// SetWriteBuffer is that of a [net.TCPConn].
+func (s *Socket) SetWriteBuffer(bytes int) error { return s.setSize(syscall.SO_SNDBUF, bytes) }
+
+func (s *Socket) setSize(option, bytes int) error {
+	return os.NewSyscallError("setsockopt", syscall.SetsockoptInt(int(s.fd), syscall.SOL_SOCKET, option, bytes))
+}
+
 // File returns a duplicate, which is the caller's.
 func (s *Socket) File() (*os.File, error) {
 	dup := Socket{}

@@ -295,7 +295,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 			t.Errorf("Side %d = %q; want %q", uint8(side), got, want)
 		}
 	}
-	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "caller", "panic", "Cause(7)"}
+	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "caller", "panic", "stalled", "Cause(8)"}
 	for i, want := range want {
 		if got := Cause(i).String(); got != want {
 			t.Errorf("Cause %d = %q; want %q", i, got, want)
