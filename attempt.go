@@ -194,6 +194,7 @@ func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool)
 			a.reader.free()
 		}
 	}()
+	netconn.LimitBuffers(conn, u.p.socketBuffer) // before much can come: what was offered cannot be taken back
 	// A connection knows no context: whatever waits on it is woken by a deadline.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()

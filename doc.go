@@ -36,7 +36,7 @@
 //     are all busy, messages wait for their turn.
 //   - A peer that does not read keeps data in the kernel's socket buffers. With
 //     Linux defaults this can be several MB for one connection, which no figure of
-//     the Go runtime shows.
+//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.Stalled] bound it.
 //   - A peer that vanishes without a word is found by TCP keepalive, after about
 //     two and a half minutes with the defaults of package [net]; when data was
 //     under way to it, by the kernel's limit of retransmissions, on Linux after
@@ -93,11 +93,13 @@
 //	CauseShutdown  proxy          1001              1001
 //	CauseCaller    proxy          Tunnel.Close's    1001
 //	CausePanic     proxy          1011              1001
+//	CauseStalled   client         -                 1001
+//	CauseStalled   backend        1012              -
 //
 // A side that does not answer within 5 s is cut (during a shutdown, when the context
 // of [Proxy.Shutdown] ends), and so is one that cannot be sent a Close frame because
-// the other was lost inside a frame. [Proxy.Tunnels] lists open tunnels;
-// [Tunnel.Close] ends one.
+// the other was lost inside a frame, or because it is stalled. [Proxy.Tunnels] lists
+// open tunnels; [Tunnel.Close] ends one.
 //
 // # Shutdown
 //

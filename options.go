@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"time"
@@ -60,6 +61,32 @@ type Limits struct {
 	// gets Close 1009. The part below the bound may have been passed on. Zero and
 	// negative mean no bound.
 	MessageSize int64
+
+	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: to
+	// receive and to send, of both connections. It is set as by
+	// [net.TCPConn.SetReadBuffer] and SetWriteBuffer, on the client's connection when
+	// it is hijacked, and on the backend's when it is dialled; beneath TLS, but not
+	// beneath a wrapper that lacks these methods. Linux doubles it for what it keeps
+	// besides, and takes at most net.core.rmem_max and net.core.wmem_max.
+	//
+	// A tunnel of which one side does not read what the other sends was measured to
+	// hold 0.3 MB with 64 KiB, 1.0 MB with 256 KiB, and 5 to 34 MB with what Linux
+	// chooses. In exchange, one connection carries at most about SocketBuffer bytes
+	// for each round trip, and bulk costs more CPU: see docs/production.md. Zero and
+	// negative leave the size to the kernel, which adapts it.
+	SocketBuffer int
+
+	// Stalled bounds how many tunnels may be stalled at once: one of their sides has
+	// taken nothing for a second, while something waited to be written to it. Once a
+	// second those beyond the bound that have been stalled for the longest are ended:
+	// see [CauseStalled].
+	//
+	// Taken means by the kernel, which takes more only when a good part of a full
+	// buffer has reached the peer. A client that read 256 KB/s was measured to take
+	// nothing for 5.6 s with the buffers that Linux chooses, and for 0.5 s with a
+	// SocketBuffer of 64 KiB: so set both. With [EnginePortable], up to 32 KiB count
+	// as taken when the last of them is. Zero and negative mean no bound.
+	Stalled int
 }
 
 // WithBackends sets the backends by their URLs: weight 1, no limits, the URL as
@@ -231,6 +258,8 @@ type config struct {
 	errorHandler     func(http.ResponseWriter, *http.Request, error)
 	handshakeTimeout time.Duration // 0: none
 	messageSize      int64         // 0: no bound
+	socketBuffer     int           // bytes; 0: the kernel's choice
+	maxStalled       int           // 0: no bound
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), asked each time
 	trace            Trace
@@ -248,6 +277,8 @@ func (s *settings) compile() (config, []error) {
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		messageSize:      max(s.limits.MessageSize, 0),
+		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // what a kernel can be told
+		maxStalled:       max(s.limits.Stalled, 0),
 		detached:         s.detached,
 		logger:           s.logger,
 	}

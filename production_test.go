@@ -1,7 +1,6 @@
 package wsproxy_test
 
 import (
-	"context"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -141,21 +140,9 @@ func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
 // dialer.
 func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
 	const bufferBytes = 32 << 10
-	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return conn, conn.(*net.TCPConn).SetReadBuffer(bufferBytes)
-	}
 	backend := wstest.StartBackend(t)
-	p := newProxy(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithDialer(dial))
-	s := serve(t, p, func(srv *http.Server) {
-		srv.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-			c.(*net.TCPConn).SetWriteBuffer(bufferBytes)
-			return ctx
-		}
-	})
+	p, s := start(t, wsproxy.WithBackends(backend.URL()),
+		wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: bufferBytes}))
 	client := wstest.Dial(t, s.URL)
 	client.Conn().(*net.TCPConn).SetReadBuffer(bufferBytes)
 	client.WriteRequest(upgradeTo("/"))

@@ -28,6 +28,8 @@ type Proxy struct {
 
 	loops *relay.Loops // immutable
 
+	stalls stallGuard
+
 	set      atomic.Pointer[backendSet]
 	registry registry
 
@@ -54,6 +56,7 @@ func New(opts ...Option) (*Proxy, error) {
 		p.loops = relay.NewLoops()
 	}
 	p.registry.init()
+	p.stalls.init(p)
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
 	}
@@ -135,7 +138,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-p.registry.empty:
-		p.loops.Close()
+		p.stopWorkers()
 		return p.registry.drained(nil)
 	case <-ctx.Done():
 	}
@@ -163,6 +166,12 @@ func (p *Proxy) cutAll() {
 	case <-p.registry.empty:
 	case <-timeout.C:
 	}
+	p.stopWorkers()
+}
+
+// stopWorkers ends what runs for all tunnels, of which there are none any more.
+func (p *Proxy) stopWorkers() {
+	p.stalls.close()
 	p.loops.Close()
 }
 

@@ -108,6 +108,7 @@ const (
 	CauseShutdown = Cause(relay.CauseShutdown) // Proxy.Shutdown or Proxy.Close
 	CauseCaller   = Cause(relay.CauseCaller)   // Tunnel.Close
 	CausePanic    = Cause(relay.CausePanic)    // the Opened hook panicked
+	CauseStalled  = Cause(relay.CauseStalled)  // Side took nothing, and more tunnels than Limits.Stalled were like that
 )
 
 // String returns a word or two.
@@ -188,13 +189,15 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 		texts: packTexts(u.r, addrString(local), a.agreement), more: u.extras(),
 	}
 	t.relay = relay.New(relay.Config{
-		Client:     client,
-		Backend:    netconn.New(a.conn, a.early),
-		Loops:      p.loops,
-		Deflate:    a.agreement.Deflate,
-		Unknown:    a.agreement.Unknown,
-		MaxMessage: uint64(p.messageSize),
+		Client:      client,
+		Backend:     netconn.New(a.conn, a.early),
+		Loops:       p.loops,
+		Deflate:     a.agreement.Deflate,
+		Unknown:     a.agreement.Unknown,
+		MaxMessage:  uint64(p.messageSize),
+		WatchStalls: p.maxStalled > 0,
 	})
+	p.stalls.start()
 	switch isStopped, isCut := p.registry.add(t); { // in the meantime
 	case isCut:
 		t.cut()

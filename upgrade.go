@@ -299,6 +299,7 @@ func (u *upgrade) switchProtocols(a *answer) error {
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	u.isHijacked = true
+	netconn.LimitBuffers(conn, u.p.socketBuffer)
 	// What the server has left of its deadlines ends here: a tunnel has none.
 	conn.SetDeadline(time.Time{})
 	t := u.p.newTunnel(u, a, netconn.New(conn, takeBuffered(brw.Reader)), conn.LocalAddr())

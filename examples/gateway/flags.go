@@ -22,7 +22,7 @@ type flags struct {
 	trusted          stringList
 	origins          stringList
 	handshakeTimeout time.Duration
-	maxMessage       int64
+	limits           wsproxy.Limits
 	tlsCert, tlsKey  string
 	ca               string
 	isDetached       bool
@@ -64,7 +64,9 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.Var(&f.trusted, "trusted", "address or `prefix` of a proxy in front, whose X-Forwarded-* is believed; repeatable")
 	fs.Var(&f.origins, "origin", "`pattern` of an Origin that may connect, besides the request's own Host; repeatable (default: all may)")
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 0, "for an upgrade, all attempts together; negative means none (default 10s)")
-	fs.Int64Var(&f.maxMessage, "max-message", 0, "`bytes` that a message may have; 0 means no bound")
+	fs.Int64Var(&f.limits.MessageSize, "max-message", 0, "`bytes` that a message may have; 0 means no bound")
+	fs.IntVar(&f.limits.SocketBuffer, "socket-buffer", 0, "`bytes` that the kernel may keep in each direction of a connection; 0 leaves it to the kernel")
+	fs.IntVar(&f.limits.Stalled, "stalled", 0, "`number` of tunnels of which a side takes nothing; beyond it they are ended; 0 means no bound")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the certificate to serve TLS with, and its chain")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with its key")
 	fs.StringVar(&f.ca, "ca", "", "`file` with the certificates that backends' are checked against (default: the system's)")
@@ -85,7 +87,7 @@ func (f *flags) options() ([]wsproxy.Option, error) {
 		wsproxy.WithBalancer(balancer),
 		wsproxy.WithTrustedProxies(f.trusted...),
 		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: f.handshakeTimeout}),
-		wsproxy.WithLimits(wsproxy.Limits{MessageSize: f.maxMessage}),
+		wsproxy.WithLimits(f.limits),
 		wsproxy.WithDetached(f.isDetached),
 	}
 	if len(f.origins) > 0 {

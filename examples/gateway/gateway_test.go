@@ -22,7 +22,7 @@ func TestGatewayEchoesAndSaysGoodbye(t *testing.T) {
 	defer backend.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	addr, errc := start(ctx, t, "-backend", backend.URL, "-balancer", "round-robin", "-max-message", "1000")
+	addr, errc := start(ctx, t, "-backend", backend.URL, "-balancer", "round-robin", "-max-message", "1000", "-socket-buffer", "65536", "-stalled", "10")
 
 	conn := dial(t, "ws://"+addr, nil)
 	wantEcho(t, conn, "hello")

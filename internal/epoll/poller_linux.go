@@ -158,8 +158,8 @@ func (p *Poller) Join(t Token, owner any, s *Socket, index int) error {
 	return nil
 }
 
-// Remove makes the poller forget an owner and its sockets, which are still open:
-// what it has been told about them is stale from now on.
+// Remove makes the poller forget an owner and its sockets, which are still open
+// unless Forget was called: what it has been told about them is stale from now on.
 func (p *Poller) Remove(t Token, sockets ...*Socket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,6 +177,10 @@ func (p *Poller) Remove(t Token, sockets ...*Socket) {
 func (p *Poller) watch(s *Socket, t Token, index int) error {
 	return p.control(syscall.EPOLL_CTL_ADD, int(s.fd), t.slot<<1|uint32(index), t.generation)
 }
+
+// Forget makes the poller forget one socket of an owner, before it is closed
+// without the other.
+func (p *Poller) Forget(s *Socket) { p.forget(s) }
 
 func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0) }
 

@@ -77,6 +77,16 @@ func (s *Socket) CloseWrite() error {
 	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
+// SetReadBuffer is that of a [net.TCPConn].
+func (s *Socket) SetReadBuffer(bytes int) error { return s.setSize(syscall.SO_RCVBUF, bytes) }
+
+// SetWriteBuffer is that of a [net.TCPConn].
+func (s *Socket) SetWriteBuffer(bytes int) error { return s.setSize(syscall.SO_SNDBUF, bytes) }
+
+func (s *Socket) setSize(option, bytes int) error {
+	return os.NewSyscallError("setsockopt", syscall.SetsockoptInt(int(s.fd), syscall.SOL_SOCKET, option, bytes))
+}
+
 // File returns a duplicate, which is the caller's.
 func (s *Socket) File() (*os.File, error) {
 	dup := Socket{}
@@ -86,9 +96,23 @@ func (s *Socket) File() (*os.File, error) {
 	return os.NewFile(uintptr(dup.fd), "socket"), nil
 }
 
-// Close closes the socket.
+// Close closes the socket, once.
 func (s *Socket) Close() error {
-	return os.NewSyscallError("close", syscall.Close(int(s.fd)))
+	if s.fd < 0 {
+		return nil
+	}
+	fd := int(s.fd)
+	s.fd = -1
+	return os.NewSyscallError("close", syscall.Close(fd))
+}
+
+// Reset is Close that resets the connection and forgets what is still to be sent:
+// else the system keeps it, for minutes if the peer does not read.
+func (s *Socket) Reset() error {
+	if s.fd >= 0 {
+		syscall.SetsockoptLinger(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
+	}
+	return s.Close()
 }
 
 // fail makes of errno what a [net.Conn] returns.

@@ -202,12 +202,40 @@ func (c *Conn) Close() error {
 
 // Abandon is Close without a word to the peer: it never waits.
 func (c *Conn) Abandon() error {
-	c.closeOnce.Do(func() {
-		if t, ok := c.conn.(*tls.Conn); ok {
-			c.closeErr = t.NetConn().Close()
-			return
-		}
-		c.closeErr = c.conn.Close()
-	})
+	c.closeOnce.Do(func() { c.closeErr = beneathTLS(c.conn).Close() })
 	return c.closeErr
+}
+
+// Reset is Abandon that forgets what is still to be sent, where the connection lets
+// that be said: else the system keeps it, for minutes if the peer does not read.
+func (c *Conn) Reset() error {
+	if l, ok := beneathTLS(c.conn).(interface{ SetLinger(sec int) error }); ok {
+		l.SetLinger(0)
+	}
+	c.Interrupt() // whatever a wrapper would still write to say goodbye
+	return c.Abandon()
+}
+
+// LimitBuffers bounds what the system keeps of c's bytes, received and to be sent,
+// if bytes is not 0 and c, or what carries its TLS, lets that be said. One that is
+// broken shows it when it is used.
+func LimitBuffers(c net.Conn, bytes int) {
+	if bytes == 0 {
+		return
+	}
+	if b, ok := beneathTLS(c).(interface {
+		SetReadBuffer(bytes int) error
+		SetWriteBuffer(bytes int) error
+	}); ok {
+		b.SetReadBuffer(bytes)
+		b.SetWriteBuffer(bytes)
+	}
+}
+
+// beneathTLS returns what carries c, if c is TLS, else c.
+func beneathTLS(c net.Conn) net.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c
 }

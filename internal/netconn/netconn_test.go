@@ -7,8 +7,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -286,7 +288,7 @@ func TestCloseWriteEndsOneDirection(t *testing.T) {
 }
 
 func TestConnectionIsClosedOnce(t *testing.T) {
-	shuts := map[string]func(*Conn) error{"Close": (*Conn).Close, "Abandon": (*Conn).Abandon}
+	shuts := map[string]func(*Conn) error{"Close": (*Conn).Close, "Abandon": (*Conn).Abandon, "Reset": (*Conn).Reset}
 	for name, shut := range shuts {
 		t.Run(name, func(t *testing.T) {
 			near, _ := wrappedPair(t)
@@ -319,7 +321,7 @@ func TestCloseReturnsTheErrorOfTheFirst(t *testing.T) {
 	}
 }
 
-func TestOnlyAbandonDoesNotWaitForATLSPeerThatDoesNotRead(t *testing.T) {
+func TestOnlyCloseWaitsForATLSPeerThatDoesNotRead(t *testing.T) {
 	tests := []struct {
 		name string
 		shut func(*Conn) error
@@ -327,6 +329,7 @@ func TestOnlyAbandonDoesNotWaitForATLSPeerThatDoesNotRead(t *testing.T) {
 	}{
 		{"Close", (*Conn).Close, 5 * time.Second}, // crypto/tls gives it so long
 		{"Abandon", (*Conn).Abandon, 0},
+		{"Reset", (*Conn).Reset, 0},
 	}
 	wstest.Certificate() // outside of the bubble: it uses sockets
 	for _, tt := range tests {
@@ -349,6 +352,43 @@ func TestOnlyAbandonDoesNotWaitForATLSPeerThatDoesNotRead(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestResetReachesThePeerAsOne(t *testing.T) {
+	for _, isTLS := range []bool{false, true} {
+		near, far := tcpPair(t)
+		if isTLS {
+			near, _ = wstest.ShakeHands(t, near, far)
+		}
+		New(near, nil).Reset()
+		if _, err := io.Copy(io.Discard, far); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("TLS %t: the peer's stream ended with %v; want a reset", isTLS, err)
+		}
+	}
+}
+
+// A sizer notes what its buffers are to be.
+type sizer struct {
+	net.Conn
+	sizes []int
+}
+
+func (s *sizer) SetReadBuffer(n int) error  { s.sizes = append(s.sizes, n); return nil }
+func (s *sizer) SetWriteBuffer(n int) error { s.sizes = append(s.sizes, n); return nil }
+
+func TestBuffersAreLimitedBeneathTLSToo(t *testing.T) {
+	near, far := memoryPair(t)
+	s := &sizer{Conn: near}
+	secure, _ := wstest.ShakeHands(t, s, far)
+	for _, c := range []net.Conn{s, secure} {
+		s.sizes = nil
+		LimitBuffers(c, 0)
+		LimitBuffers(c, 1234)
+		if want := []int{1234, 1234}; !slices.Equal(s.sizes, want) {
+			t.Errorf("%T: buffers of %v bytes; want %v", c, s.sizes, want)
+		}
+	}
+	LimitBuffers(near, 1234) // which has no such thing
 }
 
 func TestInterruptEndsFillAndWriteForGood(t *testing.T) {

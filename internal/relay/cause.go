@@ -38,6 +38,7 @@ const (
 	CauseShutdown              // the proxy shuts down
 	CauseCaller                // the program asked for it
 	CausePanic                 // a hook of the program panicked
+	CauseStalled               // a side takes nothing, and too many tunnels are like that
 )
 
 func (c Cause) String() string {
@@ -56,6 +57,8 @@ func (c Cause) String() string {
 		return "caller"
 	case CausePanic:
 		return "panic"
+	case CauseStalled:
+		return "stalled"
 	}
 	return fmt.Sprintf("Cause(%d)", uint8(c))
 }
@@ -68,8 +71,8 @@ type farewell struct {
 }
 
 // farewells is the table of causes: what the client and the backend hear when side
-// ends a tunnel by cause. A side that is lost hears nothing; one that sent a Close
-// frame gets the other side's answer, not one of ours. Reasons are for people who
+// ends a tunnel by cause. A side that is lost, or stalled, hears nothing; one that
+// sent a Close frame gets the other side's answer, not one of ours. Reasons are for people who
 // look at a connection from outside.
 func farewells(cause Cause, side Side) (toClient, toBackend farewell) {
 	none := farewell{}
@@ -94,6 +97,11 @@ func farewells(cause Cause, side Side) (toClient, toBackend farewell) {
 		return farewell{frame.StatusGoingAway, "shutting down"}, farewell{frame.StatusGoingAway, "shutting down"}
 	case CauseCaller: // the caller chooses what the client hears
 		return farewell{frame.StatusNormal, ""}, farewell{frame.StatusGoingAway, "closed by the proxy"}
+	case CauseStalled:
+		if byClient {
+			return none, farewell{frame.StatusGoingAway, "client stalled"}
+		}
+		return farewell{frame.StatusServiceRestart, "backend stalled"}, none
 	case CausePanic:
 		return farewell{frame.StatusInternalError, "internal error"}, farewell{frame.StatusGoingAway, "closed by the proxy"}
 	}

@@ -225,12 +225,13 @@ func TestTheTableOfCausesIsWhole(t *testing.T) {
 	for _, tt := range causeTests {
 		seen[tt.end.Cause] = true
 	}
-	for c := CauseClosed; c <= CausePanic; c++ {
+	seen[CauseStalled] = true // see stall_test.go
+	for c := CauseClosed; c <= CauseStalled; c++ {
 		if !seen[c] {
 			t.Errorf("no test ends a tunnel by %v", c)
 		}
 	}
-	if toClient, toBackend := farewells(CausePanic+1, Proxy); toClient.code != 0 || toBackend.code != 0 {
+	if toClient, toBackend := farewells(CauseStalled+1, Proxy); toClient.code != 0 || toBackend.code != 0 {
 		t.Errorf("codes of an unknown cause = %v, %v; want none", toClient, toBackend)
 	}
 }
@@ -294,7 +295,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 			t.Errorf("Side %d = %q; want %q", uint8(side), got, want)
 		}
 	}
-	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "caller", "panic", "Cause(7)"}
+	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "caller", "panic", "stalled", "Cause(8)"}
 	for i, want := range want {
 		if got := Cause(i).String(); got != want {
 			t.Errorf("Cause %d = %q; want %q", i, got, want)

@@ -219,6 +219,14 @@ func (d *dialed) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(d.to) }
 func (d *dialed) SetReadDeadline(t time.Time) error  { return d.SetDeadline(t) }
 func (d *dialed) SetWriteDeadline(t time.Time) error { return d.SetDeadline(t) }
 
+func (d *dialed) SetReadBuffer(bytes int) error {
+	return d.do(func() error { return d.socket.SetReadBuffer(bytes) })
+}
+
+func (d *dialed) SetWriteBuffer(bytes int) error {
+	return d.do(func() error { return d.socket.SetWriteBuffer(bytes) })
+}
+
 // SetDeadline sets one deadline for both: there is never more than one of them to
 // wait for.
 func (d *dialed) SetDeadline(t time.Time) error {

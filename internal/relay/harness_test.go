@@ -34,6 +34,8 @@ type tunnel interface {
 	Goodbye(Cause, int, string)
 	Cut(Cause)
 	Counts() (toBackend, toClient Counts)
+	StalledFor() time.Duration
+	CutStalled(time.Duration)
 }
 
 // A leg is one connection of a tunnel, with what was read from it before.

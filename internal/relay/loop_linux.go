@@ -315,6 +315,7 @@ func (l *loop) turn(t *looped) {
 		return
 	}
 	up, down := l.move(&t.up), l.move(&t.down)
+	t.noteStalls()
 	switch {
 	case t.hasEnded():
 		l.leave(t)
@@ -344,6 +345,7 @@ func (l *loop) look(t *looped) {
 	if t.hasLeft {
 		return
 	}
+	l.resetStalled(t) // before a stream is ended in order
 	t.lookAt(&t.up)
 	t.lookAt(&t.down)
 	l.turn(t)

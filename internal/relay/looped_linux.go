@@ -18,7 +18,7 @@ type looped struct {
 	Relay
 	loop  *loop
 	done  func(End)
-	conns *conns // nil once the loop has taken over
+	conns *conns // what is left of it once the loop has taken over; written under mu
 
 	// Owned by the loop.
 	sockets  [2]epoll.Socket
@@ -33,10 +33,19 @@ type looped struct {
 	token      epoll.Token // immutable once it has entered
 }
 
-// conns are what the sockets are duplicates of.
+// conns are what the sockets are duplicates of, and what only some tunnels need.
 type conns struct {
 	client, backend *netconn.Conn
 	dialed          *dialed // beneath backend, whose socket is not a duplicate then; else nil
+	stalls          *stalls // nil if they are not watched
+}
+
+// rest returns what is left when the loop has taken over, nil if nothing.
+func (c *conns) rest() *conns {
+	if c.stalls == nil {
+		return nil
+	}
+	return &conns{stalls: c.stalls}
 }
 
 // Indexes of sockets and links.
@@ -50,7 +59,7 @@ func newLooped(c Config) *Relay {
 	if c.Loops == nil {
 		return nil
 	}
-	t := &looped{conns: &conns{client: c.Client, backend: c.Backend}}
+	t := &looped{conns: &conns{client: c.Client, backend: c.Backend, stalls: newStalls(c)}}
 	if !t.takeOver(c) {
 		return nil
 	}
@@ -141,9 +150,9 @@ func (t *looped) start(done func(End)) {
 func (t *looped) enter(done func(End)) bool {
 	t.done = done
 	c := t.conns
-	t.conns = nil
+	t.setConns(c.rest())
 	if c.dialed != nil && !c.dialed.handOver(t) || c.dialed == nil && !t.loop.enter(t) {
-		t.conns = c
+		t.setConns(c)
 		return false
 	}
 	// From here on t is the loop's. What the connections hold besides their
@@ -153,6 +162,12 @@ func (t *looped) enter(done func(End)) bool {
 	return true
 }
 
+func (t *looped) setConns(c *conns) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.conns = c
+}
+
 // fallBack makes t, which has moved nothing yet, a relay of the portable engine.
 func (t *looped) fallBack() driver {
 	t.sockets[clientLink].Close()
@@ -160,7 +175,8 @@ func (t *looped) fallBack() driver {
 		t.sockets[backendLink].Close()
 	}
 	t.conns.backend = plainBackend(t.conns.backend)
-	p := &portable{Relay: &t.Relay, client: blocking{t.conns.client}, backend: blocking{t.conns.backend}}
+	p := new(portable)
+	p.fill(&t.Relay, t.conns.client, t.conns.backend, t.stalls())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.driver = p
@@ -206,6 +222,13 @@ func (t *looped) link(s Side) link {
 		return &t.links[clientLink]
 	}
 	return &t.links[backendLink]
+}
+
+func (t *looped) stalls() *stalls {
+	if t.conns == nil {
+		return nil
+	}
+	return t.conns.stalls
 }
 
 func (*looped) kind() Engine { return EventLoop }
@@ -334,5 +357,6 @@ func (c *keeping) limit(time.Time)     { c.t.loop.wake(c.t) }
 func (c *keeping) rearm(time.Time)     {}
 func (c *keeping) interruptWrite()     {}
 func (c *keeping) interrupt()          { c.t.loop.wake(c.t) }
+func (c *keeping) reset()              { c.t.loop.wake(c.t) } // see resetStalled
 func (c *keeping) close()              { c.socket().Close() }
 func (c *keeping) abandon()            { c.socket().Close() }

@@ -16,8 +16,9 @@ import (
 // A portable is this engine's part of a relay.
 type portable struct {
 	*Relay
-	client, backend blocking
+	client, backend blockingLink
 	running         sync.WaitGroup // the goroutine of down
+	stalled         *stalls        // nil if they are not watched
 
 	// Guarded by mu.
 	timer *time.Timer // calls expire; nil before it is needed
@@ -28,12 +29,19 @@ func newPortable(c Config) *Relay {
 		relay    Relay
 		portable portable
 	})
-	both.portable = portable{Relay: &both.relay, client: blocking{c.Client}, backend: blocking{c.Backend}}
 	both.relay.init(&both.portable, c)
+	both.portable.fill(&both.relay, c.Client, c.Backend, newStalls(c))
 	return &both.relay
 }
 
 func (p *portable) greet(b []byte, timeout time.Duration) error { return p.client.greet(b, timeout) }
+
+func (p *portable) fill(r *Relay, client, backend *netconn.Conn, s *stalls) {
+	p.Relay, p.client, p.backend = r, blocking{client}, blocking{backend}
+	if p.stalled = s; s != nil {
+		p.client, p.backend = watched{blocking{client}, &s.client}, watched{blocking{backend}, &s.backend}
+	}
+}
 
 // run uses the calling goroutine and one more.
 func (p *portable) run() End {
@@ -73,11 +81,13 @@ func (p *portable) link(s Side) link {
 	return p.backend
 }
 
+func (p *portable) stalls() *stalls { return p.stalled }
+
 func (*portable) kind() Engine { return Portable }
 
 // pump moves frames until the source has ended.
 func (d *direction) pump() {
-	src := d.src().(blocking)
+	src := d.src().(blockingLink)
 	for {
 		d.obey()
 		b, err := src.Fill(d.head())
@@ -100,6 +110,13 @@ func isDeadline(err error) bool {
 	return os.IsTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
 }
 
+// A blockingLink is a [blocking] or a [watched].
+type blockingLink interface {
+	link
+	Fill(head []byte) (*netconn.Buffer, error)
+	greet(p []byte, timeout time.Duration) error
+}
+
 // A blocking link writes until all is written, so that it never keeps anything.
 type blocking struct{ *netconn.Conn }
 
@@ -120,6 +137,7 @@ func (b blocking) wake()                       { b.SetReadDeadline(longAgo) }
 func (b blocking) rearm(until time.Time)       { b.SetReadDeadline(until) }
 func (b blocking) interruptWrite()             { b.SetWriteDeadline(longAgo) }
 func (b blocking) interrupt()                  { b.Interrupt() }
+func (b blocking) reset()                      { b.Reset() }
 func (b blocking) close()                      { b.Close() }
 func (b blocking) abandon()                    { b.Abandon() }
 
@@ -127,4 +145,17 @@ func (b blocking) limit(until time.Time) {
 	if b.SetReadDeadline(until) != nil { // it has no deadlines
 		time.AfterFunc(time.Until(until), b.abandon)
 	}
+}
+
+// A watched link notes since when a write waits. One write is of one buffer at
+// most, and counts as taken when it has returned: it cannot be seen how far it is.
+type watched struct {
+	blocking
+	wait *wait
+}
+
+func (w watched) write(p []byte) (int, error) {
+	w.wait.begin()
+	defer w.wait.end()
+	return w.blocking.write(p)
 }

@@ -73,6 +73,9 @@ type Config struct {
 
 	// MaxMessage bounds messages in both directions; 0 means no bound.
 	MaxMessage uint64
+
+	// WatchStalls is for StalledFor and CutStalled, which do nothing without it.
+	WatchStalls bool
 }
 
 // A Relay is one tunnel. Run or Start is called once; the other methods at any
@@ -106,6 +109,9 @@ type driver interface {
 
 	// link returns the connection with a side.
 	link(Side) link
+
+	// stalls is nil unless they are watched.
+	stalls() *stalls
 
 	// kind tells which engine it is.
 	kind() Engine
@@ -149,6 +155,10 @@ type link interface {
 
 	// interrupt makes all that waits for the peer fail, from now on.
 	interrupt()
+
+	// reset closes the connection, sooner than close would, with a reset: what the
+	// system still keeps for the peer it forgets. It never waits.
+	reset()
 
 	// close closes the connection. It may say goodbye where TLS wants that.
 	close()

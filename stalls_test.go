@@ -1,0 +1,207 @@
+package wsproxy_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// watchEnds returns the ends of tunnels.
+func watchEnds() (wsproxy.Option, chan wsproxy.TunnelEnd) {
+	ends := make(chan wsproxy.TunnelEnd, 100)
+	return wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { ends <- e }}), ends
+}
+
+// wantStalled checks that a tunnel has ended because its client took nothing.
+func wantStalled(t *testing.T, e wsproxy.TunnelEnd, id uint64) {
+	t.Helper()
+	if e.ID != id || e.Side != wsproxy.SideClient || e.Cause != wsproxy.CauseStalled || e.Code != 1001 || !e.Cut || e.Err == nil {
+		t.Errorf("tunnel %d ended by %v, %v, code %d, cut %t, %v; want tunnel %d by its client, stalled, code 1001, cut",
+			e.ID, e.Side, e.Cause, e.Code, e.Cut, e.Err, id)
+	}
+}
+
+func TestTunnelStalledForTheLongestEndsWhenTooManyAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := newBackendInMemory(t)
+		trace, ends := watchEnds()
+		p := newProxy(t, wsproxy.WithBackends("http://backend"), backend.option(), trace,
+			wsproxy.WithLimits(wsproxy.Limits{Stalled: 2}))
+		s := serveInMemory(t, p)
+		message := wstest.Binary(make([]byte, 1<<20))
+		stall := func() (client, leg *wstest.Peer) {
+			client = s.dial(t)
+			client.WriteRequest(upgradeTo("/"))
+			leg = backend.accept(t)
+			leg.AcceptUpgrade(nil)
+			wantSwitch(t, client)
+			go leg.WriteFrames(message) // until the client has read it, or the end
+			synctest.Wait()
+			time.Sleep(300 * time.Millisecond)
+			return client, leg
+		}
+		wantNone := func() {
+			t.Helper()
+			time.Sleep(time.Hour)
+			select {
+			case e := <-ends:
+				t.Errorf("tunnel %d ended by %v; want it to stay", e.ID, e.Cause)
+			default:
+			}
+		}
+		_, first := stall()
+		second, _ := stall()
+		wantNone()
+
+		stall()
+		start := time.Now()
+		first.WantClose(1001)
+		first.Close()
+		wantStalled(t, <-ends, 1)
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("the first tunnel ended %v after the third had stalled; want it by the second look", took)
+		}
+		wantNone()
+
+		second.Want(message) // and it is stalled no more
+		stall()
+		wantNone()
+		stall()
+		wantStalled(t, <-ends, 3)
+		wantNone()
+	})
+}
+
+func TestTunnelsMayStallWithoutABound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := newBackendInMemory(t)
+		trace, ends := watchEnds()
+		p := newProxy(t, wsproxy.WithBackends("http://backend"), backend.option(), trace,
+			wsproxy.WithLimits(wsproxy.Limits{Stalled: -1}))
+		s := serveInMemory(t, p)
+		client := s.dial(t)
+		client.WriteRequest(upgradeTo("/"))
+		leg := backend.accept(t)
+		leg.AcceptUpgrade(nil)
+		wantSwitch(t, client)
+		message := wstest.Binary(make([]byte, 1<<20))
+		go leg.WriteFrames(message)
+		time.Sleep(24 * time.Hour)
+		client.Want(message)
+		if len(ends) != 0 {
+			t.Error("the tunnel has ended")
+		}
+	})
+}
+
+// The same over sockets, where an event loop relays if there is one.
+func TestTunnelWhoseClientDoesNotReadEndsWhenTooManyAreStalled(t *testing.T) {
+	for name, detached := range map[string]bool{"blocking": false, "detached": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // some real seconds
+			backend := wstest.StartBackend(t)
+			trace, ends := watchEnds()
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), trace, wsproxy.WithDetached(detached),
+				wsproxy.WithLimits(wsproxy.Limits{Stalled: 1, SocketBuffer: 32 << 10}))
+			message := wstest.Binary(make([]byte, 4<<20))
+			var clients, legs []*wstest.Peer
+			var writing sync.WaitGroup
+			for range 2 {
+				client := wstest.Dial(t, s.URL)
+				client.WriteRequest(upgradeTo("/"))
+				leg := backend.Accepted(t)
+				leg.AcceptUpgrade(nil)
+				wantSwitch(t, client)
+				clients, legs = append(clients, client), append(legs, leg)
+				writing.Go(func() { leg.WriteFrames(message) }) // until the client reads, or the end
+			}
+			e := <-ends
+			if e.ID != 1 && e.ID != 2 {
+				t.Fatalf("tunnel %d ended; want 1 or 2", e.ID)
+			}
+			wantStalled(t, e, e.ID) // they stalled at almost the same time
+			legs[e.ID-1].WantClose(1001)
+			legs[e.ID-1].Close()
+			clients[2-e.ID].Want(message)
+			writing.Wait()
+			if n := p.Stats().Tunnels; n != 1 {
+				t.Errorf("%d tunnels are left; want the other one", n)
+			}
+			p.Close()
+			s.wait()
+		})
+	}
+}
+
+// A callRecorder notes what is done with its connection.
+type callRecorder struct {
+	net.Conn
+	mu    sync.Mutex
+	calls []string
+}
+
+func (c *callRecorder) record(call string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, call)
+}
+
+func (c *callRecorder) first(n int) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.calls[:min(n, len(c.calls))])
+}
+
+func (c *callRecorder) SetReadBuffer(n int) error {
+	c.record(fmt.Sprint("receive ", n))
+	return nil
+}
+
+func (c *callRecorder) SetWriteBuffer(n int) error {
+	c.record(fmt.Sprint("send ", n))
+	return nil
+}
+
+func (c *callRecorder) Write(p []byte) (int, error) {
+	c.record("write")
+	return c.Conn.Write(p)
+}
+
+func TestSocketBuffersAreSetBeforeTheBackendIsAsked(t *testing.T) {
+	for _, tt := range []struct {
+		scheme string
+		bytes  int
+		want   []string
+	}{
+		{"http", 200, []string{"receive 200", "send 200", "write"}},
+		{"https", 200, []string{"receive 200", "send 200", "write"}},
+		{"http", 0, []string{"write"}},
+		{"http", -1, []string{"write"}},
+	} {
+		var recorder *callRecorder
+		network := newFakeNet()
+		network.set("a", fakeBackend{answer: switching})
+		_, s := start(t, wsproxy.WithBackends(tt.scheme+"://a"), wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: tt.bytes}),
+			wsproxy.WithDialer(func(ctx context.Context, kind, addr string) (net.Conn, error) {
+				c, err := network.dial(ctx, kind, addr)
+				recorder = &callRecorder{Conn: c}
+				return recorder, err
+			}))
+		client := wstest.Dial(t, s.URL)
+		client.WriteRequest(upgradeTo("/"))
+		client.ReadResponse() // which need not be 101: nobody speaks TLS here
+		client.Close()
+		s.wait()
+		if got := recorder.first(len(tt.want)); !slices.Equal(got, tt.want) {
+			t.Errorf("%s, %d bytes: the first calls are %q; want %q", tt.scheme, tt.bytes, got, tt.want)
+		}
+	}
+}
