@@ -66,10 +66,11 @@ func (s *Loops) pick() *loop {
 	}
 	if s.loops == nil {
 		for range numLoops() {
-			l, err := startLoop()
+			l, err := newLoop()
 			if err != nil {
 				break // out of descriptors: those that there are will do, or the next tunnel tries again
 			}
+			go l.run() // ends with close
 			s.loops = append(s.loops, l)
 		}
 	}
@@ -103,7 +104,7 @@ type loop struct {
 	tunnels   int
 }
 
-func startLoop() (*loop, error) {
+func newLoop() (*loop, error) {
 	p, err := epoll.New()
 	if err != nil {
 		return nil, err
@@ -111,7 +112,6 @@ func startLoop() (*loop, error) {
 	l := &loop{poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
 	l.sweeper = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
 	l.sweeper.Stop()
-	go l.run() // ends with close
 	return l, nil
 }
 
@@ -143,6 +143,12 @@ func (l *loop) enter(t *looped) bool {
 	if err != nil {
 		return false
 	}
+	l.enteredLocked(t, token)
+	return true
+}
+
+// enteredLocked notes that t is one of the loop's tunnels.
+func (l *loop) enteredLocked(t *looped, token epoll.Token) {
 	t.token = token
 	t.hasEntered = true
 	l.tunnels++
@@ -150,7 +156,6 @@ func (l *loop) enter(t *looped) bool {
 		l.woken = append(l.woken, t)
 		l.ringLocked()
 	}
-	return true
 }
 
 // wake makes the loop look how things stand with t. Anybody may call it, at any
@@ -185,11 +190,7 @@ func (l *loop) run() {
 	defer l.pipe.close()
 	defer l.sweeper.Stop()
 	for l.next() {
-		for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
-			t := e.Owner.(*looped)
-			t.links[e.Index].note(e.Edges)
-			l.turn(t)
-		}
+		l.handleEvents()
 		l.work()
 		l.lookAtWoken()
 		if l.isSweepDue.CompareAndSwap(true, false) {
@@ -202,8 +203,9 @@ func (l *loop) run() {
 // reports whether there will be anything to do ever again.
 func (l *loop) next() bool {
 	l.mu.Lock()
-	l.isWaiting = len(l.queue) == 0 && len(l.woken) == 0
-	mayWait, isOver := l.isWaiting, l.isClosing && l.tunnels == 0
+	isOver := l.isClosing && l.tunnels == 0
+	mayWait := len(l.queue) == 0 && len(l.woken) == 0
+	l.isWaiting = mayWait && !isOver // the poller must not be rung any more behind the end
 	l.mu.Unlock()
 	if isOver {
 		return false
@@ -228,6 +230,15 @@ func (l *loop) next() bool {
 		l.mu.Unlock()
 	}
 	return true
+}
+
+// handleEvents gives those a turn to whom something has happened.
+func (l *loop) handleEvents() {
+	for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
+		t := e.Owner.(*looped)
+		t.links[e.Index].note(e.Edges)
+		l.turn(t)
+	}
 }
 
 // work gives those a turn that have more to do.

@@ -1,0 +1,69 @@
+//go:build !wsproxy_portable
+
+package relay
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// oneLoop returns an engine whose tunnels share one loop, which ends with the test.
+func oneLoop(t *testing.T) (engine, *loop) {
+	t.Helper()
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go l.run() // ends with the test
+	return engineOf(t, l), l
+}
+
+// engineOf returns an engine that has the loop l, which must run at the end of the
+// test.
+func engineOf(t *testing.T, l *loop) engine {
+	loops := &Loops{loops: []*loop{l}}
+	t.Cleanup(loops.Close)
+	return engine{name: "event loop", needsSockets: true, open: func(client, backend leg, c Config) tunnel {
+		c.Client = netconn.New(client.conn, client.early)
+		c.Backend = netconn.New(backend.conn, backend.early)
+		c.Loops = loops
+		return New(c)
+	}}
+}
+
+func TestLoopThatHasEndedTouchesNoDescriptor(t *testing.T) {
+	e, l := oneLoop(t)
+	s := e.start(t, networks[0], setup{})
+	s.Cut(CauseShutdown)
+	<-s.done
+	l.close()
+	reused := socketPairs(t, 16) // among them the numbers that the loop had
+	s.Cut(CauseShutdown)
+	for _, fd := range reused {
+		if n, _, err := syscall.Recvfrom(fd, make([]byte, 100), syscall.MSG_DONTWAIT); err != syscall.EAGAIN {
+			t.Errorf("descriptor %d has been written to: read %d bytes, %v", fd, n, err)
+		}
+	}
+}
+
+// socketPairs returns descriptors of sockets, whose numbers are the lowest that are
+// free.
+func socketPairs(t *testing.T, pairs int) []int {
+	t.Helper()
+	var fds []int
+	for range pairs {
+		pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds = append(fds, pair[0], pair[1])
+	}
+	t.Cleanup(func() {
+		for _, fd := range fds {
+			syscall.Close(fd)
+		}
+	})
+	return fds
+}
