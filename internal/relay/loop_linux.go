@@ -204,7 +204,7 @@ func (l *loop) run() {
 func (l *loop) next() bool {
 	l.mu.Lock()
 	isOver := l.isClosing && l.tunnels == 0
-	mayWait := len(l.queue) == 0 && len(l.woken) == 0
+	mayWait := len(l.queue) == 0 && len(l.woken) == 0 && !l.isSweepDue.Load()
 	l.isWaiting = mayWait && !isOver // the poller must not be rung any more behind the end
 	l.mu.Unlock()
 	if isOver {

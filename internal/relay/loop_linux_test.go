@@ -5,6 +5,7 @@ package relay
 import (
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
@@ -66,4 +67,30 @@ func socketPairs(t *testing.T, pairs int) []int {
 		}
 	})
 	return fds
+}
+
+func TestSweepThatBecomesDueWhileTheLoopIsAtWorkIsNotMissed(t *testing.T) {
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.poller.Close()
+	for isQuiet := false; !isQuiet; { // the poller's own beginnings
+		l.poller.Poll()
+		_, ok := l.poller.Next()
+		isQuiet = !ok
+	}
+	l.sweepSoon() // it is not waiting now
+	next := make(chan struct{})
+	go func() {
+		l.next()
+		close(next)
+	}()
+	select {
+	case <-next:
+	case <-time.After(5 * time.Second):
+		t.Error("the loop waits, with a sweep that is due")
+		l.poller.Wake()
+		<-next
+	}
 }
