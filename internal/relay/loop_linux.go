@@ -176,10 +176,11 @@ func (l *loop) wake(t *looped) {
 // leave closes t, whose both sides have ended.
 func (l *loop) leave(t *looped) {
 	t.hasLeft = true
-	l.poller.Remove(t.token, &t.sockets)
-	l.mu.Lock()
+	l.mu.Lock() // it may end before enter is done with it
+	token := t.token
 	l.tunnels--
 	l.mu.Unlock()
+	l.poller.Remove(token, &t.sockets)
 	t.finish()
 }
 

@@ -3,11 +3,14 @@
 package relay
 
 import (
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/netconn"
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // oneLoop returns an engine whose tunnels share one loop, which ends with the test.
@@ -93,4 +96,74 @@ func TestSweepThatBecomesDueWhileTheLoopIsAtWorkIsNotMissed(t *testing.T) {
 		l.poller.Wake()
 		<-next
 	}
+}
+
+func TestTunnelMayEndBeforeItHasEntered(t *testing.T) {
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := engineOf(t, l)
+	first, s := e.prepare(t, networks[0], setup{}), e.prepare(t, networks[0], setup{})
+	first.begin() // its token is that which a tunnel has that has none
+	wantEntered(t, l, 1)
+	s.client.Close()
+	s.backend.Close()
+	s.Cut(CauseShutdown)
+
+	// What follows is enter, so slow that the loop has done all before its end.
+	u := s.tunnel.(*Relay).driver.(*looped)
+	ended := make(chan End, 1)
+	u.done = func(end End) { ended <- end }
+	l.mu.Lock()
+	token, err := l.poller.Add(u, &u.sockets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { // ends with the test
+		l.poller.Poll()
+		l.handleEvents()
+		l.run()
+	}()
+	for !isLocked(t, "relay.(*loop).leave(") {
+		runtime.Gosched()
+	}
+	l.enteredLocked(u, token)
+	l.mu.Unlock()
+	<-ended
+	s.nearClient.Close()
+	s.nearBackend.Close()
+	s.isRunning = true
+	close(s.done)
+
+	first.client.Send(wstest.Text("hello"))
+	first.backend.Want(wstest.Text("hello"))
+}
+
+// wantEntered waits until l has so many tunnels.
+func wantEntered(t *testing.T, l *loop, tunnels int) {
+	t.Helper()
+	for {
+		l.mu.Lock()
+		n := l.tunnels
+		l.mu.Unlock()
+		if n == tunnels {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// isLocked reports whether a goroutine waits for a lock, somewhere within a
+// function.
+func isLocked(t *testing.T, function string) bool {
+	t.Helper()
+	buf := make([]byte, 1<<20)
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(stack, function) {
+			head, _, _ := strings.Cut(stack, "\n")
+			return strings.Contains(head, "sync.Mutex.Lock")
+		}
+	}
+	return false
 }
