@@ -60,6 +60,7 @@ type Poller struct {
 	next      int // of these, what Next looks at next
 	err       error
 	isYield   bool
+	hasParked bool                  // in this call of Wait
 	tryToPark func(fd uintptr) bool // p.poll, made once
 
 	mu    sync.Mutex
@@ -201,12 +202,13 @@ func (p *Poller) Wake() {
 }
 
 // Wait waits until there are events, which Next then returns. It may find none: a
-// call of Wake.
-func (p *Poller) Wait() error {
+// call of Wake. It reports whether it had to wait, and others could go on meanwhile.
+func (p *Poller) Wait() (hasWaited bool, err error) {
+	p.hasParked = false
 	if err := p.raw.Read(p.tryToPark); err != nil {
-		return err
+		return false, err
 	}
-	return p.err
+	return p.hasParked, p.err
 }
 
 // Poll is Wait, but does not wait.
@@ -221,7 +223,8 @@ func (p *Poller) Poll() error {
 // same process then answered in 20 ms, where it takes 1 with this.
 func (p *Poller) Yield() error {
 	p.isYield = true
-	return p.Wait()
+	_, err := p.Wait()
+	return err
 }
 
 // park reports whether there is something to do. If not, the goroutine waits.
@@ -232,7 +235,9 @@ func (p *Poller) park(uintptr) bool {
 		return false
 	}
 	p.poll()
-	return p.have > 0 || p.err != nil
+	isDue := p.have > 0 || p.err != nil
+	p.hasParked = p.hasParked || !isDue
+	return isDue
 }
 
 // poll asks for events without waiting.

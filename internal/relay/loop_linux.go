@@ -211,19 +211,22 @@ func (l *loop) next() bool {
 	if isOver {
 		return false
 	}
+	hasWaited := true
 	var err error
-	switch now := time.Now(); {
-	case now.Sub(l.busy) > yieldInterval && !l.busy.IsZero():
+	switch {
+	case time.Since(l.busy) > yieldInterval:
 		err = l.poller.Yield()
-		l.busy = time.Now()
 	case mayWait:
-		err = l.poller.Wait()
-		l.busy = time.Now()
+		hasWaited, err = l.poller.Wait()
 	default:
+		hasWaited = false
 		err = l.poller.Poll()
 	}
 	if err != nil {
 		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
+	}
+	if hasWaited {
+		l.busy = time.Now()
 	}
 	if mayWait {
 		l.mu.Lock()

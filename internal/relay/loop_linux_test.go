@@ -3,7 +3,9 @@
 package relay
 
 import (
+	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -166,4 +168,96 @@ func isLocked(t *testing.T, function string) bool {
 		}
 	}
 	return false
+}
+
+func TestBusyLoopLetsOthersGoOn(t *testing.T) {
+	loads := map[string]wstest.Frame{
+		"small messages": wstest.Binary(make([]byte, 100)),
+		"large messages": wstest.Binary(make([]byte, 100_000)),
+	}
+	for name, frame := range loads {
+		t.Run(name, func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+			e, _ := oneLoop(t)
+			var tunnels []tunnel
+			for range 8 {
+				tunnels = append(tunnels, circle(t, e, masked(frame)))
+			}
+			// A few at a time, so that the loop is certainly busy beside them.
+			var took []time.Duration
+			for rounds := uint64(1); rounds <= 5; rounds++ {
+				took = append(took, echoes(t, 20)...)
+				for _, tunnel := range tunnels {
+					waitForMessages(tunnel, 20*rounds)
+				}
+			}
+			if p50 := median(took); p50 > 5*time.Millisecond {
+				t.Errorf("an echo beside the loop takes %v", p50)
+			}
+		})
+	}
+}
+
+// waitForMessages waits until so many have passed to the backend.
+func waitForMessages(tunnel tunnel, messages uint64) {
+	for {
+		if up, _ := tunnel.Counts(); up.Messages >= messages {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
+// circle lets a frame go round and round, through two tunnels, of which it returns
+// one.
+func circle(t *testing.T, e engine, frame []byte) tunnel {
+	t.Helper()
+	a, otherA := unixPair(t)
+	b, otherB := unixPair(t)
+	tunnels := []tunnel{
+		e.open(leg{conn: a, early: frame}, leg{conn: b}, Config{}),
+		e.open(leg{conn: otherB}, leg{conn: otherA}, Config{}),
+	}
+	for _, tunnel := range tunnels {
+		done := make(chan struct{})
+		go func() {
+			tunnel.Run()
+			close(done)
+		}()
+		t.Cleanup(func() {
+			tunnel.Cut(CauseShutdown)
+			<-done
+		})
+	}
+	return tunnels[0]
+}
+
+// echoes returns how long the echoes of an ordinary server in this process take.
+func echoes(t *testing.T, rounds int) []time.Duration {
+	t.Helper()
+	near, far := tcpPair(t)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		defer far.Close()
+		io.Copy(struct{ io.Writer }{far}, far) // up to the end of near
+	}()
+	defer func() { near.Close(); <-served }()
+	var took []time.Duration
+	for range rounds {
+		start := time.Now()
+		if _, err := near.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := near.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(start))
+	}
+	return took
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
 }
