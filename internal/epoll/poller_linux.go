@@ -60,7 +60,7 @@ type Poller struct {
 	next      int // of these, what Next looks at next
 	err       error
 	isYield   bool
-	hasParked bool
+	hasParked bool                  // in this call of Wait
 	tryToPark func(fd uintptr) bool // p.poll, made once
 
 	mu    sync.Mutex

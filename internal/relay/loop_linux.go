@@ -70,10 +70,11 @@ func (s *Loops) pick() *loop {
 	}
 	if s.loops == nil {
 		for range numLoops() {
-			l, err := startLoop()
+			l, err := newLoop()
 			if err != nil {
 				break // out of descriptors: those that there are will do, or the next tunnel tries again
 			}
+			go l.run() // ends with close
 			s.loops = append(s.loops, l)
 		}
 	}
@@ -107,7 +108,7 @@ type loop struct {
 	members   int // tunnels, and connections that will have one
 }
 
-func startLoop() (*loop, error) {
+func newLoop() (*loop, error) {
 	p, err := epoll.New()
 	if err != nil {
 		return nil, err
@@ -115,7 +116,6 @@ func startLoop() (*loop, error) {
 	l := &loop{poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
 	l.sweeper = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
 	l.sweeper.Stop()
-	go l.run() // ends with close
 	return l, nil
 }
 
@@ -228,10 +228,11 @@ func (l *loop) wakeLocked(t *looped) {
 // leave closes t, whose both sides have ended.
 func (l *loop) leave(t *looped) {
 	t.hasLeft = true
-	l.poller.Remove(t.token, &t.sockets[backendLink], &t.sockets[clientLink])
-	l.mu.Lock()
+	l.mu.Lock() // it may end before enter is done with it
+	token := t.token
 	l.members--
 	l.mu.Unlock()
+	l.poller.Remove(token, &t.sockets[backendLink], &t.sockets[clientLink])
 	t.finish()
 }
 
@@ -242,14 +243,7 @@ func (l *loop) run() {
 	defer l.pipe.close()
 	defer l.sweeper.Stop()
 	for l.next() {
-		for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
-			switch owner := e.Owner.(type) {
-			case *looped:
-				l.note(owner, e.Index, e.Edges)
-			case *dialed:
-				owner.note(e.Edges)
-			}
-		}
+		l.handleEvents()
 		l.work()
 		l.lookAtWoken()
 		if l.isSweepDue.CompareAndSwap(true, false) {
@@ -269,8 +263,9 @@ func (l *loop) note(t *looped, index int, e epoll.Edges) {
 // reports whether there will be anything to do ever again.
 func (l *loop) next() bool {
 	l.mu.Lock()
-	l.isWaiting = len(l.queue) == 0 && len(l.woken) == 0
-	mayWait, isOver := l.isWaiting, l.isClosing && l.members == 0
+	isOver := l.isClosing && l.members == 0
+	mayWait := len(l.queue) == 0 && len(l.woken) == 0 && !l.isSweepDue.Load()
+	l.isWaiting = mayWait && !isOver // the poller must not be rung any more behind the end
 	l.mu.Unlock()
 	if isOver {
 		return false
@@ -297,6 +292,18 @@ func (l *loop) next() bool {
 		l.mu.Unlock()
 	}
 	return true
+}
+
+// handleEvents gives those a turn to whom something has happened.
+func (l *loop) handleEvents() {
+	for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
+		switch owner := e.Owner.(type) {
+		case *looped:
+			l.note(owner, e.Index, e.Edges)
+		case *dialed:
+			owner.note(e.Edges)
+		}
+	}
 }
 
 // work gives those a turn that have more to do.
