@@ -45,6 +45,7 @@ func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, e engine) {
 		for name := range fromClient {
 			t.Run(name, func(t *testing.T) {
+				t.Parallel() // stalling takes time
 				// A process of its own: stacks of goroutines that have ended are kept.
 				proxy, backend := startChild(t, "proxy"), wstest.StartBackend(t)
 				var url string
