@@ -1,6 +1,7 @@
 package epoll
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"sync/atomic"
@@ -15,8 +16,11 @@ type Pipe struct {
 }
 
 const (
-	largePipe   = 1 << 20
+	largePipe = 1 << 20
+	smallPipe = 64 << 10 // the kernel's default
+
 	setPipeSize = 1031 // F_SETPIPE_SZ, which package syscall lacks
+	getPipeSize = 1032 // F_GETPIPE_SZ
 )
 
 // largePipes is what is left of the budget of this process. A pipe of 64 KiB holds
@@ -27,7 +31,7 @@ var largePipes atomic.Int32
 
 func init() { largePipes.Store(16) }
 
-// NewPipe returns a pipe, a large one if it can be had.
+// NewPipe returns a pipe, a large one if it can be had, and never one that is tiny.
 func NewPipe() (*Pipe, error) {
 	var fds [2]int
 	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC|syscall.O_NONBLOCK); err != nil {
@@ -35,7 +39,19 @@ func NewPipe() (*Pipe, error) {
 	}
 	p := &Pipe{r: fds[0], w: fds[1]}
 	p.grow()
+	if size := p.size(); size < smallPipe {
+		p.Close()
+		return nil, fmt.Errorf("epoll: the user's share of pipes is used up: one of %d bytes is no use", size)
+	}
 	return p, nil
+}
+
+// size returns how much the pipe holds. Where the user has had his share, that is
+// two pieces of what a network card delivered, with which splicing takes more calls
+// than copying.
+func (p *Pipe) size() int {
+	n, _, _ := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(p.r), getPipeSize, 0)
+	return int(n)
 }
 
 // grow makes the pipe large, unless the budget is spent or the kernel refuses:

@@ -1,0 +1,213 @@
+package epoll
+
+import (
+	"errors"
+	"io"
+	"net"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestSocketReadsAndWritesWithoutWaiting(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		s, far := newSocket(t, pair)
+		b := make([]byte, 100)
+		if n, err := s.Read(b); n != 0 || err != ErrAgain {
+			t.Errorf("Read() of nothing = %d, %v; want ErrAgain", n, err)
+		}
+		send(t, far, "hello")
+		if n, err := readSoon(s, b); string(b[:n]) != "hello" || err != nil {
+			t.Errorf("Read() = %q, %v; want hello", b[:n], err)
+		}
+		if n, err := s.Write([]byte("world")); n != 5 || err != nil {
+			t.Errorf("Write() = %d, %v; want 5", n, err)
+		}
+		if _, err := io.ReadFull(far, b[:5]); string(b[:5]) != "world" || err != nil {
+			t.Errorf("the peer read %q, %v; want world", b[:5], err)
+		}
+		fillUp(t, s)
+		if n, err := s.Write(b); n != 0 || err != ErrAgain {
+			t.Errorf("Write() without room = %d, %v; want ErrAgain", n, err)
+		}
+	})
+}
+
+// readSoon is Read as soon as there is something to tell.
+func readSoon(s *Socket, b []byte) (n int, err error) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if n, err = s.Read(b); err != ErrAgain {
+			break
+		}
+	}
+	return n, err
+}
+
+func TestCloseWriteEndsOneDirection(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		s, far := newSocket(t, pair)
+		if err := s.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the peer read %d, %v; want io.EOF", n, err)
+		}
+		send(t, far, "still here")
+		b := make([]byte, 100)
+		if n, err := readSoon(s, b); string(b[:n]) != "still here" || err != nil {
+			t.Errorf("Read() = %q, %v; want still here", b[:n], err)
+		}
+	})
+}
+
+// What a socket tells is what a [net.Conn] tells of a connection with which the same
+// has happened, but for the addresses.
+func TestErrorsAreThoseOfPackageNet(t *testing.T) {
+	read := func(rw io.ReadWriter) error {
+		_, err := rw.Read(make([]byte, 10))
+		return err
+	}
+	write := func(rw io.ReadWriter) error {
+		_, err := rw.Write(make([]byte, 10))
+		return err
+	}
+	readUp := func(rw io.ReadWriter) error { read(rw); return read(rw) }
+	closeUnread := func(near io.ReadWriter, far net.Conn) { // which is a reset, also of a unix socket
+		near.Write([]byte("never read"))
+		far.Close()
+	}
+	tests := []struct {
+		name   string
+		happen func(near io.ReadWriter, far net.Conn)
+		then   func(io.ReadWriter) error
+		want   error
+	}{
+		{"end of stream", func(_ io.ReadWriter, far net.Conn) { far.Close() }, read, io.EOF},
+		{"end of stream, read twice", func(_ io.ReadWriter, far net.Conn) { far.Close() }, readUp, io.EOF},
+		{"bytes, then end of stream", func(_ io.ReadWriter, far net.Conn) { far.Write([]byte("x")); far.Close() }, readUp, io.EOF},
+		{"read of what is reset", closeUnread, read, syscall.ECONNRESET},
+		{"write to what has ended", func(near io.ReadWriter, _ net.Conn) {
+			near.(interface{ CloseWrite() error }).CloseWrite()
+		}, write, syscall.EPIPE},
+	}
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				near, far := pair(t)
+				tt.happen(near, far)
+				want := tt.then(near)
+				if !errors.Is(want, tt.want) {
+					t.Fatalf("a %T: %v; want %v", near, want, tt.want)
+				}
+				s, far := newSocket(t, pair)
+				soon := soonSocket{s}
+				tt.happen(soon, far)
+				wantSameError(t, tt.then(soon), want)
+			})
+		}
+	})
+}
+
+// A soonSocket waits for what is to come.
+type soonSocket struct{ *Socket }
+
+func (s soonSocket) Read(b []byte) (int, error) { return readSoon(s.Socket, b) }
+
+func wantSameError(t *testing.T, got, want error) {
+	t.Helper()
+	var gotOp, wantOp *net.OpError
+	if !errors.As(want, &wantOp) {
+		if got != want {
+			t.Errorf("error %v; want %v itself", got, want)
+		}
+		return
+	}
+	if !errors.As(got, &gotOp) {
+		t.Fatalf("error %T %v; want a *net.OpError", got, got)
+	}
+	if gotOp.Op != wantOp.Op || gotOp.Net != wantOp.Net || !reflect.DeepEqual(gotOp.Err, wantOp.Err) {
+		t.Errorf("error %#v; want %#v but for the addresses", gotOp, wantOp)
+	}
+	if got, want := gotOp.Timeout(), wantOp.Timeout(); got != want {
+		t.Errorf("Timeout() = %v; want %v", got, want)
+	}
+	// "read tcp 127.0.0.1:1->127.0.0.1:2: read: connection reset by peer"
+	op, _, _ := strings.Cut(want.Error(), " ")
+	if cause := wantOp.Err.Error(); got.Error() != op+" "+wantOp.Net+": "+cause {
+		t.Errorf("text %q; want that of %q but for the addresses", got, want)
+	}
+}
+
+func TestPeerThatIsNotThereIsATimeout(t *testing.T) {
+	s := &Socket{}
+	got := s.fail("read", "read", syscall.ETIMEDOUT)
+	var e net.Error
+	if !errors.As(got, &e) || !e.Timeout() || !errors.Is(got, syscall.ETIMEDOUT) {
+		t.Errorf("error %#v; want a timeout, and ETIMEDOUT", got)
+	}
+}
+
+func TestTakeOverOfAClosedConnection(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		near, _ := pair(t)
+		near.Close()
+		var s Socket
+		if err := s.TakeOver(near.(syscall.Conn)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("TakeOver(): %v; want net.ErrClosed", err)
+		}
+	})
+}
+
+func TestSocketOutlivesTheConnectionThatItIsOf(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		s, far := newSocket(t, pair) // near is closed
+		send(t, far, "hello")
+		b := make([]byte, 10)
+		if n, err := readSoon(s, b); string(b[:n]) != "hello" || err != nil {
+			t.Errorf("Read() = %q, %v; want hello", b[:n], err)
+		}
+		s.Close()
+		s.fd = -1
+		if n, err := far.Read(b); err != io.EOF {
+			t.Errorf("the peer read %d, %v; want io.EOF", n, err)
+		}
+	})
+}
+
+// A descriptor that a child process has, or that is a child's by mistake, keeps a
+// connection alive.
+func TestDescriptorsAreClosedOnExec(t *testing.T) {
+	before := openDescriptors(t)
+	p := newPoller(t)
+	pipe, err := NewPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
+	s, _ := newSocket(t, tcpPair)
+	if p == nil || s == nil || len(openDescriptors(t)) < len(before)+6 {
+		t.Fatal("this is about fewer descriptors than there should be")
+	}
+	for fd := range openDescriptors(t) {
+		if before[fd] {
+			continue
+		}
+		flags, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_GETFD, 0)
+		if errno == 0 && flags&syscall.FD_CLOEXEC == 0 {
+			t.Errorf("descriptor %d is not closed on exec", fd)
+		}
+	}
+}
+
+func openDescriptors(t *testing.T) map[int]bool {
+	t.Helper()
+	open := make(map[int]bool)
+	for fd := range 1000 {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_GETFD, 0); errno == 0 {
+			open[fd] = true
+		}
+	}
+	return open
+}
