@@ -108,8 +108,9 @@ func (r *Relay) CutStalled(d time.Duration) {
 	if side == Backend {
 		from, to = to, from
 	}
+	isBoth := min(s.client.lasts(), s.backend.lasts()) >= d // before the reset ends a wait
 	from.src().reset()
-	if min(s.client.lasts(), s.backend.lasts()) >= d {
+	if isBoth {
 		from.dst().reset() // it could be told nothing either
 		r.cutLocked()
 		return
