@@ -172,7 +172,7 @@ func add(t testing.TB, p *Poller) *owner {
 	t.Helper()
 	o := newOwner(t)
 	var err error
-	if o.token, err = p.Add(o, &o.sockets); err != nil {
+	if o.token, err = p.Add(o, &o.sockets[0], &o.sockets[1]); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(events(t, p)); n != 2 {

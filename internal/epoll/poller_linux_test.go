@@ -17,7 +17,7 @@ func TestEdgesAreToldOnce(t *testing.T) {
 	p := newPoller(t)
 	o := newOwner(t)
 	send(t, o.far[1], "early")
-	o.token, _ = p.Add(o, &o.sockets)
+	o.token, _ = p.Add(o, &o.sockets[0], &o.sockets[1])
 	const writable, both = Writable, Writable | Readable
 	steps := []struct {
 		name string
@@ -52,11 +52,11 @@ func TestWritableIsToldAfterAWriteThatFoundNoRoom(t *testing.T) {
 		takeOver(t, &sockets[1], other)
 		defer sockets[0].Close()
 		defer sockets[1].Close()
-		token, err := p.Add(far, &sockets)
+		token, err := p.Add(far, &sockets[0], &sockets[1])
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer p.Remove(token, &sockets)
+		defer p.Remove(token, &sockets[0], &sockets[1])
 		events(t, p)
 		for range 3 {
 			sent := fillUp(t, &sockets[0])
@@ -168,14 +168,14 @@ func TestAddThatFailsWatchesNothing(t *testing.T) {
 	o := newOwner(t)
 	broken := o.sockets
 	broken[1].fd = 1 << 20 // nobody's
-	if token, err := p.Add(o, &broken); err == nil {
+	if token, err := p.Add(o, &broken[0], &broken[1]); err == nil {
 		t.Fatalf("Add() = %v; want an error", token)
 	}
 	send(t, o.far[0], "x")
 	if got := harvest(t, p); got != 0 {
 		t.Errorf("the kernel tells %d events of what is not watched", got)
 	}
-	if token, err := p.Add(o, &o.sockets); err != nil || token.slot != 0 {
+	if token, err := p.Add(o, &o.sockets[0], &o.sockets[1]); err != nil || token.slot != 0 {
 		t.Errorf("Add() = %v, %v; want the slot that was given back", token, err)
 	}
 }
@@ -317,7 +317,7 @@ func TestStaleEventNeverReachesWhoHasTheSameNumber(t *testing.T) {
 	}
 	stale := p.events[0]
 	oldFD := old.sockets[0].fd
-	p.Remove(old.token, &old.sockets)
+	p.Remove(old.token, &old.sockets[0], &old.sockets[1])
 	old.close()
 
 	fresh := newOwner(t)
@@ -329,7 +329,7 @@ func TestStaleEventNeverReachesWhoHasTheSameNumber(t *testing.T) {
 		fresh.sockets[0].fd = oldFD
 	}
 	var err error
-	if fresh.token, err = p.Add(fresh, &fresh.sockets); err != nil {
+	if fresh.token, err = p.Add(fresh, &fresh.sockets[0], &fresh.sockets[1]); err != nil {
 		t.Fatal(err)
 	}
 	if fresh.token.slot != old.token.slot {
@@ -362,7 +362,7 @@ func TestRestOfABatchIsDroppedForWhoIsRemoved(t *testing.T) {
 	}
 	first, _ := p.Next()
 	removed := owners[first.Owner.(*owner)]
-	p.Remove(removed.token, &removed.sockets)
+	p.Remove(removed.token, &removed.sockets[0], &removed.sockets[1])
 	third := addUnheard(t, p) // in the same slot, with an event to come
 	var rest []Event
 	for e, ok := p.Next(); ok; e, ok = p.Next() {
@@ -382,7 +382,7 @@ func addUnheard(t *testing.T, p *Poller) *owner {
 	t.Helper()
 	o := newOwner(t)
 	var err error
-	if o.token, err = p.Add(o, &o.sockets); err != nil {
+	if o.token, err = p.Add(o, &o.sockets[0], &o.sockets[1]); err != nil {
 		t.Fatal(err)
 	}
 	return o
@@ -391,13 +391,13 @@ func addUnheard(t *testing.T, p *Poller) *owner {
 func TestSecondRemoveIsABug(t *testing.T) {
 	p := newPoller(t)
 	o := add(t, p)
-	p.Remove(o.token, &o.sockets)
+	p.Remove(o.token, &o.sockets[0], &o.sockets[1])
 	defer func() {
 		if recover() == nil {
 			t.Error("no panic")
 		}
 	}()
-	p.Remove(o.token, &o.sockets)
+	p.Remove(o.token, &o.sockets[0], &o.sockets[1])
 }
 
 func TestDuplicateThatSomebodyHoldsBringsNoEvents(t *testing.T) {
@@ -415,11 +415,11 @@ func TestDuplicateThatSomebodyHoldsBringsNoEvents(t *testing.T) {
 		takeOver(t, &o.sockets[i], near)
 	}
 	var err error
-	if o.token, err = p.Add(&o, &o.sockets); err != nil {
+	if o.token, err = p.Add(&o, &o.sockets[0], &o.sockets[1]); err != nil {
 		t.Fatal(err)
 	}
 	harvest(t, p)
-	p.Remove(o.token, &o.sockets)
+	p.Remove(o.token, &o.sockets[0], &o.sockets[1])
 	o.close()
 	send(t, o.far[0], "x")
 	if _, err := held[0].Read(make([]byte, 1)); err != nil { // so that it has come
