@@ -55,10 +55,3 @@ func rawWrite(fd int, p []byte) (int, syscall.Errno) {
 		}
 	}
 }
-
-func errnoOf(err error) syscall.Errno {
-	if err == nil {
-		return 0
-	}
-	return err.(syscall.Errno)
-}

@@ -18,3 +18,10 @@ func connect(fd int, addr netip.AddrPort) syscall.Errno {
 	}
 	return errnoOf(syscall.Connect(fd, &syscall.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}))
 }
+
+func errnoOf(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	return err.(syscall.Errno)
+}
