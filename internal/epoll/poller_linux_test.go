@@ -243,11 +243,11 @@ func isWaiting(function string) bool {
 	return false
 }
 
-func TestWaitTellsWhetherItHasWaited(t *testing.T) {
+func TestWaitTellsWhetherItWasParked(t *testing.T) {
 	p := newPoller(t)
 	p.Wake()
-	if hasWaited, err := p.Wait(); hasWaited || err != nil {
-		t.Errorf("Wait() = %v, %v; want it not to have waited", hasWaited, err)
+	if hasParked, err := p.Wait(); hasParked || err != nil {
+		t.Errorf("Wait() = %v, %v; want it not to be parked", hasParked, err)
 	}
 	done := make(chan struct{})
 	go func() {
@@ -257,8 +257,8 @@ func TestWaitTellsWhetherItHasWaited(t *testing.T) {
 		}
 		p.Wake()
 	}()
-	if hasWaited, err := p.Wait(); !hasWaited || err != nil {
-		t.Errorf("Wait() = %v, %v; want it to have waited", hasWaited, err)
+	if hasParked, err := p.Wait(); !hasParked || err != nil {
+		t.Errorf("Wait() = %v, %v; want it to be parked", hasParked, err)
 	}
 	<-done
 }
@@ -386,6 +386,63 @@ func addUnheard(t *testing.T, p *Poller) *owner {
 		t.Fatal(err)
 	}
 	return o
+}
+
+func TestOwnerThatJoinsGetsWhatComesFromThenOn(t *testing.T) {
+	p := newPoller(t)
+	before, after := newOwner(t), newOwner(t)
+	token, err := p.Add(before, &after.sockets[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	events(t, p)
+	send(t, after.far[0], "x")
+	if n := harvest(t, p); n != 1 {
+		t.Fatalf("%d events; want one", n)
+	}
+	send(t, after.far[1], "x")
+	if err := p.Join(token, after, &after.sockets[1], 1); err != nil {
+		t.Fatal(err)
+	}
+	if e, ok := p.Next(); !ok || e.Owner != after || e.Index != 0 {
+		t.Errorf("told %v; want what the kernel has told before, of the new owner", e)
+	}
+	want := []Event{{after, 1, Readable | Writable}}
+	if got := events(t, p); !reflect.DeepEqual(got, want) {
+		t.Errorf("told %v; want %v", got, want)
+	}
+	p.Remove(token, &after.sockets[0], &after.sockets[1])
+	send(t, after.far[0], "x")
+	send(t, after.far[1], "x")
+	if n := harvest(t, p); n != 0 {
+		t.Errorf("%d events of what was removed", n)
+	}
+}
+
+func TestJoinThatFailsChangesNothing(t *testing.T) {
+	p := newPoller(t)
+	o := add(t, p)
+	broken := Socket{fd: 1 << 20} // nobody's
+	if err := p.Join(o.token, newOwner(t), &broken, 1); err == nil {
+		t.Fatal("Join() succeeds with a socket that there is not")
+	}
+	send(t, o.far[0], "x")
+	want := []Event{{o, 0, Readable | Writable}}
+	if got := events(t, p); !reflect.DeepEqual(got, want) {
+		t.Errorf("told %v; want %v", got, want)
+	}
+}
+
+func TestForgottenSocketBringsNoEvents(t *testing.T) {
+	p := newPoller(t)
+	o := add(t, p)
+	p.Forget(&o.sockets[0])
+	send(t, o.far[0], "x")
+	send(t, o.far[1], "x")
+	want := []Event{{o, 1, Readable | Writable}}
+	if got := events(t, p); !reflect.DeepEqual(got, want) {
+		t.Errorf("told %v; want %v", got, want)
+	}
 }
 
 func TestSecondRemoveIsABug(t *testing.T) {

@@ -169,7 +169,6 @@ func TestSocketOutlivesTheConnectionThatItIsOf(t *testing.T) {
 			t.Errorf("Read() = %q, %v; want hello", b[:n], err)
 		}
 		s.Close()
-		s.fd = -1
 		if n, err := far.Read(b); err != io.EOF {
 			t.Errorf("the peer read %d, %v; want io.EOF", n, err)
 		}
