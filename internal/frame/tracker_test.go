@@ -379,6 +379,36 @@ func TestFinishCountsAMessage(t *testing.T) {
 	}
 }
 
+func TestPayloadMayBeSkippedUnseen(t *testing.T) {
+	var tr Tracker
+	tr.Next(header(true, Binary, 100_000))
+	const size = 10 // of that header
+	if tr.Rest() != 100_000 || tr.Begun() != size {
+		t.Errorf("behind the header: Rest() = %d, Begun() = %d; want 100000, %d", tr.Rest(), tr.Begun(), size)
+	}
+	tr.Skip(60_000)
+	if tr.Rest() != 40_000 || tr.Begun() != size+60_000 || tr.AtBoundary() || tr.Messages() != 0 {
+		t.Errorf("within it: Rest() = %d, Begun() = %d, AtBoundary() = %v, %d messages; want 40000, %d, false, 0",
+			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.Messages(), size+60_000)
+	}
+	tr.Skip(40_000)
+	if tr.Rest() != 0 || tr.Begun() != 0 || !tr.AtBoundary() || tr.Messages() != 1 {
+		t.Errorf("behind it: Rest() = %d, Begun() = %d, AtBoundary() = %v, %d messages; want 0, 0, true, 1",
+			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.Messages())
+	}
+}
+
+func TestNoMoreIsSkippedThanTheFrameHas(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("Skip has taken what belongs to the next frame")
+		}
+	}()
+	var tr Tracker
+	tr.Next(header(true, Binary, 10))
+	tr.Skip(11)
+}
+
 func TestTrackerAllocatesNothing(t *testing.T) {
 	stream := fromBackend(
 		wstest.Text("hello"), wstest.Ping("x"), wstest.Fragment(1, false, "he"), wstest.Pong(""),
