@@ -35,7 +35,7 @@ func (l *loop) move(d *direction) (again bool) {
 	case d.mayBeSpliced(dst) && l.pipe.open():
 		l.splice(d, src, dst)
 	default:
-		l.read(d, src)
+		l.read(d, src, dst)
 	}
 	d.obey()
 	return src.mayBeRead(dst) && !d.ended
@@ -52,15 +52,16 @@ func (c *keeping) mayBeRead(dst *keeping) bool {
 }
 
 // read moves what one read returns.
-func (l *loop) read(d *direction, src *keeping) {
+func (l *loop) read(d *direction, src, dst *keeping) {
 	held := copy(l.buf, d.head())
-	n, err := src.socket().Read(l.buf[held:])
+	room := l.buf[held : len(l.buf)-dst.numKept()]
+	n, err := src.socket().Read(room)
 	if err != nil {
 		src.readFailed(d, err)
 		return
 	}
 	// Less than there was room for is all that there was.
-	src.isReadable = src.isLast || n == len(l.buf)-held
+	src.isReadable = src.isLast || n == len(room)
 	d.held = nil
 	d.take(l.buf[:held+n])
 }
