@@ -212,7 +212,7 @@ func TestFrameThatWasWrittenInPartIsNotTakenBack(t *testing.T) {
 	forEachSide(t, func(t *testing.T, from Side) {
 		h := byHand(t)
 		src, dst := h.peers(from)
-		frame := wire(from, wstest.Binary(make([]byte, 1<<20)))
+		frame := wire(from, wstest.Binary(make([]byte, 8<<20)))
 		sent := frame[:h.send(from, frame)]
 		if h.to(otherSide(from)).isFlushed() || len(sent) == len(frame) {
 			t.Fatal("nothing is kept, so that this is about nothing")
