@@ -7,8 +7,8 @@ import (
 	"unsafe"
 )
 
-// Raw calls skip the scheduler's bookkeeping: none of them waits, and a tenth of an
-// event loop's CPU is saved.
+// Raw calls skip the scheduler's bookkeeping, which is for calls that may wait: none
+// of these does.
 
 func read(fd int, p []byte) (int, syscall.Errno) {
 	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))

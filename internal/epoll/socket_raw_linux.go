@@ -9,10 +9,10 @@ import (
 	"unsafe"
 )
 
-// Within a machine a connect does the work of both ends, which takes longer than
-// the scheduler lets a system call take before it hands the processor to another
-// thread, and looks for more such calls: that cost a tenth of what it costs to open
-// and close a tunnel. A raw call is not seen.
+// Within a machine a connect does the work of both ends. That takes longer than the
+// scheduler lets a system call take before it hands the processor to another thread:
+// the thread that looks for such calls took 9 % of the CPU of a program that opens
+// and closes tunnels, and 5 % with raw calls, which it does not see.
 
 func socket(family, kind int) (int, syscall.Errno) {
 	fd, _, errno := syscall.RawSyscall(syscall.SYS_SOCKET, uintptr(family), uintptr(kind), 0)
