@@ -232,12 +232,15 @@ func (d *dialed) SetWriteBuffer(bytes int) error {
 func (d *dialed) SetDeadline(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.isClosed {
+		return d.opError("set", net.ErrClosed)
+	}
 	d.deadline = t
 	if d.timer != nil {
 		d.timer.Stop()
 	}
 	switch left := time.Until(t); {
-	case t.IsZero() || d.isClosed:
+	case t.IsZero():
 	case left <= 0:
 		d.wake()
 	default:
@@ -247,7 +250,7 @@ func (d *dialed) SetDeadline(t time.Time) error {
 }
 
 // plainBackend returns c, and if it is a dialed one that no loop can have a tunnel
-// with, the same as a connection of package net.
+// with, the same as a connection of package net. If that cannot be made, c is closed.
 func plainBackend(c *netconn.Conn) *netconn.Conn {
 	inner, buffered := c.Unwrap()
 	d, ok := inner.(*dialed)
@@ -256,7 +259,8 @@ func plainBackend(c *netconn.Conn) *netconn.Conn {
 	}
 	plain, err := d.toNet()
 	if err != nil {
-		return c // it does, if not as well
+		d.Close() // out of descriptors: two must not wait for d at once, who would miss what the other is told
+		return c
 	}
 	return netconn.New(plain, buffered)
 }
