@@ -29,7 +29,8 @@ func (s *Loops) Dial(ctx context.Context, network, addr string) (c net.Conn, err
 	if l == nil {
 		return nil, nil, false
 	}
-	d := &dialed{loop: l, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), ready: make(chan struct{}, 1)}
+	d := &dialed{loop: l, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
+	d.changed.L = &d.mu
 	if err := d.dial(ctx); err != nil {
 		if err == errNoLoop {
 			return nil, nil, false
@@ -43,21 +44,27 @@ func (s *Loops) Dial(ctx context.Context, network, addr string) (c net.Conn, err
 var errNoLoop = errors.New("no event loop")
 
 // A dialed is a connection to a backend that has no tunnel yet. Its loop tells it
-// what its poller says. Read and Write must not be called at the same time.
+// what its poller says.
 type dialed struct {
 	loop  *loop          // immutable
 	to    netip.AddrPort // immutable
-	ready chan struct{}  // has a value when who waits is to look again
 	token epoll.Token    // immutable once it is watched
 
-	mu       sync.Mutex
-	socket   epoll.Socket
-	deadline time.Time
-	timer    *time.Timer // for the deadline; nil before there is one to come
-	edges    epoll.Edges // what was told, for the tunnel
-	tunnel   *looped     // that has taken the socket over; nil before
-	isClosed bool        // or taken over
+	mu        sync.Mutex
+	changed   sync.Cond // of what follows: who waits is to look again
+	socket    epoll.Socket
+	deadlines [2]time.Time // of reads and writes
+	timer     *time.Timer  // for the next of them; nil before there is one to come
+	edges     epoll.Edges  // what was told, for the tunnel
+	tunnel    *looped      // that has taken the socket over; nil before
+	isClosed  bool         // or taken over
 }
+
+// Indexes of deadlines.
+const (
+	reading = iota
+	writing
+)
 
 func (d *dialed) dial(ctx context.Context) error {
 	isPending, err := d.socket.Dial(d.to)
@@ -73,7 +80,7 @@ func (d *dialed) dial(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { d.SetDeadline(longAgo) })
 	defer stop()
-	err = d.do(func() error {
+	err = d.do(writing, func() error {
 		isPending, err := d.socket.HasConnected(d.to)
 		if isPending {
 			return epoll.ErrAgain
@@ -92,37 +99,30 @@ func (d *dialed) dial(ctx context.Context) error {
 }
 
 // do calls try again and again, until it has not to wait any more.
-func (d *dialed) do(try func() error) error {
+func (d *dialed) do(what int, try func() error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for {
-		d.mu.Lock()
-		err := d.stateLocked()
+		err := d.stateLocked(what)
 		if err == nil {
 			err = try()
 		}
-		d.mu.Unlock()
 		if err != epoll.ErrAgain {
 			return err
 		}
-		<-d.ready
+		d.changed.Wait()
 	}
 }
 
-func (d *dialed) stateLocked() error {
+func (d *dialed) stateLocked(what int) error {
+	deadline := d.deadlines[what]
 	switch {
 	case d.isClosed:
 		return net.ErrClosed
-	case !d.deadline.IsZero() && !time.Now().Before(d.deadline):
+	case !deadline.IsZero() && !time.Now().Before(deadline):
 		return os.ErrDeadlineExceeded
 	}
 	return nil
-}
-
-// wake makes who waits look again.
-func (d *dialed) wake() {
-	select {
-	case d.ready <- struct{}{}:
-	default:
-	}
 }
 
 // note is called by the loop.
@@ -130,16 +130,15 @@ func (d *dialed) note(e epoll.Edges) {
 	d.mu.Lock()
 	t := d.tunnel
 	d.edges |= e
+	d.changed.Broadcast()
 	d.mu.Unlock()
 	if t != nil { // since the event was looked up
 		d.loop.note(t, backendLink, e)
-		return
 	}
-	d.wake()
 }
 
 func (d *dialed) Read(p []byte) (n int, err error) {
-	err = d.do(func() error {
+	err = d.do(reading, func() error {
 		n, err = d.socket.Read(p)
 		if n < len(p) {
 			d.edges &^= epoll.Readable // less than there was room for is all that there was
@@ -150,7 +149,7 @@ func (d *dialed) Read(p []byte) (n int, err error) {
 }
 
 func (d *dialed) Write(p []byte) (n int, err error) {
-	err = d.do(func() error {
+	err = d.do(writing, func() error {
 		m, err := d.socket.Write(p[n:])
 		n += m
 		return err
@@ -177,7 +176,7 @@ func (d *dialed) Close() error {
 		d.timer.Stop()
 	}
 	d.loop.unwatch(d)
-	d.wake()
+	d.changed.Broadcast()
 	return d.socket.Close()
 }
 
@@ -216,41 +215,59 @@ func (d *dialed) toNet() (net.Conn, error) {
 func (d *dialed) LocalAddr() net.Addr  { return &net.TCPAddr{} }
 func (d *dialed) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(d.to) }
 
-func (d *dialed) SetReadDeadline(t time.Time) error  { return d.SetDeadline(t) }
-func (d *dialed) SetWriteDeadline(t time.Time) error { return d.SetDeadline(t) }
+func (d *dialed) SetReadDeadline(t time.Time) error  { return d.limit(t, reading) }
+func (d *dialed) SetWriteDeadline(t time.Time) error { return d.limit(t, writing) }
+func (d *dialed) SetDeadline(t time.Time) error      { return d.limit(t, reading, writing) }
 
 func (d *dialed) SetReadBuffer(bytes int) error {
-	return d.do(func() error { return d.socket.SetReadBuffer(bytes) })
+	return d.do(reading, func() error { return d.socket.SetReadBuffer(bytes) })
 }
 
 func (d *dialed) SetWriteBuffer(bytes int) error {
-	return d.do(func() error { return d.socket.SetWriteBuffer(bytes) })
+	return d.do(writing, func() error { return d.socket.SetWriteBuffer(bytes) })
 }
 
-// SetDeadline sets one deadline for both: there is never more than one of them to
-// wait for.
-func (d *dialed) SetDeadline(t time.Time) error {
+func (d *dialed) limit(t time.Time, what ...int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.isClosed {
 		return d.opError("set", net.ErrClosed)
 	}
-	d.deadline = t
-	if d.timer != nil {
-		d.timer.Stop()
+	for _, w := range what {
+		d.deadlines[w] = t
 	}
-	switch left := time.Until(t); {
-	case t.IsZero():
-	case left <= 0:
-		d.wake()
-	default:
-		d.timer = time.AfterFunc(left, d.wake) // stopped by Close
-	}
+	d.rearmLocked()
 	return nil
 }
 
+// rearmLocked makes who waits look at the deadlines now, and again when the next of
+// them passes.
+func (d *dialed) rearmLocked() {
+	d.changed.Broadcast()
+	if d.timer != nil {
+		d.timer.Stop()
+	}
+	var next time.Duration
+	for _, t := range d.deadlines {
+		if left := time.Until(t); left > 0 && (next == 0 || left < next) {
+			next = left
+		}
+	}
+	if next > 0 {
+		d.timer = time.AfterFunc(next, d.expire) // stopped by Close
+	}
+}
+
+func (d *dialed) expire() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.isClosed {
+		d.rearmLocked()
+	}
+}
+
 // plainBackend returns c, and if it is a dialed one that no loop can have a tunnel
-// with, the same as a connection of package net. If that cannot be made, c is closed.
+// with, the same as a connection of package net.
 func plainBackend(c *netconn.Conn) *netconn.Conn {
 	inner, buffered := c.Unwrap()
 	d, ok := inner.(*dialed)
@@ -259,8 +276,7 @@ func plainBackend(c *netconn.Conn) *netconn.Conn {
 	}
 	plain, err := d.toNet()
 	if err != nil {
-		d.Close() // out of descriptors: two must not wait for d at once, who would miss what the other is told
-		return c
+		return c // out of descriptors: it will do
 	}
 	return netconn.New(plain, buffered)
 }

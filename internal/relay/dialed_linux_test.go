@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"testing"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
@@ -88,9 +90,8 @@ func passBothWaysAtOnce(s *scene) {
 	s.client.Want(big)
 }
 
-// Without descriptors nothing can be made of it for the portable engine, whose two
-// goroutines would wait for it at once.
-func TestWithoutDescriptorsADialledConnectionIsGivenUp(t *testing.T) {
+// Two goroutines wait for it at once then.
+func TestWithoutDescriptorsADialledConnectionIsUsedAsItIs(t *testing.T) {
 	var s *scene
 	e, loops := onLoops(t)
 	nearClient, farClient := tcpPair(t)
@@ -101,13 +102,63 @@ func TestWithoutDescriptorsADialledConnectionIsGivenUp(t *testing.T) {
 	}
 	withoutDescriptors(t, func() { s = e.prepare(t, n, setup{}) })
 	s.begin()
-	s.client.WantClose(1012)
-	s.client.Send(wstest.Close(1012, ""))
-	s.client.WantEOF()
-	s.client.Close()
-	s.backend.WantEOF()
-	err := s.wantEnd(End{Side: Backend, Cause: CauseLost, Code: 1012})
-	if !errors.Is(err, net.ErrClosed) {
-		t.Errorf("ended with error %v; want net.ErrClosed", err)
-	}
+	wantPortable(s)
+	s.Goodbye(CauseShutdown, 0, "")
+	s.wantGoodbye()
 }
+
+// What waits for it is woken by deadlines, each by its own.
+func TestDeadlinesOfADialledConnection(t *testing.T) {
+	_, loops := onLoops(t)
+	near, far := dialledPair(t, loops)
+	defer near.Close()
+	const never, soon = time.Hour, 20 * time.Millisecond
+	for range 20 {
+		near.SetReadDeadline(time.Now().Add(soon))
+		near.SetWriteDeadline(time.Now().Add(never))
+		if n, err := near.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("Read() = %d, %v; want os.ErrDeadlineExceeded", n, err)
+		}
+		if _, err := near.Write([]byte("x")); err != nil {
+			t.Fatalf("Write() by a later deadline: %v", err)
+		}
+		near.SetReadDeadline(time.Time{})
+		woken := make(chan error, 1)
+		go func() {
+			_, err := near.Read(make([]byte, 1))
+			woken <- err
+		}()
+		near.SetReadDeadline(longAgo)
+		if err := <-woken; !isDeadline(err) {
+			t.Fatalf("Read() that is woken: %v; want a deadline", err)
+		}
+	}
+	near.SetDeadline(time.Time{})
+	filled := make(chan error, 1)
+	go func() {
+		for { // until nothing is taken any more
+			if _, err := near.Write(make([]byte, 1<<20)); err != nil {
+				filled <- err
+				return
+			}
+		}
+	}()
+	near.SetReadDeadline(longAgo) // does not concern it
+	near.SetWriteDeadline(time.Now().Add(soon))
+	if err := <-filled; !isDeadline(err) {
+		t.Errorf("Write() without room: %v; want a deadline", err)
+	}
+	near.Close()
+	for name, err := range map[string]error{
+		"Read":        second(near.Read(make([]byte, 1))),
+		"Write":       second(near.Write(make([]byte, 1))),
+		"SetDeadline": near.SetDeadline(time.Time{}),
+	} {
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s behind Close: %v; want net.ErrClosed", name, err)
+		}
+	}
+	far.Close()
+}
+
+func second(_ int, err error) error { return err }
