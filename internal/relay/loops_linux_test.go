@@ -44,7 +44,7 @@ func TestTunnelsOfTheSameLoopsDoNotDisturbEachOther(t *testing.T) {
 	var talks sync.WaitGroup
 	errs := make(chan error, tunnels)
 	for i, s := range scenes {
-		talks.Go(func() { errs <- talk(s, rand.New(rand.NewPCG(1, uint64(i)))) })
+		talks.Go(func() { errs <- talk(s, rand.NewChaCha8([32]byte{byte(i)})) })
 	}
 	talks.Wait()
 	close(errs)
@@ -59,12 +59,10 @@ func TestTunnelsOfTheSameLoopsDoNotDisturbEachOther(t *testing.T) {
 }
 
 // talk sends messages of all sizes to and fro.
-func talk(s *scene, random *rand.Rand) error {
+func talk(s *scene, random *rand.ChaCha8) error {
 	for range 10 {
-		message := wstest.Binary(make([]byte, random.IntN(100_000)))
-		for i := range message.Payload {
-			message.Payload[i] = byte(random.Uint32())
-		}
+		message := wstest.Binary(make([]byte, random.Uint64()%100_000))
+		random.Read(message.Payload)
 		for _, from := range bothSides {
 			src, dst := s.peers(from)
 			sent := make(chan error, 1)
