@@ -5,6 +5,7 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -89,32 +90,35 @@ func New() (*Poller, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	p := &Poller{fd: fd, free: noSlot}
+	if err := syscall.SetNonblock(fd, true); err != nil { // that is what makes NewFile ask the runtime's poller
+		syscall.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	p := &Poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), free: noSlot}
 	p.tryToPark = p.park
 	if err := p.init(); err != nil {
-		syscall.Close(fd)
+		p.file.Close()
 		return nil, err
 	}
 	return p, nil
 }
 
 func (p *Poller) init() error {
+	// It has deadlines if the runtime's poller has taken it, which the kernel may
+	// refuse: a user may watch so many descriptors and no more.
+	if err := p.file.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	var err error
+	if p.raw, err = p.file.SyscallConn(); err != nil {
+		return err
+	}
 	bell, _, errno := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if errno != 0 {
 		return os.NewSyscallError("eventfd2", errno)
 	}
 	p.bell = int(bell)
 	if err := p.control(syscall.EPOLL_CTL_ADD, p.bell, noSlot<<1, 0); err != nil {
-		syscall.Close(p.bell)
-		return err
-	}
-	// Non-blocking: that is what makes NewFile ask the runtime's poller.
-	err := syscall.SetNonblock(p.fd, true)
-	if err == nil {
-		p.file = os.NewFile(uintptr(p.fd), "epoll")
-		p.raw, err = p.file.SyscallConn()
-	}
-	if err != nil {
 		syscall.Close(p.bell)
 		return err
 	}

@@ -104,14 +104,16 @@ func (t *looped) takeOver(c Config) bool {
 }
 
 // plainSocket returns the connection beneath c, if it is certainly a TCP or unix
-// socket. It does not look through wrappers: one that counts bytes, or holds a
+// socket that carries a stream. It does not look through wrappers: one that counts bytes, or holds a
 // slot of a listener, must see its reads and its end.
 func plainSocket(c *netconn.Conn) syscall.Conn {
 	switch c, _ := c.Unwrap(); c := c.(type) {
 	case *net.TCPConn:
 		return c
 	case *net.UnixConn:
-		return c
+		if a := c.LocalAddr(); a != nil && a.Network() == "unix" { // and not unixpacket
+			return c
+		}
 	}
 	return nil
 }

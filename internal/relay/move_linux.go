@@ -13,8 +13,8 @@ const (
 
 	// spliceSize is how much goes into the pipe at once. What the destination does
 	// not take of it is kept in memory, so that it is bounded as what a read
-	// returns is.
-	spliceSize = 60 << 10
+	// returns is: below 64 KiB.
+	spliceSize = 56 << 10
 
 	// turnSize bounds what one direction moves while others wait.
 	turnSize = 256 << 10
