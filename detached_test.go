@@ -92,24 +92,7 @@ func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
 func TestShutdownWaitsForDetachedTunnels(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, e engine) {
 		p := openDetached(t, e)
-		done := shutDown(t.Context(), p.proxy)
-		p.client.WantClose(1001)
-		p.backend.WantClose(1001)
-		p.client.Send(wstest.Close(1001, ""))
-		select {
-		case err := <-done:
-			t.Fatalf("Shutdown() = %v before the backend's answer", err)
-		case <-p.ends:
-			t.Fatal("the tunnel ended before the backend's answer")
-		default:
-		}
-		p.backend.Send(wstest.Close(1001, ""))
-		p.client.WantEOF()
-		p.client.Close()
-		p.backend.Close()
-		if err := <-done; err != nil {
-			t.Errorf("Shutdown() = %v; want nil", err)
-		}
+		p.wantShutdownToWait(t)
 		if e := <-p.ends; e.Cause != wsproxy.CauseShutdown || e.Cut {
 			t.Errorf("tunnel ended by %v, cut %t; want shutdown", e.Cause, e.Cut)
 		}

@@ -22,7 +22,13 @@ func shutDown(ctx context.Context, p *wsproxy.Proxy) <-chan error {
 }
 
 func TestShutdownSaysGoingAwayToBothSidesAndWaitsForTheirAnswers(t *testing.T) {
-	p := openPair(t)
+	openPair(t).wantShutdownToWait(t)
+}
+
+// wantShutdownToWait shuts the proxy down, and wants both sides to be told and waited
+// for.
+func (p *pair) wantShutdownToWait(t *testing.T) {
+	t.Helper()
 	done := shutDown(t.Context(), p.proxy)
 	p.client.WantClose(1001)
 	p.backend.WantClose(1001)

@@ -11,9 +11,6 @@ const (
 	keepIdle     = 15 // seconds
 	keepInterval = 15 // seconds
 	keepCount    = 9
-
-	keepIntervalOption = 5 // TCP_KEEPINTVL and TCP_KEEPCNT, which package syscall
-	keepCountOption    = 6 // has on some platforms only
 )
 
 // Dial makes s a new TCP socket and begins to connect it to addr, with the options
@@ -32,8 +29,8 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 		{syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1},
 		{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
 		{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, keepIdle},
-		{syscall.IPPROTO_TCP, keepIntervalOption, keepInterval},
-		{syscall.IPPROTO_TCP, keepCountOption, keepCount},
+		{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, keepInterval},
+		{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, keepCount},
 	} {
 		if err := syscall.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			s.Close()

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // patience is for what is there at once if all is well.
@@ -90,17 +92,7 @@ func unixPair(t testing.TB) (near, far net.Conn) {
 
 func connPair(t testing.TB, network, addr string) (near, far net.Conn) {
 	t.Helper()
-	ln, err := net.Listen(network, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if near, err = net.Dial(network, ln.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if far, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
+	near, far = wstest.SocketPair(t, network, addr)
 	t.Cleanup(func() { near.Close(); far.Close() })
 	return near, far
 }

@@ -62,7 +62,7 @@ type Poller struct {
 	err       error
 	isYield   bool
 	hasParked bool                  // in this call of Wait
-	tryToPark func(fd uintptr) bool // p.poll, made once
+	tryToPark func(fd uintptr) bool // p.park, made once
 
 	mu    sync.Mutex
 	slots []slot

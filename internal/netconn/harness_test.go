@@ -46,19 +46,7 @@ func unixPair(t testing.TB) (near, far net.Conn) {
 
 func socketPair(t testing.TB, network, addr string) (near, far net.Conn) {
 	t.Helper()
-	ln, err := net.Listen(network, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	far, err = net.Dial(network, ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	near, err = ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	far, near = wstest.SocketPair(t, network, addr)
 	t.Cleanup(func() { near.Close(); far.Close() })
 	return near, far
 }

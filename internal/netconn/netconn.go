@@ -58,8 +58,12 @@ func New(c net.Conn, buffered []byte) *Conn {
 // Both are still the Conn's.
 func (c *Conn) Unwrap() (conn net.Conn, buffered []byte) { return c.conn, c.buffered }
 
+// PlainSocket returns the connection beneath, if it is certainly a plain TCP or unix
+// socket, else nil. It is still the Conn's.
+func (c *Conn) PlainSocket() syscall.Conn { return plainSocket(c.conn) }
+
 // plainSocket does not look through wrappers: one that counts bytes, or holds a
-// slot of a listener, must see its reads.
+// slot of a listener, must see its reads, and its end.
 func plainSocket(c net.Conn) syscall.Conn {
 	switch c := c.(type) {
 	case *net.TCPConn:

@@ -27,14 +27,10 @@ type tlsReader struct {
 // not known what it does with a deadline.
 func newTLSReader(c net.Conn) *tlsReader {
 	t, ok := c.(*tls.Conn)
-	if !ok {
+	if !ok || plainSocket(t.NetConn()) == nil {
 		return nil
 	}
-	switch t.NetConn().(type) {
-	case *net.TCPConn, *net.UnixConn:
-		return &tlsReader{conn: t}
-	}
-	return nil
+	return &tlsReader{conn: t}
 }
 
 func (r *tlsReader) fill(head []byte) (*Buffer, error) {

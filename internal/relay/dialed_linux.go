@@ -180,8 +180,8 @@ func (d *dialed) Close() error {
 	return d.socket.Close()
 }
 
-// handOver makes the socket t's, and returns what was told about it meanwhile. It
-// reports false if the loop cannot take t.
+// handOver makes the socket t's, with what was told about it meanwhile. It reports
+// false if the loop cannot take t.
 func (d *dialed) handOver(t *looped) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -122,18 +122,7 @@ func unixPair(t testing.TB) (near, far net.Conn) {
 // socketPair dials the far end, as a proxy does to a backend.
 func socketPair(t testing.TB, network, addr string) (near, far net.Conn) {
 	t.Helper()
-	ln, err := net.Listen(network, addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if near, err = net.Dial(network, ln.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if far, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	return near, far
+	return wstest.SocketPair(t, network, addr)
 }
 
 // wrappedPair hides all of a connection but what [net.Conn] has, as a listener

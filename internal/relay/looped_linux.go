@@ -77,7 +77,7 @@ func newLooped(c Config) *Relay {
 // takeOver makes t's sockets the same connections as those of c, and reports
 // whether that is possible.
 func (t *looped) takeOver(c Config) bool {
-	client := plainSocket(c.Client)
+	client := streamSocket(c.Client)
 	if client == nil {
 		return false
 	}
@@ -86,7 +86,7 @@ func (t *looped) takeOver(c Config) bool {
 		t.loop, t.conns.dialed = d.loop, d
 		return t.sockets[clientLink].TakeOver(client) == nil
 	}
-	backend := plainSocket(c.Backend)
+	backend := streamSocket(c.Backend)
 	if backend == nil {
 		return false
 	}
@@ -103,19 +103,17 @@ func (t *looped) takeOver(c Config) bool {
 	return true
 }
 
-// plainSocket returns the connection beneath c, if it is certainly a TCP or unix
-// socket that carries a stream. It does not look through wrappers: one that counts bytes, or holds a
-// slot of a listener, must see its reads and its end.
-func plainSocket(c *netconn.Conn) syscall.Conn {
-	switch c, _ := c.Unwrap(); c := c.(type) {
-	case *net.TCPConn:
-		return c
-	case *net.UnixConn:
-		if a := c.LocalAddr(); a != nil && a.Network() == "unix" { // and not unixpacket
-			return c
+// streamSocket returns the plain socket beneath c, if it carries a stream, else nil. A
+// unixpacket connection does not: a short read of one does not mean that nothing is
+// left.
+func streamSocket(c *netconn.Conn) syscall.Conn {
+	s := c.PlainSocket()
+	if u, ok := s.(*net.UnixConn); ok {
+		if a := u.LocalAddr(); a == nil || a.Network() != "unix" {
+			return nil
 		}
 	}
-	return nil
+	return s
 }
 
 func earlyBytes(p []byte) *[]byte {
