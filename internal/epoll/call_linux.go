@@ -38,20 +38,42 @@ func epollWait(fd int, events []syscall.EpollEvent) (int, error) {
 	}
 }
 
-func rawRead(fd int, p []byte) (int, syscall.Errno) {
+// readSocket reads from a socket.
+func readSocket(fd int, p []byte) (int, syscall.Errno) {
 	for {
-		n, errno := read(fd, p)
+		n, errno := recvfrom(fd, p)
 		if errno != syscall.EINTR {
 			return n, errno
 		}
 	}
 }
 
-func rawWrite(fd int, p []byte) (int, syscall.Errno) {
+// writeSocket writes to a socket.
+func writeSocket(fd int, p []byte, flags int) (int, syscall.Errno) {
 	for {
-		n, errno := write(fd, p)
+		n, errno := sendto(fd, p, flags|syscall.MSG_NOSIGNAL)
 		if errno != syscall.EINTR {
 			return n, errno
+		}
+	}
+}
+
+// read reads from what is no socket.
+func read(fd int, p []byte) (int, error) {
+	for {
+		n, err := syscall.Read(fd, p)
+		if err != syscall.EINTR {
+			return n, err
+		}
+	}
+}
+
+// write writes to what is no socket.
+func write(fd int, p []byte) (int, error) {
+	for {
+		n, err := syscall.Write(fd, p)
+		if err != syscall.EINTR {
+			return n, err
 		}
 	}
 }

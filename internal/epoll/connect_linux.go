@@ -37,7 +37,9 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 			return false, os.NewSyscallError("setsockopt", err)
 		}
 	}
-	if isPending, err = s.HasConnected(addr); err != nil {
+	isPending, err = s.HasConnected(addr)
+	s.tellsWritable = isPending // which is how the end of it is told
+	if err != nil {
 		s.Close()
 	}
 	return isPending, err

@@ -155,7 +155,7 @@ func newPoller(t testing.TB) *Poller {
 	return p
 }
 
-// add makes p watch a new owner, whose first events have been told.
+// add makes p watch a new owner.
 func add(t testing.TB, p *Poller) *owner {
 	t.Helper()
 	o := newOwner(t)
@@ -163,8 +163,8 @@ func add(t testing.TB, p *Poller) *owner {
 	if o.token, err = p.Add(o, &o.sockets[0], &o.sockets[1]); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(events(t, p)); n != 2 {
-		t.Fatalf("%d first events; want one of each socket", n)
+	if told := events(t, p); len(told) > 0 {
+		t.Fatalf("told %v of sockets of which nothing is to be told", told)
 	}
 	return o
 }

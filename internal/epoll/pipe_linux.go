@@ -103,9 +103,9 @@ func (p *Pipe) Drain(dst *Socket, n int) (int, error) {
 
 // Read takes bytes out of the pipe.
 func (p *Pipe) Read(b []byte) (int, error) {
-	n, errno := rawRead(p.r, b)
-	if errno != 0 {
-		return 0, os.NewSyscallError("read", errno)
+	n, err := read(p.r, b)
+	if err != nil {
+		return 0, os.NewSyscallError("read", err)
 	}
 	return n, nil
 }

@@ -33,7 +33,9 @@ const (
 // that nobody reads because its other side takes nothing.
 const edgeTriggered = 1 << 31
 
-const watched = uint32(Readable|Writable|PeerDone) | edgeTriggered
+// watched are the edges that every socket is watched for, besides the two that
+// cannot be masked.
+const watched = uint32(Readable|PeerDone) | edgeTriggered
 
 // An Event is what has happened to one socket of an owner.
 type Event struct {
@@ -118,7 +120,7 @@ func (p *Poller) init() error {
 		return os.NewSyscallError("eventfd2", errno)
 	}
 	p.bell = int(bell)
-	if err := p.control(syscall.EPOLL_CTL_ADD, p.bell, noSlot<<1, 0); err != nil {
+	if err := p.control(syscall.EPOLL_CTL_ADD, p.bell, watched, noSlot<<1, 0); err != nil {
 		syscall.Close(p.bell)
 		return err
 	}
@@ -179,14 +181,33 @@ func (p *Poller) Remove(t Token, sockets ...*Socket) {
 }
 
 func (p *Poller) watch(s *Socket, t Token, index int) error {
-	return p.control(syscall.EPOLL_CTL_ADD, int(s.fd), t.slot<<1|uint32(index), t.generation)
+	return p.controlSocket(syscall.EPOLL_CTL_ADD, s, t, index)
+}
+
+// TellWritable makes the poller tell of Writable too, from now on: at once if s is
+// writable already. It does nothing if that is so. A new socket is almost always
+// writable, and to be told so would wake who waits for nothing.
+func (p *Poller) TellWritable(t Token, s *Socket, index int) error {
+	if s.tellsWritable {
+		return nil
+	}
+	s.tellsWritable = true
+	return p.controlSocket(syscall.EPOLL_CTL_MOD, s, t, index)
+}
+
+func (p *Poller) controlSocket(op int, s *Socket, t Token, index int) error {
+	edges := watched
+	if s.tellsWritable {
+		edges |= uint32(Writable)
+	}
+	return p.control(op, int(s.fd), edges, t.slot<<1|uint32(index), t.generation)
 }
 
 // Forget makes the poller forget one socket of an owner, before it is closed
 // without the other.
 func (p *Poller) Forget(s *Socket) { p.forget(s) }
 
-func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0) }
+func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0, 0) }
 
 func (p *Poller) takeLocked(owner any) Token {
 	n := p.free
@@ -209,8 +230,8 @@ func (p *Poller) giveBackLocked(t Token) {
 }
 
 // control is epoll_ctl. Key and generation come back with each event.
-func (p *Poller) control(op, fd int, key, generation uint32) error {
-	ev := syscall.EpollEvent{Events: watched, Fd: int32(key), Pad: int32(generation)}
+func (p *Poller) control(op, fd int, edges, key, generation uint32) error {
+	ev := syscall.EpollEvent{Events: edges, Fd: int32(key), Pad: int32(generation)}
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, uintptr(p.fd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
 	if errno != 0 {
 		return os.NewSyscallError("epoll_ctl", errno)
@@ -222,7 +243,7 @@ func (p *Poller) control(op, fd int, key, generation uint32) error {
 func (p *Poller) Wake() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
-	rawWrite(p.bell, one[:])
+	write(p.bell, one[:])
 }
 
 // Wait waits until there are events, which Next then returns. It may find none: a

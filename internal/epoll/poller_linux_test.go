@@ -18,20 +18,19 @@ func TestEdgesAreToldOnce(t *testing.T) {
 	o := newOwner(t)
 	send(t, o.far[1], "early")
 	o.token, _ = p.Add(o, &o.sockets[0], &o.sockets[1])
-	const writable, both = Writable, Writable | Readable
 	steps := []struct {
 		name string
 		act  func()
 		want []Event
 	}{
-		{"it is watched", func() {}, []Event{{o, 0, writable}, {o, 1, both}}},
+		{"it is watched", func() {}, []Event{{o, 1, Readable}}},
 		{"nothing happens", func() {}, nil},
-		{"bytes come", func() { send(t, o.far[0], "x") }, []Event{{o, 0, both}}},
+		{"bytes come", func() { send(t, o.far[0], "x") }, []Event{{o, 0, Readable}}},
 		{"they wait", func() {}, nil},
-		{"more come", func() { send(t, o.far[0], "x") }, []Event{{o, 0, both}}},
-		{"the stream ends", func() { o.far[0].(*net.UnixConn).CloseWrite() }, []Event{{o, 0, both | PeerDone}}},
+		{"more come", func() { send(t, o.far[0], "x") }, []Event{{o, 0, Readable}}},
+		{"the stream ends", func() { o.far[0].(*net.UnixConn).CloseWrite() }, []Event{{o, 0, Readable | PeerDone}}},
 		{"that lasts", func() {}, nil},
-		{"the peer is gone", func() { o.far[0].Close() }, []Event{{o, 0, both | PeerDone | HungUp}}},
+		{"the peer is gone", func() { o.far[0].Close() }, []Event{{o, 0, Readable | PeerDone | HungUp}}},
 		{"that lasts, too", func() {}, nil},
 	}
 	for _, step := range steps {
@@ -39,6 +38,23 @@ func TestEdgesAreToldOnce(t *testing.T) {
 		if got := events(t, p); !reflect.DeepEqual(got, step.want) {
 			t.Errorf("%s: told %v; want %v", step.name, got, step.want)
 		}
+	}
+}
+
+func TestWritableIsToldFromTheDemandOn(t *testing.T) {
+	p := newPoller(t)
+	o := add(t, p)
+	for call, want := range [][]Event{{{o, 1, Writable}}, nil} {
+		if err := p.TellWritable(o.token, &o.sockets[1], 1); err != nil {
+			t.Fatal(err)
+		}
+		if got := events(t, p); !reflect.DeepEqual(got, want) {
+			t.Errorf("told %v behind call %d; want %v", got, call, want)
+		}
+	}
+	send(t, o.far[1], "x")
+	if got, want := events(t, p), []Event{{o, 1, Readable | Writable}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("told %v with bytes that come; want %v", got, want)
 	}
 }
 
@@ -60,6 +76,9 @@ func TestWritableIsToldAfterAWriteThatFoundNoRoom(t *testing.T) {
 		events(t, p)
 		for range 3 {
 			sent := fillUp(t, &sockets[0])
+			if err := p.TellWritable(token, &sockets[0], 0); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := io.CopyN(io.Discard, far, int64(sent)); err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +139,7 @@ func TestBothSocketsAreWatchedBeforeEithersEvent(t *testing.T) {
 	// What follows is Add, with all the time in the world.
 	p.mu.Lock()
 	token := p.takeLocked(o)
-	p.control(syscall.EPOLL_CTL_ADD, int(o.sockets[0].fd), token.slot<<1, token.generation)
+	p.watch(&o.sockets[0], token, 0)
 	told := make(chan Event)
 	go func() { // ends with the second event
 		for range 2 {
@@ -141,7 +160,7 @@ func TestBothSocketsAreWatchedBeforeEithersEvent(t *testing.T) {
 		t.Errorf("told %v before the other socket is watched", e)
 	default:
 	}
-	p.control(syscall.EPOLL_CTL_ADD, int(o.sockets[1].fd), token.slot<<1|1, token.generation)
+	p.watch(&o.sockets[1], token, 1)
 	p.mu.Unlock()
 	for want := range 2 {
 		if e := <-told; e.Owner != o || e.Index != want {
@@ -342,7 +361,7 @@ func TestStaleEventNeverReachesWhoHasTheSameNumber(t *testing.T) {
 		t.Errorf("told %v of the old connection", e)
 	}
 	send(t, fresh.far[0], "x")
-	want := []Event{{fresh, 0, Readable | Writable}}
+	want := []Event{{fresh, 0, Readable}}
 	if got := events(t, p); !reflect.DeepEqual(got, want) {
 		t.Errorf("told %v; want %v", got, want)
 	}
@@ -363,12 +382,12 @@ func TestRestOfABatchIsDroppedForWhoIsRemoved(t *testing.T) {
 	first, _ := p.Next()
 	removed := owners[first.Owner.(*owner)]
 	p.Remove(removed.token, &removed.sockets[0], &removed.sockets[1])
-	third := addUnheard(t, p) // in the same slot, with an event to come
+	third := addUnheard(t, p) // in the same slot
 	var rest []Event
 	for e, ok := p.Next(); ok; e, ok = p.Next() {
 		rest = append(rest, e)
 	}
-	want := []Event{{first.Owner, 1 - first.Index, Readable | Writable}}
+	want := []Event{{first.Owner, 1 - first.Index, Readable}}
 	if !reflect.DeepEqual(rest, want) {
 		t.Errorf("told %v; want %v", rest, want)
 	}
@@ -377,10 +396,12 @@ func TestRestOfABatchIsDroppedForWhoIsRemoved(t *testing.T) {
 	}
 }
 
-// addUnheard is add, but its first events are still to come.
+// addUnheard is add, but what has come for both sockets is still to be told.
 func addUnheard(t *testing.T, p *Poller) *owner {
 	t.Helper()
 	o := newOwner(t)
+	send(t, o.far[0], "x")
+	send(t, o.far[1], "x")
 	var err error
 	if o.token, err = p.Add(o, &o.sockets[0], &o.sockets[1]); err != nil {
 		t.Fatal(err)
@@ -407,7 +428,7 @@ func TestOwnerThatJoinsGetsWhatComesFromThenOn(t *testing.T) {
 	if e, ok := p.Next(); !ok || e.Owner != after || e.Index != 0 {
 		t.Errorf("told %v; want what the kernel has told before, of the new owner", e)
 	}
-	want := []Event{{after, 1, Readable | Writable}}
+	want := []Event{{after, 1, Readable}}
 	if got := events(t, p); !reflect.DeepEqual(got, want) {
 		t.Errorf("told %v; want %v", got, want)
 	}
@@ -427,7 +448,7 @@ func TestJoinThatFailsChangesNothing(t *testing.T) {
 		t.Fatal("Join() succeeds with a socket that there is not")
 	}
 	send(t, o.far[0], "x")
-	want := []Event{{o, 0, Readable | Writable}}
+	want := []Event{{o, 0, Readable}}
 	if got := events(t, p); !reflect.DeepEqual(got, want) {
 		t.Errorf("told %v; want %v", got, want)
 	}
@@ -439,7 +460,7 @@ func TestForgottenSocketBringsNoEvents(t *testing.T) {
 	p.Forget(&o.sockets[0])
 	send(t, o.far[0], "x")
 	send(t, o.far[1], "x")
-	want := []Event{{o, 1, Readable | Writable}}
+	want := []Event{{o, 1, Readable}}
 	if got := events(t, p); !reflect.DeepEqual(got, want) {
 		t.Errorf("told %v; want %v", got, want)
 	}

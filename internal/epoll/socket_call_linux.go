@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// The race detector does not see raw calls, and some processors have one call for all
+// that concerns sockets.
+
 func socket(family, kind int) (int, syscall.Errno) {
 	fd, err := syscall.Socket(family, kind, 0)
 	return fd, errnoOf(err)
@@ -18,6 +21,20 @@ func connect(fd int, addr netip.AddrPort) syscall.Errno {
 	}
 	return errnoOf(syscall.Connect(fd, &syscall.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}))
 }
+
+func recvfrom(fd int, p []byte) (int, syscall.Errno) {
+	n, err := syscall.Read(fd, p)
+	return max(n, 0), errnoOf(err)
+}
+
+func sendto(fd int, p []byte, flags int) (int, syscall.Errno) {
+	n, err := syscall.SendmsgN(fd, p, nil, nil, flags)
+	return max(n, 0), errnoOf(err)
+}
+
+func shutdown(fd, how int) syscall.Errno { return errnoOf(syscall.Shutdown(fd, how)) }
+
+func closeSocket(fd int) syscall.Errno { return errnoOf(syscall.Close(fd)) }
 
 func errnoOf(err error) syscall.Errno {
 	if err == nil {

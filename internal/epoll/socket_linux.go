@@ -14,8 +14,9 @@ var ErrAgain = errors.New("epoll: nothing can be moved now")
 // A Socket is a connected stream socket of its own: TCP or unix. It belongs to the
 // goroutine that uses it. No method waits.
 type Socket struct {
-	fd     int32
-	isUnix bool
+	fd            int32
+	isUnix        bool
+	tellsWritable bool // a poller is to tell when it is writable; see Poller.TellWritable
 }
 
 // TakeOver makes s the same connection as c, under a descriptor of its own. C is to
@@ -34,6 +35,11 @@ func (s *Socket) TakeOver(c syscall.Conn) error {
 	if s.fd < 0 {
 		return os.NewSyscallError("fcntl", syscall.Errno(-s.fd))
 	}
+	// To close it must not wait, whatever the program wants of its connections.
+	if err := syscall.SetsockoptLinger(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{}); err != nil {
+		s.Close()
+		return os.NewSyscallError("setsockopt", err)
+	}
 	return nil
 }
 
@@ -49,7 +55,7 @@ func (s *Socket) duplicate(fd uintptr) {
 // Read reads what is there. It returns a byte at least, or ErrAgain, io.EOF or an
 // error as that of a [net.Conn].
 func (s *Socket) Read(p []byte) (int, error) {
-	n, errno := rawRead(int(s.fd), p)
+	n, errno := readSocket(int(s.fd), p)
 	switch {
 	case n > 0:
 		return n, nil
@@ -62,7 +68,7 @@ func (s *Socket) Read(p []byte) (int, error) {
 // Write writes what can be taken. It returns ErrAgain, with what was taken before,
 // or an error as that of a [net.Conn].
 func (s *Socket) Write(p []byte) (int, error) {
-	n, errno := rawWrite(int(s.fd), p)
+	n, errno := writeSocket(int(s.fd), p, 0)
 	if errno != 0 {
 		return 0, s.fail("write", "write", errno)
 	}
@@ -74,7 +80,7 @@ func (s *Socket) Write(p []byte) (int, error) {
 
 // CloseWrite ends the stream towards the peer.
 func (s *Socket) CloseWrite() error {
-	return os.NewSyscallError("shutdown", syscall.Shutdown(int(s.fd), syscall.SHUT_WR))
+	return asError("shutdown", shutdown(int(s.fd), syscall.SHUT_WR))
 }
 
 // SetReadBuffer is that of a [net.TCPConn].
@@ -103,7 +109,7 @@ func (s *Socket) Close() error {
 	}
 	fd := int(s.fd)
 	s.fd = -1
-	return os.NewSyscallError("close", syscall.Close(fd))
+	return asError("close", closeSocket(fd))
 }
 
 // Reset is Close that resets the connection and forgets what is still to be sent:
@@ -113,6 +119,14 @@ func (s *Socket) Reset() error {
 		syscall.SetsockoptLinger(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{Onoff: 1})
 	}
 	return s.Close()
+}
+
+// asError makes an error of errno, which may be 0.
+func asError(call string, errno syscall.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return os.NewSyscallError(call, errno)
 }
 
 // fail makes of errno what a [net.Conn] returns.

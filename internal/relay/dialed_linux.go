@@ -107,6 +107,11 @@ func (d *dialed) do(what int, try func() error) error {
 		if err == nil {
 			err = try()
 		}
+		if err == epoll.ErrAgain && what == writing {
+			if err := d.loop.poller.TellWritable(d.token, &d.socket, backendLink); err != nil {
+				return err
+			}
+		}
 		if err != epoll.ErrAgain {
 			return err
 		}
@@ -139,6 +144,9 @@ func (d *dialed) note(e epoll.Edges) {
 
 func (d *dialed) Read(p []byte) (n int, err error) {
 	err = d.do(reading, func() error {
+		if d.edges&^epoll.Writable == 0 {
+			return epoll.ErrAgain
+		}
 		n, err = d.socket.Read(p)
 		if n < len(p) {
 			d.edges &^= epoll.Readable // less than there was room for is all that there was

@@ -230,6 +230,21 @@ func (l *loop) wakeLocked(t *looped) {
 	}
 }
 
+// tellWritable makes the poller tell when c, which takes nothing now, takes something
+// again.
+func (l *loop) tellWritable(c *keeping) {
+	l.mu.Lock() // t may not be done with entering
+	token := c.t.token
+	l.mu.Unlock()
+	index := backendLink
+	if c.isClient() {
+		index = clientLink
+	}
+	if err := l.poller.TellWritable(token, c.socket(), index); err != nil {
+		panic("BUG: event loop: " + err.Error()) // it is watched
+	}
+}
+
 // leave closes t, whose both sides have ended.
 func (l *loop) leave(t *looped) {
 	t.hasLeft = true

@@ -304,6 +304,7 @@ func (c *keeping) flush() {
 func (c *keeping) keep(p []byte) {
 	if c.kept == nil {
 		c.kept = new([]byte)
+		c.t.loop.tellWritable(c)
 	}
 	*c.kept = append(*c.kept, p...)
 }
