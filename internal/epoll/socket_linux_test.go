@@ -45,6 +45,24 @@ func readSoon(s *Socket, b []byte) (n int, err error) {
 	return n, err
 }
 
+func TestLastWriteArrivesWithTheEnd(t *testing.T) {
+	ends := map[string]func(*Socket) error{"CloseWrite": (*Socket).CloseWrite, "Close": (*Socket).Close}
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		for name, end := range ends {
+			s, far := newSocket(t, pair)
+			if n, err := s.WriteLast([]byte("goodbye")); n != 7 || err != nil {
+				t.Fatalf("WriteLast() = %d, %v; want 7", n, err)
+			}
+			if err := end(s); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(far); string(got) != "goodbye" || err != nil {
+				t.Errorf("behind %s the peer read %q, %v; want goodbye", name, got, err)
+			}
+		}
+	})
+}
+
 func TestCloseWriteEndsOneDirection(t *testing.T) {
 	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
 		s, far := newSocket(t, pair)

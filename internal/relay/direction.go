@@ -99,8 +99,8 @@ func (d *direction) pass(p []byte) (rest []byte) {
 		}
 		n += step.Len
 		if step.Control == frame.Close {
-			d.closeRead(frame.CloseCode(p[n-step.Len : n]))
-			if d.write(p[:n]) {
+			isLast := d.closeRead(frame.CloseCode(p[n-step.Len : n]))
+			if d.writeOut(p[:n], isLast) {
 				d.stop()
 				d.settle(debt{ward: closed})
 			}
@@ -153,11 +153,14 @@ func (d *direction) stop() {
 }
 
 // write writes p to the destination and reports whether it took all of it.
-func (d *direction) write(p []byte) bool {
+func (d *direction) write(p []byte) bool { return d.writeOut(p, false) }
+
+// writeOut is write that may be told that the end of the stream follows.
+func (d *direction) writeOut(p []byte, isLast bool) bool {
 	if len(p) == 0 || d.done {
 		return !d.done
 	}
-	n, err := d.dst().write(p)
+	n, err := d.dst().write(p, isLast)
 	d.counts.bytes.Add(uint64(n))
 	if err != nil {
 		d.stop()
@@ -196,7 +199,7 @@ func (d *direction) say(f farewell) {
 		rand.Read(key[:]) // never fails
 	}
 	d.stop()
-	n, err := d.dst().write(frame.AppendClose(nil, f.code, f.reason, key))
+	n, err := d.dst().write(frame.AppendClose(nil, f.code, f.reason, key), false)
 	if err != nil {
 		d.writeFailed(err)
 		return

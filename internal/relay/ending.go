@@ -272,13 +272,16 @@ func (d *direction) isOver() bool {
 }
 
 // closeRead notes that the source's Close frame has been read. It comes before
-// the frame is passed on, else the answer could be taken for the first.
-func (d *direction) closeRead(code int) {
+// the frame is passed on, else the answer could be taken for the first. It reports
+// whether it is the last that the destination gets: once it is written, the relay
+// finishes, and ends the stream.
+func (d *direction) closeRead(code int) (isLast bool) {
 	d.r.mu.Lock()
 	defer d.r.unlock()
 	d.deaf, d.seen, d.closeSeen = true, true, true
 	d.r.beginLocked(End{Side: d.from, Cause: CauseClosed, Code: code}, "")
 	d.r.settleLocked()
+	return d.to() == Client && d.other().isSettledLocked()
 }
 
 // broke notes that the source broke a rule, and returns what the destination is

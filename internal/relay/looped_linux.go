@@ -317,12 +317,16 @@ func (c *keeping) numKept() int {
 	return len(*c.kept)
 }
 
-func (c *keeping) write(p []byte) (int, error) {
+func (c *keeping) write(p []byte, isLast bool) (int, error) {
 	if c.kept != nil {
 		c.keep(p)
 		return len(p), nil
 	}
-	n, err := c.socket().Write(p)
+	write := (*epoll.Socket).Write
+	if isLast {
+		write = (*epoll.Socket).WriteLast
+	}
+	n, err := write(c.socket(), p)
 	if err == epoll.ErrAgain {
 		c.keep(p[n:])
 		return len(p), nil

@@ -127,7 +127,7 @@ func (b blocking) greet(p []byte, timeout time.Duration) error {
 	return err
 }
 
-func (b blocking) write(p []byte) (int, error) { return b.Write(p) }
+func (b blocking) write(p []byte, _ bool) (int, error) { return b.Write(p) }
 func (b blocking) isFlushed() bool             { return true }
 func (b blocking) takeBack(uint64) bool        { return false }
 func (b blocking) drop() int                   { return 0 }
@@ -154,8 +154,8 @@ type watched struct {
 	wait *wait
 }
 
-func (w watched) write(p []byte) (int, error) {
+func (w watched) write(p []byte, isLast bool) (int, error) {
 	w.wait.begin()
 	defer w.wait.end()
-	return w.blocking.write(p)
+	return w.blocking.write(p, isLast)
 }

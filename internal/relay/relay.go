@@ -119,9 +119,10 @@ type driver interface {
 
 // A link is the connection with one side, as an engine moves its bytes.
 type link interface {
-	// write takes all of p, or fails. What it cannot write at once it keeps. It
-	// belongs, as do the next four, to the mover of the direction to this side.
-	write(p []byte) (int, error)
+	// write takes all of p, or fails. What it cannot write at once it keeps. IsLast
+	// says that closeWrite follows at once. It belongs, as do the next four, to the
+	// mover of the direction to this side.
+	write(p []byte, isLast bool) (int, error)
 
 	// isFlushed reports whether nothing is kept.
 	isFlushed() bool
