@@ -12,12 +12,14 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
 	"github.com/wsproxy/wsproxy/internal/netconn"
+	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
 // An answer is what a backend has said to an upgrade. It holds the backend's
@@ -57,13 +59,11 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := u.withDeadline(isLast)
-	defer cancel()
-	if ctx.Err() != nil {
-		return nil, ctx.Err() // a hook took all the time: nobody else is to blame
-	}
 	start := time.Now()
-	a, err = u.ask(ctx, b, q, isLast)
+	if err := u.mayAsk(start); err != nil {
+		return nil, err
+	}
+	a, err = u.ask(b, q, u.attemptDeadline(start, isLast), isLast)
 	u.rate(b, a, err, start)
 	hookErr := u.traceDialed(b, a, start, err)
 	switch {
@@ -86,7 +86,7 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
 	switch {
 	case a != nil && !mayMoveOn(a.resp.StatusCode):
 		b.worked()
-	case u.ctx.Err() != nil && (time.Since(start) < patience || context.Cause(u.ctx) == ErrShutdown):
+	case u.isLeft(start):
 		// The client has gone, or the proxy is going.
 	case b.failed(u.p.now()):
 		if err == nil {
@@ -161,25 +161,27 @@ func (b *headBuffer) free() {
 	b.mem = nil
 }
 
-// withDeadline bounds one attempt: while another may follow, by half of what is
-// left.
-func (u *upgrade) withDeadline(isLast bool) (context.Context, context.CancelFunc) {
-	deadline := u.deadline
-	if d, ok := u.ctx.Deadline(); ok && (deadline.IsZero() || d.Before(deadline)) {
-		deadline = d // of a middleware
+// mayAsk tells why no backend is to be asked any more, or returns nil: a hook may
+// have taken all the time, and then nobody else is to blame.
+func (u *upgrade) mayAsk(now time.Time) error {
+	if !u.deadline.IsZero() && !now.Before(u.deadline) {
+		return context.DeadlineExceeded
 	}
-	switch {
-	case deadline.IsZero():
-		return context.WithCancel(u.ctx)
-	case isLast:
-		return context.WithDeadline(u.ctx, deadline)
-	}
-	return context.WithTimeout(u.ctx, time.Until(deadline)/2)
+	return u.givenUp()
 }
 
-// ask dials b, asks q and reads what b answers. ctx bounds all of it.
-func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool) (*answer, error) {
-	conn, err := u.dial(ctx, q.target)
+// attemptDeadline bounds one attempt: while another may follow, by half of what is
+// left.
+func (u *upgrade) attemptDeadline(now time.Time, isLast bool) time.Time {
+	if u.deadline.IsZero() || isLast {
+		return u.deadline
+	}
+	return now.Add(u.deadline.Sub(now) / 2)
+}
+
+// ask dials b, asks q and reads what b answers, all by the deadline.
+func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) (*answer, error) {
+	conn, dialing, err := u.dial(q.target, deadline)
 	if err == nil && conn == nil {
 		err = errors.New("the dialer returned no connection")
 	}
@@ -195,32 +197,43 @@ func (u *upgrade) ask(ctx context.Context, b *Backend, q *question, isLast bool)
 		}
 	}()
 	netconn.LimitBuffers(conn, u.p.socketBuffer) // before much can come: what was offered cannot be taken back
-	// A connection knows no context: whatever waits on it is woken by a deadline.
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	err = u.exchange(a, q)
+	op := "handshake"
+	if err = u.waitOn(conn, deadline); err == nil && dialing != nil {
+		if err = dialing.Connect(); err != nil {
+			op = "dial"
+		}
+	}
+	if err == nil {
+		err = u.exchange(a, q)
+	}
+	cause := u.waited()
 	switch {
-	case !stop():
-		err = context.Cause(ctx) // rather than the deadline of the connection
+	case cause != nil:
+		err = cause
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = context.DeadlineExceeded // rather than a deadline of the connection's
 	case err == nil && !isLast && mayMoveOn(a.resp.StatusCode):
 		err = answered(a)
 	}
 	if err != nil {
-		return nil, &BackendError{ID: b.id, Op: "handshake", Err: err}
+		return nil, &BackendError{ID: b.id, Op: op, Err: err}
 	}
 	isDone = true
 	return a, nil
 }
 
-// dial connects to t: with the event loop's own connection, if the tunnel will
-// probably be one of its.
-func (u *upgrade) dial(ctx context.Context, t *target) (net.Conn, error) {
+// dial connects to t: with a connection of the event loop's own, which is under way
+// still, if the tunnel will probably be one of its.
+func (u *upgrade) dial(t *target, deadline time.Time) (net.Conn, relay.Dialing, error) {
 	if u.p.isOurDial && !t.isTLS && u.r.TLS == nil {
-		if conn, err, can := u.p.loops.Dial(ctx, t.network, t.addr); can {
-			return conn, err
+		if c, err, can := u.p.loops.Dial(t.network, t.addr); can {
+			return c, c, err
 		}
 	}
-	return u.p.dial(ctx, t.network, t.addr)
+	ctx, cancel := u.dialContext(deadline)
+	defer cancel()
+	c, err := u.p.dial(ctx, t.network, t.addr)
+	return c, nil, err
 }
 
 // mayMoveOn reports whether an answer says that another backend may do better.
@@ -274,6 +287,13 @@ func (p *Proxy) tlsFor(t *target) *tls.Config {
 		c.ServerName = t.host
 	}
 	return c
+}
+
+// isLeft reports whether an attempt that began at start failed because nobody waits
+// for it any more.
+func (u *upgrade) isLeft(start time.Time) bool {
+	cause := u.givenUp()
+	return cause != nil && (time.Since(start) < patience || cause == ErrShutdown)
 }
 
 func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error) error {

@@ -78,7 +78,7 @@ func (r *registry) remove(t *Tunnel, cut bool) {
 	r.lookEmptyLocked()
 }
 
-// stop makes enter fail, cancels the upgrades that are under way, and returns the
+// stop makes enter fail, gives up the upgrades that are under way, and returns the
 // tunnels that are left.
 func (r *registry) stop() []*Tunnel {
 	r.mu.Lock()
@@ -86,7 +86,7 @@ func (r *registry) stop() []*Tunnel {
 	if !r.isStopped {
 		r.isStopped = true
 		for u := range r.upgrades {
-			u.cancel(ErrShutdown)
+			u.giveUp(ErrShutdown)
 		}
 		r.lookEmptyLocked()
 	}

@@ -3,8 +3,6 @@
 package relay
 
 import (
-	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -15,12 +13,13 @@ import (
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-// Dial connects to addr, an IP address and a port, for a tunnel that the event loop
-// is to have: the connection is the loop's from the start, and need not be taken over
-// from the runtime's poller, which makes it about a tenth cheaper to open and close a
-// tunnel. Options and errors are those of a [net.Dialer]. It reports false if it
-// cannot do that, and has done nothing then.
-func (s *Loops) Dial(ctx context.Context, network, addr string) (c net.Conn, err error, can bool) {
+// Dial begins to connect to addr, an IP address and a port, for a tunnel that the
+// event loop is to have: the connection is the loop's from the start, and need not be
+// taken over from the runtime's poller, which makes it about a tenth cheaper to open
+// and close a tunnel. It does not wait: see [Dialing.Connect]. Options and errors are
+// those of a [net.Dialer]. It reports false if it cannot do that, and has done nothing
+// then.
+func (s *Loops) Dial(network, addr string) (c Dialing, err error, can bool) {
 	to, err := netip.ParseAddrPort(addr)
 	if network != "tcp" || err != nil || to.Addr().Zone() != "" {
 		return nil, nil, false
@@ -31,24 +30,23 @@ func (s *Loops) Dial(ctx context.Context, network, addr string) (c net.Conn, err
 	}
 	d := &dialed{loop: l, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
 	d.changed.L = &d.mu
-	if err := d.dial(ctx); err != nil {
-		if err == errNoLoop {
-			return nil, nil, false
-		}
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: d.RemoteAddr(), Err: err}, true
+	if d.isPending, err = d.socket.Dial(d.to); err != nil {
+		return nil, d.dialError(err), true
+	}
+	if !l.watch(d) {
+		d.socket.Close()
+		return nil, nil, false // it takes nobody any more
 	}
 	return d, nil, true
 }
 
-// errNoLoop says that the loop takes nobody any more.
-var errNoLoop = errors.New("no event loop")
-
 // A dialed is a connection to a backend that has no tunnel yet. Its loop tells it
 // what its poller says.
 type dialed struct {
-	loop  *loop          // immutable
-	to    netip.AddrPort // immutable
-	token epoll.Token    // immutable once it is watched
+	loop      *loop          // immutable
+	to        netip.AddrPort // immutable
+	isPending bool           // Connect has something to wait for; immutable
+	token     epoll.Token    // immutable once it is watched
 
 	mu        sync.Mutex
 	changed   sync.Cond // of what follows: who waits is to look again
@@ -66,36 +64,26 @@ const (
 	writing
 )
 
-func (d *dialed) dial(ctx context.Context) error {
-	isPending, err := d.socket.Dial(d.to)
-	if err != nil {
-		return err
-	}
-	if !d.loop.watch(d) {
-		d.socket.Close()
-		return errNoLoop
-	}
-	if !isPending {
+func (d *dialed) Connect() error {
+	if !d.isPending {
 		return nil
 	}
-	stop := context.AfterFunc(ctx, func() { d.SetDeadline(longAgo) })
-	defer stop()
-	err = d.do(writing, func() error {
+	err := d.do(writing, func() error {
 		isPending, err := d.socket.HasConnected(d.to)
 		if isPending {
 			return epoll.ErrAgain
 		}
 		return err
 	})
-	if ctx.Err() == context.Canceled {
-		err = ctx.Err()
-	} else if ctx.Err() != nil {
-		err = os.ErrDeadlineExceeded
-	}
 	if err != nil {
-		d.Close()
+		return d.dialError(err)
 	}
-	return err
+	return nil
+}
+
+// dialError makes of err what a [net.Dialer] returns.
+func (d *dialed) dialError(err error) error {
+	return &net.OpError{Op: "dial", Net: "tcp", Addr: d.RemoteAddr(), Err: err}
 }
 
 // do calls try again and again, until it has not to wait any more.

@@ -3,7 +3,6 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -21,15 +20,18 @@ func dialledPair(t testing.TB, loops *Loops) (near, far net.Conn) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	near, err, can := loops.Dial(context.Background(), "tcp", ln.Addr().String())
+	dialing, err, can := loops.Dial("tcp", ln.Addr().String())
 	if err != nil || !can {
 		t.Fatalf("Dial() = %v, %v", err, can)
+	}
+	if err := dialing.Connect(); err != nil {
+		t.Fatal(err)
 	}
 	if far, err = ln.Accept(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { far.Close() })
-	return near, far
+	return dialing, far
 }
 
 // dialled prepares a scene whose backend the loops have dialled. The client's

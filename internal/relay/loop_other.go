@@ -2,12 +2,7 @@
 
 package relay
 
-import (
-	"context"
-	"net"
-
-	"github.com/wsproxy/wsproxy/internal/netconn"
-)
+import "github.com/wsproxy/wsproxy/internal/netconn"
 
 // Loops is the event-loop engine, which there is not here: every tunnel gets the
 // portable one.
@@ -22,7 +17,7 @@ func (*Loops) Close() {}
 func newLooped(Config) *Relay { return nil }
 
 // Dial reports that it cannot.
-func (*Loops) Dial(context.Context, string, string) (c net.Conn, err error, can bool) {
+func (*Loops) Dial(network, addr string) (c Dialing, err error, can bool) {
 	return nil, nil, false
 }
 

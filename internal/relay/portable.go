@@ -128,18 +128,18 @@ func (b blocking) greet(p []byte, timeout time.Duration) error {
 }
 
 func (b blocking) write(p []byte, _ bool) (int, error) { return b.Write(p) }
-func (b blocking) isFlushed() bool             { return true }
-func (b blocking) takeBack(uint64) bool        { return false }
-func (b blocking) drop() int                   { return 0 }
-func (b blocking) closeWrite() error           { return b.CloseWrite() }
-func (b blocking) canCloseWrite() bool         { return b.CanCloseWrite() }
-func (b blocking) wake()                       { b.SetReadDeadline(longAgo) }
-func (b blocking) rearm(until time.Time)       { b.SetReadDeadline(until) }
-func (b blocking) interruptWrite()             { b.SetWriteDeadline(longAgo) }
-func (b blocking) interrupt()                  { b.Interrupt() }
-func (b blocking) reset()                      { b.Reset() }
-func (b blocking) close()                      { b.Close() }
-func (b blocking) abandon()                    { b.Abandon() }
+func (b blocking) isFlushed() bool                     { return true }
+func (b blocking) takeBack(uint64) bool                { return false }
+func (b blocking) drop() int                           { return 0 }
+func (b blocking) closeWrite() error                   { return b.CloseWrite() }
+func (b blocking) canCloseWrite() bool                 { return b.CanCloseWrite() }
+func (b blocking) wake()                               { b.SetReadDeadline(longAgo) }
+func (b blocking) rearm(until time.Time)               { b.SetReadDeadline(until) }
+func (b blocking) interruptWrite()                     { b.SetWriteDeadline(longAgo) }
+func (b blocking) interrupt()                          { b.Interrupt() }
+func (b blocking) reset()                              { b.Reset() }
+func (b blocking) close()                              { b.Close() }
+func (b blocking) abandon()                            { b.Abandon() }
 
 func (b blocking) limit(until time.Time) {
 	if b.SetReadDeadline(until) != nil { // it has no deadlines

@@ -41,6 +41,7 @@ package relay
 
 import (
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -197,6 +198,15 @@ type End struct {
 
 // Counts are what passed in one direction, frames of the relay's own not included.
 type Counts struct{ Bytes, Messages uint64 }
+
+// A Dialing is a connection of [Loops.Dial], which may be under way still.
+type Dialing interface {
+	net.Conn
+
+	// Connect waits until it is connected, up to the deadline for writes. It comes
+	// before all reads and writes. An error is that of a [net.Dialer].
+	Connect() error
+}
 
 // New returns a Relay over c, which does nothing before Run or Start.
 func New(c Config) *Relay {
