@@ -26,7 +26,6 @@ type Tunnel struct {
 	relay    *relay.Relay
 	id       uint64 // set by registry.add
 	backend  *Backend
-	client   netip.Addr
 	opened   time.Duration // since p.start
 	attempts int
 	texts    packed  // see setTexts
@@ -142,7 +141,7 @@ func (t *Tunnel) ID() uint64 { return t.id }
 func (t *Tunnel) Info() TunnelInfo {
 	i := TunnelInfo{
 		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: t.attempts,
-		ClientAddr: t.client, Engine: Engine(t.relay.Engine()),
+		Engine: Engine(t.relay.Engine()),
 	}
 	i.setTexts(t.texts)
 	if t.more != nil {
@@ -185,8 +184,8 @@ func (t *Tunnel) cut() { t.relay.Cut(relay.CauseShutdown) }
 // the answer's connection and place.
 func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net.Addr) *Tunnel {
 	t := &Tunnel{
-		p: p, backend: a.backend, client: u.client, opened: p.now(), attempts: len(u.tried),
-		texts: packTexts(u.r, addrString(local), a.agreement), more: u.extras(),
+		p: p, backend: a.backend, opened: p.now(), attempts: len(u.tried),
+		texts: packTexts(u.r, u.client, addrString(local), a.agreement), more: u.extras(),
 	}
 	t.relay = relay.New(relay.Config{
 		Client:      client,
@@ -231,17 +230,25 @@ func plainURL(path, rawPath, rawQuery string) *url.URL {
 }
 
 // packTexts copies what a [TunnelInfo] tells in words. The request's own strings
-// are parts of its whole header, which a tunnel would keep alive.
-func packTexts(r *http.Request, local string, a handshake.Agreement) packed {
-	texts := []string{r.RemoteAddr, local, r.Method, r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery, a.Subprotocol}
+// are parts of its whole header, which a tunnel would keep alive. The client's address
+// is left out where it is the peer's.
+func packTexts(r *http.Request, client netip.Addr, local string, a handshake.Agreement) packed {
+	var behindProxies string
+	if client != handshake.PeerAddr(r.RemoteAddr) {
+		behindProxies = client.String()
+	}
+	texts := []string{behindProxies, r.RemoteAddr, local, r.Method, r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery, a.Subprotocol}
 	return pack(append(texts, a.Extensions...))
 }
 
 // setTexts fills in what was packed.
 func (i *TunnelInfo) setTexts(p packed) {
-	var path, rawPath, rawQuery string
-	for _, s := range []*string{&i.RemoteAddr, &i.LocalAddr, &i.Method, &i.Host, &path, &rawPath, &rawQuery, &i.Subprotocol} {
+	var behindProxies, path, rawPath, rawQuery string
+	for _, s := range []*string{&behindProxies, &i.RemoteAddr, &i.LocalAddr, &i.Method, &i.Host, &path, &rawPath, &rawQuery, &i.Subprotocol} {
 		*s, p = p.next()
+	}
+	if i.ClientAddr = handshake.PeerAddr(i.RemoteAddr); behindProxies != "" {
+		i.ClientAddr = netip.MustParseAddr(behindProxies)
 	}
 	i.URL = plainURL(path, rawPath, rawQuery)
 	for len(p) > 0 {

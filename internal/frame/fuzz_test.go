@@ -49,7 +49,7 @@ func rulesOf(b byte) Rules {
 // the error.
 type outcome struct {
 	events   string
-	messages uint64
+	messages uint32
 	err      Violation
 	held     int // bytes that are still to be shown again
 }

@@ -54,7 +54,7 @@ func FuzzTrackerAgreesWithCoderWebsocket(f *testing.F) {
 		if s.isSound && got.err != nil {
 			t.Errorf("%+v, %x: a sound stream was refused: %v", rules, s.wire, got.err)
 		}
-		if got.messages != uint64(len(want.sizes)) {
+		if got.messages != uint32(len(want.sizes)) {
 			t.Errorf("%+v, %x: tracker counts %d messages; endpoint %d", rules, s.wire, got.messages, len(want.sizes))
 		}
 		if !rules.Deflate && !slices.Equal(sizes, want.sizes) {
@@ -136,7 +136,7 @@ func appendFrame(dst []byte, f wstest.Frame, masked bool, random *rand.Rand) []b
 
 // A tracked is what a Tracker told of a stream.
 type tracked struct {
-	messages uint64
+	messages uint32
 	taken    int
 	err      *Violation
 }

@@ -43,7 +43,7 @@ type Tracker struct {
 	size       uint64 // payload bytes of the current message so far, the rest included
 	fragmented bool   // between the fragments of a message
 	final      bool   // the current frame is the last of its message
-	messages   uint64 // messages that passed to their end
+	messages   uint32 // see Messages; it need not be wider than one piece, and each tunnel has two
 }
 
 // A Step is what stands at the beginning of a piece of the stream.
@@ -117,8 +117,16 @@ func (t *Tracker) Begun() uint64 {
 // AtBoundary reports whether all that was taken ends with a whole frame.
 func (t *Tracker) AtBoundary() bool { return t.rest == 0 }
 
-// Messages returns how many messages have passed to their end.
-func (t *Tracker) Messages() uint64 { return t.messages }
+// Messages returns how many messages have passed to their end since the last call of
+// TakeMessages.
+func (t *Tracker) Messages() uint32 { return t.messages }
+
+// TakeMessages is Messages, and begins to count anew.
+func (t *Tracker) TakeMessages() uint32 {
+	n := t.messages
+	t.messages = 0
+	return n
+}
 
 // Ignore lifts the bound of messages: what follows is parsed to be discarded.
 func (t *Tracker) Ignore() { t.Rules.MaxMessage = 0 }

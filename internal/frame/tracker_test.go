@@ -67,7 +67,7 @@ func TestTrackerSaysWhatEachPieceIs(t *testing.T) {
 		name     string
 		wire     []byte
 		want     string
-		messages uint64
+		messages uint32
 	}{
 		{"nothing", nil, "", 0},
 		{"one message", fromBackend(text), "d", 1},
@@ -205,7 +205,7 @@ func TestTrackerUnderAnUnknownExtensionChecksMaskingAndLengthsOnly(t *testing.T)
 		limit    uint64
 		wire     []byte
 		steps    string
-		messages uint64
+		messages uint32
 		code     int
 		rule     string
 	}{

@@ -167,7 +167,7 @@ func (d *direction) writeOut(p []byte, isLast bool) bool {
 		d.writeFailed(err)
 		return false
 	}
-	d.counts.messages.Store(d.tracker.Messages())
+	d.counts.messages.Add(uint64(d.tracker.TakeMessages()))
 	return true
 }
 

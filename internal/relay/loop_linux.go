@@ -236,11 +236,7 @@ func (l *loop) tellWritable(c *keeping) {
 	l.mu.Lock() // t may not be done with entering
 	token := c.t.token
 	l.mu.Unlock()
-	index := backendLink
-	if c.isClient() {
-		index = clientLink
-	}
-	if err := l.poller.TellWritable(token, c.socket(), index); err != nil {
+	if err := l.poller.TellWritable(token, c.socket(), c.index()); err != nil {
 		panic("BUG: event loop: " + err.Error()) // it is watched
 	}
 }

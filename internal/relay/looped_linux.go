@@ -36,16 +36,17 @@ type looped struct {
 // conns are what the sockets are duplicates of, and what only some tunnels need.
 type conns struct {
 	client, backend *netconn.Conn
-	dialed          *dialed // beneath backend, whose socket is not a duplicate then; else nil
-	stalls          *stalls // nil if they are not watched
+	dialed          *dialed   // beneath backend, whose socket is not a duplicate then; else nil
+	early           [2][]byte // by link: read before the loop took over, and taken from here then
+	stalls          *stalls   // nil if they are not watched
 }
 
 // rest returns what is left when the loop has taken over, nil if nothing.
 func (c *conns) rest() *conns {
-	if c.stalls == nil {
+	if c.stalls == nil && len(c.early[clientLink]) == 0 && len(c.early[backendLink]) == 0 {
 		return nil
 	}
-	return &conns{stalls: c.stalls}
+	return &conns{early: c.early, stalls: c.stalls}
 }
 
 // Indexes of sockets and links.
@@ -65,8 +66,9 @@ func newLooped(c Config) *Relay {
 	}
 	_, fromClient := c.Client.Unwrap()
 	_, fromBackend := c.Backend.Unwrap()
-	t.links[clientLink] = keeping{t: t, early: earlyBytes(fromClient)}
-	t.links[backendLink] = keeping{t: t, early: earlyBytes(fromBackend)}
+	t.conns.early = [...][]byte{clientLink: fromClient, backendLink: fromBackend}
+	t.links[clientLink] = keeping{t: t, hasEarly: len(fromClient) > 0}
+	t.links[backendLink] = keeping{t: t, hasEarly: len(fromBackend) > 0}
 	t.init(t, c)
 	if len(fromClient) > 0 || len(fromBackend) > 0 {
 		t.loop.wake(t)
@@ -116,11 +118,12 @@ func streamSocket(c *netconn.Conn) syscall.Conn {
 	return s
 }
 
-func earlyBytes(p []byte) *[]byte {
-	if len(p) == 0 {
-		return nil
-	}
-	return &p
+// takeEarly returns what was read from c before the loop took over, which c has.
+func (t *looped) takeEarly(c *keeping) []byte {
+	early := &t.conns.early[c.index()]
+	p := *early
+	*early = nil
+	return p
 }
 
 func (t *looped) greet(p []byte, timeout time.Duration) error {
@@ -246,22 +249,25 @@ func (t *looped) hasEnded() bool {
 
 // A keeping link keeps what its peer does not take at once. It belongs to the loop.
 type keeping struct {
-	t     *looped
-	early *[]byte // read before the loop took over; nil if nothing
-	kept  *[]byte // to be written as soon as that is possible; nil if nothing
+	t    *looped
+	kept *[]byte // to be written as soon as that is possible; nil if nothing
 
+	hasEarly   bool // before all that is read comes what has been read already; see takeEarly
 	isReadable bool // a read may find something
 	isLast     bool // its end has come: it stays readable up to that
 }
 
 func (c *keeping) isClient() bool { return c == &c.t.links[clientLink] }
 
-func (c *keeping) socket() *epoll.Socket {
+// index returns which of its tunnel's links it is.
+func (c *keeping) index() int {
 	if c.isClient() {
-		return &c.t.sockets[clientLink]
+		return clientLink
 	}
-	return &c.t.sockets[backendLink]
+	return backendLink
 }
+
+func (c *keeping) socket() *epoll.Socket { return &c.t.sockets[c.index()] }
 
 // writer returns the direction that writes to the link.
 func (c *keeping) writer() *direction {

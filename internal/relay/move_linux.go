@@ -28,10 +28,9 @@ func (l *loop) move(d *direction) (again bool) {
 	switch {
 	case d.ended || !src.mayBeRead(dst):
 		return false
-	case src.early != nil:
-		p := *src.early
-		src.early = nil
-		d.take(p)
+	case src.hasEarly:
+		src.hasEarly = false
+		d.take(src.t.takeEarly(src))
 	case d.mayBeSpliced(dst) && l.pipe.open():
 		l.splice(d, src, dst)
 	default:
@@ -45,7 +44,7 @@ func (l *loop) move(d *direction) (again bool) {
 // for dst nothing more is read, unless c's end has come: then what is left of a
 // frame that will never be whole may still be taken back.
 func (c *keeping) mayBeRead(dst *keeping) bool {
-	if !c.isReadable && c.early == nil {
+	if !c.isReadable && !c.hasEarly {
 		return false
 	}
 	return dst.kept == nil || c.isLast && len(*dst.kept) < readSize
@@ -102,7 +101,7 @@ func (l *loop) splice(d *direction, src, dst *keeping) {
 			d.writeFailed(err)
 			return
 		}
-		d.counts.messages.Store(d.tracker.Messages())
+		d.counts.messages.Add(uint64(d.tracker.TakeMessages()))
 	}
 }
 
