@@ -198,7 +198,7 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	}()
 	netconn.LimitBuffers(conn, u.p.socketBuffer) // before much can come: what was offered cannot be taken back
 	op := "handshake"
-	if err = u.waitOn(conn, deadline); err == nil && dialing != nil {
+	if err = u.wait.begin(conn, deadline); err == nil && dialing != nil {
 		if err = dialing.Connect(); err != nil {
 			op = "dial"
 		}
@@ -206,7 +206,7 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	if err == nil {
 		err = u.exchange(a, q)
 	}
-	cause := u.waited()
+	cause := u.wait.end()
 	switch {
 	case cause != nil:
 		err = cause
@@ -230,7 +230,7 @@ func (u *upgrade) dial(t *target, deadline time.Time) (net.Conn, relay.Dialing, 
 			return c, c, err
 		}
 	}
-	ctx, cancel := u.dialContext(deadline)
+	ctx, cancel := u.wait.context(u.r.Context(), deadline)
 	defer cancel()
 	c, err := u.p.dial(ctx, t.network, t.addr)
 	return c, nil, err

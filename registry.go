@@ -86,7 +86,7 @@ func (r *registry) stop() []*Tunnel {
 	if !r.isStopped {
 		r.isStopped = true
 		for u := range r.upgrades {
-			u.giveUp(ErrShutdown)
+			u.wait.giveUp(ErrShutdown)
 		}
 		r.lookEmptyLocked()
 	}

@@ -125,7 +125,8 @@ const (
 	// plain: a [*net.TCPConn] or [*net.UnixConn] itself, neither TLS nor wrapped by
 	// a listener or a dialer of the program's. The connection is taken over then:
 	// what the program holds of it (from [http.Server.ConnState], say) is closed at
-	// the upgrade and ends the tunnel no more.
+	// the upgrade and ends the tunnel no more, and what it has set with
+	// [net.TCPConn.SetLinger] does not hold.
 	//
 	// The build tag wsproxy_portable makes all tunnels portable ones.
 	EngineEventLoop = Engine(relay.EventLoop)

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -61,6 +60,7 @@ type upgrade struct {
 	client   netip.Addr    // behind trusted proxies
 	trusted  bool          // the peer that sent r is a trusted proxy
 	deadline time.Time     // for all attempts together, r's context's included; zero: none
+	wait     wait
 
 	tried     []*Backend // one for each attempt
 	triedRoom [maxAttempts]*Backend
@@ -73,12 +73,6 @@ type upgrade struct {
 	answer     *answer
 	tunnel     *Tunnel
 	isHijacked bool
-
-	// While it waits for a backend; see giveUp.
-	mu     sync.Mutex
-	cause  error              // why it is given up; nil if it is not
-	conn   net.Conn           // on which it waits; nil if on none
-	cancel context.CancelFunc // of the dialer's context; nil if there is none
 }
 
 // serveUpgrade takes r, which is an upgrade, all the way.
@@ -98,7 +92,7 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	u := &upgrade{p: p, w: w, r: r}
 	ctx := r.Context()
-	stop := context.AfterFunc(ctx, func() { u.giveUp(ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { u.wait.giveUp(ctx.Err()) })
 	defer stop()
 	if err := p.registry.enter(u); err != nil {
 		p.refuse(w, r, err)
@@ -106,7 +100,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	}
 	defer p.registry.leave(u)
 	done := make(chan struct{})
-	go u.run(done) // ends by giveUp and u.deadline
+	go u.run(done) // ends by u.wait and u.deadline
 	<-done
 	switch {
 	case u.err != nil || u.isHijacked:
@@ -222,100 +216,9 @@ func (u *upgrade) try() (*answer, error) {
 	}
 }
 
-// giveUp ends the upgrade because of cause, the request's context or Shutdown,
-// whatever backend it waits for. It does not wait itself. Anybody may call it.
-//
-// A context would do that too, but three of them, one below the other, cost 5 % of
-// what it costs to open and close a tunnel.
-func (u *upgrade) giveUp(cause error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.cause == nil {
-		u.cause = cause
-	}
-	if u.cancel != nil {
-		u.cancel()
-	}
-	if u.conn != nil {
-		go u.interrupt() // ends at once, as far as it concerns us: the connection may be a dialer's own
-	}
-}
-
-// interrupt ends what waits on u.conn, which knows no context: by a deadline.
-func (u *upgrade) interrupt() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.conn != nil {
-		u.conn.SetDeadline(time.Unix(1, 0))
-	}
-}
-
-// givenUp returns why the upgrade is given up, or nil.
-func (u *upgrade) givenUp() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.cause == nil {
-		u.cause = u.contextErr()
-	}
-	return u.cause
-}
-
-// contextErr returns why the request's context has ended, or will have as soon as its
-// timer is looked at, or nil.
-func (u *upgrade) contextErr() error {
-	ctx := u.r.Context()
-	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
-		return context.DeadlineExceeded
-	}
-	return ctx.Err()
-}
-
-// waitOn bounds what waits on conn from now on, by giveUp and by deadline, which
-// may be zero. It returns why the upgrade is given up already, or nil.
-func (u *upgrade) waitOn(conn net.Conn, deadline time.Time) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.cause == nil {
-		u.conn = conn
-		conn.SetDeadline(deadline)
-	}
-	return u.cause
-}
-
-// waited is the end of waitOn. It returns why the upgrade was given up meanwhile, or
-// nil: then nothing bounds conn any more.
-func (u *upgrade) waited() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.conn != nil && u.cause == nil {
-		u.conn.SetDeadline(time.Time{})
-	}
-	u.conn = nil
-	return u.cause
-}
-
-// dialContext returns a context that ends by giveUp and by deadline, which may be
-// zero.
-func (u *upgrade) dialContext(deadline time.Time) (context.Context, context.CancelFunc) {
-	var ctx context.Context
-	var cancel context.CancelFunc
-	if deadline.IsZero() {
-		ctx, cancel = context.WithCancel(u.r.Context())
-	} else {
-		ctx, cancel = context.WithDeadline(u.r.Context(), deadline)
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.cancel = cancel; u.cause != nil {
-		cancel()
-	}
-	return ctx, func() {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.cancel = nil
-		cancel()
-	}
-}
+// givenUp returns why nobody waits for the upgrade any more, the request's context or
+// Shutdown, or nil.
+func (u *upgrade) givenUp() error { return u.wait.givenUp(u.r.Context()) }
 
 // attemptErrors joins the failures of all attempts, in their order.
 type attemptErrors struct{ errs []error }
