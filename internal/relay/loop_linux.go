@@ -22,8 +22,10 @@ const (
 	// readSize is how much one read takes.
 	readSize = 32 << 10
 
-	// sweepInterval is how exactly the times are kept that bound a tunnel's end.
-	sweepInterval = 100 * time.Millisecond
+	// sweepInterval is how exactly the times are kept that bound a tunnel's end. To be
+	// woken takes a program that rests some 0.4 ms of CPU: 10 times a second, one
+	// tunnel that waits for its end took 4 ms a second.
+	sweepInterval = 250 * time.Millisecond
 
 	// closeTimeout bounds the wait for an upgrade that a hook holds up.
 	closeTimeout = time.Second
