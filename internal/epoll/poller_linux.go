@@ -63,6 +63,7 @@ type Poller struct {
 	next      int // of these, what Next looks at next
 	err       error
 	isYield   bool
+	isPause   bool                  // a yield behind which nothing is polled
 	hasParked bool                  // in this call of Wait
 	tryToPark func(fd uintptr) bool // p.park, made once
 
@@ -273,6 +274,13 @@ func (p *Poller) Yield() error {
 	return err
 }
 
+// Pause is Yield within a batch: what Next has not returned yet it returns still.
+func (p *Poller) Pause() error {
+	p.isPause = true
+	defer func() { p.isPause = false }()
+	return p.Yield()
+}
+
 // park reports whether there is something to do. If not, the goroutine waits.
 func (p *Poller) park(uintptr) bool {
 	if p.isYield {
@@ -280,6 +288,9 @@ func (p *Poller) park(uintptr) bool {
 		p.hasParked = true
 		p.Wake() // while it is parked: the runtime's poller looks for edges
 		return false
+	}
+	if p.isPause {
+		return true
 	}
 	p.poll()
 	if p.have > 0 || p.err != nil {

@@ -530,3 +530,25 @@ func TestChildProcessKeepsNoSocketAlive(t *testing.T) {
 		}
 	})
 }
+
+func TestPauseKeepsTheRestOfABatch(t *testing.T) {
+	p := newPoller(t)
+	a, b := add(t, p), add(t, p)
+	send(t, a.far[0], "x")
+	send(t, b.far[0], "x")
+	if n := harvest(t, p); n != 2 {
+		t.Fatalf("%d events; want 2", n)
+	}
+	first, _ := p.Next()
+	if err := p.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	second, ok := p.Next()
+	if !ok || first.Owner == second.Owner {
+		t.Errorf("told %v, then %v; want one event of each owner", first, second)
+	}
+	send(t, a.far[1], "x") // and what comes is told by the next call of Poll
+	if got, want := events(t, p), []Event{{a, 1, Readable}}; !reflect.DeepEqual(got, want) {
+		t.Errorf("told %v; want %v", got, want)
+	}
+}
