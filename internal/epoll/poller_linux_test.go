@@ -531,7 +531,7 @@ func TestChildProcessKeepsNoSocketAlive(t *testing.T) {
 	})
 }
 
-func TestPauseKeepsTheRestOfABatch(t *testing.T) {
+func TestYieldKeepsTheRestOfABatch(t *testing.T) {
 	p := newPoller(t)
 	a, b := add(t, p), add(t, p)
 	send(t, a.far[0], "x")
@@ -540,7 +540,7 @@ func TestPauseKeepsTheRestOfABatch(t *testing.T) {
 		t.Fatalf("%d events; want 2", n)
 	}
 	first, _ := p.Next()
-	if err := p.Pause(); err != nil {
+	if err := p.Yield(); err != nil {
 		t.Fatal(err)
 	}
 	second, ok := p.Next()

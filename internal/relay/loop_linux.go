@@ -281,6 +281,7 @@ func (l *loop) note(t *looped, index int, e epoll.Edges) {
 // next gets the next events. It waits for them if there is nothing else to do. It
 // reports whether there will be anything to do ever again.
 func (l *loop) next() bool {
+	l.pause()
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
 	mayWait := len(l.queue) == 0 && len(l.woken) == 0 && !l.isSweepDue.Load()
@@ -291,12 +292,9 @@ func (l *loop) next() bool {
 	}
 	var err error
 	hasParked := false
-	switch {
-	case time.Since(l.busy) > yieldInterval:
-		hasParked, err = true, l.poller.Yield()
-	case mayWait:
+	if mayWait {
 		hasParked, err = l.poller.Wait()
-	default:
+	} else {
 		err = l.poller.Poll()
 	}
 	if hasParked {
@@ -326,12 +324,12 @@ func (l *loop) handleEvents() {
 	}
 }
 
-// pause lets others have the processor, if it is time, before the rest of a batch.
+// pause lets others have the processor, if it is time. There may be more to do.
 func (l *loop) pause() {
 	if time.Since(l.busy) <= yieldInterval {
 		return
 	}
-	if err := l.poller.Pause(); err != nil {
+	if err := l.poller.Yield(); err != nil {
 		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
 	}
 	l.busy = time.Now()
