@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/leaktest"
-
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 

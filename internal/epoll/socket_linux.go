@@ -72,9 +72,7 @@ func (s *Socket) Write(p []byte) (int, error) { return s.write(p, 0) }
 // WriteLast is Write before a CloseWrite or Close that comes at once. The system holds
 // the bytes back up to that, for 200 ms at most, so that the peer is sent one segment
 // and not two.
-func (s *Socket) WriteLast(p []byte) (int, error) { return s.write(p, msgMore) }
-
-const msgMore = 0x8000 // MSG_MORE
+func (s *Socket) WriteLast(p []byte) (int, error) { return s.write(p, syscall.MSG_MORE) }
 
 func (s *Socket) write(p []byte, flags int) (int, error) {
 	n, errno := writeSocket(int(s.fd), p, flags)

@@ -193,8 +193,6 @@ func TestSocketOutlivesTheConnectionThatItIsOf(t *testing.T) {
 	})
 }
 
-// A descriptor that a child process has, or that is a child's by mistake, keeps a
-// connection alive.
 // A close that lingers would hold up everybody whose bytes the loop moves.
 func TestCloseDoesNotLingerThoughTheProgramWantsIt(t *testing.T) {
 	near, _ := tcpPair(t)
@@ -209,6 +207,8 @@ func TestCloseDoesNotLingerThoughTheProgramWantsIt(t *testing.T) {
 	}
 }
 
+// A descriptor that a child process has, or that is a child's by mistake, keeps a
+// connection alive.
 func TestDescriptorsAreClosedOnExec(t *testing.T) {
 	before := openDescriptors(t)
 	p := newPoller(t)
