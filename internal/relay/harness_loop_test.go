@@ -10,11 +10,18 @@ import (
 
 func init() {
 	engines = append(engines, engine{name: "event loop", needsSockets: true, open: func(client, backend leg, c Config) tunnel {
-		c.Client = netconn.New(client.conn, client.early)
-		c.Backend = netconn.New(backend.conn, backend.early)
 		c.Loops = NewLoops()
-		return &loopTunnel{New(c), c.Loops}
+		return &loopTunnel{New(between(client, backend, c)), c.Loops}
 	}})
+}
+
+// engineOf returns an engine whose tunnels share loops, which end with the test.
+func engineOf(t *testing.T, loops *Loops) engine {
+	t.Cleanup(loops.Close)
+	return engine{name: "event loop", needsSockets: true, open: func(client, backend leg, c Config) tunnel {
+		c.Loops = loops
+		return New(between(client, backend, c))
+	}}
 }
 
 // A loopTunnel has an engine of its own, which ends with it.

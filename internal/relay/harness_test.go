@@ -46,10 +46,15 @@ type leg struct {
 
 var engines = []engine{
 	{name: "portable", open: func(client, backend leg, c Config) tunnel {
-		c.Client = netconn.New(client.conn, client.early)
-		c.Backend = netconn.New(backend.conn, backend.early)
-		return New(c)
+		return New(between(client, backend, c))
 	}},
+}
+
+// between returns c with client and backend as its connections.
+func between(client, backend leg, c Config) Config {
+	c.Client = netconn.New(client.conn, client.early)
+	c.Backend = netconn.New(backend.conn, backend.early)
+	return c
 }
 
 func forEachEngine(t *testing.T, test func(t *testing.T, e engine)) {

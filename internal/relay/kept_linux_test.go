@@ -30,7 +30,7 @@ func byHand(t *testing.T) *handLoop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := engineOf(t, l).prepare(t, networks[1], setup{})
+	s := engineOfLoop(t, l).prepare(t, networks[1], setup{})
 	h := &handLoop{scene: s, l: l, t: s.tunnel.(*Relay).driver.(*looped)}
 	h.letRun = sync.OnceFunc(func() { go l.run() }) // ends with the test
 	t.Cleanup(h.letRun)

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/netconn"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -23,20 +22,13 @@ func oneLoop(t *testing.T) (engine, *loop) {
 		t.Fatal(err)
 	}
 	go l.run() // ends with the test
-	return engineOf(t, l), l
+	return engineOfLoop(t, l), l
 }
 
-// engineOf returns an engine that has the loop l, which must run at the end of the
-// test.
-func engineOf(t *testing.T, l *loop) engine {
-	loops := &Loops{loops: []*loop{l}}
-	t.Cleanup(loops.Close)
-	return engine{name: "event loop", needsSockets: true, open: func(client, backend leg, c Config) tunnel {
-		c.Client = netconn.New(client.conn, client.early)
-		c.Backend = netconn.New(backend.conn, backend.early)
-		c.Loops = loops
-		return New(c)
-	}}
+// engineOfLoop returns an engine that has the loop l alone, which must run at the end
+// of the test.
+func engineOfLoop(t *testing.T, l *loop) engine {
+	return engineOf(t, &Loops{loops: []*loop{l}})
 }
 
 func TestLoopThatHasEndedTouchesNoDescriptor(t *testing.T) {
@@ -105,7 +97,7 @@ func TestTunnelMayEndBeforeItHasEntered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := engineOf(t, l)
+	e := engineOfLoop(t, l)
 	first, s := e.prepare(t, networks[0], setup{}), e.prepare(t, networks[0], setup{})
 	first.begin() // its token is that which a tunnel has that has none
 	wantEntered(t, l, 1)

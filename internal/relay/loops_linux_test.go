@@ -14,21 +14,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/netconn"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// onLoops returns an engine whose tunnels share loops, which end with the test.
+// onLoops returns an engine whose tunnels share loops, and the loops.
 func onLoops(t *testing.T) (engine, *Loops) {
 	t.Helper()
 	loops := NewLoops()
-	t.Cleanup(loops.Close)
-	return engine{name: "event loop", needsSockets: true, open: func(client, backend leg, c Config) tunnel {
-		c.Client = netconn.New(client.conn, client.early)
-		c.Backend = netconn.New(backend.conn, backend.early)
-		c.Loops = loops
-		return New(c)
-	}}, loops
+	return engineOf(t, loops), loops
 }
 
 func TestTunnelsOfTheSameLoopsDoNotDisturbEachOther(t *testing.T) {
