@@ -118,8 +118,10 @@ func streamSocket(c *netconn.Conn) syscall.Conn {
 	return s
 }
 
-// takeEarly returns what was read from c before the loop took over, which c has.
+// takeEarly returns what was read from c before the loop took over, which c has, and
+// has no more then.
 func (t *looped) takeEarly(c *keeping) []byte {
+	c.hasEarly = false
 	early := &t.conns.early[c.index()]
 	p := *early
 	*early = nil

@@ -29,7 +29,6 @@ func (l *loop) move(d *direction) (again bool) {
 	case d.ended || !src.mayBeRead(dst):
 		return false
 	case src.hasEarly:
-		src.hasEarly = false
 		d.take(src.t.takeEarly(src))
 	case d.mayBeSpliced(dst) && l.pipe.open():
 		l.splice(d, src, dst)
