@@ -69,6 +69,7 @@ const (
 	BackendRemoved                     // no longer in the set: takes no new tunnels, keeps those that it has
 )
 
+// String returns "up", "failing" or "removed".
 func (s BackendState) String() string {
 	switch s {
 	case BackendUp:
