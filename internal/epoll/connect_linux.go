@@ -16,11 +16,7 @@ const (
 // Dial makes s a new TCP socket and begins to connect it to addr, with the options
 // of a [net.Dialer]. It reports whether that is under way: see HasConnected.
 func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
-	family := syscall.AF_INET6
-	if addr.Addr().Is4() {
-		family = syscall.AF_INET
-	}
-	fd, errno := socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+	fd, errno := socket(family(addr.Addr()), syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
 	if errno != 0 {
 		return false, os.NewSyscallError("socket", errno)
 	}
@@ -45,6 +41,13 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 	return isPending, err
 }
 
+func family(addr netip.Addr) int {
+	if addr.Is4() {
+		return syscall.AF_INET
+	}
+	return syscall.AF_INET6
+}
+
 // HasConnected reports whether s is still connecting to addr, and why that has
 // failed. To a process of the same machine a first call takes as long as that
 // needs, and connects; the second one, in Dial, finds that out.
@@ -52,11 +55,25 @@ func (s *Socket) HasConnected(addr netip.AddrPort) (isPending bool, err error) {
 	for range 2 {
 		switch errno := connect(int(s.fd), addr); errno {
 		case 0, syscall.EISCONN:
-			return false, nil
+			return false, s.checkPeer(addr)
 		case syscall.EINPROGRESS, syscall.EALREADY, syscall.EINTR:
 		default:
 			return false, os.NewSyscallError("connect", errno)
 		}
 	}
 	return true, nil
+}
+
+// checkPeer returns an error if s, which is connected to addr, has become its own
+// peer. Where nobody listens on a port that the system gives to those who connect, it
+// may give it to him who connects to it.
+func (s *Socket) checkPeer(addr netip.AddrPort) error {
+	local, errno := localAddr(int(s.fd))
+	switch {
+	case errno != 0:
+		return os.NewSyscallError("getsockname", errno)
+	case local == addr:
+		return os.NewSyscallError("connect", syscall.ECONNREFUSED)
+	}
+	return nil
 }

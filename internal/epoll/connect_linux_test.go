@@ -48,12 +48,7 @@ func TestDialConnects(t *testing.T) {
 }
 
 func TestDialFailsAsThatOfPackageNet(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := ln.Addr().(*net.TCPAddr).AddrPort()
-	ln.Close()
+	nobody := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), unusedPort(t, "127.0.0.1"))
 	for name, to := range map[string]netip.AddrPort{
 		"refused":     nobody,
 		"unreachable": netip.MustParseAddrPort("255.255.255.255:80"),
@@ -78,6 +73,50 @@ func TestDialFailsAsThatOfPackageNet(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The system gives a socket that connects to a port where nobody listens that very
+// port once in 28,000 times: here it is made to.
+func TestConnectionToItselfIsRefused(t *testing.T) {
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		t.Run(ip, func(t *testing.T) {
+			addr := netip.AddrPortFrom(netip.MustParseAddr(ip), unusedPort(t, ip))
+			var s Socket
+			if _, err := s.Dial(addr); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Fatalf("dial to a port that is not used: %v", err)
+			}
+			fd, errno := socket(family(addr.Addr()), syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+			if errno != 0 {
+				t.Fatal(errno)
+			}
+			s = Socket{fd: int32(fd)}
+			defer s.Close()
+			if err := syscall.Bind(fd, sockaddr(addr)); err != nil {
+				t.Fatal(err)
+			}
+			if isPending, err := s.HasConnected(addr); isPending || !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("HasConnected() = %v, %v; want it refused", isPending, err)
+			}
+		})
+	}
+}
+
+// unusedPort returns a port where nobody listens.
+func unusedPort(t *testing.T, ip string) uint16 {
+	t.Helper()
+	ln, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		t.Skip(err) // no IPv6 here
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+func sockaddr(addr netip.AddrPort) syscall.Sockaddr {
+	if a := addr.Addr(); a.Is4() {
+		return &syscall.SockaddrInet4{Port: int(addr.Port()), Addr: a.As4()}
+	}
+	return &syscall.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
 }
 
 func TestDialSetsTheOptionsOfPackageNet(t *testing.T) {

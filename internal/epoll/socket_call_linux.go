@@ -22,6 +22,17 @@ func connect(fd int, addr netip.AddrPort) syscall.Errno {
 	return errnoOf(syscall.Connect(fd, &syscall.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}))
 }
 
+func localAddr(fd int) (netip.AddrPort, syscall.Errno) {
+	sa, err := syscall.Getsockname(fd)
+	switch sa := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), 0
+	case *syscall.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), 0
+	}
+	return netip.AddrPort{}, errnoOf(err)
+}
+
 func recvfrom(fd int, p []byte) (int, syscall.Errno) {
 	n, err := syscall.Read(fd, p)
 	return max(n, 0), errnoOf(err)

@@ -37,6 +37,18 @@ func connect(fd int, addr netip.AddrPort) syscall.Errno {
 	return errno
 }
 
+// localAddr returns the address of a TCP socket.
+func localAddr(fd int) (netip.AddrPort, syscall.Errno) {
+	var sa syscall.RawSockaddrInet6 // has room for that of IPv4
+	size := uint32(unsafe.Sizeof(sa))
+	_, _, errno := syscall.RawSyscall(syscall.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
+	if sa.Family == syscall.AF_INET {
+		sa := (*syscall.RawSockaddrInet4)(unsafe.Pointer(&sa))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), networkOrder(sa.Port)), errno
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), networkOrder(sa.Port)), errno
+}
+
 // networkOrder returns a number whose bytes in memory are those of port, the high
 // one first.
 func networkOrder(port uint16) uint16 {
