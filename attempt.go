@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -88,6 +89,8 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
 		b.worked()
 	case u.isLeft(start):
 		// The client has gone, or the proxy is going.
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		// There is no descriptor left on this side.
 	case b.failed(u.p.now()):
 		if err == nil {
 			err = answered(a)

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +28,18 @@ func wantStates(t testing.TB, p *wsproxy.Proxy, want ...wsproxy.BackendState) {
 		if got := b.State(); got != want[i] {
 			t.Errorf("backend %s is %v; want %v", b.ID(), got, want[i])
 		}
+	}
+}
+
+func TestNoBackendIsToBlameWhereDescriptorsAreShort(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
+		network := newFakeNet()
+		network.set("a", fakeBackend{dialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
+		p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial))
+		resp, _ := exchange(t, s.URL, upgradeTo("/"))
+		wantStatus(t, resp, http.StatusBadGateway)
+		wantStates(t, p, wsproxy.BackendUp)
+		s.wait()
 	}
 }
 
