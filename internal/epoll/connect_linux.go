@@ -16,7 +16,11 @@ const (
 // Dial makes s a new TCP socket and begins to connect it to addr, with the options
 // of a [net.Dialer]. It reports whether that is under way: see HasConnected.
 func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
-	fd, errno := socket(family(addr.Addr()), syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
+	family := syscall.AF_INET6
+	if addr.Addr().Is4() {
+		family = syscall.AF_INET
+	}
+	fd, errno := socket(family, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
 	if errno != 0 {
 		return false, os.NewSyscallError("socket", errno)
 	}
@@ -39,13 +43,6 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 		s.Close()
 	}
 	return isPending, err
-}
-
-func family(addr netip.Addr) int {
-	if addr.Is4() {
-		return syscall.AF_INET
-	}
-	return syscall.AF_INET6
 }
 
 // HasConnected reports whether s is still connecting to addr, and why that has

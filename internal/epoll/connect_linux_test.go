@@ -11,13 +11,27 @@ import (
 	"time"
 )
 
+// loopbacks are where tests listen, in both families.
+var loopbacks = []string{"127.0.0.1:0", "[::1]:0"}
+
+// listen listens at one of loopbacks. There may be no IPv6.
+func listen(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	switch {
+	case err == nil:
+		return ln
+	case addr == loopbacks[0]:
+		t.Fatal(err)
+	}
+	t.Skip(err)
+	return nil
+}
+
 func TestDialConnects(t *testing.T) {
-	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+	for _, addr := range loopbacks {
 		t.Run(addr, func(t *testing.T) {
-			ln, err := net.Listen("tcp", addr)
-			if err != nil {
-				t.Skip(err) // no IPv6 here
-			}
+			ln := listen(t, addr)
 			defer ln.Close()
 			var s Socket
 			to := ln.Addr().(*net.TCPAddr).AddrPort()
@@ -48,7 +62,9 @@ func TestDialConnects(t *testing.T) {
 }
 
 func TestDialFailsAsThatOfPackageNet(t *testing.T) {
-	nobody := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), unusedPort(t, "127.0.0.1"))
+	ln := listen(t, loopbacks[0])
+	nobody := ln.Addr().(*net.TCPAddr).AddrPort()
+	ln.Close()
 	for name, to := range map[string]netip.AddrPort{
 		"refused":     nobody,
 		"unreachable": netip.MustParseAddrPort("255.255.255.255:80"),
@@ -76,54 +92,32 @@ func TestDialFailsAsThatOfPackageNet(t *testing.T) {
 }
 
 // The system gives a socket that connects to a port where nobody listens that very
-// port once in 28,000 times: here it is made to.
+// port once in 28,000 times. Package net lets it be asked for.
 func TestConnectionToItselfIsRefused(t *testing.T) {
-	for _, ip := range []string{"127.0.0.1", "::1"} {
-		t.Run(ip, func(t *testing.T) {
-			addr := netip.AddrPortFrom(netip.MustParseAddr(ip), unusedPort(t, ip))
+	for _, addr := range loopbacks {
+		t.Run(addr, func(t *testing.T) {
+			ln := listen(t, addr)
+			itself := ln.Addr().(*net.TCPAddr)
+			ln.Close()
 			var s Socket
-			if _, err := s.Dial(addr); !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Fatalf("dial to a port that is not used: %v", err)
+			if _, err := s.Dial(itself.AddrPort()); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Fatalf("dial to a port where nobody listens: %v", err)
 			}
-			fd, errno := socket(family(addr.Addr()), syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK)
-			if errno != 0 {
-				t.Fatal(errno)
-			}
-			s = Socket{fd: int32(fd)}
-			defer s.Close()
-			if err := syscall.Bind(fd, sockaddr(addr)); err != nil {
+			c, err := net.DialTCP("tcp", itself, itself)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if isPending, err := s.HasConnected(addr); isPending || !errors.Is(err, syscall.ECONNREFUSED) {
+			takeOver(t, &s, c)
+			defer s.Close()
+			if isPending, err := s.HasConnected(itself.AddrPort()); isPending || !errors.Is(err, syscall.ECONNREFUSED) {
 				t.Errorf("HasConnected() = %v, %v; want it refused", isPending, err)
 			}
 		})
 	}
 }
 
-// unusedPort returns a port where nobody listens.
-func unusedPort(t *testing.T, ip string) uint16 {
-	t.Helper()
-	ln, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
-	if err != nil {
-		t.Skip(err) // no IPv6 here
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).AddrPort().Port()
-}
-
-func sockaddr(addr netip.AddrPort) syscall.Sockaddr {
-	if a := addr.Addr(); a.Is4() {
-		return &syscall.SockaddrInet4{Port: int(addr.Port()), Addr: a.As4()}
-	}
-	return &syscall.SockaddrInet6{Port: int(addr.Port()), Addr: addr.Addr().As16()}
-}
-
 func TestDialSetsTheOptionsOfPackageNet(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ln := listen(t, loopbacks[0])
 	defer ln.Close()
 	c, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {

@@ -540,8 +540,10 @@ func TestYieldKeepsTheRestOfABatch(t *testing.T) {
 		t.Fatalf("%d events; want 2", n)
 	}
 	first, _ := p.Next()
-	if err := p.Yield(); err != nil {
-		t.Fatal(err)
+	for range 2 { // the second has a bell that nobody has looked at
+		if err := p.Yield(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	second, ok := p.Next()
 	if !ok || first.Owner == second.Owner {
