@@ -281,7 +281,6 @@ func (l *loop) note(t *looped, index int, e epoll.Edges) {
 // next gets the next events. It waits for them if there is nothing else to do. It
 // reports whether there will be anything to do ever again.
 func (l *loop) next() bool {
-	l.pause()
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
 	mayWait := len(l.queue) == 0 && len(l.woken) == 0 && !l.isSweepDue.Load()
@@ -320,19 +319,7 @@ func (l *loop) handleEvents() {
 		case *dialed:
 			owner.note(e.Edges)
 		}
-		l.pause()
 	}
-}
-
-// pause lets others have the processor, if it is time. There may be more to do.
-func (l *loop) pause() {
-	if time.Since(l.busy) <= yieldInterval {
-		return
-	}
-	if err := l.poller.Yield(); err != nil {
-		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
-	}
-	l.busy = time.Now()
 }
 
 // work gives those a turn that have more to do.
@@ -342,11 +329,11 @@ func (l *loop) work() {
 		l.previous[i] = nil
 		t.isQueued = false
 		l.turn(t)
-		l.pause()
 	}
 }
 
-// turn moves a bounded part of what t has to move.
+// turn moves a bounded part of what t has to move, and then lets others have the
+// processor if it is time.
 func (l *loop) turn(t *looped) {
 	if t.hasLeft {
 		return
@@ -360,6 +347,18 @@ func (l *loop) turn(t *looped) {
 		t.isQueued = true
 		l.queue = append(l.queue, t)
 	}
+	l.pause()
+}
+
+// pause lets others have the processor, if it is time. There may be more to do.
+func (l *loop) pause() {
+	if time.Since(l.busy) <= yieldInterval {
+		return
+	}
+	if err := l.poller.Yield(); err != nil {
+		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
+	}
+	l.busy = time.Now()
 }
 
 // lookAtWoken sees to what others want.
