@@ -65,9 +65,10 @@ func TestTunnelsOpenedAndDroppedAtRandomLeaveNothing(t *testing.T) {
 	})
 }
 
-// churn has up to a thousand tunnels opened and dropped.
+// churn has some thousand tunnels opened and dropped, of which two thirds are open at
+// once.
 func churn(t *testing.T, p *wsproxy.Proxy, s *site, seed uint64) {
-	const workers, perWorker = 50, 20
+	const workers, perWorker = 50, 30
 	over := time.Now().Add(churnTime(t))
 	var most atomic.Int64
 	var working sync.WaitGroup

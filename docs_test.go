@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -68,11 +69,19 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 }
 
 func TestDocumentsNameFilesThatExist(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:]+)\)`)
+	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	for _, doc := range documents {
 		for _, m := range link.FindAllStringSubmatch(read(t, doc), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(doc), m[1])); err != nil {
+			name := doc
+			if m[1] != "" {
+				name = filepath.Join(filepath.Dir(doc), m[1])
+			}
+			if _, err := os.Stat(name); err != nil {
 				t.Errorf("%s links to %s: %v", doc, m[1], err)
+				continue
+			}
+			if m[2] != "" && !slices.Contains(anchors(read(t, name)), m[2]) {
+				t.Errorf("%s links to #%s of %s, which has no such heading", doc, m[2], name)
 			}
 		}
 	}
@@ -86,6 +95,17 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 			t.Errorf("ARCHITECTURE.md does not name the module in %s", dir)
 		}
 	}
+}
+
+// anchors returns what links to the headings of a document may say, as GitHub makes
+// it.
+func anchors(document string) []string {
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(document, -1) {
+		words := regexp.MustCompile(`[^\w\- ]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		all = append(all, strings.ReplaceAll(words, " ", "-"))
+	}
+	return all
 }
 
 // nestedModules returns the folders, below this one, that have a go.mod.
