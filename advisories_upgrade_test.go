@@ -35,7 +35,7 @@ func TestRefusedUpgradeLeavesNoWayToTheBackend(t *testing.T) {
 			wantField(t, resp.Header, "Keep-Alive")
 			_, _, rest := receivedHead(t, backend)
 			if rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 			s.wait()
 			wantNoTunnels(t, p)
@@ -54,7 +54,7 @@ func TestRedirectOfAnUpgradeIsPassedOnAndNotFollowed(t *testing.T) {
 			wantStatus(t, resp, status)
 			wantField(t, resp.Header, "Location", elsewhere.URL()+"/chat")
 			if _, _, rest := receivedHead(t, backend); rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 			wantUntouched(t, elsewhere)
 		})
@@ -85,7 +85,7 @@ func TestSuccessOtherThan101OpensNoTunnel(t *testing.T) {
 			}
 			wantField(t, resp.Header, "Upgrade")
 			if _, _, rest := receivedHead(t, backend); rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 		})
 	}
@@ -107,7 +107,7 @@ func TestEarlyClientBytesReachNoBackendThatRefuses(t *testing.T) {
 			resp, _ := exchange(t, s.URL, upgradeTo("/chat")+early)
 			wantStatus(t, resp, tt.status)
 			if _, _, rest := receivedHead(t, backend); rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 		})
 	}
@@ -141,7 +141,7 @@ func TestEarlyClientBytesWaitForThe101(t *testing.T) {
 		masked := wstest.Text("early")
 		masked.Masked = true
 		if f, want := <-got, fmt.Sprint(masked, nil); f != want {
-			t.Errorf("backend received %v behind its 101; want %v", f, want)
+			t.Errorf("backend received %v after its 101; want %v", f, want)
 		}
 	})
 }
@@ -347,7 +347,7 @@ func TestAcceptMustAnswerTheProxysOwnKey(t *testing.T) {
 				t.Errorf("client got %q: bytes from behind a wrong 101", body)
 			}
 			if _, _, rest := receivedHead(t, backend); rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 			s.wait()
 			wantNoTunnels(t, p)

@@ -33,7 +33,7 @@ func TestMalformedAnswersAre502(t *testing.T) {
 		{"space before the length's colon", raw("HTTP/1.1 200 OK", "Content-Length : 5") + "hello"},
 		{"gzip as a transfer coding", switchingWith("Transfer-Encoding: gzip")},
 		{"two transfer codings", switchingWith("Transfer-Encoding: gzip, chunked")},
-		{"transfer coding behind a form feed", switchingWith("Transfer-Encoding: \fchunked")},
+		{"transfer coding after a form feed", switchingWith("Transfer-Encoding: \fchunked")},
 		{"two lengths on the 101", switchingWith("Content-Length: 5", "Content-Length: 6")},
 		{"two lengths", raw("HTTP/1.1 200 OK", "Content-Length: 5", "Content-Length: 6") + "hello"},
 		{"length with a sign", switchingWith("Content-Length: +5")},
@@ -65,7 +65,7 @@ func TestMalformedAnswersAre502(t *testing.T) {
 				t.Errorf("client got body %q; want nothing about the backend", body)
 			}
 			if _, _, rest := receivedHead(t, backend); rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 			s.wait()
 			wantNoTunnels(t, p)
@@ -191,7 +191,7 @@ func readHead(t testing.TB, client *wstest.Peer) string {
 	b := make([]byte, 1)
 	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) {
 		if _, err := client.Read(b); err != nil {
-			t.Fatalf("%v behind %q", err, head.String())
+			t.Fatalf("%v after %q", err, head.String())
 		}
 		head.WriteByte(b[0])
 	}

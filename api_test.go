@@ -107,7 +107,7 @@ func (a *api) text(t types.Type) string {
 	})
 }
 
-// signature returns what stands behind the name in the declaration of a function.
+// signature returns what stands after the name in the declaration of a function.
 func (a *api) signature(f types.Object) string {
 	return strings.TrimPrefix(a.text(f.Type()), "func")
 }

@@ -28,10 +28,10 @@ import (
 type answer struct {
 	backend   *Backend
 	conn      net.Conn
-	reader    *answerReader // what was read behind resp; nil after a 101
+	reader    *answerReader // what was read after resp; nil after a 101
 	resp      *http.Response
 	agreement handshake.Agreement // if resp is a 101
-	early     []byte              // frames that came right behind a 101
+	early     []byte              // frames that came right after a 101
 }
 
 // close gives up a backend that has answered.
@@ -225,11 +225,12 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	return a, nil
 }
 
-// dial connects to t: with a connection of the event loop's own, which is under way
-// still, if the tunnel will probably be one of its.
+// dial connects to t. If the event loop will probably get the tunnel, it makes the
+// connection itself, and may still be connecting when dial returns: see
+// [relay.Dialing].
 func (u *upgrade) dial(t *target, deadline time.Time) (net.Conn, relay.Dialing, error) {
 	if u.p.isOurDial && !t.isTLS && u.r.TLS == nil {
-		if c, err, can := u.p.loops.Dial(t.network, t.addr); can {
+		if c, can, err := u.p.loops.Dial(t.network, t.addr); can {
 			return c, c, err
 		}
 	}
@@ -311,7 +312,7 @@ func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error)
 }
 
 // passOn gives the client what the backend answered instead of 101, and closes
-// both connections behind it: an attempt to upgrade leaves no connection that
+// both connections after it: an attempt to upgrade leaves no connection that
 // could be used again. Redirects are not followed.
 func (u *upgrade) passOn() error {
 	a, w := u.answer, u.w
@@ -331,18 +332,26 @@ func (u *upgrade) passOn() error {
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
 	}
-	until := time.Now().Add(refusalTimeout)
+	until := time.Now().Add(answerTimeout)
 	a.conn.SetDeadline(until)
 	if http.NewResponseController(w).SetWriteDeadline(until) != nil {
 		return u.passOnHijacked(header, until) // a wrapper hides it: on the connection itself, then
 	}
-	u.p.registry.refused.Add(1)
+	u.countPassedOn()
 	w.WriteHeader(a.resp.StatusCode)
 	if _, err := io.Copy(w, a.resp.Body); err != nil {
 		// The client must not take a part for the whole.
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// countPassedOn counts and logs an upgrade whose client gets the backend's own answer.
+func (u *upgrade) countPassedOn() {
+	u.p.registry.refused.Add(1)
+	u.p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, u.answer.backend.id),
+		slog.String(logClient, u.r.RemoteAddr), slog.String("host", u.r.Host), slog.String("path", u.r.URL.Path),
+		slog.Int("status", u.answer.resp.StatusCode))
 }
 
 // passOnHijacked is the rest of passOn on the client's connection, for an answer
@@ -353,7 +362,7 @@ func (u *upgrade) passOnHijacked(header http.Header, until time.Time) error {
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	u.isHijacked = true
-	u.p.registry.refused.Add(1)
+	u.countPassedOn()
 	client := netconn.New(conn, nil)
 	defer client.Close()
 	conn.SetDeadline(until)
@@ -413,7 +422,7 @@ func (r *answerReader) read(out *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// buffered returns a copy of what has been read behind the answer.
+// buffered returns a copy of what has been read after the answer.
 func (r *answerReader) buffered() []byte {
 	b, _ := r.buf.Peek(r.buf.Buffered())
 	return slices.Clone(b)

@@ -15,7 +15,7 @@ import (
 // A BackendConfig is what the user says about one backend.
 type BackendConfig struct {
 	// ID is the backend's identity: its counters live as long as the ID is in
-	// the set, whatever else changes. Default: the URL.
+	// the set or has tunnels, whatever else changes. Default: the URL.
 	ID string
 
 	// URL says where the backend is. Schemes: http and ws; https and wss, over
@@ -35,7 +35,7 @@ type BackendConfig struct {
 	Weight int
 
 	// MaxTunnels bounds the backend's tunnels, upgrades under way included.
-	// Zero and negative mean no bound.
+	// Zero and negative mean no bound. Lowering it closes no tunnel.
 	MaxTunnels int
 }
 
@@ -60,11 +60,12 @@ func newBackend(id string) *Backend {
 	return &Backend{id: id, idHash: hashString(id)}
 }
 
-// A BackendState tells whether a backend is offered to the balancer.
+// A BackendState tells whether a backend is in the set, and what became of the last
+// attempt to reach it. It does not tell whether the backend is full.
 type BackendState uint8
 
 const (
-	BackendUp      BackendState = iota // offered
+	BackendUp      BackendState = iota // its last attempt succeeded, or there was none
 	BackendFailing                     // its last attempt failed: for a while offered only when no other is left
 	BackendRemoved                     // no longer in the set: takes no new tunnels, keeps those that it has
 )
@@ -95,7 +96,7 @@ func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 // pick: upgrades under way are included.
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 
-// State tells whether the backend is offered to the balancer now.
+// State tells whether the backend is in the set, and whether its last attempt failed.
 func (b *Backend) State() BackendState {
 	switch {
 	case b.removed.Load():

@@ -15,7 +15,9 @@ import (
 // their limit, not yet tried for this request; those whose last attempt failed
 // only when no other is left), in configuration order, and is never empty. It
 // must return one of them, or an error, which ends the upgrade: a [*StatusError]
-// chooses the client's status, [ErrNoBackend] gives 503, any other error 500.
+// chooses the client's status, [ErrNoBackend] gives 503, any other error 500. After
+// an attempt that failed, ErrNoBackend means that no other backend is to be tried:
+// the client gets what the attempt would have given it.
 //
 // r is the client's request; Pick must not modify it. Counting is done by the
 // proxy: [Backend.NumTunnels] includes upgrades under way. What must be said to
@@ -74,7 +76,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 		}
 	}
 	if skipped > 0 {
-		// The next search starts behind the one chosen: without this, the one
+		// The next search starts after the one chosen: without this, the one
 		// that follows a busy backend would get its turns too.
 		l.next.Add(uint64(skipped))
 	}

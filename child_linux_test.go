@@ -29,7 +29,7 @@ const roleVariable = "WSPROXY_TEST_ROLE"
 // A role makes the commands that a child obeys.
 type role func(t *testing.T) map[string]command
 
-// A command takes the words behind its name, and returns the answer.
+// A command takes the words after its name, and returns the answer.
 type command func(args ...string) any
 
 const (

@@ -83,7 +83,7 @@ func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
 		backend.AcceptUpgrade(nil)
 		client.WantUpgrade()
 		ctx := <-left
-		<-ctx.Done() // the server ends it behind the handler
+		<-ctx.Done() // the server ends it after the handler
 		p := &pair{proxy, client, backend, ends}
 		p.wantOpen(t)
 	})

@@ -14,7 +14,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// A proxy changes no byte behind the handshake: what a peer receives is the same
+// A proxy changes no byte after the handshake: what a peer receives is the same
 // whether there is one or not.
 func TestScriptsArriveThroughTheProxyAsTheyDoDirectly(t *testing.T) {
 	backend := wstest.StartBackend(t)
@@ -50,7 +50,7 @@ func play(t *testing.T, url string, backend *wstest.Backend, toBackend, toClient
 	send := func(p *wstest.Peer, script []byte, stream uint64) {
 		writeSplit(t, p, script, rand.New(rand.NewPCG(seed, stream)))
 		if err := p.Conn().(interface{ CloseWrite() error }).CloseWrite(); err != nil {
-			t.Errorf("CloseWrite behind a script of %d bytes: %v", len(script), err)
+			t.Errorf("CloseWrite after a script of %d bytes: %v", len(script), err)
 		}
 	}
 	receive := func(p *wstest.Peer, got *[]byte) {

@@ -63,7 +63,7 @@
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
 // and whose Connection names upgrade. It is checked against RFC 6455 before any
-// backend is dialled; a request that fails is answered with a status and a body
+// backend is dialed; a request that fails is answered with a status and a body
 // that names the check. Then the request goes to the backend with its Host, path,
 // query, Origin, cookies, subprotocols and extensions. Hop-by-hop fields are
 // removed, X-Forwarded-For, -Host and -Proto are set, and what an untrusted peer
@@ -71,9 +71,10 @@
 // last word.
 //
 // The backend's 101 is verified, its Sec-WebSocket-Accept included; none of a wrong
-// one, or of what follows it, reaches the client. An answer that is not 101 goes to
-// the client as it is. [WithResponse] sees both. What either side sent early is passed on, the client's
-// not before the 101.
+// one, or of what follows it, reaches the client. An answer that is not 101 is passed
+// on to the client within 10 s, and both connections are closed after it. The header
+// of an answer may have 64 KiB. [WithResponse] sees it, whatever its status. What
+// either side sent early is passed on, the client's not before the 101.
 //
 // # Tunnels
 //
@@ -96,10 +97,11 @@
 //	CauseStalled   client         -                 1001
 //	CauseStalled   backend        1012              -
 //
-// A side that does not answer within 5 s is cut (during a shutdown, when the context
-// of [Proxy.Shutdown] ends), and so is one that cannot be sent a Close frame because
-// the other was lost inside a frame, or because it is stalled. [Proxy.Tunnels] lists
-// open tunnels; [Tunnel.Close] ends one.
+// A side that does not answer within 5 s is cut: within 1 s after CauseStalled, and
+// during a shutdown when the context of [Proxy.Shutdown] ends. So is one that cannot
+// be sent a Close frame because the other was lost inside a frame, or because it is
+// stalled. [Proxy.Close] sends none at all. [Proxy.Tunnels] lists open tunnels;
+// [Tunnel.Close] ends one.
 //
 // # Shutdown
 //
@@ -123,18 +125,19 @@
 // # Observability
 //
 // [Trace] has hooks for each pick, each attempt, and each tunnel that opens or
-// ends; [Proxy.Stats] has counters. The logger ([WithLogger], else
-// [slog.Default]) gets a line at Debug for each upgrade that is refused and each
-// tunnel that opens and ends, and one at Error for a fault of the program: a middleware that hides the connection,
-// a hook that panics. A line and a hook name the tunnel by the same ID. Payloads,
-// queries, cookies, Authorization and Sec-WebSocket-Protocol are never logged.
+// ends; [Proxy.Stats] has counters. The logger ([WithLogger], else [slog.Default])
+// gets a line at Debug for each upgrade that is refused or fails and for each tunnel
+// that opens or ends, one at Warn when a backend begins to fail, and one at Error for
+// a fault of the program: a middleware that hides the connection, a hook that panics.
+// A line and a hook name the tunnel by the same ID. Payloads, queries, cookies,
+// Authorization and Sec-WebSocket-Protocol are never logged.
 //
 // # Security
 //
 // Browsers let any page open a WebSocket to any host, with cookies. By default
 // Host and Origin reach the backend unchanged, for its own check; a backend that
-// has none needs [WithOriginPatterns]. Nobody's X-Forwarded-For is believed unless
-// [WithTrustedProxies] names the peer. Only a verified 101 opens a tunnel, and
+// has none needs [WithOriginPatterns]. X-Forwarded-For is believed only from peers
+// that [WithTrustedProxies] names. Only a verified 101 opens a tunnel, and
 // only WebSocket frames pass through it, so that a faked upgrade does not smuggle
 // requests to a backend. Messages have no size limit unless [Limits.MessageSize]
 // sets one. Give the server a ReadHeaderTimeout: what precedes the handler is the
@@ -146,10 +149,11 @@
 // tunnel takes two descriptors. What else it takes depends on who moves its bytes,
 // which [TunnelInfo.Engine] tells:
 //
-//   - [EngineEventLoop]: one goroutine of the Proxy's moves the bytes of many
-//     tunnels. It takes connections over that are plain TCP or unix sockets on both
-//     sides, on Linux. An idle tunnel is less than 1 KB, and what the server keeps
-//     for the request: about 12 KB, or nothing with [WithDetached].
+//   - [EngineEventLoop]: one goroutine for every two of GOMAXPROCS, at least one,
+//     moves the bytes of all tunnels. It takes over connections that are plain TCP or
+//     unix sockets on both sides, on Linux. An idle tunnel takes less than 1 KB of the
+//     heap. What the server keeps for the request adds about 12 KB, or nothing with
+//     [WithDetached].
 //   - [EnginePortable]: a goroutine for each direction, on every platform and over
 //     any connection, of which one is the server's. On Unix and Windows no buffer is
 //     held while a plain TCP or unix connection is idle, nor, on Unix, while one to

@@ -55,24 +55,28 @@ func quoted(v any) any {
 // each request that fails a check of RFC 6455 or a policy; a hook returns one to
 // choose the status that its client gets.
 type StatusError struct {
-	Status int         // 400 to 599
+	Status int         // 400 to 599; any other is answered with 500
 	Header http.Header // set on the answer; may be nil
-	Err    error       // says why; its text is the body of the answer
+	Err    error       // says why; its text is the body of the answer. If nil, that of the status is
 }
 
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("wsproxy: client's request refused with %d: %v", e.Status, e.Err)
+	s := fmt.Sprintf("wsproxy: client's request refused with %d", e.Status)
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
 }
 
 // Unwrap returns e.Err.
 func (e *StatusError) Unwrap() error { return e.Err }
 
 // A BackendError tells why one attempt to reach one backend failed. When several
-// were tried, the error that an [WithErrorHandler] sees joins one for each
-// (see [errors.Join]), in the order of the attempts.
+// were tried, the error that the handler of [WithErrorHandler] sees joins one for
+// each (see [errors.Join]), in the order of the attempts.
 type BackendError struct {
 	ID  string // the backend's
-	Op  string // "dial", "handshake"
+	Op  string // "dial"; "handshake", TLS included, for what comes after it
 	Err error
 }
 

@@ -118,7 +118,7 @@ func ExampleTrace() {
 	client := connect(service.URL + "/chat")
 	ask(client, "hello")
 	client.Close(websocket.StatusNormalClosure, "")
-	proxy.Shutdown(context.Background()) // returns behind the last hook
+	proxy.Shutdown(context.Background()) // returns after the last hook
 
 	// Output:
 	// picked chat-1 of 1

@@ -15,7 +15,7 @@ import (
 )
 
 // With an odd number left, the last connection is accepted and its backend cannot
-// be dialled; with an even one it is not accepted.
+// be dialed; with an even one it is not accepted.
 func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
 	const limit = 100
 	forEachEngine(t, func(t *testing.T, e engine) {

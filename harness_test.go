@@ -147,7 +147,7 @@ func refusing(status int, body string, lines ...string) string {
 }
 
 // exchange sends request, and returns the answer and its body. The server must
-// close the connection behind it.
+// close the connection after it.
 func exchange(t testing.TB, url, request string) (*http.Response, string) {
 	t.Helper()
 	return finish(t, wstest.Dial(t, url), request)
@@ -237,7 +237,7 @@ func wantUntouched(t testing.TB, b interface{ NumAccepted() int }) {
 }
 
 // receivedHead returns the head of the only request that a backend was sent, for
-// which all its connections must have ended, and what came behind it.
+// which all its connections must have ended, and what came after it.
 func receivedHead(t testing.TB, b *wstest.RawBackend) (req *http.Request, head, rest string) {
 	t.Helper()
 	received := b.Received(t)

@@ -193,7 +193,7 @@ func TestResponseMayRefuse(t *testing.T) {
 					t.Errorf("client got body %q; want %q", body, tt.body)
 				}
 				if _, _, rest := receivedHead(t, backend); rest != "" {
-					t.Errorf("backend received %q; want nothing behind the request", rest)
+					t.Errorf("backend received %q; want nothing after the request", rest)
 				}
 				s.wait()
 				wantNoTunnels(t, p)

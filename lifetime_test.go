@@ -108,7 +108,7 @@ func TestClientThatVanishesLeavesNothing(t *testing.T) {
 				}
 			}
 			if len(dialing) != 0 {
-				t.Error("another backend was dialled for a client that has gone")
+				t.Error("another backend was dialed for a client that has gone")
 			}
 		})
 		t.Run("before its 101/"+name, func(t *testing.T) {

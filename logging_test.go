@@ -129,6 +129,32 @@ func TestFaultsOfTheProgramAreLoggedAtErrorAndTunnelsAtDebug(t *testing.T) {
 	}
 }
 
+func TestEachRequestThatGetsNoTunnelHasALineAtDebug(t *testing.T) {
+	for _, tt := range []struct {
+		name, request string
+		a             fakeBackend
+		want          []string
+	}{
+		{"no upgrade", raw("GET / HTTP/1.1", "Host: x"), fakeBackend{}, []string{"upgrade refused\"", "426"}},
+		{"backend that answers otherwise", upgradeTo("/chat"), fakeBackend{answer: refusing(403, "no")},
+			[]string{"upgrade refused by the backend", "backend=http://a", "path=/chat", "status=403"}},
+		{"backend out of reach", upgradeTo("/chat"), fakeBackend{dialErr: errors.New("connection refused")},
+			[]string{"upgrade failed", "path=/chat", "http://a", "connection refused"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var book logBook
+			network := newFakeNet()
+			network.set("a", tt.a)
+			_, s := start(t, book.option(), wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial))
+			exchange(t, s.URL, tt.request)
+			s.wait()
+			if lines := book.lines("level=DEBUG"); len(lines) != 1 || len(book.lines(tt.want...)) != 1 {
+				t.Errorf("log has %q at Debug; want a line that has %q", lines, tt.want)
+			}
+		})
+	}
+}
+
 func TestBackendThatBeginsToFailIsLoggedOnceAtWarn(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

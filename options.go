@@ -22,14 +22,16 @@ const (
 	maxAttempts       = 3                // backends tried for one upgrade
 	maxAnswerBytes    = 64 << 10         // a backend's answer up to its body; more is an attack on memory
 	usualHead         = 1 << 10          // bytes of most requests and answers: a capacity, no bound
-	refusalTimeout    = 10 * time.Second // passing on an answer that is not 101
-	drainTimeout      = 1 * time.Second  // for a client to end its stream behind a refusal
+	answerTimeout     = 10 * time.Second // writing an answer to the client, 101 or not
+	drainTimeout      = 1 * time.Second  // for a client to end its stream after a refusal
 	cutTimeout        = 1 * time.Second  // for hooks of tunnels that were cut to return
 	retryAfterSeconds = "1"              // what a client is told that was refused for a moment only
 )
 
 // An Option configures a [Proxy]. Options only record what they are given; [New]
-// checks all of them together. Where one is given twice, the last one counts.
+// checks all of them together. Where one is given twice, the last one counts, and
+// replaces all that the first one set. A nil function, interface or pointer means the
+// default.
 type Option interface {
 	apply(*settings)
 }
@@ -40,7 +42,9 @@ func (f optionFunc) apply(s *settings) { f(s) }
 
 // A DialFunc connects to a backend: network is "tcp" or "unix". It has the
 // contract of [net.Dialer.DialContext], and must not return a connection that
-// speaks TLS already: the proxy adds TLS where the backend's URL says so.
+// speaks TLS already: the proxy adds TLS where the backend's URL says so. The
+// connection is the proxy's from then on, to close and, if it is plain, to take
+// over: see [EngineEventLoop].
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Timeouts bound how long something may take. An open tunnel has no time limit:
@@ -65,15 +69,16 @@ type Limits struct {
 	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: to
 	// receive and to send, of both connections. It is set as by
 	// [net.TCPConn.SetReadBuffer] and SetWriteBuffer, on the client's connection when
-	// it is hijacked, and on the backend's when it is dialled; beneath TLS, but not
+	// it is hijacked, and on the backend's when it is dialed; beneath TLS, but not
 	// beneath a wrapper that lacks these methods. Linux doubles it for what it keeps
 	// besides, and takes at most net.core.rmem_max and net.core.wmem_max.
 	//
 	// A tunnel of which one side does not read what the other sends was measured to
 	// hold 0.3 MB with 64 KiB, 1.0 MB with 256 KiB, and 5 to 34 MB with what Linux
 	// chooses. In exchange, one connection carries at most about SocketBuffer bytes
-	// for each round trip, and bulk costs more CPU: see docs/production.md. Zero and
-	// negative leave the size to the kernel, which adapts it.
+	// for each round trip, and bulk costs more CPU, with less than 64 KiB very much
+	// more: see docs/production.md. Zero and negative leave the size to the kernel,
+	// which adapts it. A value above 2 GiB - 1 counts as that.
 	SocketBuffer int
 
 	// Stalled bounds how many tunnels may be stalled at once: one of their sides has
@@ -144,11 +149,11 @@ func WithTrustedProxies(prefixes ...string) Option {
 
 // WithOriginPatterns refuses, with 403 and before any dial, an upgrade whose
 // Origin is neither the request's Host nor matched by one of the patterns: the
-// guard against cross-site WebSocket hijacking. A pattern is matched against the
-// origin's host without regard to case, as by [path.Match]; one that contains
-// "://" is matched against scheme and host. A request without an Origin header
-// comes from no browser and passes. Without patterns only the request's own Host
-// passes.
+// guard against cross-site WebSocket hijacking. A pattern is matched, as by
+// [path.Match] and without regard to case, against the origin's host and, if the
+// origin names one, port ("chat.example:8443"); one that contains "://" is matched
+// against the scheme as well. A request without an Origin header comes from no
+// browser and passes. Without patterns only the request's own Host passes.
 //
 // Default: no check here. Host and Origin reach the backend unchanged, so that
 // the backend's own check goes on working.
@@ -158,9 +163,9 @@ func WithOriginPatterns(patterns ...string) Option {
 }
 
 // WithRewrite sets a hook that changes, or refuses, the request that a backend
-// gets. It runs after each pick and before its dial: see [ProxyRequest].
-// An error ends the upgrade; it reaches the error handler as it is, so that a
-// [*StatusError] chooses the client's status (else 500).
+// gets. It runs after each pick, before the dial: see [ProxyRequest]. An error ends
+// the upgrade; it reaches the error handler as it is, so that a [*StatusError]
+// chooses the client's status (else 500).
 func WithRewrite(hook func(*ProxyRequest) error) Option {
 	return optionFunc(func(s *settings) { s.rewrite = hook })
 }
@@ -173,17 +178,21 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 	return optionFunc(func(s *settings) { s.response = hook })
 }
 
-// WithErrorHandler sets who answers a client whose upgrade failed before its
-// 101. Headers that the answer needs (Upgrade, Sec-WebSocket-Version,
-// Retry-After, Connection: close) are set already. The error is one of
+// WithErrorHandler sets who answers a request that gets neither a tunnel nor a
+// backend's answer: one that is no upgrade, or one that failed before its 101.
+// Headers that the answer needs (Upgrade, Sec-WebSocket-Version, Retry-After,
+// Connection: close) are set already. The error is one of
 //
 //   - a [*StatusError]: the request failed a check or a policy, or a hook
 //     refused it;
 //   - [ErrNoBackend], [ErrLimit], [ErrShutdown];
 //   - a join of [*BackendError], one for each attempt;
-//   - the request's context's error: the client has gone, or a middleware's
-//     deadline has passed;
-//   - what a hook or the balancer returned.
+//   - [context.Canceled]: the client has gone;
+//   - [context.DeadlineExceeded]: a middleware's deadline has passed, or
+//     [Timeouts.Handshake] while no backend was being tried;
+//   - anything else: what a hook or the balancer returned, or a fault of the
+//     program, such as a panic in a hook, a request or an answer that a hook has made
+//     invalid, a pick that is no candidate, a connection that cannot be hijacked.
 //
 // Default: the status that fits, and for a [*StatusError] the text of its Err,
 // else that of the status: nothing about backends.
@@ -249,7 +258,7 @@ type settings struct {
 type config struct {
 	balancer         Balancer
 	dial             DialFunc
-	isOurDial        bool // nobody's own
+	isOurDial        bool // WithDialer was not given
 	tls              *tls.Config
 	trusted          handshake.TrustedProxies
 	origins          *handshake.Origins // nil: no check

@@ -135,9 +135,7 @@ func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
 	<-ctx.Done()
 }
 
-// The kernel keeps what a slow client has not read. How much it may be can be
-// bounded: towards clients in the server's ConnContext, towards backends in the
-// dialer.
+// The kernel keeps what a slow client has not read. Limits.SocketBuffer bounds it.
 func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
 	const bufferBytes = 32 << 10
 	backend := wstest.StartBackend(t)

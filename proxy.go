@@ -19,8 +19,9 @@ import (
 // A Proxy is an [http.Handler] that balances WebSocket connections over
 // backends. Its methods are safe for concurrent use.
 //
-// It starts nothing before its first upgrade. What it has started ends with
-// [Proxy.Shutdown] or [Proxy.Close].
+// [New] makes one; the zero value cannot be used. It starts nothing before its
+// first upgrade. What it has started ends with [Proxy.Shutdown] or [Proxy.Close],
+// and not before: call one of them when the Proxy is no longer needed.
 type Proxy struct {
 	config // immutable
 
@@ -67,8 +68,9 @@ func New(opts ...Option) (*Proxy, error) {
 }
 
 // ServeHTTP relays a WebSocket upgrade to a backend and returns when the tunnel
-// has ended. Any other request gets 426 Upgrade Required, with a body that tells
-// which check failed.
+// has ended; with [WithDetached], as soon as it is open. Any other request gets 426
+// Upgrade Required, with a body that tells which check failed; a CONNECT gets 405, or
+// 501 if it asks for a WebSocket over HTTP/2.
 //
 // The request's context bounds the upgrade only: after the 101 it ends nothing.
 //
@@ -127,11 +129,13 @@ func (p *Proxy) Stats() Stats { return p.registry.stats() }
 // Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
 // with Retry-After; every tunnel's client and backend are sent a Close frame with
 // code 1001 as soon as they stand at a frame boundary; then Shutdown waits for
-// their answers. When ctx ends, what is left is cut.
+// their answers. When ctx ends, what is left is cut, and Shutdown returns, even if
+// a hook does not: for that it waits two seconds at most.
 //
-// It returns nil if every tunnel ended by Close, else a [*DrainError] that unwraps
-// to ctx's error. [http.Server.Shutdown] neither knows nor waits for tunnels: call
-// both, side by side.
+// It returns nil if no tunnel had to be cut, else a [*DrainError]. It may be called
+// again, by several goroutines, and together with [Proxy.Close].
+// [http.Server.Shutdown] neither knows nor waits for tunnels: call both, side by
+// side.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	for _, t := range p.registry.stop() {
 		t.sayGoodbye()
@@ -147,7 +151,8 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 }
 
 // Close ends the proxy at once: new upgrades, and those under way, get 503, and
-// every tunnel is cut. It returns when they have ended, and always nil.
+// every tunnel is cut. It waits until they have ended, though for hooks that block
+// no longer than two seconds. The error is always nil.
 func (p *Proxy) Close() error {
 	p.registry.stop()
 	p.cutAll()
@@ -243,7 +248,10 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
 		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
 	}
-	p.registry.count(err)
+	what := "upgrade refused"
+	if p.registry.count(err) {
+		what = "upgrade failed"
+	}
 	h := w.Header()
 	var status *StatusError
 	if errors.As(err, &status) {
@@ -256,13 +264,13 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	closeAfter(r, h)
 	if p.logs(slog.LevelDebug) {
-		p.logAttrs(slog.LevelDebug, "upgrade refused", slog.String(logClient, r.RemoteAddr),
+		p.logAttrs(slog.LevelDebug, what, slog.String(logClient, r.RemoteAddr),
 			slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Any("err", err))
 	}
 	p.errorHandler(w, r, err)
 }
 
-// closeAfter makes the server close the client's connection behind the answer: an
+// closeAfter makes the server close the client's connection after the answer: an
 // attempt to upgrade leaves none that could be used again. HTTP/2 has no such
 // field, nor connections of one request.
 func closeAfter(r *http.Request, h http.Header) {

@@ -130,14 +130,16 @@ func (r *registry) drained(err error) error {
 	return &DrainError{Closed: r.closed, Cut: cut, Err: err}
 }
 
-// count counts an upgrade that ended with err.
-func (r *registry) count(err error) {
-	var failed *BackendError
-	if errors.As(err, &failed) || errors.Is(err, ErrNoBackend) {
+// count counts an upgrade that ended with err, and reports whether it failed; else it
+// was refused: see Stats.
+func (r *registry) count(err error) (hasFailed bool) {
+	var attempt *BackendError
+	if errors.As(err, &attempt) || errors.Is(err, ErrNoBackend) {
 		r.failed.Add(1)
-		return
+		return true
 	}
 	r.refused.Add(1)
+	return false
 }
 
 func (r *registry) stats() Stats {

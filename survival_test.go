@@ -12,7 +12,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// What clients do before and right behind their 101 is in
+// What clients do before and right after their 101 is in
 // TestClientThatVanishesLeavesNothing.
 
 func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
@@ -69,7 +69,7 @@ func TestBackendThatResetsRightBehindIts101IsLost(t *testing.T) {
 			t.Errorf("tunnel ended by %v, %v; want the backend lost", e.Side, e.Cause)
 		}
 		s.wait()
-		p.Close() // a detached tunnel leaves behind its hook
+		p.Close() // a detached tunnel leaves after its hook
 		wantNoTunnels(t, p)
 	})
 }

@@ -14,14 +14,16 @@ type Trace struct {
 	Picked func(PickedInfo)
 
 	// Dialed is called when an attempt has ended, with the backend's answer or
-	// without.
+	// without: after the backend's handshake, not after the dial alone. An attempt
+	// that the Rewrite hook refused was none.
 	Dialed func(DialedInfo)
 
 	// Opened is called when the client has been sent its 101, before the first
 	// frame is relayed.
 	Opened func(TunnelInfo)
 
-	// Closed is called once for each Opened, when both connections are closed.
+	// Closed is called once for each tunnel that has opened, whether Opened is set or
+	// not, when both connections are closed.
 	Closed func(TunnelEnd)
 }
 
@@ -40,7 +42,7 @@ type DialedInfo struct {
 	Attempt  int           // 1 for the first
 	Duration time.Duration // from the dial to the answer
 	Status   int           // the backend's answer; 0 if the attempt failed
-	Err      error         // a [*BackendError] if the attempt failed
+	Err      error         // a [*BackendError] if it failed, by a 502, 503 or 504 too where another is tried
 }
 
 // Stats are counters of a [Proxy] since [New], and gauges.
@@ -48,9 +50,12 @@ type Stats struct {
 	Upgrading int // upgrades under way
 	Tunnels   int // open tunnels
 
-	Opened  uint64 // tunnels opened
-	Refused uint64 // upgrades refused: a check, a policy, a limit, shutdown, or the backend's own answer
-	Failed  uint64 // upgrades that failed: no backend answered properly
+	// Requests, by what came of them. Refused are those that got no tunnel because of
+	// a check, a policy, a limit, a hook, a shutdown, a client that left, or the
+	// backend's own answer.
+	Opened  uint64 // a tunnel opened
+	Refused uint64
+	Failed  uint64 // no backend answered properly, or there was none
 
 	// Traffic of all tunnels, open ones included, frames of the proxy's own
 	// not included.

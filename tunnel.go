@@ -49,7 +49,7 @@ type TunnelInfo struct {
 	ClientAddr  netip.Addr // who the client is behind trusted proxies; invalid on a unix socket
 	RemoteAddr  string     // the peer's address, as in [http.Request]
 	LocalAddr   string     // the address of the server that accepted it
-	Engine      Engine     // who moves its bytes
+	Engine      Engine     // who moves its bytes; see TunnelEnd for who did
 	Method      string
 	Host        string
 	URL         *url.URL
@@ -57,11 +57,13 @@ type TunnelInfo struct {
 	Extensions  []string // values of Sec-WebSocket-Extensions, as the backend answered
 
 	// Header is a copy of the request's header. It is nil unless [Trace] has
-	// Opened or Closed set: an idle tunnel does not carry it for nobody.
+	// Opened or Closed set: an idle tunnel does not carry what nobody reads.
 	Header http.Header
 }
 
-// TunnelEnd tells how a tunnel ended.
+// TunnelEnd tells how a tunnel ended. Its Engine is the one that the tunnel had in
+// the end: one that was meant for the event loop has become portable if the system had
+// no room for it.
 type TunnelEnd struct {
 	TunnelInfo
 	Duration time.Duration
@@ -120,7 +122,7 @@ const (
 	// EnginePortable is a goroutine for each direction. It takes any connection.
 	EnginePortable = Engine(relay.Portable)
 
-	// EngineEventLoop is one goroutine for many tunnels, which costs less memory
+	// EngineEventLoop is a few goroutines for all tunnels, which costs less memory
 	// and less CPU. A tunnel gets it on Linux where both of its connections are
 	// plain: a [*net.TCPConn] or [*net.UnixConn] itself, neither TLS nor wrapped by
 	// a listener or a dialer of the program's. The connection is taken over then:
@@ -135,7 +137,7 @@ const (
 // String returns "portable" or "event loop".
 func (e Engine) String() string { return relay.Engine(e).String() }
 
-// ID returns what tells the tunnel from the others of its Proxy.
+// ID returns a number that no other tunnel of its Proxy has.
 func (t *Tunnel) ID() uint64 { return t.id }
 
 // Info returns what is known about the tunnel.
@@ -158,8 +160,7 @@ func (t *Tunnel) Info() TunnelInfo {
 // sent a Close frame with code and reason, and the backend one with 1001. It does
 // not wait, and does nothing if the tunnel is ending already. The error is about
 // code, which must be one that may be sent (1000 to 1014 but for 1004, 1005 and
-// 1006, or 3000 to 4999), or reason, which must be UTF-8 of at
-// most 123 bytes.
+// 1006, or 3000 to 4999), or reason, which must be UTF-8 of at most 123 bytes.
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
 func (t *Tunnel) Close(code int, reason string) error {
 	if !frame.ValidCode(code) {
@@ -259,7 +260,7 @@ func (i *TunnelInfo) setTexts(p packed) {
 	}
 }
 
-// packed are strings in one: each behind its length.
+// packed are strings in one: each after its length.
 type packed string
 
 func pack(texts []string) packed {
@@ -334,7 +335,7 @@ func (p *Proxy) tellOpened(t *Tunnel) {
 }
 
 // finish tells everybody that the tunnel has ended. It leaves the registry last,
-// so that Shutdown returns behind the last hook.
+// so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
 	t.p.release(t.backend)
 	defer t.p.registry.remove(t, end.Cut)

@@ -31,7 +31,7 @@ type ProxyRequest struct {
 	// afterwards.
 	Out *http.Request
 
-	// Backend is the backend that was picked, which will be dialled next.
+	// Backend is the backend that was picked, which will be dialed next.
 	Backend *Backend
 }
 
@@ -111,7 +111,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	}
 	if u.err != nil && !u.isHijacked {
 		// The server's WriteTimeout may have passed while backends were tried.
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(refusalTimeout))
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 		p.refuse(w, r, u.err)
 	}
 	return u.tunnel
@@ -136,7 +136,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 }
 
-// check refuses what need not be dialled for. The order of the steps is a security
+// check refuses what need not be dialed for. The order of the steps is a security
 // property.
 func (u *upgrade) check() error {
 	if refusal := handshake.Validate(u.r); refusal != nil {
@@ -156,7 +156,7 @@ func refused(f *handshake.Refusal) error {
 }
 
 // checkHijacker looks for the server's connection behind the wrappers that
-// middleware puts around a ResponseWriter, before anything is dialled.
+// middleware puts around a ResponseWriter, before anything is dialed.
 func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
 	for {
 		switch t := w.(type) {
@@ -303,7 +303,7 @@ func (u *upgrade) switchProtocols(a *answer) error {
 	conn.SetDeadline(time.Time{})
 	t := u.p.newTunnel(u, a, netconn.New(conn, takeBuffered(brw.Reader)), conn.LocalAddr())
 	a = nil
-	if err := t.relay.Greet(msg, refusalTimeout); err != nil {
+	if err := t.relay.Greet(msg, answerTimeout); err != nil {
 		u.p.logAttrs(slog.LevelDebug, "client lost before its 101",
 			slog.String(logClient, u.r.RemoteAddr), slog.Any("err", err))
 		u.p.dropTunnel(t)
@@ -323,7 +323,7 @@ func takeBuffered(br *bufio.Reader) []byte {
 	return early
 }
 
-// switchMessage returns the client's 101, behind the Response hook.
+// switchMessage returns the client's 101, after the Response hook.
 func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 	h := handshake.SwitchHeader(u.w.Header(), a.resp.Header)
 	if err := u.respond(a, h); err != nil {

@@ -348,7 +348,7 @@ func TestNameIsResolvedAtEachDial(t *testing.T) {
 		tt.ln.(*net.TCPListener).SetDeadline(time.Now().Add(5 * time.Second))
 		c, err := tt.ln.Accept()
 		if err != nil {
-			t.Fatalf("nobody was dialled at %v: %v", tt.addr, err)
+			t.Fatalf("nobody was dialed at %v: %v", tt.addr, err)
 		}
 		wstest.NewBackend(t, c).AcceptUpgrade(nil)
 		wantSwitch(t, client)

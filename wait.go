@@ -100,5 +100,5 @@ func (w *wait) context(parent context.Context, deadline time.Time) (context.Cont
 	if w.cancel = cancel; w.cause != nil {
 		cancel()
 	}
-	return ctx, cancel // behind the dial it cancels nothing more
+	return ctx, cancel // after the dial it cancels nothing more
 }

@@ -209,7 +209,7 @@ func TestHijackThatFailsClosesTheBackend(t *testing.T) {
 			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
 			wantStatus(t, resp, http.StatusInternalServerError)
 			if _, _, rest := receivedHead(t, backend); rest != "" {
-				t.Errorf("backend received %q behind the upgrade; want nothing", rest)
+				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
 			if lines := book.lines("level=ERROR"); len(lines) != 1 {
 				t.Errorf("log has %q; want one Error line", book.lines())

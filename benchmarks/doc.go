@@ -3,7 +3,7 @@
 //
 //	go test -bench . .                          # frames, handshakes, relay
 //	go test -bench . -tags wsproxy_portable .   # the same with the portable engine
-//	go run ./compare                            # beside other proxies; some minutes
+//	go run ./compare                            # beside other proxies; 25 minutes
 //	go run ./compare -h
 //
 // What a pick costs is measured in the core module, where the candidates are seen:

@@ -3,7 +3,7 @@
 //
 //	go run ./backend 127.0.0.1:9000 127.0.0.1:9001
 //
-// Every message is sent back. Behind /push/SIZE/RATE it sends RATE messages a
+// Every message is sent back. After /push/SIZE/RATE it sends RATE messages a
 // second of SIZE bytes instead.
 package main
 

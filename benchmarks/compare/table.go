@@ -10,7 +10,8 @@ import (
 
 // writeTable writes the medians in Markdown.
 func writeTable(w io.Writer, r results, workloads []*workload, peers []*peer, rounds int) {
-	fmt.Fprintf(w, "Medians of %s; in brackets %s divided by the peer of that column.\n\n", plural(rounds, "round"), peers[0])
+	fmt.Fprintf(w, "Medians of %s. In brackets: %s divided by the peer of that column, in each round; "+
+		"the median of these quotients, which is not the quotient of the medians.\n\n", plural(rounds, "round"), peers[0])
 	fmt.Fprint(w, "| workload | figure |")
 	for _, p := range peers {
 		fmt.Fprintf(w, " %s |", p)

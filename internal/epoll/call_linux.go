@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -6,7 +8,8 @@ import (
 	"unsafe"
 )
 
-// All system calls that can be interrupted, and may be made again then.
+// All system calls that are made again when a signal has interrupted them. A connect
+// goes on by itself: see HasConnected.
 
 const (
 	spliceMove     = 0x1 // SPLICE_F_MOVE

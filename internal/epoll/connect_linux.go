@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -6,7 +8,7 @@ import (
 	"syscall"
 )
 
-// Keepalive of a connection that is dialled: as package net's default is.
+// Keepalive of a connection that is dialed: as package net's default is.
 const (
 	keepIdle     = 15 // seconds
 	keepInterval = 15 // seconds

@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -159,6 +161,6 @@ func TestResetForgetsWhatIsStillToBeSent(t *testing.T) {
 		t.Errorf("the peer read %d of %d bytes, %v; want a reset before all", n, sent, err)
 	}
 	if err := s.Close(); err != nil {
-		t.Errorf("Close() behind it: %v", err)
+		t.Errorf("Close() after it: %v", err)
 	}
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -179,7 +181,7 @@ func TestFillAndDrainFailAsReadAndWriteDo(t *testing.T) {
 	})
 }
 
-// endOf is Fill behind the last byte.
+// endOf is Fill after the last byte.
 func endOf(p *Pipe, src *Socket) (n int, err error) {
 	for err = ErrAgain; err == ErrAgain; {
 		n, err = p.Fill(src, 100)
@@ -246,7 +248,7 @@ func init() {
 			syscall.Setgid(65534)
 			syscall.Setuid(65534)
 		}
-		// Somebody else of this user has had all of his share.
+		// Another process of this user has used up the user's share.
 		for {
 			var fds [2]int
 			if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {

@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -151,7 +153,7 @@ func (p *Poller) Add(owner any, sockets ...*Socket) (Token, error) {
 	return t, nil
 }
 
-// Join gives what t stands for to another owner, and watches one more socket of its,
+// Join gives what t stands for to another owner, and watches one more of his sockets,
 // which has the given index. What Next has returned before is still the old
 // owner's.
 func (p *Poller) Join(t Token, owner any, s *Socket, index int) error {

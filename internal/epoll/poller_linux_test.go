@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -49,7 +51,7 @@ func TestWritableIsToldFromTheDemandOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := events(t, p); !reflect.DeepEqual(got, want) {
-			t.Errorf("told %v behind call %d; want %v", got, call, want)
+			t.Errorf("told %v after call %d; want %v", got, call, want)
 		}
 	}
 	send(t, o.far[1], "x")
@@ -222,7 +224,7 @@ func TestWakeEndsWait(t *testing.T) {
 		p.Wake()
 		wantWoken(t, wait(), "before Wait")
 		if n := harvest(t, p); n != 0 {
-			t.Fatalf("%d events behind the one of Wake", n)
+			t.Fatalf("%d events after the one of Wake", n)
 		}
 		errc := wait()
 		p.Wake()

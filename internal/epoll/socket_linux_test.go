@@ -1,3 +1,5 @@
+//go:build linux
+
 package epoll
 
 import (
@@ -57,7 +59,7 @@ func TestLastWriteArrivesWithTheEnd(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, err := io.ReadAll(far); string(got) != "goodbye" || err != nil {
-				t.Errorf("behind %s the peer read %q, %v; want goodbye", name, got, err)
+				t.Errorf("after %s the peer read %q, %v; want goodbye", name, got, err)
 			}
 		}
 	})

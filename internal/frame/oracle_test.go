@@ -30,7 +30,7 @@ import (
 //     connection if it detects a masked frame"); coder/websocket takes it.
 //   - What a Close frame carries is between the peers, so the Tracker does not
 //     look whether its code and reason are valid. The streams have valid ones.
-//   - Behind a Close frame an endpoint reads nothing. The streams end there.
+//   - After a Close frame an endpoint reads nothing. The streams end there.
 //   - An endpoint inflates messages; the Tracker knows their size on the wire.
 //     So a compressed stream is not cut off.
 func FuzzTrackerAgreesWithCoderWebsocket(f *testing.F) {
@@ -265,7 +265,7 @@ func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
 }
 
-// A switcher answers an upgrade with 101, and conn behind it.
+// A switcher answers an upgrade with 101, and conn after it.
 type switcher struct {
 	conn    net.Conn
 	deflate bool

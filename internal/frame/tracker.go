@@ -60,7 +60,7 @@ type Step struct {
 }
 
 // Next tells what p begins with, and takes it as seen. p continues the stream
-// behind all that was taken before. An error is a [*Violation]; it concerns the
+// after all that was taken before. An error is a [*Violation]; it concerns the
 // frame that begins at p, and the Tracker still stands before it.
 func (t *Tracker) Next(p []byte) (Step, error) {
 	n := 0
@@ -253,7 +253,7 @@ func (t *Tracker) begin(h Header, size int) {
 	}
 }
 
-// end stands behind the last byte of a data frame.
+// end stands after the last byte of a data frame.
 func (t *Tracker) end() {
 	if t.final {
 		t.messages++

@@ -84,7 +84,7 @@ func TestTrackerSaysWhatEachPieceIs(t *testing.T) {
 		{"part of a header", fromBackend(text)[:1], "…", 0},
 		{"part of a payload", fromBackend(text)[:4], "d", 0},
 		{"part of a control frame", fromBackend(text, ping)[:9], "d…", 1},
-		{"data behind a close", fromBackend(wstest.Close(1000, ""), text), "8d", 1},
+		{"data after a close", fromBackend(wstest.Close(1000, ""), text), "8d", 1},
 		{"64-bit length", fromBackend(wstest.Binary(make([]byte, 1<<16))), "d", 1},
 	}
 	for _, tt := range tests {
@@ -127,7 +127,7 @@ func TestTrackerGuardsTheProtocol(t *testing.T) {
 		{"control frame of 65536 bytes", backend, header(true, Ping, 65536), "control frame of more than 125 bytes"},
 		{"control frame of 2^63-1 bytes", backend, header(true, Close, math.MaxInt64), "control frame of more than 125 bytes"},
 		{"continuation of nothing", backend, fromBackend(wstest.Fragment(wstest.OpContinuation, true, "")), "continuation of no message"},
-		{"continuation behind a whole message", backend, fromBackend(text, wstest.Fragment(wstest.OpContinuation, true, "")), "continuation of no message"},
+		{"continuation after a whole message", backend, fromBackend(text, wstest.Fragment(wstest.OpContinuation, true, "")), "continuation of no message"},
 		{"text within a message", backend, fromBackend(more, text), "message begun within a message"},
 		{"binary within a message", backend, fromBackend(more, wstest.Ping(""), wstest.Binary(nil)), "message begun within a message"},
 		{"fragment of another message", backend, fromBackend(more, more), "message begun within a message"},
@@ -255,7 +255,7 @@ func TestTrackerBoundsMessages(t *testing.T) {
 		{"fragments over the limit", fromBackend(more(1, 4), more(0, 4), end(3)), tooBig},
 		{"fragments over the limit before their end", fromBackend(more(1, 4), more(0, 7)), tooBig},
 		{"empty fragments at the limit", fromBackend(more(1, 10), more(0, 0), end(0)), ""},
-		{"message behind fragments", fromBackend(more(1, 10), end(0), text(10)), ""},
+		{"message after fragments", fromBackend(more(1, 10), end(0), text(10)), ""},
 		{"control frames are not counted", fromBackend(more(1, 5), wstest.Ping("123456"), end(5)), ""},
 		{"control frames may be longer", fromBackend(wstest.Ping("12345678901")), ""},
 		{"length of 2^63-1", header(true, Binary, math.MaxInt64), tooBig},
@@ -362,7 +362,7 @@ func TestFinishGoesToTheEndOfTheFrameAtMost(t *testing.T) {
 		t.Errorf("at its end: Finish() = %d, AtBoundary() = %v; want 2, true: between fragments is a boundary", n, tr.AtBoundary())
 	}
 	if n := tr.Finish(wire[7:]); n != 0 || tr.Messages() != 0 {
-		t.Errorf("behind it: Finish() = %d, %d messages; want 0, 0", n, tr.Messages())
+		t.Errorf("after it: Finish() = %d, %d messages; want 0, 0", n, tr.Messages())
 	}
 	if _, err := tr.Next(wire[7:]); err != nil || tr.Messages() != 1 {
 		t.Errorf("Next(): %v, %d messages; want nil, 1", err, tr.Messages())
@@ -384,7 +384,7 @@ func TestPayloadMayBeSkippedUnseen(t *testing.T) {
 	tr.Next(header(true, Binary, 100_000))
 	const size = 10 // of that header
 	if tr.Rest() != 100_000 || tr.Begun() != size {
-		t.Errorf("behind the header: Rest() = %d, Begun() = %d; want 100000, %d", tr.Rest(), tr.Begun(), size)
+		t.Errorf("after the header: Rest() = %d, Begun() = %d; want 100000, %d", tr.Rest(), tr.Begun(), size)
 	}
 	tr.Skip(60_000)
 	if tr.Rest() != 40_000 || tr.Begun() != size+60_000 || tr.AtBoundary() || tr.Messages() != 0 {
@@ -393,7 +393,7 @@ func TestPayloadMayBeSkippedUnseen(t *testing.T) {
 	}
 	tr.Skip(40_000)
 	if tr.Rest() != 0 || tr.Begun() != 0 || !tr.AtBoundary() || tr.Messages() != 1 {
-		t.Errorf("behind it: Rest() = %d, Begun() = %d, AtBoundary() = %v, %d messages; want 0, 0, true, 1",
+		t.Errorf("after it: Rest() = %d, Begun() = %d, AtBoundary() = %v, %d messages; want 0, 0, true, 1",
 			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.Messages())
 	}
 }

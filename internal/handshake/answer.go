@@ -25,7 +25,7 @@ const maxInterim = 5
 // ReadResponse calls a line malformed that br ends within, whatever ended it: a
 // caller that gave br a deadline or a limit must ask itself whether that was it.
 //
-// After a 101 the bytes behind its header are still in br, even if it has a
+// After a 101 the bytes after its header are still in br, even if it has a
 // Content-Length or is said to be chunked: ReadResponse gives no 1xx answer a
 // body.
 //
@@ -83,7 +83,7 @@ func isIOError(err error) bool {
 func checkAnswer(resp *http.Response) error {
 	// "+42" and "007": a ResponseWriter panics at them.
 	if resp.StatusCode < 100 {
-		// The phrase behind it is the backend's: see ReadAnswer.
+		// The phrase after it is the backend's: see ReadAnswer.
 		code, _, _ := strings.Cut(resp.Status, " ")
 		return fmt.Errorf("answer has malformed status %q", code)
 	}

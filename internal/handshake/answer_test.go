@@ -32,7 +32,7 @@ func TestReadAnswerLeavesTheFramesBehindA101(t *testing.T) {
 				t.Errorf("body = %q, %v; want none", body, err)
 			}
 			if rest, err := io.ReadAll(br); err != nil || string(rest) != "frames" {
-				t.Errorf("behind the 101: %q, %v; want %q", rest, err, "frames")
+				t.Errorf("after the 101: %q, %v; want %q", rest, err, "frames")
 			}
 		})
 	}
@@ -71,7 +71,7 @@ var echoes = []string{
 	"HTTP/1.1\t/ws?token=SECRET\n",            // no space: the whole line is malformed
 	"HTTP/1.1 /ws?token=SECRET\n",             // for the status code
 	"/ws?token=SECRET 101 Switching\n",        // for the version
-	"HTTP/1.1 042 /ws?token=SECRET\n",         // behind a status that is too low
+	"HTTP/1.1 042 /ws?token=SECRET\n",         // after a status that is too low
 	"HTTP/1.1 +42 /ws?token=SECRET\n",         // and one that ReadResponse lets pass
 	"HTTP/1.1 101 /ws?token=SECRET\nSECRET\n", // a line without a colon
 	"HTTP/1.1 101 OK\n SECRET: 1\n",           // a first line that continues nothing

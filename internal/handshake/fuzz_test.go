@@ -80,7 +80,7 @@ func FuzzAppendRequestNeverEmitsForeignLines(f *testing.F) {
 			t.Fatalf("ReadRequest(%q): %v", b, err)
 		}
 		if br.Buffered() > 0 {
-			t.Fatalf("%q has something behind the request", b)
+			t.Fatalf("%q has something after the request", b)
 		}
 		if isUpgrade, _ := Classify(got); !isUpgrade || got.Host != host {
 			t.Fatalf("%q is no upgrade for %q", b, host)
@@ -128,7 +128,7 @@ func FuzzAppendSwitchNeverEmitsForeignLines(f *testing.F) {
 			t.Fatalf("ReadResponse(%q): %v", b, err)
 		}
 		if br.Buffered() > 0 {
-			t.Fatalf("%q has something behind the answer", b)
+			t.Fatalf("%q has something after the answer", b)
 		}
 		want := wantFields(h, isWebSocketField)
 		want["Upgrade"] = []string{"websocket"}

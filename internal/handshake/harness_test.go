@@ -62,7 +62,7 @@ func parseRequest(t testing.TB, lines string) *http.Request {
 	return r
 }
 
-// parseAnswer reads an answer, and returns what stands behind it too.
+// parseAnswer reads an answer, and returns what stands after it too.
 func parseAnswer(t testing.TB, lines string) (*http.Response, *bufio.Reader) {
 	t.Helper()
 	br := bufio.NewReader(strings.NewReader(wire(lines) + "frames"))

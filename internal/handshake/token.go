@@ -130,7 +130,7 @@ func extensionNames(lines []string) (names []string, err error) {
 }
 
 // A scanner reads a field value from its front. Its methods skip whitespace
-// before what they look for and behind what they find.
+// before what they look for and after what they find.
 type scanner struct{ rest string }
 
 // skip skips c, and reports whether it was there.

@@ -20,7 +20,7 @@ var kinds = []struct {
 	{"unix", unixPair},
 	{"wrapped", wrappedPair},
 	{"TLS", tlsPair},
-	{"TLS that we dialled", dialledTLSPair},
+	{"TLS that we dialed", dialedTLSPair},
 	{"TLS over a wrapper", wrappedTLSPair},
 	{"memory", memoryPair},
 }
@@ -93,9 +93,9 @@ func wrappedTLSPair(t testing.TB) (near, far net.Conn) {
 	return wstest.ShakeHands(t, near, far)
 }
 
-// dialledTLSPair is TLS to a backend. The server sends a session ticket, so there
+// dialedTLSPair is TLS to a backend. The server sends a session ticket, so there
 // is something to read that is no data.
-func dialledTLSPair(t testing.TB) (near, far net.Conn) {
+func dialedTLSPair(t testing.TB) (near, far net.Conn) {
 	near, far = tcpPair(t)
 	client := TLSClient(near, &tls.Config{InsecureSkipVerify: true})
 	server := tls.Server(far, &tls.Config{Certificates: []tls.Certificate{wstest.Certificate()}})

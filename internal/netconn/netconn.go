@@ -40,7 +40,7 @@ type Conn struct {
 // while it waits, or a very small one. It is nil where that is impossible.
 type reader interface {
 	// fill waits until there is something to read and returns it in a buffer of
-	// a pool, behind a copy of head.
+	// a pool, after a copy of head.
 	fill(head []byte) (*Buffer, error)
 }
 
@@ -84,7 +84,7 @@ func readerFor(c net.Conn) reader {
 	return nil
 }
 
-// Fill waits for bytes and returns them in a buffer, behind a copy of head, which
+// Fill waits for bytes and returns them in a buffer, after a copy of head, which
 // must not be longer than [MaxHead]. The buffer is the caller's until it frees it.
 // Errors are those of [net.Conn.Read]; there is either an error or a byte.
 func (c *Conn) Fill(head []byte) (*Buffer, error) {

@@ -62,7 +62,7 @@ func TestHeadStandsBeforeWhatIsRead(t *testing.T) {
 				}
 				clear(own) // it was copied
 				if got := string(b.Bytes()); got != head+body {
-					t.Errorf("Fill(%q) = %q; want %q behind the head", head, got, body)
+					t.Errorf("Fill(%q) = %q; want %q after the head", head, got, body)
 				}
 				b.Free()
 			}

@@ -15,12 +15,12 @@ import (
 // sockets are the kinds of connections that are read without a buffer to wait
 // with.
 var sockets = map[string]func(testing.TB) (near, far net.Conn){
-	"TCP": tcpPair, "unix": unixPair, "TLS that we dialled": dialledTLSPair,
+	"TCP": tcpPair, "unix": unixPair, "TLS that we dialed": dialedTLSPair,
 }
 
 func TestHowAConnectionIsReadDependsOnWhatItIs(t *testing.T) {
 	want := map[string]string{
-		"TCP": "*netconn.rawReader", "unix": "*netconn.rawReader", "TLS that we dialled": "*netconn.rawReader",
+		"TCP": "*netconn.rawReader", "unix": "*netconn.rawReader", "TLS that we dialed": "*netconn.rawReader",
 		"TLS":     "*netconn.tlsReader",
 		"wrapped": "<nil>", "TLS over a wrapper": "<nil>", "memory": "<nil>",
 	}
@@ -131,8 +131,8 @@ func TestResetReadsLikeThatOfANetConn(t *testing.T) {
 }
 
 func TestFillOnASocketAllocatesNothing(t *testing.T) {
-	// crypto/tls allocates whenever it reads: once before the wait, once behind it.
-	want := map[string]float64{"TLS that we dialled": 2}
+	// crypto/tls allocates whenever it reads: once before the wait, once after it.
+	want := map[string]float64{"TLS that we dialed": 2}
 	for network, pair := range sockets {
 		near, far := pair(t)
 		c := New(near, nil)

@@ -47,7 +47,7 @@ func (r *tlsReader) fill(head []byte) (*Buffer, error) {
 	return b, nil // an error will come again
 }
 
-// take returns what is in b, which it frees, and behind it what is left of the
+// take returns what is in b, which it frees, and after it what is left of the
 // record.
 func (r *tlsReader) take(b *Buffer) *Buffer {
 	pool := &smallBuffers

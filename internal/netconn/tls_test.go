@@ -28,7 +28,7 @@ func TestTLSRecordIsReturnedWholeHoweverLittleIsHeld(t *testing.T) {
 			want := bytes.Repeat([]byte("0123456789"), 1+size/10)[:size]
 			far.Write(want)
 			if got, err := fill(c, head); got != head+string(want) || err != nil {
-				t.Errorf("Fill() behind %d bytes = %d bytes, %v; want the %d of the record", len(head), len(got), err, size)
+				t.Errorf("Fill() after %d bytes = %d bytes, %v; want the %d of the record", len(head), len(got), err, size)
 			}
 		}
 	}

@@ -16,7 +16,7 @@ func TLSClient(c net.Conn, config *tls.Config) *tls.Conn {
 	return tls.Client(&tlsSocket{socket: socket{c}}, config)
 }
 
-// A tlsSocket is the socket below a TLS connection that we dialled. Its Read can
+// A tlsSocket is the socket below a TLS connection that we dialed. Its Read can
 // be told not to wait. Then that of the TLS connection does not wait either: it
 // uses up what it has read ahead, which nobody else can see, and says that no
 // more has come.

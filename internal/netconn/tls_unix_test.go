@@ -233,7 +233,7 @@ func TestTLSClientIsThatOfCryptoTLSWhereAReadMustWait(t *testing.T) {
 	}
 	for _, tt := range tests {
 		if got := TLSClient(tt.conn, tt.config).NetConn(); got != tt.conn {
-			t.Errorf("TLS goes over a %T; want the %T that was dialled: %s", got, tt.conn, tt.name)
+			t.Errorf("TLS goes over a %T; want the %T that was dialed: %s", got, tt.conn, tt.name)
 		}
 	}
 }

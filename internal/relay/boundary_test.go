@@ -311,7 +311,7 @@ func countCloses(t *testing.T, p *wstest.Peer) {
 	}
 	p.Conn().(interface{ CloseWrite() error }).CloseWrite()
 	if f, err := p.ReadFrame(); err == nil {
-		t.Errorf("got %v behind the Close frame; want nothing", f)
+		t.Errorf("got %v after the Close frame; want nothing", f)
 	}
 }
 

@@ -22,7 +22,7 @@ type bulk struct {
 	fragment func(*rand.Rand) int // returns the payload bytes of the next one
 }
 
-// writeTo writes the message, with a ping behind each fragment.
+// writeTo writes the message, with a ping after each fragment.
 func (m bulk) writeTo(w io.Writer) {
 	noise := make([]byte, 1<<20) // what payloads are cut from
 	random := rand.New(rand.NewPCG(1, uint64(m.from)))

@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -19,25 +19,25 @@ import (
 // and close a tunnel. It does not wait: see [Dialing.Connect]. Options and errors are
 // those of a [net.Dialer]. It reports false if it cannot do that, and has done nothing
 // then.
-func (s *Loops) Dial(network, addr string) (c Dialing, err error, can bool) {
+func (s *Loops) Dial(network, addr string) (c Dialing, can bool, err error) {
 	to, err := netip.ParseAddrPort(addr)
 	if network != "tcp" || err != nil || to.Addr().Zone() != "" {
-		return nil, nil, false
+		return nil, false, nil
 	}
 	l := s.pick()
 	if l == nil {
-		return nil, nil, false
+		return nil, false, nil
 	}
 	d := &dialed{loop: l, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
 	d.changed.L = &d.mu
 	if d.isPending, err = d.socket.Dial(d.to); err != nil {
-		return nil, d.dialError(err), true
+		return nil, true, d.dialError(err)
 	}
 	if !l.watch(d) {
 		d.socket.Close()
-		return nil, nil, false // it takes nobody any more
+		return nil, false, nil // it takes nobody any more
 	}
-	return d, nil, true
+	return d, true, nil
 }
 
 // A dialed is a connection to a backend that has no tunnel yet. Its loop tells it

@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -12,15 +12,15 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// dialledPair is tcpPair with a near end that the loops have dialled.
-func dialledPair(t testing.TB, loops *Loops) (near, far net.Conn) {
+// dialedPair is tcpPair with a near end that the loops have dialed.
+func dialedPair(t testing.TB, loops *Loops) (near, far net.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	dialing, err, can := loops.Dial("tcp", ln.Addr().String())
+	dialing, can, err := loops.Dial("tcp", ln.Addr().String())
 	if err != nil || !can {
 		t.Fatalf("Dial() = %v, %v", err, can)
 	}
@@ -34,18 +34,18 @@ func dialledPair(t testing.TB, loops *Loops) (near, far net.Conn) {
 	return dialing, far
 }
 
-// dialled prepares a scene whose backend the loops have dialled. The client's
+// dialedScene prepares a scene whose backend the loops have dialed. The client's
 // connection is of the given kind.
-func dialled(t *testing.T, client func(testing.TB) (near, far net.Conn)) (*scene, *Loops) {
+func dialedScene(t *testing.T, client func(testing.TB) (near, far net.Conn)) (*scene, *Loops) {
 	t.Helper()
 	e, loops := onLoops(t)
-	n := network{client: client, backend: func(t testing.TB) (near, far net.Conn) { return dialledPair(t, loops) }}
+	n := network{client: client, backend: func(t testing.TB) (near, far net.Conn) { return dialedPair(t, loops) }}
 	s := e.prepare(t, n, setup{})
 	return s, loops
 }
 
-func TestDialledConnectionNeedNotBeTakenOver(t *testing.T) {
-	s, _ := dialled(t, tcpPair)
+func TestDialedConnectionNeedNotBeTakenOver(t *testing.T) {
+	s, _ := dialedScene(t, tcpPair)
 	if got := s.tunnel.(*Relay).Engine(); got != EventLoop {
 		t.Errorf("engine is %v", got)
 	}
@@ -55,19 +55,19 @@ func TestDialledConnectionNeedNotBeTakenOver(t *testing.T) {
 	s.wantGoodbye()
 }
 
-func TestDialledConnectionIsNoObstacleToThePortableEngine(t *testing.T) {
+func TestDialedConnectionIsNoObstacleToThePortableEngine(t *testing.T) {
 	t.Run("the client is no plain socket", func(t *testing.T) {
-		s, _ := dialled(t, wrappedPair)
+		s, _ := dialedScene(t, wrappedPair)
 		s.begin()
 		wantPortable(s)
 	})
 	t.Run("the client is over TLS", func(t *testing.T) {
-		s, _ := dialled(t, tlsPair)
+		s, _ := dialedScene(t, tlsPair)
 		s.begin()
 		wantPortable(s)
 	})
 	t.Run("the loop can watch no more", func(t *testing.T) {
-		s, loops := dialled(t, tcpPair)
+		s, loops := dialedScene(t, tcpPair)
 		fallBacks["the loop can watch no more"](loops, s.tunnel.(*Relay).driver.(*looped))
 		s.begin()
 		wantPortable(s)
@@ -93,11 +93,11 @@ func passBothWaysAtOnce(s *scene) {
 }
 
 // Two goroutines wait for it at once then.
-func TestWithoutDescriptorsADialledConnectionIsUsedAsItIs(t *testing.T) {
+func TestWithoutDescriptorsADialedConnectionIsUsedAsItIs(t *testing.T) {
 	var s *scene
 	e, loops := onLoops(t)
 	nearClient, farClient := tcpPair(t)
-	nearBackend, farBackend := dialledPair(t, loops)
+	nearBackend, farBackend := dialedPair(t, loops)
 	n := network{
 		client:  func(testing.TB) (near, far net.Conn) { return nearClient, farClient },
 		backend: func(testing.TB) (near, far net.Conn) { return nearBackend, farBackend },
@@ -110,9 +110,9 @@ func TestWithoutDescriptorsADialledConnectionIsUsedAsItIs(t *testing.T) {
 }
 
 // What waits for it is woken by deadlines, each by its own.
-func TestDeadlinesOfADialledConnection(t *testing.T) {
+func TestDeadlinesOfADialedConnection(t *testing.T) {
 	_, loops := onLoops(t)
-	near, far := dialledPair(t, loops)
+	near, far := dialedPair(t, loops)
 	defer near.Close()
 	const never, soon = time.Hour, 20 * time.Millisecond
 	for range 20 {
@@ -157,7 +157,7 @@ func TestDeadlinesOfADialledConnection(t *testing.T) {
 		"SetDeadline": near.SetDeadline(time.Time{}),
 	} {
 		if !errors.Is(err, net.ErrClosed) {
-			t.Errorf("%s behind Close: %v; want net.ErrClosed", name, err)
+			t.Errorf("%s after Close: %v; want net.ErrClosed", name, err)
 		}
 	}
 	far.Close()

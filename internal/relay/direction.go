@@ -66,7 +66,7 @@ func (d *direction) other() *direction {
 	return &d.r.up
 }
 
-// take handles what was read, behind what was held back before it.
+// take handles what was read, after what was held back before it.
 func (d *direction) take(p []byte) {
 	if d.marked.Load() {
 		// Somebody waits for a boundary: first the frame that is under way.
@@ -82,7 +82,7 @@ func (d *direction) take(p []byte) {
 }
 
 // pass writes all whole frames of p, up to a Close frame or a broken rule, and
-// returns what is left behind that.
+// returns what is left after that.
 func (d *direction) pass(p []byte) (rest []byte) {
 	n := 0
 	for n < len(p) {

@@ -231,7 +231,7 @@ func TestClientThatIsStillSendingHearsTheCloseFrame(t *testing.T) {
 	tests := []struct {
 		name string
 		code uint16
-		send []byte // over and over, behind the first message
+		send []byte // over and over, after the first message
 		act  func(*scene)
 	}{
 		{"breaks the protocol", 1002, bytes.Repeat([]byte("no frame"), 8<<10), func(*scene) {}},

@@ -88,7 +88,7 @@ var networks = []network{
 	{name: "TCP", client: tcpPair, backend: tcpPair, isSockets: true},
 	{name: "unix", client: unixPair, backend: unixPair, isSockets: true, cannotReset: true},
 	{name: "TLS client", client: tlsPair, backend: tcpPair},
-	{name: "TLS backend", client: tcpPair, backend: dialledTLSPair},
+	{name: "TLS backend", client: tcpPair, backend: dialedTLSPair},
 	{name: "TLS over wrappers", client: wrappedTLSPair, backend: wrappedTLSPair},
 	{name: "wrapped", client: wrappedPair, backend: wrappedPair, cannotHalfClose: true},
 	memory(64 << 10),
@@ -159,8 +159,8 @@ func wrappedTLSPair(t testing.TB) (near, far net.Conn) {
 	return wstest.ShakeHands(t, near, far)
 }
 
-// dialledTLSPair is TLS as a proxy speaks it to a backend.
-func dialledTLSPair(t testing.TB) (near, far net.Conn) {
+// dialedTLSPair is TLS as a proxy speaks it to a backend.
+func dialedTLSPair(t testing.TB) (near, far net.Conn) {
 	t.Helper()
 	near, far = tcpPair(t)
 	client := netconn.TLSClient(near, &tls.Config{InsecureSkipVerify: true})

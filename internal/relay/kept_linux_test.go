@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 

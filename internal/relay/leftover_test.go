@@ -135,7 +135,7 @@ func TestGoodbyeComesBehindTheLeftover(t *testing.T) {
 }
 
 // wantWholeFrames reads the beginning of what was sent, whole frames all of it,
-// and the Close frame of a shutdown behind that.
+// and the Close frame of a shutdown after that.
 func wantWholeFrames(t *testing.T, b *backlog) {
 	t.Helper()
 	for got := 0; ; {
@@ -148,7 +148,7 @@ func wantWholeFrames(t *testing.T, b *backlog) {
 		}
 		p := wire(b.from, f)
 		if string(p) != string(b.wire[got:got+len(p)]) {
-			t.Fatalf("the frame behind %d bytes is not what was sent", got)
+			t.Fatalf("the frame after %d bytes is not what was sent", got)
 		}
 		got += len(p)
 	}

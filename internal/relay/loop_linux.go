@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -67,6 +67,14 @@ func (s *Loops) Close() {
 	for _, l := range loops {
 		l.close()
 	}
+	timeout := time.After(closeTimeout)
+	for _, l := range loops {
+		select {
+		case <-l.done:
+		case <-timeout:
+			return
+		}
+	}
 }
 
 // pick returns the loop of the next tunnel, or nil if it can have none.
@@ -127,16 +135,12 @@ func newLoop() (*loop, error) {
 	return l, nil
 }
 
-// close ends the loop behind its last tunnel.
+// close makes the loop end after its last tunnel. It does not wait.
 func (l *loop) close() {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.isClosing = true
 	l.ringLocked()
-	l.mu.Unlock()
-	select {
-	case <-l.done:
-	case <-time.After(closeTimeout):
-	}
 }
 
 // ringLocked makes the loop look around, if it waits.
@@ -284,7 +288,7 @@ func (l *loop) next() bool {
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
 	mayWait := len(l.queue) == 0 && len(l.woken) == 0 && !l.isSweepDue.Load()
-	l.isWaiting = mayWait && !isOver // the poller must not be rung any more behind the end
+	l.isWaiting = mayWait && !isOver // the poller must not be rung any more after the end
 	l.mu.Unlock()
 	if isOver {
 		return false

@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -37,6 +37,7 @@ func TestLoopThatHasEndedTouchesNoDescriptor(t *testing.T) {
 	s.Cut(CauseShutdown)
 	<-s.done
 	l.close()
+	<-l.done
 	reused := socketPairs(t, 16) // among them the numbers that the loop had
 	s.Cut(CauseShutdown)
 	for _, fd := range reused {

@@ -17,8 +17,8 @@ func (*Loops) Close() {}
 func newLooped(Config) *Relay { return nil }
 
 // Dial reports that it cannot.
-func (*Loops) Dial(network, addr string) (c Dialing, err error, can bool) {
-	return nil, nil, false
+func (*Loops) Dial(network, addr string) (c Dialing, can bool, err error) {
+	return nil, false, nil
 }
 
 func plainBackend(c *netconn.Conn) *netconn.Conn { return c }

@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -308,7 +308,7 @@ func (c *keeping) flush() {
 	}
 }
 
-// keep keeps p behind what is kept already.
+// keep keeps p after what is kept already.
 func (c *keeping) keep(p []byte) {
 	if c.kept == nil {
 		c.kept = new([]byte)

@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -133,30 +133,30 @@ var fallBacks = map[string]func(*Loops, *looped){
 
 func TestTunnelThatItsLoopCannotTakeGetsThePortableEngine(t *testing.T) {
 	acts := map[string]struct {
-		before, behind func(*scene)
+		before, after func(*scene)
 	}{
 		"and relays": {
 			before: func(*scene) {},
-			behind: func(s *scene) {
+			after: func(s *scene) {
 				s.Goodbye(CauseShutdown, 0, "")
 				s.wantGoodbye()
 			},
 		},
 		"a goodbye was said before": {
 			before: func(s *scene) { s.Goodbye(CauseShutdown, 0, "") },
-			behind: func(s *scene) { s.wantGoodbye() },
+			after:  func(s *scene) { s.wantGoodbye() },
 		},
 		"a goodbye is said meanwhile": {
 			before: func(s *scene) { go s.Goodbye(CauseShutdown, 0, "") },
-			behind: func(s *scene) { s.wantGoodbye() },
+			after:  func(s *scene) { s.wantGoodbye() },
 		},
 		"it was cut before": {
 			before: func(s *scene) { s.Cut(CauseShutdown) },
-			behind: func(s *scene) { s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true}) },
+			after:  func(s *scene) { s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true}) },
 		},
 		"it is cut meanwhile": {
 			before: func(s *scene) { go s.Cut(CauseShutdown) },
-			behind: func(s *scene) { s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true}) },
+			after:  func(s *scene) { s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true}) },
 		},
 	}
 	for why, prevent := range fallBacks {
@@ -176,7 +176,7 @@ func TestTunnelThatItsLoopCannotTakeGetsThePortableEngine(t *testing.T) {
 						s.client.Send(wstest.Text("hello"))
 						s.backend.Want(wstest.Text("hello"))
 					}
-					act.behind(s)
+					act.after(s)
 					if r.Engine() != Portable {
 						t.Errorf("engine is %v", r.Engine())
 					}
@@ -296,6 +296,7 @@ func TestWithoutDescriptorsLargeMessagesAreCopied(t *testing.T) {
 	s.Goodbye(CauseShutdown, 0, "")
 	s.wantGoodbye()
 	l.close()
+	<-l.done
 	if l.pipe.without == 0 {
 		t.Error("a pipe was to be had")
 	}

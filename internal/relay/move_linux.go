@@ -1,4 +1,4 @@
-//go:build !wsproxy_portable
+//go:build linux && !wsproxy_portable
 
 package relay
 
@@ -104,8 +104,9 @@ func (l *loop) splice(d *direction, src, dst *keeping) {
 	}
 }
 
-// A pipe is a loop's, which is empty between turns: a direction has it only while
-// its bytes move.
+// A pipe is a loop's, and empty between turns: a direction has it only while its
+// bytes move. So one is enough for all tunnels of a loop, whoever keeps up or not, and
+// the loop keeps it.
 type pipe struct {
 	*epoll.Pipe     // nil until it is needed, and while there can be none
 	without     int // splices to do without, after there could be none

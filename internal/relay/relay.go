@@ -12,9 +12,9 @@
 // never are. A side that takes nothing stops its other side from being read.
 //
 // A frame of the relay's own is written only at a frame boundary of what has been
-// written. It goes in behind all that has been read, once the source stands at a
+// written. It goes in after all that has been read, once the source stands at a
 // boundary too. If the source ends inside a frame of which a part has been
-// written, no frame can be written any more, and that direction is cut. Behind a
+// written, no frame can be written any more, and that direction is cut. After a
 // Close frame, its own or a peer's, a direction carries nothing more: what its
 // source still sends is parsed and discarded.
 //
@@ -27,7 +27,7 @@
 // # Who does it
 //
 // Each direction has one mover, which alone reads its source, writes to its
-// destination and touches its tracker. Who wants a frame written asks for it under
+// destination and touches its tracker. Whoever wants a frame written asks for it under
 // the lock and wakes the mover: asking never blocks, and no two write to one
 // connection.
 //

@@ -30,7 +30,7 @@ func (s *stalls) of(side Side) *wait {
 // nothing is left of that, and begins anew whenever the side takes a part of it.
 type wait struct {
 	start time.Time    // immutable
-	since atomic.Int64 // nanoseconds behind start, plus one; 0 if nothing waits
+	since atomic.Int64 // nanoseconds after start, plus one; 0 if nothing waits
 	taken uint64       // by the side, when it began; owned by the mover
 }
 

@@ -16,7 +16,7 @@ import (
 type RawBackend struct {
 	server
 	answer string
-	ends   bool          // it ends its stream behind the answer
+	ends   bool          // it ends its stream after the answer
 	endedc chan struct{} // capacity 1; a hint that numOpen went down
 
 	recordMu sync.Mutex

@@ -99,7 +99,7 @@ func readStat(file string) (stat, error) {
 // own clock is. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
 const tick = 10 * time.Millisecond
 
-// parseStat skips the name, which may contain anything: the fields behind it begin
+// parseStat skips the name, which may contain anything: the fields after it begin
 // with the third of the manual page.
 func parseStat(text string) (s stat, err error) {
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])

@@ -15,7 +15,7 @@ import (
 )
 
 // Serve answers every connection of ln as a backend until ln is closed. What a
-// request's path is decides what happens behind the 101:
+// request's path is decides what happens after the 101:
 //
 //	/push/SIZE/RATE   RATE messages a second of SIZE bytes are sent
 //	anything else     every message is sent back
