@@ -187,6 +187,11 @@ func dropForwarding(name string, trusted bool) bool {
 	if trusted && !strings.Contains(name, "_") {
 		return false
 	}
+	return isForwarding(name)
+}
+
+// isForwarding reports whether the field is about forwarding, in any spelling.
+func isForwarding(name string) bool {
 	return equalDashed(name, "forwarded") || equalDashed(name, "x-real-ip") ||
 		len(name) >= len(forwardedPrefix) && equalDashed(name[:len(forwardedPrefix)], forwardedPrefix)
 }

@@ -165,8 +165,9 @@ var outboundHeaderTests = []struct {
 	},
 	{
 		name: "trusted-nominated", trusted: true, replace: "Connection",
-		in:   "Connection: upgrade, X-Forwarded-For, X-Forwarded-Host\nX-Forwarded-For: 198.51.100.1\nX-Forwarded-Host: evil\nX-Forwarded-Proto: https",
-		want: []string{"X-Forwarded-For: 192.0.2.1", "X-Forwarded-Host: example.com", "X-Forwarded-Proto: https"},
+		in: "Connection: upgrade, X-Forwarded-For, x-forwarded-proto, X-Real-IP, X-Other\nX-Forwarded-For: 198.51.100.1\nX-Forwarded-Host: public\n" +
+			"X-Forwarded-Proto: https\nX-Real-IP: 198.51.100.1\nX-Other: 1",
+		want: []string{"X-Forwarded-For: 198.51.100.1, 192.0.2.1", "X-Forwarded-Host: public", "X-Forwarded-Proto: https", "X-Real-Ip: 198.51.100.1"},
 	},
 	{
 		name: "trusted-underscore", trusted: true,

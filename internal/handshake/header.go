@@ -102,6 +102,11 @@ func isHopByHop(canonical string) bool {
 // any header or trailer field(s) from the message with the same name"
 // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
 //
+// Fields about forwarding cannot be named: "A sender MUST NOT send a connection
+// option corresponding to a field that is intended for all recipients of the
+// content." A client whose Connection a trusted proxy passes on would have removed
+// what that proxy says of it, and the proxy's own address been taken for its.
+//
 // It is a map since a hostile client may name as many as fit into its header.
 func survey(h http.Header) (nominated map[string]bool, numLines int) {
 	for key, lines := range h {
@@ -110,7 +115,7 @@ func survey(h http.Header) (nominated map[string]bool, numLines int) {
 			continue
 		}
 		for option := range tokens(lines) {
-			if isUsualOption(option) {
+			if isUsualOption(option) || isForwarding(option) {
 				continue
 			}
 			if nominated == nil {
