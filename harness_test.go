@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -288,6 +289,17 @@ func wantNoTunnels(t testing.TB, p *wsproxy.Proxy) {
 			t.Errorf("backend %s has %d tunnels; want none", b.ID(), n)
 		}
 	}
+}
+
+// becomes reports whether a condition holds soon. It is for what another goroutine
+// notes only after it has done what the test has seen.
+func becomes(condition func() bool) bool {
+	for give := time.Now().Add(10 * time.Second); time.Now().Before(give); runtime.Gosched() {
+		if condition() {
+			return true
+		}
+	}
+	return false
 }
 
 // A fakeNet is a network of backends in memory, by host name.

@@ -4,7 +4,6 @@ package wsproxy_test
 
 import (
 	"os"
-	"runtime"
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
@@ -29,15 +28,8 @@ func TestTunnelTakesTwoDescriptors(t *testing.T) {
 	}
 	// The client's and the backend's own are in this process too. The loop can have
 	// relayed an echo before the descriptors are closed that its own duplicate.
-	got := 0
-	for range 1000 {
-		if got = numDescriptors(t) - before - 2*tunnels; got == 2*tunnels {
-			break
-		}
-		runtime.Gosched()
-	}
-	if got != 2*tunnels {
-		t.Errorf("%d tunnels take %d descriptors; want %d", tunnels, got, 2*tunnels)
+	if !becomes(func() bool { return numDescriptors(t)-before == 2*tunnels+2*tunnels }) {
+		t.Errorf("%d tunnels take %d descriptors; want %d", tunnels, numDescriptors(t)-before-2*tunnels, 2*tunnels)
 	}
 	for _, c := range append(clients, first) {
 		hangUp(t, c)

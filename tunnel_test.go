@@ -170,8 +170,11 @@ func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
 	p.client.Want(wstest.Binary(make([]byte, 300)))
 	toBackend := wsproxy.Traffic{Bytes: 4*6 + 5 + 1 + 1 + 1, Messages: 2}
 	toClient := wsproxy.Traffic{Bytes: 4 + 300, Messages: 1}
-	if s := p.proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient || s.Tunnels != 1 || s.Opened != 1 {
-		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", s, toBackend, toClient)
+	if !becomes(func() bool {
+		s := p.proxy.Stats()
+		return s.ToBackend == toBackend && s.ToClient == toClient && s.Tunnels == 1 && s.Opened == 1
+	}) {
+		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", p.proxy.Stats(), toBackend, toClient)
 	}
 	p.tunnel(t).Close(1000, "") // the proxy's own frames do not count
 	p.client.Close()
