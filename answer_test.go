@@ -5,9 +5,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/wstest"
@@ -115,6 +118,54 @@ func TestOddButHarmlessAnswersOpenATunnel(t *testing.T) {
 				}
 			}
 			client.WantRaw(hello)
+		})
+	}
+}
+
+// A backend with a limit of its own for headers answers when it has read that much,
+// and closes the connection on the rest.
+func TestRefusalOfAHalfReadRequestReachesTheClient(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() { // until ln is closed
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.(*net.TCPConn).SetReadBuffer(8 << 10)
+			io.ReadFull(c, make([]byte, 16<<10))
+			io.WriteString(c, refusing(431, "too much"))
+			c.Close() // resets the connection: not all was read
+		}
+	}()
+	forEachEngine(t, func(t *testing.T, e engine) {
+		for range 10 {
+			p, s := start(t, e.with(wsproxy.WithBackends("http://"+ln.Addr().String()),
+				wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: 64 << 10}))...)
+			resp, body := exchange(t, s.URL, upgradeTo("/chat", "X-Large: "+strings.Repeat("x", 600<<10)))
+			wantStatus(t, resp, http.StatusRequestHeaderFieldsTooLarge)
+			if body != "too much" {
+				t.Errorf("client got body %q; want the backend's", body)
+			}
+			wantStates(t, p, wsproxy.BackendUp)
+			s.wait()
+		}
+	})
+}
+
+func TestAnswerThatStopsInsideALineIsATimeout(t *testing.T) {
+	for _, part := range []string{"HTTP/1.1 1", "HTTP/1.1 101 Switching Protocols\r\nUpgra", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"),
+				wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: time.Second}))
+			network.set("a", fakeBackend{answer: part})
+			if status := tryOnce(t, s); status != http.StatusGatewayTimeout {
+				t.Errorf("after %q the client got %d; want 504", part, status)
+			}
 		})
 	}
 }

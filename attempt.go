@@ -56,6 +56,10 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 			u.p.release(b)
 		}
 	}()
+	if b.hasFailed() {
+		b.trials.Add(1)
+		defer b.trials.Add(-1)
+	}
 	q, err := u.prepare(b)
 	if err != nil {
 		return nil, err
@@ -91,7 +95,9 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
 		// The client has gone, or the proxy is going.
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		// There is no descriptor left on this side.
-	case b.failed(u.p.now()):
+	case u.isHurried && isTimeout(err) && time.Since(start) < patience:
+		// It had less time than a backend may take, because of a middleware.
+	case b.failed(u.p.now(), a != nil || isReached(err)):
 		if err == nil {
 			err = answered(a)
 		}
@@ -99,11 +105,22 @@ func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
 	}
 }
 
+func isTimeout(err error) bool {
+	failed, ok := err.(*BackendError)
+	return ok && failed.Timeout()
+}
+
+// isReached reports whether err is about what a backend has done with the request.
+func isReached(err error) bool {
+	failed, ok := err.(*BackendError)
+	return ok && failed.Op == "handshake" && !failed.Timeout()
+}
+
 // A question is what one backend is asked. It is complete before the dial: what
 // the Rewrite hook has spoiled is no fault of the backend's.
 type question struct {
 	target *target // loaded once: where the question goes, and what its path was checked for
-	out    http.Request
+	out    *http.Request
 	key    string
 	head   []byte // out with key, in the upgrade's head
 }
@@ -115,21 +132,25 @@ func (u *upgrade) prepare(b *Backend) (*question, error) {
 	if refusal != nil {
 		return nil, refused(refusal)
 	}
-	q.out = http.Request{
+	q.out = &http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: handshake.OutboundHeader(u.r, u.trusted),
 	}
 	if u.p.rewrite != nil {
-		if err := u.p.callRewrite(&ProxyRequest{In: u.r, Out: &q.out, Backend: b}); err != nil {
+		r := &ProxyRequest{In: u.r, Out: q.out, Backend: b}
+		if err := u.p.callRewrite(r); err != nil {
 			return nil, err
+		}
+		if q.out = r.Out; q.out == nil || q.out.URL == nil {
+			return nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
 		}
 	}
 	var nonce [16]byte
 	rand.Read(nonce[:]) // never fails
 	q.key = handshake.Key(nonce)
 	var err error
-	if q.head, err = handshake.AppendRequest(u.head.empty(), &q.out, q.key); err != nil {
+	if q.head, err = handshake.AppendRequest(u.head.empty(), q.out, q.key); err != nil {
 		return nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
 	u.head.keep(q.head)
@@ -213,8 +234,8 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	switch {
 	case cause != nil:
 		err = cause
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = context.DeadlineExceeded // rather than a deadline of the connection's
+	case errors.Is(err, os.ErrDeadlineExceeded), err != nil && !deadline.IsZero() && !time.Now().Before(deadline):
+		err = context.DeadlineExceeded // rather than a deadline of the connection's, or half a line
 	case err == nil && !isLast && mayMoveOn(a.resp.StatusCode):
 		err = answered(a)
 	}
@@ -263,12 +284,14 @@ func (u *upgrade) exchange(a *answer, q *question) error {
 		}
 		a.conn = c
 	}
-	if _, err := a.conn.Write(q.head); err != nil {
-		return err
-	}
+	_, writeErr := a.conn.Write(q.head)
 	var err error
 	a.reader = newAnswerReader(a.conn)
-	if a.resp, err = a.reader.read(&q.out); err != nil {
+	a.resp, err = a.reader.read(q.out)
+	if writeErr != nil && (err != nil || a.resp.StatusCode == http.StatusSwitchingProtocols) {
+		return writeErr // unless the backend has refused what it has not read as a whole
+	}
+	if err != nil {
 		return err
 	}
 	if a.resp.StatusCode != http.StatusSwitchingProtocols {
@@ -317,8 +340,8 @@ func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error)
 func (u *upgrade) passOn() error {
 	a, w := u.answer, u.w
 	defer u.close(a)
-	h := handshake.AnswerHeader(a.resp.Header)
-	if err := u.respond(a, h); err != nil {
+	h, err := u.respond(a, handshake.AnswerHeader(a.resp.Header))
+	if err != nil {
 		return err
 	}
 	header := w.Header()

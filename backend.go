@@ -53,6 +53,7 @@ type Backend struct {
 	removed  atomic.Bool
 	failures atomic.Int32 // in a row; see failed
 	retryAt  atomic.Int64 // until then only when no other is left; a [time.Duration] since the proxy's start
+	trials   atomic.Int32 // attempts under way that find out whether it works again
 }
 
 // newBackend returns the backend of that ID, without a target.
@@ -101,7 +102,7 @@ func (b *Backend) State() BackendState {
 	switch {
 	case b.removed.Load():
 		return BackendRemoved
-	case b.failures.Load() > 0:
+	case b.hasFailed():
 		return BackendFailing
 	}
 	return BackendUp
@@ -117,15 +118,19 @@ func (b *Backend) isFull() bool {
 // undone by [Proxy.release].
 func (b *Backend) reserve() bool {
 	limit := int64(b.target.Load().config.MaxTunnels)
-	if n := b.tunnels.Add(1); limit > 0 && n > limit {
-		b.tunnels.Add(-1)
-		return false
+	for {
+		n := b.tunnels.Load()
+		if limit > 0 && n >= limit {
+			return false
+		}
+		if b.tunnels.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
-	return true
 }
 
 // How long a backend whose last attempt failed is offered only when no other is
-// left: it doubles with each further failure.
+// left: it doubles with each further failure to reach it.
 const (
 	firstBackoff = 1 * time.Second
 	maxBackoff   = 30 * time.Second
@@ -135,12 +140,19 @@ const (
 // and reports whether the backend rests from now on.
 // Attempts that fail while the backend is waiting already count for nothing: a
 // restart under a hundred upgrades is one failure.
-func (b *Backend) failed(now time.Duration) bool {
+//
+// A backend that was reached rests for firstBackoff only. That it has refused in a
+// wrong way, or closed the connection, may be due to the request, which any client
+// can send; and to find out how it does now costs no more than a short attempt.
+func (b *Backend) failed(now time.Duration, isReached bool) bool {
 	until := b.retryAt.Load()
 	if until > int64(now) {
 		return false
 	}
-	n := b.failures.Load() + 1
+	n := int32(1)
+	if !isReached {
+		n = b.failures.Load() + 1
+	}
 	if !b.retryAt.CompareAndSwap(until, int64(now+backoff(int(n)))) {
 		return false
 	}
@@ -148,16 +160,23 @@ func (b *Backend) failed(now time.Duration) bool {
 	return true
 }
 
+// hasFailed reports whether the last attempt failed.
+func (b *Backend) hasFailed() bool { return b.failures.Load() > 0 }
+
 // worked notes that an attempt succeeded.
 func (b *Backend) worked() {
-	if b.failures.Load() != 0 {
+	if b.hasFailed() {
 		b.failures.Store(0)
 		b.retryAt.Store(0)
 	}
 }
 
-// isWaiting reports whether others are to be tried before this one.
-func (b *Backend) isWaiting(now time.Duration) bool { return b.retryAt.Load() > int64(now) }
+// isWaiting reports whether others are to be tried before this one: it has failed a
+// moment ago, or one upgrade is finding out whether it works again, for which the
+// others need not wait. isRetry is for an upgrade that an attempt has failed already.
+func (b *Backend) isWaiting(now time.Duration, isRetry bool) bool {
+	return b.retryAt.Load() > int64(now) || b.hasFailed() && (isRetry || b.trials.Load() > 0)
+}
 
 // backoff returns how long to wait after the nth failure in a row.
 func backoff(n int) time.Duration {
@@ -175,6 +194,11 @@ type target struct {
 	host    string        // without the port; what TLS verifies by default
 	isTLS   bool
 	prefix  string // escaped path put before every request's, without a slash at its end
+}
+
+// isAt reports whether t and u are reached in the same way.
+func (t *target) isAt(u *target) bool {
+	return t.network == u.network && t.addr == u.addr && t.isTLS == u.isTLS
 }
 
 // compileTarget checks c and fills its defaults in. Errors name their field
@@ -259,11 +283,11 @@ type backendSet struct {
 
 // candidates appends to dst what may be chosen now: not tried yet and below its
 // limit, first choice those that are not waiting after a failure, and only if
-// there are none, those that are. If nothing is left, it tells why.
+// there are none, those that are (see isWaiting). If nothing is left, it tells why.
 func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
 	waiting, full := 0, 0
 	for _, b := range s.all {
-		isFull, isWaiting := b.isFull(), b.isWaiting(now)
+		isFull, isWaiting := b.isFull(), b.isWaiting(now, len(tried) > 0)
 		switch { // the usual case first: a set may be large
 		case !isFull && !isWaiting && (len(tried) == 0 || !slices.Contains(tried, b)):
 			dst = append(dst, b)

@@ -54,9 +54,11 @@
 // with [Hash] and [ByQuery], or have the backends talk to each other.
 //
 // If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or
-// with something that is no proper answer, another one is tried: at most three
-// for one upgrade, all within [Timeouts.Handshake]. A backend whose last attempt failed
-// is offered only when no other is left, for 1 s, doubling to 30 s.
+// with something that is no proper answer, another one is tried: at most three for
+// one upgrade, all within [Timeouts.Handshake]. A backend whose last attempt failed
+// is offered only when no other is left, for 1 s; that doubles up to 30 s while it
+// cannot be reached or takes too long. Then one upgrade at a time is tried on it,
+// until one succeeds. A new address is tried at once.
 // [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // # Handshake

@@ -172,6 +172,45 @@ func TestResponseSeesRefusalsToo(t *testing.T) {
 	}
 }
 
+func TestHooksMayReplaceWhatTheyAreGiven(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	_, s := start(t, wsproxy.WithBackends(backend.URL()),
+		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+			r.Out = r.Out.Clone(r.In.Context())
+			r.Out.Header.Set("X-User", "ada")
+			return nil
+		}),
+		wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+			r.Header = r.Header.Clone()
+			r.Header.Set("Set-Cookie", "id=7")
+			return nil
+		}))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(upgradeTo("/chat"))
+	req := backend.Accepted(t).AcceptUpgrade(nil)
+	wantField(t, req.Header, "X-User", "ada")
+	wantField(t, wantSwitch(t, client).Header, "Set-Cookie", "id=7")
+}
+
+func TestRewriteThatLeavesNoRequestEndsTheUpgrade(t *testing.T) {
+	for name, spoil := range map[string]func(*wsproxy.ProxyRequest){
+		"request": func(r *wsproxy.ProxyRequest) { r.Out = nil },
+		"URL":     func(r *wsproxy.ProxyRequest) { r.Out.URL = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, switching)
+			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+				spoil(r)
+				return nil
+			}))
+			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+			wantStatus(t, resp, http.StatusInternalServerError)
+			wantUntouched(t, backend)
+			wantStates(t, p, wsproxy.BackendUp)
+		})
+	}
+}
+
 func TestResponseMayRefuse(t *testing.T) {
 	for _, answer := range []string{switching, refusing(404, "not here")} {
 		for _, tt := range []struct {

@@ -51,7 +51,7 @@ func ByHeader(name string) KeyFunc {
 }
 
 // ByCookie returns a [KeyFunc] for the value of a cookie, without its quotes: the
-// first one of that name, as [http.Request.Cookie] finds it.
+// first one of that name, as [http.Request.Cookie] finds it, however many there are.
 func ByCookie(name string) KeyFunc {
 	if (&http.Cookie{Name: name}).Valid() != nil {
 		return func(*http.Request) string { return "" } // no request can have it

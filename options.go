@@ -44,7 +44,8 @@ func (f optionFunc) apply(s *settings) { f(s) }
 // contract of [net.Dialer.DialContext], and must not return a connection that
 // speaks TLS already: the proxy adds TLS where the backend's URL says so. The
 // connection is the proxy's from then on, to close and, if it is plain, to take
-// over: see [EngineEventLoop].
+// over: see [EngineEventLoop]. Its methods must not panic: once the tunnel is open,
+// that ends the program.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Timeouts bound how long something may take. An open tunnel has no time limit:
@@ -163,7 +164,9 @@ func WithOriginPatterns(patterns ...string) Option {
 }
 
 // WithRewrite sets a hook that changes, or refuses, the request that a backend
-// gets. It runs after each pick, before the dial: see [ProxyRequest]. An error ends
+// gets. What it sets no client can remove, as a client can what a middleware sets in
+// the request's header: fields that its Connection names are not passed on (RFC 9110,
+// section 7.6.1). It runs after each pick, before the dial: see [ProxyRequest]. An error ends
 // the upgrade; it reaches the error handler as it is, so that a [*StatusError]
 // chooses the client's status (else 500).
 func WithRewrite(hook func(*ProxyRequest) error) Option {

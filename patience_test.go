@@ -7,9 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,30 +16,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// What is tested here is who waits for whom, and who is to blame. Time passes in a
-// bubble.
-
-// wantStates checks the states of the backends, in configuration order.
-func wantStates(t testing.TB, p *wsproxy.Proxy, want ...wsproxy.BackendState) {
-	t.Helper()
-	for i, b := range p.Backends() {
-		if got := b.State(); got != want[i] {
-			t.Errorf("backend %s is %v; want %v", b.ID(), got, want[i])
-		}
-	}
-}
-
-func TestNoBackendIsToBlameWhereDescriptorsAreShort(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
-		network := newFakeNet()
-		network.set("a", fakeBackend{dialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
-		p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial))
-		resp, _ := exchange(t, s.URL, upgradeTo("/"))
-		wantStatus(t, resp, http.StatusBadGateway)
-		wantStates(t, p, wsproxy.BackendUp)
-		s.wait()
-	}
-}
+// What is tested here is who waits for whom, and who is to blame then. Time passes in
+// a bubble.
 
 func TestBackendThatSwallowsConnectionsCostsTheFirstClientOnly(t *testing.T) {
 	withContext := func(h http.Handler) http.Handler {
@@ -60,7 +36,6 @@ func TestBackendThatSwallowsConnectionsCostsTheFirstClientOnly(t *testing.T) {
 	}{
 		{"clients leave after 2 s", asItIs, func(*http.Server) {}, false},
 		{"middleware ends the context after 2 s", withContext, func(*http.Server) {}, true},
-		// With the read deadline the server ends the request's context.
 		{"ReadTimeout is 2 s", asItIs, func(s *http.Server) { s.ReadTimeout = 2 * time.Second }, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -129,8 +129,8 @@ func (p *Proxy) Stats() Stats { return p.registry.stats() }
 // Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
 // with Retry-After; every tunnel's client and backend are sent a Close frame with
 // code 1001 as soon as they stand at a frame boundary; then Shutdown waits for
-// their answers. When ctx ends, what is left is cut, and Shutdown returns, even if
-// a hook does not: for that it waits two seconds at most.
+// their answers. When ctx ends, what is left is cut, and Shutdown returns within two
+// seconds, whatever a hook does.
 //
 // It returns nil if no tunnel had to be cut, else a [*DrainError]. It may be called
 // again, by several goroutines, and together with [Proxy.Close].
@@ -151,8 +151,9 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 }
 
 // Close ends the proxy at once: new upgrades, and those under way, get 503, and
-// every tunnel is cut. It waits until they have ended, though for hooks that block
-// no longer than two seconds. The error is always nil.
+// every tunnel is cut. It waits until they have ended, though no longer than two
+// seconds: a hook may block, and a client be slow to read a backend's refusal. The
+// error is always nil.
 func (p *Proxy) Close() error {
 	p.registry.stop()
 	p.cutAll()
@@ -195,6 +196,9 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 		if b == nil {
 			b = newBackend(t.config.ID)
 			p.known[b.id] = b
+		}
+		if old := b.target.Load(); old != nil && !old.isAt(t) {
+			b.worked() // what is known of the old address does not hold for the new one
 		}
 		b.target.Store(t)
 		all[i], inSet[b] = b, true

@@ -51,8 +51,8 @@ type Stats struct {
 	Tunnels   int // open tunnels
 
 	// Requests, by what came of them. Refused are those that got no tunnel because of
-	// a check, a policy, a limit, a hook, a shutdown, a client that left, or the
-	// backend's own answer.
+	// a check, a policy, a limit, a hook, a shutdown, a client that left, a deadline of
+	// a middleware, or the backend's own answer.
 	Opened  uint64 // a tunnel opened
 	Refused uint64
 	Failed  uint64 // no backend answered properly, or there was none

@@ -22,7 +22,7 @@ type ProxyRequest struct {
 	In *http.Request
 
 	// Out is the request that the backend gets: its Host, Header, URL.Path,
-	// URL.RawPath and URL.RawQuery count. Hop-by-hop fields are removed, so are
+	// URL.RawPath and URL.RawQuery count. It may be replaced. Hop-by-hop fields are removed, so are
 	// query parameters that net/url cannot parse (the backend might read them
 	// differently from whoever chose it; In.URL.RawQuery still has them), and
 	// X-Forwarded-For, -Host and -Proto are set already, so that what the hook
@@ -43,11 +43,12 @@ type ProxyResponse struct {
 	// Backend is the backend that answered.
 	Backend *Backend
 
-	// StatusCode is what it answered: 101, or what it refused the upgrade with.
+	// StatusCode is what it answered: 101, or what it refused the upgrade with. To
+	// change it has no effect.
 	StatusCode int
 
-	// Header is what the client will get; a cookie is set here. The handshake's
-	// own fields are not in it and cannot be set.
+	// Header is what the client will get; a cookie is set here. It may be replaced.
+	// The handshake's own fields are not in it and cannot be set.
 	Header http.Header
 }
 
@@ -61,6 +62,8 @@ type upgrade struct {
 	trusted  bool          // the peer that sent r is a trusted proxy
 	deadline time.Time     // for all attempts together, r's context's included; zero: none
 	wait     wait
+
+	isHurried bool // deadline is that of r's context
 
 	tried     []*Backend // one for each attempt
 	triedRoom [maxAttempts]*Backend
@@ -183,7 +186,7 @@ func (u *upgrade) connect() (*answer, error) {
 		u.deadline = time.Now().Add(u.p.handshakeTimeout)
 	}
 	if d, ok := u.r.Context().Deadline(); ok && (u.deadline.IsZero() || d.Before(u.deadline)) {
-		u.deadline = d // of a middleware
+		u.deadline, u.isHurried = d, true // of a middleware
 	}
 	return u.try()
 }
@@ -325,34 +328,34 @@ func takeBuffered(br *bufio.Reader) []byte {
 
 // switchMessage returns the client's 101, after the Response hook.
 func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
-	h := handshake.SwitchHeader(u.w.Header(), a.resp.Header)
-	if err := u.respond(a, h); err != nil {
+	h, err := u.respond(a, handshake.SwitchHeader(u.w.Header(), a.resp.Header))
+	if err != nil {
 		return nil, err
 	}
 	if cause := u.givenUp(); cause != nil {
 		return nil, cause // while the hook ran
 	}
-	msg, err := handshake.AppendSwitch(u.head.empty(), h, websocketKey(u.r.Header), a.agreement)
+	msg, err := handshake.AppendSwitch(u.head.empty(), h, handshake.ClientKey(u.r), a.agreement)
 	if err != nil {
 		return nil, &responseError{err}
 	}
 	return msg, nil
 }
 
-// respond runs the Response hook over h, the header that the client will get.
-func (u *upgrade) respond(a *answer, h http.Header) error {
+// respond runs the Response hook over h, and returns the header that the client will
+// get.
+func (u *upgrade) respond(a *answer, h http.Header) (http.Header, error) {
 	if u.p.response == nil {
-		return nil
+		return h, nil
 	}
-	err := u.p.callResponse(&ProxyResponse{
-		Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h,
-	})
+	r := &ProxyResponse{Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h}
+	err := u.p.callResponse(r)
 	var chosen *StatusError
 	var panicked *hookPanic
 	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
-		return err
+		return r.Header, err
 	}
-	return &responseError{err}
+	return nil, &responseError{err}
 }
 
 // A responseError says that a backend's answer cannot be passed on: the Response
@@ -361,6 +364,3 @@ type responseError struct{ err error }
 
 func (e *responseError) Error() string { return "wsproxy: answer for the client: " + e.err.Error() }
 func (e *responseError) Unwrap() error { return e.err }
-
-// websocketKey returns the client's Sec-WebSocket-Key, as net/http spells it.
-func websocketKey(h http.Header) string { return h.Get("Sec-Websocket-Key") }

@@ -60,6 +60,18 @@ func TestABackendThatNeverAnswersCostsNoUpgrade(t *testing.T) {
 	}
 }
 
+func TestKeyIsTheClientsHoweverAMiddlewareSpellsIt(t *testing.T) {
+	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header["Sec-WebSocket-Key"] = r.Header["Sec-Websocket-Key"]
+		delete(r.Header, "Sec-Websocket-Key")
+		p.ServeHTTP(w, r)
+	}))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(upgradeTo("/chat"))
+	wantField(t, wantSwitch(t, client).Header, "Sec-WebSocket-Accept", sampleAccept)
+}
+
 func TestUpgradeMovesOnToTheNextBackend(t *testing.T) {
 	for _, tt := range []struct {
 		name  string

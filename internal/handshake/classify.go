@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // A Refusal tells why a request is not proxied and what the client is to be
@@ -148,6 +150,9 @@ func checkVersion(r *http.Request) *Refusal {
 	}
 }
 
+// ClientKey returns r's Sec-WebSocket-Key, if [Validate] has found no fault.
+func ClientKey(r *http.Request) string { return fieldKey.in(r.Header)[0] }
+
 func checkKey(r *http.Request) *Refusal {
 	switch lines := fieldKey.in(r.Header); {
 	case len(lines) == 0:
@@ -180,8 +185,11 @@ func isKey(key string) bool {
 }
 
 func checkHost(r *http.Request) *Refusal {
-	if r.Host == "" {
+	switch {
+	case r.Host == "":
 		return badRequest("Host was missing")
+	case !httpguts.ValidHostHeader(r.Host):
+		return badRequest("Host had bytes that no host has")
 	}
 	return nil
 }

@@ -122,6 +122,7 @@ var validateTests = []struct {
 	{"key-with-stray-bits", with(upgrade, "Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZR=="), 400},
 
 	{"no-host", with(upgrade, "Host", ""), 400},
+	{"host-that-cannot-be-written", strings.Replace(upgrade, "GET /", "GET http://ex%E4mple/", 1), 400},
 	{"content-length", with(upgrade, "", "Content-Length: 5"), 400},
 	{"chunked", with(upgrade, "", "Transfer-Encoding: chunked"), 400},
 	{"expect-continue", with(upgrade, "", "Expect: 100-continue"), 417},
