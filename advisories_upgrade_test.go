@@ -382,7 +382,7 @@ func TestServeHTTPAndWrapApplyTheSameChecks(t *testing.T) {
 	}
 }
 
-func TestWrapNeverFallsThroughBehindADial(t *testing.T) {
+func TestWrapNeverFallsThroughAfterADial(t *testing.T) {
 	for _, tt := range []struct {
 		answer string
 		status int

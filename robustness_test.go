@@ -94,7 +94,7 @@ func TestPanicInTheDialersConnectionClosesItOnceAndGivesThePlaceBack(t *testing.
 	}
 }
 
-func TestPanicInCloseBehindARefusalGivesThePlaceBack(t *testing.T) {
+func TestPanicInCloseAfterARefusalGivesThePlaceBack(t *testing.T) {
 	var front *memnet.Conn
 	p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) {
 		var back *memnet.Conn

@@ -181,7 +181,7 @@ func TestShutdownMayBeCalledAgainAndBySeveral(t *testing.T) {
 	}
 }
 
-func TestShutdownReturnsBehindTheLastHook(t *testing.T) {
+func TestShutdownReturnsAfterTheLastHook(t *testing.T) {
 	var mu sync.Mutex
 	finished := false
 	b := wstest.StartBackend(t)

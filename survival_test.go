@@ -45,7 +45,7 @@ func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
 	})
 }
 
-func TestBackendThatResetsRightBehindIts101IsLost(t *testing.T) {
+func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
 	forEachWay(t, func(t *testing.T, e engine) {
 		leaktest.Check(t)
 		b := wstest.StartBackend(t)

@@ -142,7 +142,7 @@ func TestEachBackendIsAskedWithAFreshKey(t *testing.T) {
 	}
 }
 
-func TestFramesBehindRequestAndAnswerBothArrive(t *testing.T) {
+func TestFramesAfterRequestAndAnswerBothArrive(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	_, s := start(t, wsproxy.WithBackends(backend.URL()))
 	client := wstest.Dial(t, s.URL)

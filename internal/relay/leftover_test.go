@@ -112,7 +112,7 @@ func (b *backlog) wantAll() {
 	}
 }
 
-func TestCloseComesBehindTheLeftover(t *testing.T) {
+func TestCloseComesAfterTheLeftover(t *testing.T) {
 	withBacklog(t, func(t *testing.T, b *backlog) {
 		b.sendRest(wstest.Close(1000, "that was all"))
 		b.wantAll()
@@ -124,7 +124,7 @@ func TestCloseComesBehindTheLeftover(t *testing.T) {
 	})
 }
 
-func TestGoodbyeComesBehindTheLeftover(t *testing.T) {
+func TestGoodbyeComesAfterTheLeftover(t *testing.T) {
 	withBacklog(t, func(t *testing.T, b *backlog) {
 		b.Goodbye(CauseShutdown, 0, "")
 		b.src.WantClose(1001) // at once: nothing waits in that direction
@@ -166,7 +166,7 @@ func TestCloseOfTheSideThatALeftoverWaitsForIsNotHeldUp(t *testing.T) {
 	})
 }
 
-func TestEndOfAStreamComesBehindTheLeftover(t *testing.T) {
+func TestEndOfAStreamComesAfterTheLeftover(t *testing.T) {
 	withBacklog(t, func(t *testing.T, b *backlog) {
 		taken := b.sendRest()
 		go func() { // ends with the scene

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestStatIsReadBehindAnyName(t *testing.T) {
+func TestStatIsReadAfterAnyName(t *testing.T) {
 	const text = "42 (a) b (c) S 7 42 42 0 -1 4194560 100 0 0 0 150 50 9 9 20 0 1 0 100 1 1"
 	got, err := parseStat(text)
 	if want := (stat{parent: 7, cpu: 2 * time.Second}); err != nil || got != want {
