@@ -65,5 +65,5 @@ type Stats struct {
 // Traffic counts what passed in one direction.
 type Traffic struct {
 	Bytes    uint64 // on the wire, frame headers included
-	Messages uint64 // data messages that passed to their end
+	Messages uint64 // data messages that passed to their end; where a tunnel was cut, perhaps some that did not
 }

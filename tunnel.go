@@ -128,7 +128,8 @@ const (
 	// a listener or a dialer of the program's. The connection is taken over then:
 	// what the program holds of it (from [http.Server.ConnState], say) is closed at
 	// the upgrade and ends the tunnel no more, and what it has set with
-	// [net.TCPConn.SetLinger] does not hold.
+	// [net.TCPConn.SetLinger] does not hold. A File that it has made of the connection
+	// must not be made a blocking one after the upgrade, which [os.File.Fd] does.
 	//
 	// The build tag wsproxy_portable makes all tunnels portable ones.
 	EngineEventLoop = Engine(relay.EventLoop)

@@ -23,6 +23,7 @@ const (
 	Readable Edges = syscall.EPOLLIN
 	Writable Edges = syscall.EPOLLOUT
 	PeerDone Edges = syscall.EPOLLRDHUP // its end of stream has come; what it sent before may still wait
+	Urgent   Edges = syscall.EPOLLPRI   // there is a mark of TCP's urgent data, at which a read stops
 	Failed   Edges = syscall.EPOLLERR   // reads and writes tell why
 	HungUp   Edges = syscall.EPOLLHUP   // both streams have ended
 )
@@ -37,7 +38,7 @@ const edgeTriggered = 1 << 31
 
 // watched are the edges that every socket is watched for, besides the two that
 // cannot be masked.
-const watched = uint32(Readable|PeerDone) | edgeTriggered
+const watched = uint32(Readable|PeerDone|Urgent) | edgeTriggered
 
 // An Event is what has happened to one socket of an owner.
 type Event struct {

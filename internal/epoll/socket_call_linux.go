@@ -34,12 +34,12 @@ func localAddr(fd int) (netip.AddrPort, syscall.Errno) {
 }
 
 func recvfrom(fd int, p []byte) (int, syscall.Errno) {
-	n, err := syscall.Read(fd, p)
+	n, _, err := syscall.Recvfrom(fd, p, syscall.MSG_DONTWAIT)
 	return max(n, 0), errnoOf(err)
 }
 
 func sendto(fd int, p []byte, flags int) (int, syscall.Errno) {
-	n, err := syscall.SendmsgN(fd, p, nil, nil, flags)
+	n, err := syscall.SendmsgN(fd, p, nil, nil, flags|syscall.MSG_DONTWAIT)
 	return max(n, 0), errnoOf(err)
 }
 

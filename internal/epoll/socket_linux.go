@@ -37,7 +37,13 @@ func (s *Socket) TakeOver(c syscall.Conn) error {
 	if s.fd < 0 {
 		return os.NewSyscallError("fcntl", syscall.Errno(-s.fd))
 	}
-	// To close it must not wait, whatever the program wants of its connections.
+	// Both belong to the connection and not to the descriptor: whoever calls Fd of a
+	// File of it has made it one that waits, and to close it must not wait either,
+	// whatever the program wants of its connections.
+	if err := syscall.SetNonblock(int(s.fd), true); err != nil {
+		s.Close()
+		return os.NewSyscallError("fcntl", err)
+	}
 	if err := syscall.SetsockoptLinger(int(s.fd), syscall.SOL_SOCKET, syscall.SO_LINGER, &syscall.Linger{}); err != nil {
 		s.Close()
 		return os.NewSyscallError("setsockopt", err)

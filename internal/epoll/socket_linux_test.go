@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"reflect"
 	"strings"
 	"syscall"
@@ -45,6 +46,35 @@ func readSoon(s *Socket, b []byte) (n int, err error) {
 		}
 	}
 	return n, err
+}
+
+// A call of Fd on a File of the connection makes all that share it wait: every tunnel
+// of the loop would, and with a raw call the whole program.
+func TestSocketNeverWaitsWhateverOthersMakeOfTheConnection(t *testing.T) {
+	makeWait := func(file func() (*os.File, error)) {
+		t.Helper()
+		f, err := file()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Fd()
+		f.Close()
+	}
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		near, far := pair(t)
+		defer time.AfterFunc(patience, func() { far.Close() }).Stop() // ends what waits
+		makeWait(near.(interface{ File() (*os.File, error) }).File)
+		var s Socket
+		takeOver(t, &s, near)
+		defer s.Close()
+		for _, when := range []string{"before", "after"} {
+			if n, err := s.Read(make([]byte, 1)); n != 0 || err != ErrAgain {
+				t.Errorf("Read() = %d, %v of a connection that was made to wait %s it was taken over; want ErrAgain", n, err, when)
+			}
+			fillUp(t, &s)
+			makeWait(s.File)
+		}
+	})
 }
 
 func TestLastWriteArrivesWithTheEnd(t *testing.T) {

@@ -10,7 +10,8 @@ import (
 )
 
 // Raw calls skip the scheduler's bookkeeping, which is for calls that may wait: none
-// of these does.
+// of these does. One that did would stop the whole program, so that those that could
+// are told not to, whatever others have made of the socket meanwhile.
 //
 // Within a machine a connect does the work of both ends, and so does a close. That
 // takes longer than the scheduler lets a system call take before it hands the
@@ -58,12 +59,12 @@ func networkOrder(port uint16) uint16 {
 }
 
 func recvfrom(fd int, p []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }
 
 func sendto(fd int, p []byte, flags int) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(flags), 0, 0)
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(flags|syscall.MSG_DONTWAIT), 0, 0)
 	return int(n), errno
 }
 

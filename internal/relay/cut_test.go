@@ -32,6 +32,20 @@ func stall(t *testing.T, s *scene, from Side) (sentBytes int) {
 	return 0
 }
 
+func TestCutBeforeTheBeginningPassesNothing(t *testing.T) {
+	forEachEngine(t, func(t *testing.T, e engine) {
+		s := e.prepare(t, networks[0], setup{fromClient: masked(wstest.Text("early"))})
+		s.client.Send(wstest.Text("one"))
+		s.backend.Send(wstest.Text("two"))
+		s.Cut(CauseLost)
+		s.begin()
+		s.wait()
+		if toBackend, toClient := s.Counts(); toBackend.Bytes+toClient.Bytes != 0 {
+			t.Errorf("%d bytes were passed to the backend and %d to the client; want none", toBackend.Bytes, toClient.Bytes)
+		}
+	})
+}
+
 func TestCutEndsEverythingAtOnce(t *testing.T) {
 	states := []struct {
 		name string

@@ -179,8 +179,10 @@ func (r *Relay) cutLocked() {
 	e := r.endingLocked()
 	e.end.Cut = e.end.Cut || !r.finished
 	r.cut, r.finished = true, true
-	r.up.src().interrupt()
-	r.down.src().interrupt()
+	for _, d := range [...]*direction{&r.up, &r.down} {
+		d.marked.Store(true) // what has come must not be passed any more, if the mover sees it first
+		d.src().interrupt()
+	}
 }
 
 // close closes both connections, after both directions have ended. The lock must

@@ -256,7 +256,8 @@ type keeping struct {
 
 	hasEarly   bool // before all that is read comes what has been read already; see takeEarly
 	isReadable bool // a read may find something
-	isLast     bool // its end has come: it stays readable up to that
+	isUrgent   bool // it stays readable up to epoll.ErrAgain: there may be a mark
+	isLast     bool // it stays readable up to its end, which has come
 }
 
 func (c *keeping) isClient() bool { return c == &c.t.links[clientLink] }
@@ -282,11 +283,12 @@ func (c *keeping) writer() *direction {
 // note notes what the poller has told.
 func (c *keeping) note(e epoll.Edges) {
 	const end = epoll.PeerDone | epoll.Failed | epoll.HungUp
-	if e&(epoll.Readable|end) != 0 {
+	if e&(epoll.Readable|epoll.Urgent|end) != 0 {
 		c.isReadable = true
+		c.isUrgent = c.isUrgent || e&epoll.Urgent != 0
 		c.isLast = c.isLast || e&end != 0
 	}
-	if e&^epoll.Readable != 0 && c.kept != nil {
+	if e&^(epoll.Readable|epoll.Urgent) != 0 && c.kept != nil {
 		c.flush()
 	}
 }

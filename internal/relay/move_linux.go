@@ -30,7 +30,7 @@ func (l *loop) move(d *direction) (again bool) {
 		return false
 	case src.hasEarly:
 		d.take(src.t.takeEarly(src))
-	case d.mayBeSpliced(dst) && l.pipe.open():
+	case d.mayBeSpliced(src, dst) && l.pipe.open():
 		l.splice(d, src, dst)
 	default:
 		l.read(d, src, dst)
@@ -58,23 +58,25 @@ func (l *loop) read(d *direction, src, dst *keeping) {
 		src.readFailed(d, err)
 		return
 	}
-	// Less than there was room for is all that there was.
-	src.isReadable = src.isLast || n == len(room)
+	// Less than there was room for is all that there was: but for a mark, and but for
+	// descriptors that the other end of a unix socket sends along, which harms itself.
+	src.isReadable = src.isLast || src.isUrgent || n == len(room)
 	d.held = nil
 	d.take(l.buf[:held+n])
 }
 
 // readFailed notes that a read has found nothing.
 func (c *keeping) readFailed(d *direction, err error) {
-	c.isReadable = false
+	c.isReadable, c.isUrgent = false, false
 	if err != epoll.ErrAgain {
 		d.finish(err)
 	}
 }
 
-// mayBeSpliced reports whether so much payload is to come that nobody need see it.
-func (d *direction) mayBeSpliced(dst *keeping) bool {
-	return d.tracker.Rest() >= spliceMin && !d.done && dst.kept == nil
+// mayBeSpliced reports whether so much payload is to come that nobody need see it. At a
+// mark a splice finds nothing, or the end.
+func (d *direction) mayBeSpliced(src, dst *keeping) bool {
+	return d.tracker.Rest() >= spliceMin && !d.done && dst.kept == nil && !src.isUrgent
 }
 
 // splice moves payload through the pipe.
