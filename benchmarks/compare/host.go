@@ -13,8 +13,10 @@ import (
 var hostWorkload = &workload{
 	name: "host",
 	about: "50 tunnels, 1,000 round trips a second in all, while the host program rests, and while it computes on all cores;\n" +
-		"            and a plain TCP echo in a host program of 1 and 2 procs while its tunnels carry as much as they can",
-	figures: []string{"resting_p50_us", "resting_p99_us", "computing_p50_us", "computing_p99_us", "plain_1proc_p50_us", "plain_2procs_p50_us"},
+		"            a plain TCP echo in a host program of 1 and 2 procs while its tunnels carry as much as they can;\n" +
+		"            and what bulk does, in one of 1 proc that computes",
+	figures: []string{"resting_p50_us", "resting_p99_us", "computing_p50_us", "computing_p99_us",
+		"plain_1proc_p50_us", "plain_2procs_p50_us", "computing_1proc_gb_per_s"},
 	measure: measureHost,
 }
 
@@ -39,6 +41,11 @@ func measureHost(ctx context.Context, b *bench, p *peer) (figures, error) {
 		}
 		all[name] = p50
 	}
+	gbs, err := b.bulkBeside(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("computing, bulk: %w", err)
+	}
+	all["computing_1proc_gb_per_s"] = gbs
 	return all, nil
 }
 
@@ -81,6 +88,18 @@ func (b *bench) plainEcho(ctx context.Context, p *peer, procs int) (float64, err
 	probe := traffic{mode: "echo", conns: 2, size: 128, rate: 200, warmUp: 500 * time.Millisecond, length: 3 * time.Second}
 	f, err := b.run(ctx, probe, "tcp://"+h.echo, 0)
 	return f["p50_us"], err
+}
+
+// bulkBeside returns what a program of one proc relays of large messages while one
+// goroutine computes, in GB/s.
+func (b *bench) bulkBeside(ctx context.Context, p *peer) (float64, error) {
+	h, err := b.startHost(ctx, p, 1, 1)
+	if err != nil {
+		return 0, err
+	}
+	defer h.stop()
+	f, err := b.run(ctx, bulkTraffic, "ws://"+h.addr+"/", 0)
+	return f["gb_per_s"], err
 }
 
 // A host is a running program host.

@@ -22,7 +22,7 @@ func TestTableHasMediansAndRatiosWithinRounds(t *testing.T) {
 		{name: "idle", figures: []string{"cpu"}},
 	}, []*peer{{name: "a"}, {name: "b"}}, 3)
 	// 10/20 and 30/40; not 30/30, which are the medians.
-	const want = `Medians of 3 rounds; in brackets a divided by the peer of that column.
+	const want = `Medians of 3 rounds. In brackets: a divided by the peer of that column, in each round; the median of these quotients, which is not the quotient of the medians.
 
 | workload | figure | a | b |
 |---|---|---:|---:|
