@@ -19,11 +19,16 @@ const (
 // splice moves up to n bytes. It takes as long as copying them does, so that the
 // scheduler must know of it.
 func splice(from, to, n int) (int, syscall.Errno) {
+	noteWrite(nil)
 	for {
 		m, _, errno := syscall.Syscall6(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), spliceMove|spliceNonblock)
-		if errno != syscall.EINTR {
-			return int(m), errno
+		switch errno {
+		case 0:
+			noteRead(from, nil, 0)
+		case syscall.EINTR:
+			continue
 		}
+		return int(m), errno
 	}
 }
 
@@ -45,14 +50,19 @@ func epollWait(fd int, events []syscall.EpollEvent) (int, error) {
 func readSocket(fd int, p []byte) (int, syscall.Errno) {
 	for {
 		n, errno := recvfrom(fd, p)
-		if errno != syscall.EINTR {
-			return n, errno
+		switch errno {
+		case 0:
+			noteRead(fd, p, n)
+		case syscall.EINTR:
+			continue
 		}
+		return n, errno
 	}
 }
 
 // writeSocket writes to a socket.
 func writeSocket(fd int, p []byte, flags int) (int, syscall.Errno) {
+	noteWrite(p)
 	for {
 		n, errno := sendto(fd, p, flags|syscall.MSG_NOSIGNAL)
 		if errno != syscall.EINTR {

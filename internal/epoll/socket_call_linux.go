@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// The race detector does not see raw calls, and some processors have one call for all
-// that concerns sockets.
+// The race detector finds more where calls are not raw, and some processors have one
+// call for all that concerns sockets.
 
 func socket(family, kind int) (int, syscall.Errno) {
 	fd, err := syscall.Socket(family, kind, 0)

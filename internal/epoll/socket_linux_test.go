@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,6 +74,46 @@ func TestSocketNeverWaitsWhateverOthersMakeOfTheConnection(t *testing.T) {
 			}
 			fillUp(t, &s)
 			makeWait(s.File)
+		}
+	})
+}
+
+// The race detector is the judge here.
+func TestBytesCarryOrder(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, pair func(testing.TB) (near, far net.Conn)) {
+		s, far := newSocket(t, pair)
+		pipe, err := NewPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pipe.Close()
+		for _, tt := range []struct {
+			name        string
+			read, write func() (int, error)
+		}{
+			{"Write", func() (int, error) { return far.Read(make([]byte, 1)) }, func() (int, error) { return s.Write([]byte("x")) }},
+			{"Read", func() (int, error) { return s.Read(make([]byte, 1)) }, func() (int, error) { return far.Write([]byte("x")) }},
+			{"Fill", func() (int, error) { return pipe.Fill(s, 1) }, func() (int, error) { return far.Write([]byte("x")) }},
+			{"Drain", func() (int, error) { return far.Read(make([]byte, 1)) }, func() (int, error) { return pipe.Drain(s, 1) }},
+		} {
+			var before bool
+			errc := make(chan error, 1)
+			go func() {
+				before = true
+				_, err := tt.write()
+				errc <- err
+			}()
+			_, err := tt.read()
+			for err == ErrAgain {
+				runtime.Gosched()
+				_, err = tt.read()
+			}
+			if err != nil || !before {
+				t.Errorf("%s: error %v, %t before; want the byte after true", tt.name, err, before)
+			}
+			if err := <-errc; err != nil {
+				t.Errorf("%s: %v", tt.name, err)
+			}
 		}
 	})
 }
