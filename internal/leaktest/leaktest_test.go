@@ -18,15 +18,25 @@ type fakeTests func() int
 
 func (f fakeTests) Run() int { return f() }
 
-// blockUntil is a goroutine to be found by its name.
-func blockUntil(donec chan struct{}) { <-donec }
+// leaveBehind starts a goroutine that is to be found by its name. It returns when that
+// runs: before, a stack need not tell what it is going to be.
+func leaveBehind(donec <-chan struct{}) {
+	runs := make(chan struct{})
+	go blockUntil(runs, donec)
+	<-runs
+}
+
+func blockUntil(runs chan<- struct{}, donec <-chan struct{}) {
+	close(runs)
+	<-donec
+}
 
 func TestRunReportsLeftGoroutineWithItsStack(t *testing.T) {
 	donec := make(chan struct{})
 	defer close(donec)
 	var out strings.Builder
 	code := run(fakeTests(func() int {
-		go blockUntil(donec)
+		leaveBehind(donec)
 		return 0
 	}), &out, time.Millisecond)
 	if code != 1 {
@@ -86,7 +96,7 @@ func TestRunWaitsForWhatIsAboutToEnd(t *testing.T) {
 	donec := make(chan struct{})
 	var out strings.Builder
 	code := run(fakeTests(func() int {
-		go blockUntil(donec)
+		leaveBehind(donec)
 		time.AfterFunc(20*time.Millisecond, func() { close(donec) })
 		return 0
 	}), &out, grace)
@@ -100,7 +110,7 @@ func TestRunIsSilentAfterFailedTests(t *testing.T) {
 	defer close(donec)
 	var out strings.Builder
 	code := run(fakeTests(func() int {
-		go blockUntil(donec)
+		leaveBehind(donec)
 		return 2
 	}), &out, time.Millisecond)
 	if code != 2 || out.Len() != 0 {
@@ -149,7 +159,7 @@ func TestCheckFailsTheTestThatLeaks(t *testing.T) {
 			before := take()
 			donec := make(chan struct{})
 			defer close(donec)
-			go blockUntil(donec)
+			leaveBehind(donec)
 			tb := &errorTB{TB: t, isFailed: tt.isFailed}
 			check(tb, before, time.Millisecond)
 			if len(tb.errors) != tt.wantErrors {
@@ -162,6 +172,6 @@ func TestCheckFailsTheTestThatLeaks(t *testing.T) {
 func TestCheckRunsAfterLaterCleanups(t *testing.T) {
 	Check(t)
 	donec := make(chan struct{})
-	go blockUntil(donec)
+	leaveBehind(donec)
 	t.Cleanup(func() { close(donec) })
 }
