@@ -98,7 +98,7 @@ func (b *bench) runAll(ctx context.Context, workloads []*workload, peers []*peer
 	done, total := 0, len(workloads)*len(peers)*rounds
 	for _, w := range workloads {
 		for round := range rounds {
-			for _, p := range peers {
+			for _, p := range inTurn(peers, round) {
 				done++
 				fmt.Fprintf(b.stderr, "%d/%d %s, round %d, %s: ", done, total, w, round+1, p)
 				begin := time.Now()
@@ -117,6 +117,13 @@ func (b *bench) runAll(ctx context.Context, workloads []*workload, peers []*peer
 		}
 	}
 	return all
+}
+
+// inTurn returns peers in the order of a round: each begins one, because who comes after
+// whom tells on the figures.
+func inTurn(peers []*peer, round int) []*peer {
+	first := round % len(peers)
+	return append(slices.Clone(peers[first:]), peers[:first]...)
 }
 
 // A target is a peer that runs.
