@@ -22,20 +22,20 @@ import (
 type Tunnel struct {
 	// Immutable. This is what an idle tunnel costs besides its relay, so it is kept
 	// small: Info makes the rest of it.
-	p        *Proxy
-	relay    *relay.Relay
-	id       uint64 // set by registry.add
-	backend  *Backend
-	opened   time.Duration // since p.start
-	attempts int
-	texts    packed  // see setTexts
-	more     *extras // nil for most
+	p       *Proxy
+	relay   *relay.Relay
+	id      uint64 // set by registry.add
+	backend *Backend
+	opened  time.Duration // since p.start
+	texts   packed        // see setTexts
+	more    *extras       // nil for most
 }
 
 // extras are what most tunnels do not carry.
 type extras struct {
-	header http.Header
-	url    *url.URL // if it has more than a path and a query
+	retries int // backends tried before the one that answered
+	header  http.Header
+	url     *url.URL // if it has more than a path and a query
 }
 
 // TunnelInfo tells which tunnel it is. It is a snapshot of the request that
@@ -144,11 +144,12 @@ func (t *Tunnel) ID() uint64 { return t.id }
 // Info returns what is known about the tunnel.
 func (t *Tunnel) Info() TunnelInfo {
 	i := TunnelInfo{
-		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: t.attempts,
+		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: 1,
 		Engine: Engine(t.relay.Engine()),
 	}
 	i.setTexts(t.texts)
 	if t.more != nil {
+		i.Attempts += t.more.retries
 		i.Header = t.more.header
 		if t.more.url != nil {
 			i.URL = t.more.url
@@ -187,7 +188,7 @@ func (t *Tunnel) cut() { t.relay.Cut(relay.CauseShutdown) }
 // the answer's connection and place.
 func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net.Addr) *Tunnel {
 	t := &Tunnel{
-		p: p, backend: a.backend, opened: p.now(), attempts: len(u.tried),
+		p: p, backend: a.backend, opened: p.now(),
 		texts: packTexts(u.r, u.client, addrString(local), a.agreement), more: u.extras(),
 	}
 	t.relay = relay.New(relay.Config{
@@ -211,10 +212,10 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 
 // extras returns what a tunnel carries of the request only if it must.
 func (u *upgrade) extras() *extras {
-	var e extras
+	e := extras{retries: len(u.tried) - 1}
 	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
 	hasTrace := u.p.trace.Opened != nil || u.p.trace.Closed != nil
-	if isPlain && !hasTrace {
+	if isPlain && !hasTrace && e.retries == 0 {
 		return nil
 	}
 	if hasTrace {

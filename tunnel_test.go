@@ -244,8 +244,12 @@ func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
 	client, _ := open(t, s.URL, upgradeTo("/"))
 	wantEcho(t, client)
 	for tunnel := range p.Tunnels() {
-		if h := tunnel.Info().Header; h != nil {
-			t.Errorf("Info().Header = %q without a trace; want nil", h)
+		i := tunnel.Info()
+		if i.Header != nil {
+			t.Errorf("Info().Header = %q without a trace; want nil", i.Header)
+		}
+		if i.Attempts != 1 {
+			t.Errorf("Info().Attempts = %d; want 1", i.Attempts)
 		}
 	}
 }
