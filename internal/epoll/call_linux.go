@@ -46,6 +46,10 @@ func epollWait(fd int, events []syscall.EpollEvent) (int, error) {
 	}
 }
 
+// schedYield lets other threads have the processor that this one runs on, if one waits
+// for it.
+func schedYield() { syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0) }
+
 // readSocket reads from a socket.
 func readSocket(fd int, p []byte) (int, syscall.Errno) {
 	for {

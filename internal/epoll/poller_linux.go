@@ -15,6 +15,17 @@ import (
 // longest comes first, and a yield is due after a millisecond.
 const maxBatch = 64
 
+// maxYields is how often Wait lets other threads have the processor and asks again,
+// before it has the goroutine parked. Where the machine is busy, those threads are the
+// ones that will send something, and to be parked makes the scheduler's watchdog begin
+// anew to look every 20 µs. In interleaved runs of 5 to 7 rounds, with 1 to 8 yields
+// against none, an echo without pause took 0.85 to 0.96 of the CPU, a p99 at 5,000
+// messages a second was 0.36 to 0.93, and fan-out (1.00 and 1.03) and the opening of
+// tunnels (0.91 to 1.04) were level. To wait for some time instead, 30 to 300 µs,
+// saves as much in an echo and took 1.1 of the CPU at 5,000 messages a second: a timer
+// costs more than it saves.
+const maxYields = 3
+
 // Edges are what one event tells of a socket. Each is told once, when it begins;
 // it lasts until a read or write has found that it is over.
 type Edges uint32
@@ -289,7 +300,11 @@ func (p *Poller) yield(uintptr) bool {
 // park reports whether there is something to do. If not, the goroutine waits.
 func (p *Poller) park(uintptr) bool {
 	p.poll()
-	if p.have > 0 || p.err != nil {
+	for i := 0; p.hasNothing() && i < maxYields; i++ {
+		schedYield()
+		p.poll()
+	}
+	if !p.hasNothing() {
 		return true
 	}
 	p.hasParked = true
@@ -301,6 +316,8 @@ func (p *Poller) poll() {
 	p.next = 0
 	p.have, p.err = epollWait(p.fd, p.events[:])
 }
+
+func (p *Poller) hasNothing() bool { return p.have == 0 && p.err == nil }
 
 // Next returns the next event, or reports that there is none. It skips what is
 // stale by now: what happens to one event's owner may have removed that of
