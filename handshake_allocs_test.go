@@ -55,9 +55,7 @@ func engineOf(t *testing.T, p *wsproxy.Proxy, front string) (name string) {
 	if readUntil(conn, make([]byte, 4<<10), endOfHead) == 0 {
 		t.Fatal("client got no answer")
 	}
-	for tunnel := range p.Tunnels() {
-		name = tunnel.Info().Engine.String()
-	}
+	name = onlyTunnel(t, p).Info().Engine.String()
 	conn.Write(closeFromClient)
 	io.Copy(io.Discard, conn)
 	return name

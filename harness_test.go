@@ -278,6 +278,16 @@ var firstOf = wsproxy.WithBalancer(wsproxy.BalancerFunc(
 		return candidates[0], nil
 	}))
 
+// onlyTunnel returns the only open tunnel.
+func onlyTunnel(t testing.TB, p *wsproxy.Proxy) *wsproxy.Tunnel {
+	t.Helper()
+	tunnels := slices.Collect(p.Tunnels())
+	if len(tunnels) != 1 {
+		t.Fatalf("Tunnels() has %d tunnels; want one", len(tunnels))
+	}
+	return tunnels[0]
+}
+
 // wantNoTunnels checks that every place that was reserved has been given back.
 func wantNoTunnels(t testing.TB, p *wsproxy.Proxy) {
 	t.Helper()

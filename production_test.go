@@ -43,10 +43,8 @@ func TestOuterProxyTellsWhoTheClientIs(t *testing.T) {
 			wantSwitch(t, client)
 			wantField(t, req.Header, "X-Forwarded-For", tt.wantFor)
 			wantField(t, req.Header, "X-Forwarded-Proto", tt.wantProto)
-			for tunnel := range proxy.Tunnels() {
-				if got := tunnel.Info().ClientAddr.String(); got != tt.wantAddr {
-					t.Errorf("ClientAddr is %s; want %s", got, tt.wantAddr)
-				}
+			if got := onlyTunnel(t, proxy).Info().ClientAddr.String(); got != tt.wantAddr {
+				t.Errorf("ClientAddr is %s; want %s", got, tt.wantAddr)
 			}
 			client.Send(wstest.Text("hello"))
 			leg.Want(wstest.Text("hello"))

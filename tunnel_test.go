@@ -54,16 +54,6 @@ func (p *pair) end(t *testing.T) wsproxy.TunnelEnd {
 	}
 }
 
-// tunnel returns the only open tunnel.
-func (p *pair) tunnel(t *testing.T) *wsproxy.Tunnel {
-	t.Helper()
-	for tunnel := range p.proxy.Tunnels() {
-		return tunnel
-	}
-	t.Fatal("Tunnels() is empty; want one tunnel")
-	return nil
-}
-
 func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -129,7 +119,7 @@ func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 			}},
 		{name: "closed-by-the-program", side: wsproxy.SideProxy, cause: wsproxy.CauseCaller, code: 4321,
 			do: func(t *testing.T, p *pair) {
-				if err := p.tunnel(t).Close(4321, "no reason"); err != nil {
+				if err := onlyTunnel(t, p.proxy).Close(4321, "no reason"); err != nil {
 					t.Error(err)
 				}
 				p.client.Want(wstest.Close(4321, "no reason"))
@@ -176,7 +166,7 @@ func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
 	}) {
 		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", p.proxy.Stats(), toBackend, toClient)
 	}
-	p.tunnel(t).Close(1000, "") // the proxy's own frames do not count
+	onlyTunnel(t, p.proxy).Close(1000, "") // the proxy's own frames do not count
 	p.client.Close()
 	p.backend.Close()
 	if e := p.end(t); e.ToBackend != toBackend || e.ToClient != toClient {
@@ -243,20 +233,18 @@ func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
 	p, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	client, _ := open(t, s.URL, upgradeTo("/"))
 	wantEcho(t, client)
-	for tunnel := range p.Tunnels() {
-		i := tunnel.Info()
-		if i.Header != nil {
-			t.Errorf("Info().Header = %q without a trace; want nil", i.Header)
-		}
-		if i.Attempts != 1 {
-			t.Errorf("Info().Attempts = %d; want 1", i.Attempts)
-		}
+	i := onlyTunnel(t, p).Info()
+	if i.Header != nil {
+		t.Errorf("Info().Header = %q without a trace; want nil", i.Header)
+	}
+	if i.Attempts != 1 {
+		t.Errorf("Info().Attempts = %d; want 1", i.Attempts)
 	}
 }
 
 func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
 	p := openPair(t)
-	tunnel := p.tunnel(t)
+	tunnel := onlyTunnel(t, p.proxy)
 	for _, code := range []int{0, 999, 1004, 1005, 1006, 1015, 2999, 5000} {
 		if err := tunnel.Close(code, ""); err == nil || !strings.Contains(err.Error(), fmt.Sprint(code)) {
 			t.Errorf("Close(%d) = %v; want an error that names the code", code, err)

@@ -101,10 +101,8 @@ func TestUpgradeMovesOnToTheNextBackend(t *testing.T) {
 			if want := []string{"1 http://a false", "2 http://b true"}; !slices.Equal(dialed, want) {
 				t.Errorf("attempts are %q; want %q", dialed, want)
 			}
-			for tunnel := range p.Tunnels() {
-				if i := tunnel.Info(); i.Attempts != 2 || i.URL.String() != "/chat" {
-					t.Errorf("tunnel to %s after %d attempts; want /chat after 2", i.URL, i.Attempts)
-				}
+			if i := onlyTunnel(t, p).Info(); i.Attempts != 2 || i.URL.String() != "/chat" {
+				t.Errorf("tunnel to %s after %d attempts; want /chat after 2", i.URL, i.Attempts)
 			}
 			states := []wsproxy.BackendState{p.Backends()[0].State(), p.Backends()[1].State()}
 			if want := []wsproxy.BackendState{wsproxy.BackendFailing, wsproxy.BackendUp}; !slices.Equal(states, want) {
