@@ -24,7 +24,7 @@ func splice(from, to, n int) (int, syscall.Errno) {
 		m, _, errno := syscall.Syscall6(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), spliceMove|spliceNonblock)
 		switch errno {
 		case 0:
-			noteRead(from, nil, 0)
+			noteRead(from, nil)
 		case syscall.EINTR:
 			continue
 		}
@@ -56,7 +56,7 @@ func readSocket(fd int, p []byte) (int, syscall.Errno) {
 		n, errno := recvfrom(fd, p)
 		switch errno {
 		case 0:
-			noteRead(fd, p, n)
+			noteRead(fd, p[:n])
 		case syscall.EINTR:
 			continue
 		}

@@ -2,6 +2,6 @@
 
 package epoll
 
-func noteRead(fd int, p []byte, n int) {}
+func noteRead(fd int, p []byte) {}
 
 func noteWrite(p []byte) {}

@@ -18,7 +18,7 @@ const maxBatch = 64
 // maxYields is how often Wait lets other threads have the processor and asks again,
 // before it has the goroutine parked. Where the machine is busy, those threads are the
 // ones that will send something, and to be parked makes the scheduler's watchdog begin
-// anew to look every 20 µs. In interleaved runs of 5 to 7 rounds, with 1 to 8 yields
+// anew to look every 20 µs. In interleaved runs of 5 to 8 rounds, with 1 to 8 yields
 // against none, an echo without pause took 0.85 to 0.96 of the CPU, a p99 at 5,000
 // messages a second was 0.36 to 0.93, and fan-out (1.00 and 1.03) and the opening of
 // tunnels (0.91 to 1.04) were level. To wait for some time instead, 30 to 300 µs,

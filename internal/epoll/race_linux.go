@@ -13,11 +13,10 @@ import (
 // alone. Without these two, a test that notes something in a hook, and looks at it when
 // the client has its answer, would be told of a race that it has with no other server.
 
-// noteRead is called when a read of descriptor fd into p has returned n bytes and no
-// error.
-func noteRead(fd int, p []byte, n int) {
-	if n > 0 {
-		runtime.RaceWriteRange(unsafe.Pointer(&p[0]), n)
+// noteRead is called when p has been read from descriptor fd, without an error.
+func noteRead(fd int, p []byte) {
+	if len(p) > 0 {
+		runtime.RaceWriteRange(unsafe.Pointer(&p[0]), len(p))
 	}
 	syscall.Read(fd, nil) // reads nothing, and cannot fail
 }
