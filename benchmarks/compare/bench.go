@@ -119,8 +119,8 @@ func (b *bench) runAll(ctx context.Context, workloads []*workload, peers []*peer
 	return all
 }
 
-// inTurn returns peers in the order of a round: each begins one, because who comes after
-// whom tells on the figures.
+// inTurn returns peers in the order of a round. Each begins one, so that none has the same
+// place in all of them.
 func inTurn(peers []*peer, round int) []*peer {
 	first := round % len(peers)
 	return append(slices.Clone(peers[first:]), peers[:first]...)

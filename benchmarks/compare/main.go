@@ -8,9 +8,10 @@
 //
 // It builds and starts what it needs, on loopback addresses, and ends it again.
 // Each workload runs on all peers in turn, round by round, each time with a new
-// process; another peer begins each round. The table has the median of the rounds and, in brackets, what the first
-// peer's figure is of this one: that ratio is taken within each round, because the
-// speed of a machine drifts, and the median of those is shown.
+// process; another peer begins each round. The table has the median of the rounds
+// and, in brackets, what the first peer's figure is of this one: that ratio is taken
+// within each round, because the speed of a machine drifts, and the median of those is
+// shown.
 //
 // CPU is user and system time of the proxy's processes, memory their private pages
 // and their share of shared ones (Pss).
