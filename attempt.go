@@ -70,7 +70,7 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	}
 	a, err = u.ask(b, q, u.attemptDeadline(start, isLast), isLast)
 	u.rate(b, a, err, start)
-	hookErr := u.traceDialed(b, a, start, err)
+	hookErr := u.traceAttempted(b, a, start, err)
 	switch {
 	case err != nil:
 		return nil, err
@@ -323,15 +323,15 @@ func (u *upgrade) isLeft(start time.Time) bool {
 	return cause != nil && (time.Since(start) < patience || cause == ErrShutdown)
 }
 
-func (u *upgrade) traceDialed(b *Backend, a *answer, start time.Time, err error) error {
-	if u.p.trace.Dialed == nil {
+func (u *upgrade) traceAttempted(b *Backend, a *answer, start time.Time, err error) error {
+	if u.p.trace.Attempted == nil {
 		return nil
 	}
-	info := DialedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
+	info := AttemptInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
 	if a != nil {
 		info.Status = a.resp.StatusCode
 	}
-	return callHook(u.p, "Trace.Dialed", u.p.trace.Dialed, info)
+	return callHook(u.p, "Trace.Attempted", u.p.trace.Attempted, info)
 }
 
 // passOn gives the client what the backend answered instead of 101, and closes

@@ -36,7 +36,7 @@
 //     are all busy, messages wait for their turn.
 //   - A peer that does not read keeps data in the kernel's socket buffers. With
 //     Linux defaults this can be several MB for one connection, which no figure of
-//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.Stalled] bound it.
+//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.StalledTunnels] bound it.
 //   - A peer that vanishes without a word is found by TCP keepalive, after about
 //     two and a half minutes with the defaults of package [net]; when data was
 //     under way to it, by the kernel's limit of retransmissions, on Linux after
@@ -85,19 +85,19 @@
 // buffered as a whole. The first of the following events ends a tunnel; the client
 // and the backend then get a Close frame with these codes, at a frame boundary:
 //
-//	Cause                         client            backend
-//	CauseClosed    either side    the frame is passed on and answered
-//	CauseLost      client         -                 1001
-//	CauseLost      backend        1012              -
-//	CauseProtocol  client         1002              1001
-//	CauseProtocol  backend        1012              1002
-//	CauseTooBig    client         1009              1001
-//	CauseTooBig    backend        1011              1009
-//	CauseShutdown  proxy          1001              1001
-//	CauseCaller    proxy          Tunnel.Close's    1001
-//	CausePanic     proxy          1011              1001
-//	CauseStalled   client         -                 1001
-//	CauseStalled   backend        1012              -
+//	Cause                           client            backend
+//	CauseClosed       either side   the frame is passed on and answered
+//	CauseLost         client        -                 1001
+//	CauseLost         backend       1012              -
+//	CauseProtocol     client        1002              1001
+//	CauseProtocol     backend       1012              1002
+//	CauseTooBig       client        1009              1001
+//	CauseTooBig       backend       1011              1009
+//	CauseShutdown     proxy         1001              1001
+//	CauseApplication  proxy         Tunnel.Close's    1001
+//	CausePanic        proxy         1011              1001
+//	CauseStalled      client        -                 1001
+//	CauseStalled      backend       1012              -
 //
 // A side that does not answer within 5 s is cut: within 1 s after CauseStalled, and
 // during a shutdown when the context of [Proxy.Shutdown] ends. So is one that cannot

@@ -94,7 +94,7 @@ func ExampleTrace() {
 		Picked: func(i wsproxy.PickedInfo) {
 			fmt.Printf("picked %s of %d\n", i.Backend.ID(), i.Candidates)
 		},
-		Dialed: func(i wsproxy.DialedInfo) {
+		Attempted: func(i wsproxy.AttemptInfo) {
 			fmt.Printf("attempt %d: %s answered %d\n", i.Attempt, i.Backend.ID(), i.Status)
 		},
 		Opened: func(i wsproxy.TunnelInfo) {

@@ -268,7 +268,7 @@ func TestPanicBeforeThe101IsLoggedAndGivesEverythingBack(t *testing.T) {
 			return nil, nil
 		})), "Balancer.Pick"},
 		{"Picked", wsproxy.WithTrace(&wsproxy.Trace{Picked: func(wsproxy.PickedInfo) { boom() }}), "Trace.Picked"},
-		{"Dialed", wsproxy.WithTrace(&wsproxy.Trace{Dialed: func(wsproxy.DialedInfo) { boom() }}), "Trace.Dialed"},
+		{"Attempted", wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(wsproxy.AttemptInfo) { boom() }}), "Trace.Attempted"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var book logBook

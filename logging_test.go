@@ -104,7 +104,7 @@ func TestNothingSecretIsLoggedOfWhatFails(t *testing.T) {
 				network.set("b", fakeBackend{answer: tt.answer})
 			}
 			opts := append([]wsproxy.Option{book.option(), wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.dial),
-				wsproxy.WithTrace(&wsproxy.Trace{Dialed: func(i wsproxy.DialedInfo) { book.Write(fmt.Appendln(nil, "attempt", i.Err)) }})}, tt.opts...)
+				wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(i wsproxy.AttemptInfo) { book.Write(fmt.Appendln(nil, "attempt", i.Err)) }})}, tt.opts...)
 			_, s := start(t, opts...)
 			resp, _ := exchange(t, s.URL, tt.request)
 			if resp.StatusCode == http.StatusSwitchingProtocols {

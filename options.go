@@ -82,7 +82,7 @@ type Limits struct {
 	// which adapts it. A value above 2 GiB - 1 counts as that.
 	SocketBuffer int
 
-	// Stalled bounds how many tunnels may be stalled at once: one of their sides has
+	// StalledTunnels bounds how many tunnels may be stalled at once: one of their sides has
 	// taken nothing for a second, while something waited to be written to it. Once a
 	// second those beyond the bound that have been stalled for the longest are ended:
 	// see [CauseStalled].
@@ -92,7 +92,7 @@ type Limits struct {
 	// nothing for 5.6 s with the buffers that Linux chooses, and for 0.5 s with a
 	// SocketBuffer of 64 KiB: so set both. With [EnginePortable], up to 32 KiB count
 	// as taken when the last of them is. Zero and negative mean no bound.
-	Stalled int
+	StalledTunnels int
 }
 
 // WithBackends sets the backends by their URLs: weight 1, no limits, the URL as
@@ -290,7 +290,7 @@ func (s *settings) compile() (config, []error) {
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		messageSize:      max(s.limits.MessageSize, 0),
 		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // what a kernel can be told
-		maxStalled:       max(s.limits.Stalled, 0),
+		maxStalled:       max(s.limits.StalledTunnels, 0),
 		detached:         s.detached,
 		logger:           s.logger,
 	}

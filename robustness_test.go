@@ -213,7 +213,7 @@ func TestHookThatEndsItsGoroutineBeforeThe101Gives500(t *testing.T) {
 		}))},
 		{"dialer", wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) { runtime.Goexit(); return nil, nil })},
 		{"Picked", wsproxy.WithTrace(&wsproxy.Trace{Picked: func(wsproxy.PickedInfo) { runtime.Goexit() }})},
-		{"Dialed", wsproxy.WithTrace(&wsproxy.Trace{Dialed: func(wsproxy.DialedInfo) { runtime.Goexit() }})},
+		{"Attempted", wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(wsproxy.AttemptInfo) { runtime.Goexit() }})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			backend := wstest.StartRaw(t, switching)

@@ -9,7 +9,7 @@ import (
 
 // stallTime is how long a side takes nothing before its tunnel counts as stalled,
 // and how often that is looked at. A peer on a slow link makes the kernel's buffer
-// free in large steps: see [Limits.Stalled].
+// free in large steps: see [Limits.StalledTunnels].
 const stallTime = time.Second
 
 // A stallGuard ends tunnels when too many are stalled.

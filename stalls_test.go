@@ -34,7 +34,7 @@ func TestTunnelStalledForTheLongestEndsWhenTooManyAre(t *testing.T) {
 		backend := newBackendInMemory(t)
 		trace, ends := watchEnds()
 		p := newProxy(t, wsproxy.WithBackends("http://backend"), backend.option(), trace,
-			wsproxy.WithLimits(wsproxy.Limits{Stalled: 2}))
+			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: 2}))
 		s := serveInMemory(t, p)
 		message := wstest.Binary(make([]byte, 1<<20))
 		stall := func() (client, leg *wstest.Peer) {
@@ -85,7 +85,7 @@ func TestTunnelsMayStallWithoutABound(t *testing.T) {
 		backend := newBackendInMemory(t)
 		trace, ends := watchEnds()
 		p := newProxy(t, wsproxy.WithBackends("http://backend"), backend.option(), trace,
-			wsproxy.WithLimits(wsproxy.Limits{Stalled: -1}))
+			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: -1}))
 		s := serveInMemory(t, p)
 		client := s.dial(t)
 		client.WriteRequest(upgradeTo("/"))
@@ -110,7 +110,7 @@ func TestTunnelWhoseClientDoesNotReadEndsWhenTooManyAreStalled(t *testing.T) {
 			backend := wstest.StartBackend(t)
 			trace, ends := watchEnds()
 			p, s := start(t, wsproxy.WithBackends(backend.URL()), trace, wsproxy.WithDetached(detached),
-				wsproxy.WithLimits(wsproxy.Limits{Stalled: 1, SocketBuffer: 32 << 10}))
+				wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: 1, SocketBuffer: 32 << 10}))
 			message := wstest.Binary(make([]byte, 4<<20))
 			var clients, legs []*wstest.Peer
 			var writing sync.WaitGroup

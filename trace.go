@@ -13,10 +13,10 @@ type Trace struct {
 	// Picked is called after the balancer has chosen, before the dial.
 	Picked func(PickedInfo)
 
-	// Dialed is called when an attempt has ended, with the backend's answer or
+	// Attempted is called when an attempt has ended, with the backend's answer or
 	// without: after the backend's handshake, not after the dial alone. An attempt
 	// that the Rewrite hook refused was none.
-	Dialed func(DialedInfo)
+	Attempted func(AttemptInfo)
 
 	// Opened is called when the client has been sent its 101, before the first
 	// frame is relayed.
@@ -35,8 +35,8 @@ type PickedInfo struct {
 	Candidates int // how many there were to choose from
 }
 
-// A DialedInfo tells how an attempt ended.
-type DialedInfo struct {
+// An AttemptInfo tells how an attempt ended.
+type AttemptInfo struct {
 	Request  *http.Request // the client's; must not be modified or kept
 	Backend  *Backend
 	Attempt  int           // 1 for the first

@@ -89,9 +89,9 @@ type TunnelEnd struct {
 type Side uint8
 
 const (
-	SideProxy   = Side(relay.Proxy)
-	SideClient  = Side(relay.Client)
-	SideBackend = Side(relay.Backend)
+	SideProxy   Side = Side(relay.Proxy)
+	SideClient  Side = Side(relay.Client)
+	SideBackend Side = Side(relay.Backend)
 )
 
 // String returns "proxy", "client" or "backend".
@@ -102,25 +102,30 @@ func (s Side) String() string { return relay.Side(s).String() }
 type Cause uint8
 
 const (
-	CauseClosed   = Cause(relay.CauseClosed)   // Side sent a Close frame
-	CauseLost     = Cause(relay.CauseLost)     // Side's stream ended, or was reset, without one
-	CauseProtocol = Cause(relay.CauseProtocol) // Side broke the protocol of RFC 6455
-	CauseTooBig   = Cause(relay.CauseTooBig)   // Side sent a message larger than Limits.MessageSize
-	CauseShutdown = Cause(relay.CauseShutdown) // Proxy.Shutdown or Proxy.Close
-	CauseCaller   = Cause(relay.CauseCaller)   // Tunnel.Close
-	CausePanic    = Cause(relay.CausePanic)    // the Opened hook panicked
-	CauseStalled  = Cause(relay.CauseStalled)  // Side took nothing, and more tunnels than Limits.Stalled were like that
+	CauseClosed      Cause = Cause(relay.CauseClosed)   // Side sent a Close frame
+	CauseLost        Cause = Cause(relay.CauseLost)     // Side's stream ended, or was reset, without one
+	CauseProtocol    Cause = Cause(relay.CauseProtocol) // Side broke the protocol of RFC 6455
+	CauseTooBig      Cause = Cause(relay.CauseTooBig)   // Side sent a message larger than Limits.MessageSize
+	CauseShutdown    Cause = Cause(relay.CauseShutdown) // Proxy.Shutdown or Proxy.Close
+	CauseApplication Cause = Cause(relay.CauseCaller)   // Tunnel.Close
+	CausePanic       Cause = Cause(relay.CausePanic)    // the Opened hook panicked
+	CauseStalled     Cause = Cause(relay.CauseStalled)  // Side took nothing, and more tunnels than Limits.StalledTunnels were like that
 )
 
 // String returns a word or two.
-func (c Cause) String() string { return relay.Cause(c).String() }
+func (c Cause) String() string {
+	if c == CauseApplication {
+		return "application"
+	}
+	return relay.Cause(c).String()
+}
 
 // An Engine is who moves the bytes of a tunnel.
 type Engine uint8
 
 const (
 	// EnginePortable is a goroutine for each direction. It takes any connection.
-	EnginePortable = Engine(relay.Portable)
+	EnginePortable Engine = Engine(relay.Portable)
 
 	// EngineEventLoop is a few goroutines for all tunnels, which costs less memory
 	// and less CPU. A tunnel gets it on Linux where both of its connections are
@@ -132,7 +137,7 @@ const (
 	// must not be made a blocking one after the upgrade, which [os.File.Fd] does.
 	//
 	// The build tag wsproxy_portable makes all tunnels portable ones.
-	EngineEventLoop = Engine(relay.EventLoop)
+	EngineEventLoop Engine = Engine(relay.EventLoop)
 )
 
 // String returns "portable" or "event loop".

@@ -117,7 +117,7 @@ func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 				p.client.WantClose(1011)
 				p.backend.WantClose(1009)
 			}},
-		{name: "closed-by-the-program", side: wsproxy.SideProxy, cause: wsproxy.CauseCaller, code: 4321,
+		{name: "closed-by-the-program", side: wsproxy.SideProxy, cause: wsproxy.CauseApplication, code: 4321,
 			do: func(t *testing.T, p *pair) {
 				if err := onlyTunnel(t, p.proxy).Close(4321, "no reason"); err != nil {
 					t.Error(err)
@@ -318,10 +318,10 @@ func TestClosedIsCalledOnceForEachOpened(t *testing.T) {
 	var log []string
 	events := make(chan string, 10)
 	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
-		Picked: func(i wsproxy.PickedInfo) { events <- fmt.Sprintf("picked %d of %d", i.Attempt, i.Candidates) },
-		Dialed: func(i wsproxy.DialedInfo) { events <- fmt.Sprintf("dialed %d: %v", i.Status, i.Err) },
-		Opened: func(wsproxy.TunnelInfo) { events <- "opened" },
-		Closed: func(wsproxy.TunnelEnd) { events <- "closed" },
+		Picked:    func(i wsproxy.PickedInfo) { events <- fmt.Sprintf("picked %d of %d", i.Attempt, i.Candidates) },
+		Attempted: func(i wsproxy.AttemptInfo) { events <- fmt.Sprintf("attempted %d: %v", i.Status, i.Err) },
+		Opened:    func(wsproxy.TunnelInfo) { events <- "opened" },
+		Closed:    func(wsproxy.TunnelEnd) { events <- "closed" },
 	}))
 	client, _ := open(t, s.URL, upgradeTo("/"))
 	hangUp(t, client)

@@ -93,7 +93,7 @@ func TestUpgradeMovesOnToTheNextBackend(t *testing.T) {
 			network.set("b", fakeBackend{answer: switching})
 			var dialed []string
 			p, s := start(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial),
-				wsproxy.WithTrace(&wsproxy.Trace{Dialed: func(i wsproxy.DialedInfo) {
+				wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(i wsproxy.AttemptInfo) {
 					dialed = append(dialed, fmt.Sprintf("%d %s %t", i.Attempt, i.Backend.ID(), i.Err == nil))
 				}}))
 			client, _ := open(t, s.URL, upgradeTo("/chat"))

@@ -116,7 +116,7 @@ func TestHandshakeTimeoutCoversEachPhase(t *testing.T) {
 				}
 				var failed error
 				p := newProxy(t, wsproxy.WithBackends(tt.url), wsproxy.WithDialer(tt.dial),
-					wsproxy.WithTrace(&wsproxy.Trace{Dialed: func(i wsproxy.DialedInfo) { failed = i.Err }}))
+					wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(i wsproxy.AttemptInfo) { failed = i.Err }}))
 				s := serveInMemory(t, p)
 				client := s.dial(t)
 				client.WriteRequest(upgradeTo("/chat"))
@@ -127,7 +127,7 @@ func TestHandshakeTimeoutCoversEachPhase(t *testing.T) {
 				client.WantEOF()
 				var be *wsproxy.BackendError
 				if !errors.As(failed, &be) || !be.Timeout() || !errors.Is(failed, context.DeadlineExceeded) {
-					t.Errorf("Dialed saw %v; want a *BackendError that is a timeout", failed)
+					t.Errorf("Attempted saw %v; want a *BackendError that is a timeout", failed)
 				}
 				s.wait()
 				wantNoTunnels(t, p)

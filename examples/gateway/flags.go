@@ -66,7 +66,7 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 0, "for an upgrade, all attempts together; negative means none (default 10s)")
 	fs.Int64Var(&f.limits.MessageSize, "max-message", 0, "`bytes` that a message may have; 0 means no bound")
 	fs.IntVar(&f.limits.SocketBuffer, "socket-buffer", 0, "`bytes` that the kernel may keep in each direction of a connection; 0 leaves it to the kernel")
-	fs.IntVar(&f.limits.Stalled, "stalled", 0, "`number` of tunnels that may be stalled, one side taking nothing; more are ended; 0 means no bound")
+	fs.IntVar(&f.limits.StalledTunnels, "stalled", 0, "`number` of tunnels that may be stalled, one side taking nothing; more are ended; 0 means no bound")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the certificate to serve TLS with, and its chain")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with its key")
 	fs.StringVar(&f.ca, "ca", "", "`file` with the certificates that backends' are checked against (default: the system's)")
