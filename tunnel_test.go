@@ -328,7 +328,7 @@ func TestClosedIsCalledOnceForEachOpened(t *testing.T) {
 	for range 4 {
 		log = append(log, <-events)
 	}
-	if got, want := strings.Join(log, ", "), "picked 1 of 1, dialed 101: <nil>, opened, closed"; got != want {
+	if got, want := strings.Join(log, ", "), "picked 1 of 1, attempted 101: <nil>, opened, closed"; got != want {
 		t.Errorf("hooks were called: %s; want %s", got, want)
 	}
 	s.wait()
