@@ -25,17 +25,17 @@ import (
 
 // An answer is what a backend has said to an upgrade. It holds the backend's
 // connection and its reserved place until a tunnel takes them or it is closed.
-type answer struct {
+type backendResponse struct {
 	backend   *Backend
 	conn      net.Conn
-	reader    *answerReader // what was read after resp; nil after a 101
+	reader    *responseReader // what was read after resp; nil after a 101
 	resp      *http.Response
 	agreement handshake.Agreement // if resp is a 101
 	early     []byte              // frames that came right after a 101
 }
 
 // close gives up a backend that has answered.
-func (u *upgrade) close(a *answer) {
+func (u *upgrade) close(a *backendResponse) {
 	defer u.p.release(a.backend) // even if Close panics
 	a.conn.Close()
 	a.reader.free()
@@ -44,8 +44,8 @@ func (u *upgrade) close(a *answer) {
 // attempt asks b, whose place is reserved. It returns an answer; or an error, and
 // then the place is given back: a [*BackendError] if another backend may do
 // better.
-func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
-	var a *answer
+func (u *upgrade) attempt(b *Backend, isLast bool) (*backendResponse, error) {
+	var a *backendResponse
 	isDone := false
 	defer func() { // whatever panics or ends the goroutine
 		switch {
@@ -56,20 +56,20 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 			u.p.release(b)
 		}
 	}()
-	if b.hasFailed() {
-		b.trials.Add(1)
-		defer b.trials.Add(-1)
+	if b.isFailing() {
+		b.probing.Add(1)
+		defer b.probing.Add(-1)
 	}
-	q, err := u.prepare(b)
+	q, err := u.newOutboundRequest(b)
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
-	if err := u.mayAsk(start); err != nil {
+	if err := u.checkDeadline(start); err != nil {
 		return nil, err
 	}
-	a, err = u.ask(b, q, u.attemptDeadline(start, isLast), isLast)
-	u.rate(b, a, err, start)
+	a, err = u.roundTrip(b, q, u.attemptDeadline(start, isLast), isLast)
+	u.recordOutcome(b, a, err, start)
 	hookErr := u.traceAttempted(b, a, start, err)
 	switch {
 	case err != nil:
@@ -81,25 +81,25 @@ func (u *upgrade) attempt(b *Backend, isLast bool) (*answer, error) {
 	return a, nil
 }
 
-// patience is how long a backend may take to answer before it is to blame for a
+// minFairTimeout is how long a backend may take to answer before it is to blame for a
 // client that leaves. A backend that swallows connections has the fewest tunnels:
 // it must not be tried first by one impatient client after another.
-const patience = time.Second
+const minFairTimeout = time.Second
 
-// rate notes whether b, which was asked at start, has worked.
-func (u *upgrade) rate(b *Backend, a *answer, err error, start time.Time) {
+// recordOutcome notes whether b, which was asked at start, has worked.
+func (u *upgrade) recordOutcome(b *Backend, a *backendResponse, err error, start time.Time) {
 	switch {
-	case a != nil && !mayMoveOn(a.resp.StatusCode):
-		b.worked()
-	case u.isLeft(start):
+	case a != nil && !isRetryable(a.resp.StatusCode):
+		b.recordSuccess()
+	case u.isAbandoned(start):
 		// The client has gone, or the proxy is going.
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		// There is no descriptor left on this side.
-	case u.isHurried && isTimeout(err) && time.Since(start) < patience:
+	case u.callerDeadline && isTimeout(err) && time.Since(start) < minFairTimeout:
 		// It had less time than a backend may take, because of a middleware.
-	case b.failed(u.p.now(), a != nil || isReached(err)):
+	case b.recordFailure(u.p.now(), a != nil || isReached(err)):
 		if err == nil {
-			err = answered(a)
+			err = statusFailure(a)
 		}
 		u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
 	}
@@ -118,16 +118,16 @@ func isReached(err error) bool {
 
 // A question is what one backend is asked. It is complete before the dial: what
 // the Rewrite hook has spoiled is no fault of the backend's.
-type question struct {
+type outboundRequest struct {
 	target *target // loaded once: where the question goes, and what its path was checked for
 	out    *http.Request
 	key    string
 	head   []byte // out with key, in the upgrade's head
 }
 
-// prepare builds the question for b, the Rewrite hook last.
-func (u *upgrade) prepare(b *Backend) (*question, error) {
-	q := &question{target: b.target.Load()}
+// newOutboundRequest builds the question for b, the Rewrite hook last.
+func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
+	q := &outboundRequest{target: b.target.Load()}
 	url, refusal := handshake.OutboundURL(u.r.URL, q.target.prefix)
 	if refusal != nil {
 		return nil, refused(refusal)
@@ -162,7 +162,7 @@ func (u *upgrade) prepare(b *Backend) (*question, error) {
 type headBuffer struct{ mem *[]byte }
 
 var heads = sync.Pool{New: func() any {
-	b := make([]byte, 0, usualHead)
+	b := make([]byte, 0, typicalHead)
 	return &b
 }}
 
@@ -179,19 +179,19 @@ func (b *headBuffer) keep(head []byte) { *b.mem = head }
 
 // free gives the buffer back. A large one is not held for the next upgrade.
 func (b *headBuffer) free() {
-	if b.mem != nil && cap(*b.mem) <= 4*usualHead {
+	if b.mem != nil && cap(*b.mem) <= 4*typicalHead {
 		heads.Put(b.mem)
 	}
 	b.mem = nil
 }
 
-// mayAsk tells why no backend is to be asked any more, or returns nil: a hook may
+// checkDeadline tells why no backend is to be asked any more, or returns nil: a hook may
 // have taken all the time, and then nobody else is to blame.
-func (u *upgrade) mayAsk(now time.Time) error {
+func (u *upgrade) checkDeadline(now time.Time) error {
 	if !u.deadline.IsZero() && !now.Before(u.deadline) {
 		return context.DeadlineExceeded
 	}
-	return u.givenUp()
+	return u.canceled()
 }
 
 // attemptDeadline bounds one attempt: while another may follow, by half of what is
@@ -203,8 +203,8 @@ func (u *upgrade) attemptDeadline(now time.Time, isLast bool) time.Time {
 	return now.Add(u.deadline.Sub(now) / 2)
 }
 
-// ask dials b, asks q and reads what b answers, all by the deadline.
-func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) (*answer, error) {
+// roundTrip dials b, asks q and reads what b answers, all by the deadline.
+func (u *upgrade) roundTrip(b *Backend, q *outboundRequest, deadline time.Time, isLast bool) (*backendResponse, error) {
 	conn, dialing, err := u.dial(q.target, deadline)
 	if err == nil && conn == nil {
 		err = errors.New("the dialer returned no connection")
@@ -212,7 +212,7 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	if err != nil {
 		return nil, &BackendError{ID: b.id, Op: "dial", Err: err}
 	}
-	a := &answer{backend: b, conn: conn}
+	a := &backendResponse{backend: b, conn: conn}
 	isDone := false
 	defer func() { // whatever panics
 		if !isDone {
@@ -222,7 +222,7 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	}()
 	netconn.LimitBuffers(conn, u.p.socketBuffer) // before much can come: what was offered cannot be taken back
 	op := "handshake"
-	if err = u.wait.begin(conn, deadline); err == nil && dialing != nil {
+	if err = u.canceler.bind(conn, deadline); err == nil && dialing != nil {
 		if err = dialing.Connect(); err != nil {
 			op = "dial"
 		}
@@ -230,14 +230,14 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 	if err == nil {
 		err = u.exchange(a, q)
 	}
-	cause := u.wait.end()
+	cause := u.canceler.unbind()
 	switch {
 	case cause != nil:
 		err = cause
 	case errors.Is(err, os.ErrDeadlineExceeded), err != nil && !deadline.IsZero() && !time.Now().Before(deadline):
 		err = context.DeadlineExceeded // rather than a deadline of the connection's, or half a line
-	case err == nil && !isLast && mayMoveOn(a.resp.StatusCode):
-		err = answered(a)
+	case err == nil && !isLast && isRetryable(a.resp.StatusCode):
+		err = statusFailure(a)
 	}
 	if err != nil {
 		return nil, &BackendError{ID: b.id, Op: op, Err: err}
@@ -250,19 +250,19 @@ func (u *upgrade) ask(b *Backend, q *question, deadline time.Time, isLast bool) 
 // connection itself, and may still be connecting when dial returns: see
 // [relay.Dialing].
 func (u *upgrade) dial(t *target, deadline time.Time) (net.Conn, relay.Dialing, error) {
-	if u.p.isOurDial && !t.isTLS && u.r.TLS == nil {
+	if u.p.isDefaultDial && !t.isTLS && u.r.TLS == nil {
 		if c, can, err := u.p.loops.Dial(t.network, t.addr); can {
 			return c, c, err
 		}
 	}
-	ctx, cancel := u.wait.context(u.r.Context(), deadline)
+	ctx, cancel := u.canceler.dialContext(u.r.Context(), deadline)
 	defer cancel()
 	c, err := u.p.dial(ctx, t.network, t.addr)
 	return c, nil, err
 }
 
-// mayMoveOn reports whether an answer says that another backend may do better.
-func mayMoveOn(status int) bool {
+// isRetryable reports whether an answer says that another backend may do better.
+func isRetryable(status int) bool {
 	switch status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
@@ -270,13 +270,13 @@ func mayMoveOn(status int) bool {
 	return false
 }
 
-// answered makes an error of an answer that says so.
-func answered(a *answer) error {
+// statusFailure makes an error of an answer that says so.
+func statusFailure(a *backendResponse) error {
 	return fmt.Errorf("answered %s", http.StatusText(a.resp.StatusCode))
 }
 
 // exchange asks q over a.conn, over TLS if q's target says so, and fills a in.
-func (u *upgrade) exchange(a *answer, q *question) error {
+func (u *upgrade) exchange(a *backendResponse, q *outboundRequest) error {
 	if q.target.isTLS {
 		c := netconn.TLSClient(a.conn, u.p.tlsFor(q.target))
 		if err := c.Handshake(); err != nil { // not HandshakeContext, which closes a connection that is ours
@@ -286,7 +286,7 @@ func (u *upgrade) exchange(a *answer, q *question) error {
 	}
 	_, writeErr := a.conn.Write(q.head)
 	var err error
-	a.reader = newAnswerReader(a.conn)
+	a.reader = newResponseReader(a.conn)
 	a.resp, err = a.reader.read(q.out)
 	if writeErr != nil && (err != nil || a.resp.StatusCode == http.StatusSwitchingProtocols) {
 		return writeErr // unless the backend has refused what it has not read as a whole
@@ -316,14 +316,14 @@ func (p *Proxy) tlsFor(t *target) *tls.Config {
 	return c
 }
 
-// isLeft reports whether an attempt that began at start failed because nobody waits
+// isAbandoned reports whether an attempt that began at start failed because nobody waits
 // for it any more.
-func (u *upgrade) isLeft(start time.Time) bool {
-	cause := u.givenUp()
-	return cause != nil && (time.Since(start) < patience || cause == ErrShutdown)
+func (u *upgrade) isAbandoned(start time.Time) bool {
+	cause := u.canceled()
+	return cause != nil && (time.Since(start) < minFairTimeout || cause == ErrShutdown)
 }
 
-func (u *upgrade) traceAttempted(b *Backend, a *answer, start time.Time, err error) error {
+func (u *upgrade) traceAttempted(b *Backend, a *backendResponse, start time.Time, err error) error {
 	if u.p.trace.Attempted == nil {
 		return nil
 	}
@@ -334,13 +334,13 @@ func (u *upgrade) traceAttempted(b *Backend, a *answer, start time.Time, err err
 	return callHook(u.p, "Trace.Attempted", u.p.trace.Attempted, info)
 }
 
-// passOn gives the client what the backend answered instead of 101, and closes
+// forwardResponse gives the client what the backend answered instead of 101, and closes
 // both connections after it: an attempt to upgrade leaves no connection that
 // could be used again. Redirects are not followed.
-func (u *upgrade) passOn() error {
-	a, w := u.answer, u.w
+func (u *upgrade) forwardResponse() error {
+	a, w := u.response, u.w
 	defer u.close(a)
-	h, err := u.respond(a, handshake.AnswerHeader(a.resp.Header))
+	h, err := u.applyResponseHook(a, handshake.AnswerHeader(a.resp.Header))
 	if err != nil {
 		return err
 	}
@@ -355,12 +355,12 @@ func (u *upgrade) passOn() error {
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
 	}
-	until := time.Now().Add(answerTimeout)
+	until := time.Now().Add(responseTimeout)
 	a.conn.SetDeadline(until)
 	if http.NewResponseController(w).SetWriteDeadline(until) != nil {
-		return u.passOnHijacked(header, until) // a wrapper hides it: on the connection itself, then
+		return u.forwardHijacked(header, until) // a wrapper hides it: on the connection itself, then
 	}
-	u.countPassedOn()
+	u.recordForwarded()
 	w.WriteHeader(a.resp.StatusCode)
 	if _, err := io.Copy(w, a.resp.Body); err != nil {
 		// The client must not take a part for the whole.
@@ -369,29 +369,29 @@ func (u *upgrade) passOn() error {
 	return nil
 }
 
-// countPassedOn counts and logs an upgrade whose client gets the backend's own answer.
-func (u *upgrade) countPassedOn() {
+// recordForwarded counts and logs an upgrade whose client gets the backend's own answer.
+func (u *upgrade) recordForwarded() {
 	u.p.registry.refused.Add(1)
-	u.p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, u.answer.backend.id),
+	u.p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, u.response.backend.id),
 		slog.String(logClient, u.r.RemoteAddr), slog.String("host", u.r.Host), slog.String("path", u.r.URL.Path),
-		slog.Int("status", u.answer.resp.StatusCode))
+		slog.Int("status", u.response.resp.StatusCode))
 }
 
-// passOnHijacked is the rest of passOn on the client's connection, for an answer
+// forwardHijacked is the rest of forwardResponse on the client's connection, for an answer
 // that the client does not read must not be held for ever.
-func (u *upgrade) passOnHijacked(header http.Header, until time.Time) error {
+func (u *upgrade) forwardHijacked(header http.Header, until time.Time) error {
 	conn, _, err := http.NewResponseController(u.w).Hijack()
 	if err != nil {
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	u.isHijacked = true
-	u.countPassedOn()
+	u.recordForwarded()
 	client := netconn.New(conn, nil)
 	defer client.Close()
 	conn.SetDeadline(until)
 	resp := &http.Response{
-		StatusCode: u.answer.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, Body: u.answer.resp.Body, ContentLength: u.answer.resp.ContentLength, Close: true,
+		StatusCode: u.response.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Body: u.response.resp.Body, ContentLength: u.response.resp.ContentLength, Close: true,
 	}
 	if resp.ContentLength < 0 {
 		resp.TransferEncoding = []string{"chunked"} // a part must not be taken for the whole
@@ -402,35 +402,35 @@ func (u *upgrade) passOnHijacked(header http.Header, until time.Time) error {
 	return nil
 }
 
-// An answerReader reads a backend's answer: its header under a limit of size, its
+// A responseReader reads a backend's answer: its header under a limit of size, its
 // body without.
-type answerReader struct {
+type responseReader struct {
 	limited io.LimitedReader
 	buf     *bufio.Reader
 }
 
-var answerReaders = sync.Pool{New: func() any {
-	return &answerReader{buf: bufio.NewReaderSize(nil, 4<<10)}
+var responseReaders = sync.Pool{New: func() any {
+	return &responseReader{buf: bufio.NewReaderSize(nil, 4<<10)}
 }}
 
-func newAnswerReader(conn net.Conn) *answerReader {
-	r := answerReaders.Get().(*answerReader)
-	r.limited = io.LimitedReader{R: conn, N: maxAnswerBytes}
+func newResponseReader(conn net.Conn) *responseReader {
+	r := responseReaders.Get().(*responseReader)
+	r.limited = io.LimitedReader{R: conn, N: maxResponseHead}
 	r.buf.Reset(&r.limited)
 	return r
 }
 
 // free gives r back; r may be nil.
-func (r *answerReader) free() {
+func (r *responseReader) free() {
 	if r != nil {
 		r.limited.R = nil
 		r.buf.Reset(nil)
-		answerReaders.Put(r)
+		responseReaders.Put(r)
 	}
 }
 
 // read returns the answer to out. Interim answers are dropped.
-func (r *answerReader) read(out *http.Request) (*http.Response, error) {
+func (r *responseReader) read(out *http.Request) (*http.Response, error) {
 	resp, err := handshake.ReadAnswer(r.buf, out)
 	if r.limited.N <= 0 {
 		return nil, errors.New("answer's header is larger than 64 KiB")
@@ -446,7 +446,7 @@ func (r *answerReader) read(out *http.Request) (*http.Response, error) {
 }
 
 // buffered returns a copy of what has been read after the answer.
-func (r *answerReader) buffered() []byte {
+func (r *responseReader) buffered() []byte {
 	b, _ := r.buf.Peek(r.buf.Buffered())
 	return slices.Clone(b)
 }

@@ -49,11 +49,11 @@ type Backend struct {
 
 	target atomic.Pointer[target]
 
-	tunnels  atomic.Int64 // upgrades under way included
-	removed  atomic.Bool
-	failures atomic.Int32 // in a row; see failed
-	retryAt  atomic.Int64 // until then only when no other is left; a [time.Duration] since the proxy's start
-	trials   atomic.Int32 // attempts under way that find out whether it works again
+	tunnels      atomic.Int64 // upgrades under way included
+	removed      atomic.Bool
+	failures     atomic.Int32 // in a row; see failed
+	ejectedUntil atomic.Int64 // until then only when no other is left; a [time.Duration] since the proxy's start
+	probing      atomic.Int32 // attempts under way that find out whether it works again
 }
 
 // newBackend returns the backend of that ID, without a target.
@@ -102,7 +102,7 @@ func (b *Backend) State() BackendState {
 	switch {
 	case b.removed.Load():
 		return BackendRemoved
-	case b.hasFailed():
+	case b.isFailing():
 		return BackendFailing
 	}
 	return BackendUp
@@ -136,7 +136,7 @@ const (
 	maxBackoff   = 30 * time.Second
 )
 
-// failed notes that an attempt failed at now, a duration since the proxy's start,
+// recordFailure notes that an attempt failed at now, a duration since the proxy's start,
 // and reports whether the backend rests from now on.
 // Attempts that fail while the backend is waiting already count for nothing: a
 // restart under a hundred upgrades is one failure.
@@ -144,8 +144,8 @@ const (
 // A backend that was reached rests for firstBackoff only. That it has refused in a
 // wrong way, or closed the connection, may be due to the request, which any client
 // can send; and to find out how it does now costs no more than a short attempt.
-func (b *Backend) failed(now time.Duration, isReached bool) bool {
-	until := b.retryAt.Load()
+func (b *Backend) recordFailure(now time.Duration, isReached bool) bool {
+	until := b.ejectedUntil.Load()
 	if until > int64(now) {
 		return false
 	}
@@ -153,29 +153,29 @@ func (b *Backend) failed(now time.Duration, isReached bool) bool {
 	if !isReached {
 		n = b.failures.Load() + 1
 	}
-	if !b.retryAt.CompareAndSwap(until, int64(now+backoff(int(n)))) {
+	if !b.ejectedUntil.CompareAndSwap(until, int64(now+backoff(int(n)))) {
 		return false
 	}
 	b.failures.Store(n)
 	return true
 }
 
-// hasFailed reports whether the last attempt failed.
-func (b *Backend) hasFailed() bool { return b.failures.Load() > 0 }
+// isFailing reports whether the last attempt failed.
+func (b *Backend) isFailing() bool { return b.failures.Load() > 0 }
 
-// worked notes that an attempt succeeded.
-func (b *Backend) worked() {
-	if b.hasFailed() {
+// recordSuccess notes that an attempt succeeded.
+func (b *Backend) recordSuccess() {
+	if b.isFailing() {
 		b.failures.Store(0)
-		b.retryAt.Store(0)
+		b.ejectedUntil.Store(0)
 	}
 }
 
-// isWaiting reports whether others are to be tried before this one: it has failed a
+// isEjected reports whether others are to be tried before this one: it has failed a
 // moment ago, or one upgrade is finding out whether it works again, for which the
 // others need not wait. isRetry is for an upgrade that an attempt has failed already.
-func (b *Backend) isWaiting(now time.Duration, isRetry bool) bool {
-	return b.retryAt.Load() > int64(now) || b.hasFailed() && (isRetry || b.trials.Load() > 0)
+func (b *Backend) isEjected(now time.Duration, isRetry bool) bool {
+	return b.ejectedUntil.Load() > int64(now) || b.isFailing() && (isRetry || b.probing.Load() > 0)
 }
 
 // backoff returns how long to wait after the nth failure in a row.
@@ -283,22 +283,22 @@ type backendSet struct {
 
 // candidates appends to dst what may be chosen now: not tried yet and below its
 // limit, first choice those that are not waiting after a failure, and only if
-// there are none, those that are (see isWaiting). If nothing is left, it tells why.
+// there are none, those that are (see isEjected). If nothing is left, it tells why.
 func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
-	waiting, full := 0, 0
+	ejected, full := 0, 0
 	for _, b := range s.all {
-		isFull, isWaiting := b.isFull(), b.isWaiting(now, len(tried) > 0)
+		isFull, isEjected := b.isFull(), b.isEjected(now, len(tried) > 0)
 		switch { // the usual case first: a set may be large
-		case !isFull && !isWaiting && (len(tried) == 0 || !slices.Contains(tried, b)):
+		case !isFull && !isEjected && (len(tried) == 0 || !slices.Contains(tried, b)):
 			dst = append(dst, b)
 		case slices.Contains(tried, b):
 		case isFull:
 			full++
 		default:
-			waiting++
+			ejected++
 		}
 	}
-	if len(dst) == 0 && waiting > 0 {
+	if len(dst) == 0 && ejected > 0 {
 		dst = s.appendOthers(dst, tried)
 	}
 	switch {

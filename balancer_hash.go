@@ -44,7 +44,7 @@ func (h *rendezvous) Pick(r *http.Request, candidates []*Backend) (*Backend, err
 	var best *Backend
 	var highest score
 	for _, b := range candidates {
-		if s := b.score(k); s.beats(highest) {
+		if s := b.score(k); s.better(highest) {
 			best, highest = b, s
 		}
 	}
@@ -99,7 +99,7 @@ func (h *boundedRendezvous) Pick(r *http.Request, candidates []*Backend) (*Backe
 	var highest score
 	for _, b := range candidates {
 		s := b.score(k)
-		if !s.beats(highest) {
+		if !s.better(highest) {
 			continue
 		}
 		// n+1 <= ceil(x) is n < x.
@@ -129,7 +129,7 @@ func (h *boundedRendezvous) share(candidates []*Backend) float64 {
 // Name-Based Mapping Scheme for Rendezvous" (Thaler and Ravishankar); weights
 // enter as in "Weighted Distributed Hash Tables" (Schindelhauer and Schomaker).
 type score struct {
-	luck   uint64 // 53 bits that key and ID alone decide, evenly spread
+	hash   uint64 // 53 bits that key and ID alone decide, evenly spread
 	weight float64
 }
 
@@ -137,29 +137,29 @@ type score struct {
 // where keys live: a change moves them all, and replicas of two versions of this
 // package would disagree.
 func (b *Backend) score(k uint64) score {
-	return score{luck: mix(k^b.idHash) >> 11, weight: float64(b.Weight())}
+	return score{hash: mix(k^b.idHash) >> 11, weight: float64(b.Weight())}
 }
 
-// beats reports whether s is higher than t. The zero score is below all others.
-func (s score) beats(t score) bool {
-	if s.luck <= t.luck && s.weight <= t.weight {
+// better reports whether s is higher than t. The zero score is below all others.
+func (s score) better(t score) bool {
+	if s.hash <= t.hash && s.weight <= t.weight {
 		return false
 	}
-	return s.beatsByWeight(t)
+	return s.betterByWeight(t)
 }
 
-// beatsByWeight computes a logarithm only for what is luckier and lighter, or
+// betterByWeight computes a logarithm only for what is luckier and lighter, or
 // the reverse: never where weights are equal. It is slow, and platforms round it
 // differently.
-func (s score) beatsByWeight(t score) bool {
-	return s.luck >= t.luck && s.weight >= t.weight || s.wait() < t.wait()
+func (s score) betterByWeight(t score) bool {
+	return s.hash >= t.hash && s.weight >= t.weight || s.interval() < t.interval()
 }
 
-// wait is the reciprocal of the score, which unlike it is always finite. It has
+// interval is the reciprocal of the score, which unlike it is always finite. It has
 // the exponential distribution of rate weight: of several such waits each is the
 // shortest in proportion to its rate.
-func (s score) wait() float64 {
-	u := float64(s.luck+1) * 0x1p-53 // above 0, at most 1
+func (s score) interval() float64 {
+	u := float64(s.hash+1) * 0x1p-53 // above 0, at most 1
 	return -math.Log(u) / s.weight
 }
 

@@ -136,12 +136,12 @@ func TestScoreDoesNotDependOnTheShortcut(t *testing.T) {
 	for range 100_000 {
 		s := score{rng.Uint64() >> 11, float64(1 + rng.IntN(5))}
 		u := score{rng.Uint64() >> 11, float64(1 + rng.IntN(5))}
-		if got, want := s.beats(u), s.wait() < u.wait(); got != want {
+		if got, want := s.better(u), s.interval() < u.interval(); got != want {
 			t.Fatalf("%v.beats(%v) = %v; want %v", s, u, got, want)
 		}
 	}
 	for _, luck := range []uint64{0, 1, 1<<53 - 1} {
-		if w := (score{luck, 1}).wait(); w < 0 || math.IsInf(w, 0) || math.IsNaN(w) {
+		if w := (score{luck, 1}).interval(); w < 0 || math.IsInf(w, 0) || math.IsNaN(w) {
 			t.Errorf("wait of luck %d is %v; want a finite number", luck, w)
 		}
 	}

@@ -20,11 +20,11 @@ const (
 	defaultHandshakeTimeout = 10 * time.Second // all attempts of one upgrade together
 
 	maxAttempts       = 3                // backends tried for one upgrade
-	maxAnswerBytes    = 64 << 10         // a backend's answer up to its body; more is an attack on memory
-	usualHead         = 1 << 10          // bytes of most requests and answers: a capacity, no bound
-	answerTimeout     = 10 * time.Second // writing an answer to the client, 101 or not
+	maxResponseHead   = 64 << 10         // a backend's answer up to its body; more is an attack on memory
+	typicalHead       = 1 << 10          // bytes of most requests and answers: a capacity, no bound
+	responseTimeout   = 10 * time.Second // writing an answer to the client, 101 or not
 	drainTimeout      = 1 * time.Second  // for a client to end its stream after a refusal
-	cutTimeout        = 1 * time.Second  // for hooks of tunnels that were cut to return
+	abortTimeout      = 1 * time.Second  // for hooks of tunnels that were cut to return
 	retryAfterSeconds = "1"              // what a client is told that was refused for a moment only
 )
 
@@ -261,7 +261,7 @@ type settings struct {
 type config struct {
 	balancer         Balancer
 	dial             DialFunc
-	isOurDial        bool // WithDialer was not given
+	isDefaultDial    bool // WithDialer was not given
 	tls              *tls.Config
 	trusted          handshake.TrustedProxies
 	origins          *handshake.Origins // nil: no check
@@ -304,10 +304,10 @@ func (s *settings) compile() (config, []error) {
 	}
 	if c.dial == nil {
 		c.dial = new(net.Dialer).DialContext
-		c.isOurDial = true
+		c.isDefaultDial = true
 	}
 	if c.errorHandler == nil {
-		c.errorHandler = answerError
+		c.errorHandler = writeError
 	}
 	if s.trace != nil {
 		c.trace = *s.trace

@@ -138,7 +138,7 @@ func (p *Proxy) Stats() Stats { return p.registry.stats() }
 // side.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	for _, t := range p.registry.stop() {
-		t.sayGoodbye()
+		t.closeForShutdown()
 	}
 	select {
 	case <-p.registry.empty:
@@ -146,7 +146,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		return p.registry.drained(nil)
 	case <-ctx.Done():
 	}
-	p.cutAll()
+	p.abortAll()
 	return p.registry.drained(ctx.Err())
 }
 
@@ -156,17 +156,17 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 // error is always nil.
 func (p *Proxy) Close() error {
 	p.registry.stop()
-	p.cutAll()
+	p.abortAll()
 	return nil
 }
 
-// cutAll cuts all tunnels and waits until they have ended, which a hook may
+// abortAll cuts all tunnels and waits until they have ended, which a hook may
 // delay: not for ever.
-func (p *Proxy) cutAll() {
-	for _, t := range p.registry.cutAll() {
-		t.cut()
+func (p *Proxy) abortAll() {
+	for _, t := range p.registry.abortAll() {
+		t.abort()
 	}
-	timeout := time.NewTimer(cutTimeout)
+	timeout := time.NewTimer(abortTimeout)
 	defer timeout.Stop()
 	select {
 	case <-p.registry.empty:
@@ -198,7 +198,7 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 			p.known[b.id] = b
 		}
 		if old := b.target.Load(); old != nil && !old.isAt(t) {
-			b.worked() // what is known of the old address does not hold for the new one
+			b.recordSuccess() // what is known of the old address does not hold for the new one
 		}
 		b.target.Store(t)
 		all[i], inSet[b] = b, true
@@ -253,7 +253,7 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
 	}
 	what := "upgrade refused"
-	if p.registry.count(err) {
+	if p.registry.countRefusal(err) {
 		what = "upgrade failed"
 	}
 	h := w.Header()
@@ -289,8 +289,8 @@ func closeAfter(r *http.Request, h http.Header) {
 	}
 }
 
-// answerError is the default error handler.
-func answerError(w http.ResponseWriter, _ *http.Request, err error) {
+// writeError is the default error handler.
+func writeError(w http.ResponseWriter, _ *http.Request, err error) {
 	code := statusOf(err)
 	text := http.StatusText(code)
 	var status *StatusError

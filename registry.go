@@ -32,9 +32,9 @@ func (r *registry) init() {
 	r.tunnels = make(map[*Tunnel]struct{})
 }
 
-// enter registers an upgrade, unless the registry is stopped. Each enter is
-// followed by one leave.
-func (r *registry) enter(u *upgrade) error {
+// addUpgrade registers an upgrade, unless the registry is stopped. Each addUpgrade is
+// followed by one removeUpgrade.
+func (r *registry) addUpgrade(u *upgrade) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.isStopped {
@@ -44,16 +44,16 @@ func (r *registry) enter(u *upgrade) error {
 	return nil
 }
 
-func (r *registry) leave(u *upgrade) {
+func (r *registry) removeUpgrade(u *upgrade) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.upgrades, u)
-	r.lookEmptyLocked()
+	r.signalIfEmptyLocked()
 }
 
-// add gives t its ID and registers it, and reports what has become of the registry
-// since the upgrade's enter: then it is t's turn to end. It is called before leave.
-func (r *registry) add(t *Tunnel) (isStopped, isCut bool) {
+// addTunnel gives t its ID and registers it, and reports what has become of the registry
+// since the upgrade's addUpgrade: then it is t's turn to end. It is called before removeUpgrade.
+func (r *registry) addTunnel(t *Tunnel) (isStopped, isCut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
@@ -62,8 +62,8 @@ func (r *registry) add(t *Tunnel) (isStopped, isCut bool) {
 	return r.isStopped, r.isCut
 }
 
-// remove forgets t, which has ended.
-func (r *registry) remove(t *Tunnel, cut bool) {
+// removeTunnel forgets t, which has ended.
+func (r *registry) removeTunnel(t *Tunnel, cut bool) {
 	toBackend, toClient := t.relay.Counts()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,10 +75,10 @@ func (r *registry) remove(t *Tunnel, cut bool) {
 	} else if r.isStopped {
 		r.closed++
 	}
-	r.lookEmptyLocked()
+	r.signalIfEmptyLocked()
 }
 
-// stop makes enter fail, gives up the upgrades that are under way, and returns the
+// stop makes addUpgrade fail, gives up the upgrades that are under way, and returns the
 // tunnels that are left.
 func (r *registry) stop() []*Tunnel {
 	r.mu.Lock()
@@ -86,14 +86,14 @@ func (r *registry) stop() []*Tunnel {
 	if !r.isStopped {
 		r.isStopped = true
 		for u := range r.upgrades {
-			u.wait.giveUp(ErrShutdown)
+			u.canceler.cancel(ErrShutdown)
 		}
-		r.lookEmptyLocked()
+		r.signalIfEmptyLocked()
 	}
 	return slices.Collect(maps.Keys(r.tunnels))
 }
 
-func (r *registry) lookEmptyLocked() {
+func (r *registry) signalIfEmptyLocked() {
 	if r.isStopped && len(r.upgrades) == 0 && len(r.tunnels) == 0 {
 		select {
 		case <-r.empty:
@@ -110,9 +110,9 @@ func (r *registry) all() []*Tunnel {
 	return slices.Collect(maps.Keys(r.tunnels))
 }
 
-// cutAll makes add say that there are to be no tunnels, and returns those that
+// abortAll makes addTunnel say that there are to be no tunnels, and returns those that
 // are left.
-func (r *registry) cutAll() []*Tunnel {
+func (r *registry) abortAll() []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.isCut = true
@@ -130,9 +130,9 @@ func (r *registry) drained(err error) error {
 	return &DrainError{Closed: r.closed, Cut: cut, Err: err}
 }
 
-// count counts an upgrade that ended with err, and reports whether it failed; else it
+// countRefusal counts an upgrade that ended with err, and reports whether it failed; else it
 // was refused: see Stats.
-func (r *registry) count(err error) (hasFailed bool) {
+func (r *registry) countRefusal(err error) (hasFailed bool) {
 	var attempt *BackendError
 	if errors.As(err, &attempt) || errors.Is(err, ErrNoBackend) {
 		r.failed.Add(1)

@@ -45,13 +45,13 @@ func (g *stallGuard) run() {
 		case <-g.stop:
 			return
 		case <-tick.C:
-			g.look()
+			g.check()
 		}
 	}
 }
 
-// look ends those that have been stalled for the longest, up to the bound.
-func (g *stallGuard) look() {
+// check ends those that have been stalled for the longest, up to the bound.
+func (g *stallGuard) check() {
 	type stalled struct {
 		t  *Tunnel
 		is time.Duration

@@ -27,7 +27,7 @@ type Tunnel struct {
 	id      uint64 // set by registry.add
 	backend *Backend
 	opened  time.Duration // since p.start
-	texts   packed        // see setTexts
+	texts   packed        // see unpack
 	more    *extras       // nil for most
 }
 
@@ -152,7 +152,7 @@ func (t *Tunnel) Info() TunnelInfo {
 		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: 1,
 		Engine: Engine(t.relay.Engine()),
 	}
-	i.setTexts(t.texts)
+	i.unpack(t.texts)
 	if t.more != nil {
 		i.Attempts += t.more.retries
 		i.Header = t.more.header
@@ -183,15 +183,15 @@ func (t *Tunnel) Close(code int, reason string) error {
 	return nil
 }
 
-// sayGoodbye ends the tunnel because the proxy shuts down.
-func (t *Tunnel) sayGoodbye() { t.relay.Goodbye(relay.CauseShutdown, 0, "") }
+// closeForShutdown ends the tunnel because the proxy shuts down.
+func (t *Tunnel) closeForShutdown() { t.relay.Goodbye(relay.CauseShutdown, 0, "") }
 
-// cut ends the tunnel at once.
-func (t *Tunnel) cut() { t.relay.Cut(relay.CauseShutdown) }
+// abort ends the tunnel at once.
+func (t *Tunnel) abort() { t.relay.Cut(relay.CauseShutdown) }
 
 // newTunnel makes a tunnel of an upgrade whose client has its 101. It takes over
 // the answer's connection and place.
-func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net.Addr) *Tunnel {
+func (p *Proxy) newTunnel(u *upgrade, a *backendResponse, client *netconn.Conn, local net.Addr) *Tunnel {
 	t := &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
 		texts: packTexts(u.r, u.client, addrString(local), a.agreement), more: u.extras(),
@@ -206,11 +206,11 @@ func (p *Proxy) newTunnel(u *upgrade, a *answer, client *netconn.Conn, local net
 		WatchStalls: p.maxStalled > 0,
 	})
 	p.stalls.start()
-	switch isStopped, isCut := p.registry.add(t); { // in the meantime
+	switch isStopped, isCut := p.registry.addTunnel(t); { // in the meantime
 	case isCut:
-		t.cut()
+		t.abort()
 	case isStopped:
-		t.sayGoodbye()
+		t.closeForShutdown()
 	}
 	return t
 }
@@ -250,8 +250,8 @@ func packTexts(r *http.Request, client netip.Addr, local string, a handshake.Agr
 	return pack(append(texts, a.Extensions...))
 }
 
-// setTexts fills in what was packed.
-func (i *TunnelInfo) setTexts(p packed) {
+// unpack fills in what was packed.
+func (i *TunnelInfo) unpack(p packed) {
 	var behindProxies, path, rawPath, rawQuery string
 	for _, s := range []*string{&behindProxies, &i.RemoteAddr, &i.LocalAddr, &i.Method, &i.Host, &path, &rawPath, &rawQuery, &i.Subprotocol} {
 		*s, p = p.next()
@@ -296,12 +296,12 @@ func addrString(a net.Addr) string {
 	return a.String()
 }
 
-// dropTunnel ends a tunnel that never opened, without a word to anybody.
-func (p *Proxy) dropTunnel(t *Tunnel) {
+// abandonTunnel ends a tunnel that never opened, without a word to anybody.
+func (p *Proxy) abandonTunnel(t *Tunnel) {
 	t.relay.Cut(relay.CauseLost)
 	t.relay.Run()
 	p.release(t.backend)
-	p.registry.remove(t, false)
+	p.registry.removeTunnel(t, false)
 }
 
 // runTunnel tells of t, which is open, and relays: until it has ended or, if the
@@ -312,22 +312,22 @@ func (p *Proxy) runTunnel(t *Tunnel) {
 		p.logOpened(t)
 	}
 	if p.trace.Opened != nil {
-		p.tellOpened(t)
+		p.callOpened(t)
 	}
 	p.relayTunnel(t)
 }
 
 func (p *Proxy) relayTunnel(t *Tunnel) {
 	if p.detached {
-		t.relay.Start(t.finishApart)
+		t.relay.Start(t.finishAsync)
 		return
 	}
 	t.finish(t.relay.Run())
 }
 
-// tellOpened calls the hook. A panic in it ends the tunnel, properly, and so does
+// callOpened calls the hook. A panic in it ends the tunnel, properly, and so does
 // the end of its goroutine.
-func (p *Proxy) tellOpened(t *Tunnel) {
+func (p *Proxy) callOpened(t *Tunnel) {
 	isDone := false
 	defer func() {
 		if !isDone {
@@ -345,19 +345,19 @@ func (p *Proxy) tellOpened(t *Tunnel) {
 // so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
 	t.p.release(t.backend)
-	defer t.p.registry.remove(t, end.Cut)
+	defer t.p.registry.removeTunnel(t, end.Cut)
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
-		t.tellEnd(end)
+		t.reportEnd(end)
 	}
 }
 
-// finishApart is finish on a goroutine of its own: a hook may wait, and who moves the
+// finishAsync is finish on a goroutine of its own: a hook may wait, and who moves the
 // bytes of other tunnels must not.
-func (t *Tunnel) finishApart(end relay.End) { go t.finish(end) }
+func (t *Tunnel) finishAsync(end relay.End) { go t.finish(end) }
 
-// tellEnd is apart because its frame is large: where nobody listens, the
+// reportEnd is apart because its frame is large: where nobody listens, the
 // goroutine's stack need not grow for it.
-func (t *Tunnel) tellEnd(end relay.End) {
+func (t *Tunnel) reportEnd(end relay.End) {
 	toBackend, toClient := t.relay.Counts()
 	e := TunnelEnd{
 		TunnelInfo: t.Info(), Duration: t.p.now() - t.opened,

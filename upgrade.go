@@ -61,19 +61,19 @@ type upgrade struct {
 	client   netip.Addr    // behind trusted proxies
 	trusted  bool          // the peer that sent r is a trusted proxy
 	deadline time.Time     // for all attempts together, r's context's included; zero: none
-	wait     wait
+	canceler canceler
 
-	isHurried bool // deadline is that of r's context
+	callerDeadline bool // deadline is that of r's context
 
-	tried     []*Backend // one for each attempt
-	triedRoom [maxAttempts]*Backend
+	tried      []*Backend // one for each attempt
+	triedArray [maxAttempts]*Backend
 
 	head headBuffer // of a request for a backend, then of the client's 101
 
 	// What came of it: an error, or an answer other than 101, or a tunnel, or
 	// nothing if the client went away at the last moment.
 	err        error
-	answer     *answer
+	response   *backendResponse
 	tunnel     *Tunnel
 	isHijacked bool
 }
@@ -95,26 +95,26 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	u := &upgrade{p: p, w: w, r: r}
 	ctx := r.Context()
-	stop := context.AfterFunc(ctx, func() { u.wait.giveUp(ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
-	if err := p.registry.enter(u); err != nil {
+	if err := p.registry.addUpgrade(u); err != nil {
 		p.refuse(w, r, err)
 		return nil
 	}
-	defer p.registry.leave(u)
+	defer p.registry.removeUpgrade(u)
 	done := make(chan struct{})
 	go u.run(done) // ends by u.wait and u.deadline
 	<-done
 	switch {
 	case u.err != nil || u.isHijacked:
-	case u.answer != nil:
-		u.err = u.passOn()
+	case u.response != nil:
+		u.err = u.forwardResponse()
 	default:
 		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
 	if u.err != nil && !u.isHijacked {
 		// The server's WriteTimeout may have passed while backends were tried.
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(responseTimeout))
 		p.refuse(w, r, u.err)
 	}
 	return u.tunnel
@@ -135,7 +135,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	case a.resp.StatusCode == http.StatusSwitchingProtocols:
 		u.err = u.switchProtocols(a)
 	default:
-		u.answer = a
+		u.response = a
 	}
 }
 
@@ -176,24 +176,24 @@ func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
 }
 
 // connect makes attempts until a backend has answered.
-func (u *upgrade) connect() (*answer, error) {
+func (u *upgrade) connect() (*backendResponse, error) {
 	u.client, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
 	if u.trusted {
 		u.r = withClient(u.r, u.client) // else the client is the peer, which u.r names itself
 	}
-	u.tried = u.triedRoom[:0]
+	u.tried = u.triedArray[:0]
 	if u.p.handshakeTimeout > 0 {
 		u.deadline = time.Now().Add(u.p.handshakeTimeout)
 	}
 	if d, ok := u.r.Context().Deadline(); ok && (u.deadline.IsZero() || d.Before(u.deadline)) {
-		u.deadline, u.isHurried = d, true // of a middleware
+		u.deadline, u.callerDeadline = d, true // of a middleware
 	}
 	return u.try()
 }
 
 // try makes attempts, one backend after another: nothing has been sent to the
 // client, so this is safe.
-func (u *upgrade) try() (*answer, error) {
+func (u *upgrade) try() (*backendResponse, error) {
 	var failed []error
 	for {
 		b, isLast, err := u.pick()
@@ -207,7 +207,7 @@ func (u *upgrade) try() (*answer, error) {
 		if a != nil {
 			return a, nil
 		}
-		if cause := u.givenUp(); cause != nil {
+		if cause := u.canceled(); cause != nil {
 			return nil, cause
 		}
 		if _, ok := err.(*BackendError); !ok {
@@ -219,9 +219,9 @@ func (u *upgrade) try() (*answer, error) {
 	}
 }
 
-// givenUp returns why nobody waits for the upgrade any more, the request's context or
+// canceled returns why nobody waits for the upgrade any more, the request's context or
 // Shutdown, or nil.
-func (u *upgrade) givenUp() error { return u.wait.givenUp(u.r.Context()) }
+func (u *upgrade) canceled() error { return u.canceler.checkContext(u.r.Context()) }
 
 // attemptErrors joins the failures of all attempts, in their order.
 type attemptErrors struct{ errs []error }
@@ -280,7 +280,7 @@ func (u *upgrade) tracePicked(b *Backend, numCandidates int) (err error) {
 // switchProtocols hijacks the client's connection, opens the tunnel and writes the
 // 101. The tunnel is registered first: a client that has its 101 finds it there,
 // and so does whoever ends all tunnels.
-func (u *upgrade) switchProtocols(a *answer) error {
+func (u *upgrade) switchProtocols(a *backendResponse) error {
 	var conn net.Conn
 	defer func() { // whatever panics
 		if a != nil {
@@ -306,10 +306,10 @@ func (u *upgrade) switchProtocols(a *answer) error {
 	conn.SetDeadline(time.Time{})
 	t := u.p.newTunnel(u, a, netconn.New(conn, takeBuffered(brw.Reader)), conn.LocalAddr())
 	a = nil
-	if err := t.relay.Greet(msg, answerTimeout); err != nil {
+	if err := t.relay.Greet(msg, responseTimeout); err != nil {
 		u.p.logAttrs(slog.LevelDebug, "client lost before its 101",
 			slog.String(logClient, u.r.RemoteAddr), slog.Any("err", err))
-		u.p.dropTunnel(t)
+		u.p.abandonTunnel(t)
 		return nil
 	}
 	u.tunnel = t
@@ -327,12 +327,12 @@ func takeBuffered(br *bufio.Reader) []byte {
 }
 
 // switchMessage returns the client's 101, after the Response hook.
-func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
-	h, err := u.respond(a, handshake.SwitchHeader(u.w.Header(), a.resp.Header))
+func (u *upgrade) switchMessage(a *backendResponse) ([]byte, error) {
+	h, err := u.applyResponseHook(a, handshake.SwitchHeader(u.w.Header(), a.resp.Header))
 	if err != nil {
 		return nil, err
 	}
-	if cause := u.givenUp(); cause != nil {
+	if cause := u.canceled(); cause != nil {
 		return nil, cause // while the hook ran
 	}
 	msg, err := handshake.AppendSwitch(u.head.empty(), h, handshake.ClientKey(u.r), a.agreement)
@@ -342,9 +342,9 @@ func (u *upgrade) switchMessage(a *answer) ([]byte, error) {
 	return msg, nil
 }
 
-// respond runs the Response hook over h, and returns the header that the client will
+// applyResponseHook runs the Response hook over h, and returns the header that the client will
 // get.
-func (u *upgrade) respond(a *answer, h http.Header) (http.Header, error) {
+func (u *upgrade) applyResponseHook(a *backendResponse, h http.Header) (http.Header, error) {
 	if u.p.response == nil {
 		return h, nil
 	}
