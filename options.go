@@ -19,7 +19,6 @@ import (
 const (
 	defaultHandshakeTimeout = 10 * time.Second // all attempts of one upgrade together
 
-	maxAttempts       = 3                // backends tried for one upgrade
 	maxResponseHead   = 64 << 10         // a backend's answer up to its body; more is an attack on memory
 	typicalHead       = 1 << 10          // bytes of most requests and answers: a capacity, no bound
 	responseTimeout   = 10 * time.Second // writing an answer to the client, 101 or not

@@ -79,7 +79,7 @@ func New(opts ...Option) (*Proxy, error) {
 // an Unwrap method (see [http.ResponseController]).
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
-		p.refuse(w, r, refused(otherwise))
+		p.refuse(w, r, refusalError(otherwise))
 		return
 	}
 	p.serveUpgrade(w, r)
@@ -244,84 +244,6 @@ func compileTargets(option string, configs []BackendConfig) ([]*target, error) {
 		targets[i] = t
 	}
 	return targets, errors.Join(errs...)
-}
-
-// refuse answers a client that gets no tunnel.
-func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	var panicked *hookPanic
-	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
-		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
-	}
-	what := "upgrade refused"
-	if p.registry.countRefusal(err) {
-		what = "upgrade failed"
-	}
-	h := w.Header()
-	var status *StatusError
-	if errors.As(err, &status) {
-		for name, values := range status.Header {
-			h[name] = slices.Clone(values)
-		}
-	}
-	if errors.Is(err, ErrLimit) || errors.Is(err, ErrShutdown) {
-		h.Set("Retry-After", retryAfterSeconds)
-	}
-	closeAfter(r, h)
-	if p.logs(slog.LevelDebug) {
-		p.logAttrs(slog.LevelDebug, what, slog.String(logClient, r.RemoteAddr),
-			slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Any("err", err))
-	}
-	p.errorHandler(w, r, err)
-}
-
-// closeAfter makes the server close the client's connection after the answer: an
-// attempt to upgrade leaves none that could be used again. HTTP/2 has no such
-// field, nor connections of one request.
-func closeAfter(r *http.Request, h http.Header) {
-	if r.ProtoMajor != 1 {
-		return
-	}
-	h.Set("Connection", "close") // net/http looks at the first value
-	if h.Get("Upgrade") != "" {
-		// "A sender of Upgrade MUST also send an 'Upgrade' connection option".
-		// https://www.rfc-editor.org/rfc/rfc9110#section-7.8-15
-		h.Add("Connection", "Upgrade")
-	}
-}
-
-// writeError is the default error handler.
-func writeError(w http.ResponseWriter, _ *http.Request, err error) {
-	code := statusOf(err)
-	text := http.StatusText(code)
-	var status *StatusError
-	if errors.As(err, &status) && status.Err != nil && code == status.Status {
-		text = status.Err.Error()
-	}
-	http.Error(w, text, code)
-}
-
-// statusOf maps an error to the status that the client gets.
-func statusOf(err error) int {
-	if all, ok := err.(*attemptErrors); ok {
-		err = all.last()
-	}
-	var status *StatusError
-	var failed *BackendError
-	var response *responseError
-	switch {
-	case errors.As(err, &status):
-		if status.Status < 400 || status.Status > 599 {
-			return http.StatusInternalServerError // a hook's mistake
-		}
-		return status.Status
-	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
-		return http.StatusServiceUnavailable
-	case err == context.DeadlineExceeded, errors.As(err, &failed) && failed.Timeout():
-		return http.StatusGatewayTimeout
-	case err == context.Canceled, failed != nil, errors.As(err, &response):
-		return http.StatusBadGateway
-	}
-	return http.StatusInternalServerError
 }
 
 // log returns the logger. slog.Default is asked each time, because programs set it

@@ -78,19 +78,22 @@ func (r *registry) removeTunnel(t *Tunnel, cut bool) {
 	r.signalIfEmptyLocked()
 }
 
-// stop makes addUpgrade fail, gives up the upgrades that are under way, and returns the
+// stop makes addUpgrade fail, cancels the upgrades that are under way, and returns the
 // tunnels that are left.
 func (r *registry) stop() []*Tunnel {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	var upgrades []*upgrade
 	if !r.isStopped {
 		r.isStopped = true
-		for u := range r.upgrades {
-			u.canceler.cancel(ErrShutdown)
-		}
+		upgrades = slices.Collect(maps.Keys(r.upgrades))
 		r.signalIfEmptyLocked()
 	}
-	return slices.Collect(maps.Keys(r.tunnels))
+	tunnels := slices.Collect(maps.Keys(r.tunnels))
+	r.mu.Unlock()
+	for _, u := range upgrades {
+		u.canceler.cancel(ErrShutdown)
+	}
+	return tunnels
 }
 
 func (r *registry) signalIfEmptyLocked() {

@@ -189,30 +189,35 @@ func (t *Tunnel) closeForShutdown() { t.relay.Goodbye(relay.CauseShutdown, 0, ""
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Cut(relay.CauseShutdown) }
 
-// newTunnel makes a tunnel of an upgrade whose client has its 101. It takes over
-// the answer's connection and place.
-func (p *Proxy) newTunnel(u *upgrade, a *backendResponse, client *netconn.Conn, local net.Addr) *Tunnel {
-	t := &Tunnel{
+// newTunnel returns a tunnel of a, whose client's connection was taken over and has early
+// read from it. The tunnel takes over what a owns.
+func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
+	local := addrString(a.client.LocalAddr())
+	return &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
-		texts: packTexts(u.r, u.client, addrString(local), a.agreement), more: u.extras(),
+		texts: packTexts(u.r, u.clientAddr, local, a.agreement), more: u.extras(),
+		relay: relay.New(relay.Config{
+			Client:      netconn.New(a.client, early),
+			Backend:     netconn.New(a.conn, a.early),
+			Loops:       p.loops,
+			Deflate:     a.agreement.Deflate,
+			Unknown:     a.agreement.Unknown,
+			MaxMessage:  uint64(p.messageSize),
+			WatchStalls: p.maxStalled > 0,
+		}),
 	}
-	t.relay = relay.New(relay.Config{
-		Client:      client,
-		Backend:     netconn.New(a.conn, a.early),
-		Loops:       p.loops,
-		Deflate:     a.agreement.Deflate,
-		Unknown:     a.agreement.Unknown,
-		MaxMessage:  uint64(p.messageSize),
-		WatchStalls: p.maxStalled > 0,
-	})
+}
+
+// register registers t. If the proxy has been shut down since the upgrade began, t
+// begins to end.
+func (p *Proxy) register(t *Tunnel) {
 	p.stalls.start()
-	switch isStopped, isCut := p.registry.addTunnel(t); { // in the meantime
+	switch isStopped, isCut := p.registry.addTunnel(t); {
 	case isCut:
 		t.abort()
 	case isStopped:
 		t.closeForShutdown()
 	}
-	return t
 }
 
 // extras returns what a tunnel carries of the request only if it must.
@@ -296,12 +301,12 @@ func addrString(a net.Addr) string {
 	return a.String()
 }
 
-// abandonTunnel ends a tunnel that never opened, without a word to anybody.
-func (p *Proxy) abandonTunnel(t *Tunnel) {
+// close ends a tunnel that has not opened, without a hook and without a line in the log.
+func (t *Tunnel) close() {
+	defer t.p.registry.removeTunnel(t, false)
+	defer t.p.release(t.backend)
 	t.relay.Cut(relay.CauseLost)
 	t.relay.Run()
-	p.release(t.backend)
-	p.registry.removeTunnel(t, false)
 }
 
 // runTunnel tells of t, which is open, and relays: until it has ended or, if the

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -55,34 +54,33 @@ type ProxyResponse struct {
 // An upgrade is one request on its way to a tunnel. One goroutine works on it at
 // a time.
 type upgrade struct {
-	p        *Proxy
-	w        http.ResponseWriter
-	r        *http.Request // the client's, with the client behind a trusted proxy noted in its context
-	client   netip.Addr    // behind trusted proxies
-	trusted  bool          // the peer that sent r is a trusted proxy
-	deadline time.Time     // for all attempts together, r's context's included; zero: none
-	canceler canceler
+	p          *Proxy
+	r          *http.Request // the client's; its context has the client behind a trusted proxy
+	client     client        // &http1
+	http1      http1Client
+	clientAddr netip.Addr // behind trusted proxies
+	trusted    bool       // the peer that sent r is a trusted proxy
+	canceler   canceler
 
-	callerDeadline bool // deadline is that of r's context
+	deadline       time.Time // of all attempts together, r's context's included; zero: none
+	callerDeadline bool      // deadline is that of r's context
 
 	tried      []*Backend // one for each attempt
 	triedArray [maxAttempts]*Backend
 
-	head headBuffer // of a request for a backend, then of the client's 101
+	head headBuffer // of a request for a backend, then of what opens the tunnel for the client
 
-	// What came of it: an error, or an answer other than 101, or a tunnel, or
-	// nothing if the client went away at the last moment.
-	err        error
-	response   *backendResponse
-	tunnel     *Tunnel
-	isHijacked bool
+	// The result is one of these.
+	err      error
+	response *attempt // with a response other than 101
+	tunnel   *Tunnel
 }
 
-// serveUpgrade takes r, which is an upgrade, all the way.
+// serveUpgrade serves r, which is an upgrade.
 //
-// All that comes before the tunnel runs on a goroutine of its own: its deep stack
-// is gone when the tunnel opens, and the one that stays in the tunnel has never
-// grown (4 KB instead of 8, of 27 KB in all).
+// All that comes before the tunnel runs on a goroutine of its own. Its deep stack is
+// freed when the tunnel opens, and the stack of the server's goroutine, which stays
+// with the tunnel, has never grown: 4 KB instead of 8, of 27 KB in all.
 func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 	if t := p.openTunnel(w, r); t != nil {
 		// From here on w is hijacked: nothing may be written to it.
@@ -90,10 +88,10 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// openTunnel returns an open tunnel, or nil when the client has been answered
-// otherwise. What it needs is gone when it returns.
+// openTunnel returns an open tunnel, or nil when the client has had another response.
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
-	u := &upgrade{p: p, w: w, r: r}
+	u := &upgrade{p: p, r: r, http1: http1Client{p: p, w: w, r: r}}
+	u.client = &u.http1
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
@@ -103,24 +101,23 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	}
 	defer p.registry.removeUpgrade(u)
 	done := make(chan struct{})
-	go u.run(done) // ends by u.wait and u.deadline
+	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
 	switch {
-	case u.err != nil || u.isHijacked:
+	case u.err != nil || u.tunnel != nil:
 	case u.response != nil:
-		u.err = u.forwardResponse()
+		u.err = u.forward()
 	default:
 		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
-	if u.err != nil && !u.isHijacked {
-		// The server's WriteTimeout may have passed while backends were tried.
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(responseTimeout))
-		p.refuse(w, r, u.err)
+	if u.err != nil {
+		u.client.refuse(u.err)
 	}
 	return u.tunnel
 }
 
-// run makes a tunnel of u, or finds out why not.
+// run does all that comes before the tunnel, in the order of ARCHITECTURE.md, which is a
+// security property.
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
 	defer u.head.free()
@@ -128,7 +125,10 @@ func (u *upgrade) run(done chan<- struct{}) {
 	if u.err = u.check(); u.err != nil {
 		return
 	}
-	a, err := u.connect()
+	u.setClientAddr()
+	u.setDeadline()
+	u.tried = u.triedArray[:0]
+	a, err := u.tryBackends()
 	switch {
 	case err != nil:
 		u.err = err
@@ -139,186 +139,129 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 }
 
-// check refuses what need not be dialed for. The order of the steps is a security
-// property.
+// check refuses what no backend needs to be dialed for.
 func (u *upgrade) check() error {
 	if refusal := handshake.Validate(u.r); refusal != nil {
-		return refused(refusal)
+		return refusalError(refusal)
 	}
 	if u.p.origins != nil {
 		if refusal := u.p.origins.Check(u.r); refusal != nil {
-			return refused(refusal)
+			return refusalError(refusal)
 		}
 	}
-	return u.p.checkHijacker(u.w)
+	return u.client.check()
 }
 
-// refused makes an error of what package handshake refuses.
-func refused(f *handshake.Refusal) error {
+// refusalError returns the error for what package handshake refuses.
+func refusalError(f *handshake.Refusal) error {
 	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
 }
 
-// checkHijacker looks for the server's connection behind the wrappers that
-// middleware puts around a ResponseWriter, before anything is dialed.
-func (p *Proxy) checkHijacker(w http.ResponseWriter) error {
-	for {
-		switch t := w.(type) {
-		case http.Hijacker:
-			return nil
-		case interface{ Unwrap() http.ResponseWriter }:
-			w = t.Unwrap()
-		default:
-			p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
-				slog.String("type", fmt.Sprintf("%T", w)))
-			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
-		}
+// setClientAddr finds out who the client is.
+func (u *upgrade) setClientAddr() {
+	u.clientAddr, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
+	if u.trusted {
+		u.r = withClient(u.r, u.clientAddr) // otherwise the client is the peer, whose address u.r has
 	}
 }
 
-// connect makes attempts until a backend has answered.
-func (u *upgrade) connect() (*backendResponse, error) {
-	u.client, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
-	if u.trusted {
-		u.r = withClient(u.r, u.client) // else the client is the peer, which u.r names itself
-	}
-	u.tried = u.triedArray[:0]
+// setDeadline sets the deadline of all attempts together.
+func (u *upgrade) setDeadline() {
 	if u.p.handshakeTimeout > 0 {
 		u.deadline = time.Now().Add(u.p.handshakeTimeout)
 	}
 	if d, ok := u.r.Context().Deadline(); ok && (u.deadline.IsZero() || d.Before(u.deadline)) {
-		u.deadline, u.callerDeadline = d, true // of a middleware
+		u.deadline, u.callerDeadline = d, true // a middleware's
 	}
-	return u.try()
 }
 
-// try makes attempts, one backend after another: nothing has been sent to the
-// client, so this is safe.
-func (u *upgrade) try() (*backendResponse, error) {
-	var failed []error
-	for {
-		b, isLast, err := u.pick()
-		if len(failed) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
-			return nil, &attemptErrors{failed} // no other is left: why those failed that were
-		}
-		if err != nil {
+// canceled returns why the upgrade is canceled, by Shutdown or by the end of the
+// request's context, or nil.
+func (u *upgrade) canceled() error {
+	if cause := u.canceler.err(); cause != nil {
+		return cause
+	}
+	return contextErr(u.r.Context())
+}
+
+// newOutboundRequest returns the request for b, after the Rewrite hook.
+func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
+	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil}
+	url, refusal := handshake.OutboundURL(u.r.URL, out.target.prefix)
+	if refusal != nil {
+		return nil, refusalError(refusal)
+	}
+	out.out = &http.Request{
+		Method: http.MethodGet, URL: url, Host: u.r.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: handshake.OutboundHeader(u.r, u.trusted),
+	}
+	if u.p.rewrite != nil {
+		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b}
+		if err := u.p.callRewrite(r); err != nil {
 			return nil, err
 		}
-		a, err := u.attempt(b, isLast)
-		if a != nil {
-			return a, nil
-		}
-		if cause := u.canceled(); cause != nil {
-			return nil, cause
-		}
-		if _, ok := err.(*BackendError); !ok {
-			return nil, err // a hook's
-		}
-		if failed = append(failed, err); isLast {
-			return nil, &attemptErrors{failed}
+		if out.out = r.Out; out.out == nil || out.out.URL == nil {
+			return nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
 		}
 	}
-}
-
-// canceled returns why nobody waits for the upgrade any more, the request's context or
-// Shutdown, or nil.
-func (u *upgrade) canceled() error { return u.canceler.checkContext(u.r.Context()) }
-
-// attemptErrors joins the failures of all attempts, in their order.
-type attemptErrors struct{ errs []error }
-
-func (e *attemptErrors) Error() string   { return errors.Join(e.errs...).Error() }
-func (e *attemptErrors) Unwrap() []error { return e.errs }
-
-// last returns the failure that decides what the client gets.
-func (e *attemptErrors) last() error { return e.errs[len(e.errs)-1] }
-
-// pick has the balancer choose, and reserves the chosen backend's place. isLast
-// reports that no other will be tried after it.
-func (u *upgrade) pick() (b *Backend, isLast bool, err error) {
-	for {
-		set := u.p.set.Load()
-		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), u.tried, u.p.now())
-		if err != nil {
-			return nil, false, err
-		}
-		b, err := u.p.callPick(u.r, candidates)
-		if err != nil {
-			return nil, false, err
-		}
-		if b == nil || !slices.Contains(candidates, b) {
-			return nil, false, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
-		}
-		if !b.reserve() {
-			continue // others have filled it in the meantime
-		}
-		if b.removed.Load() { // after reserve: SetBackends has seen one of the two
-			u.p.release(b)
-			continue
-		}
-		u.tried = append(u.tried, b)
-		if err := u.tracePicked(b, len(candidates)); err != nil {
-			return nil, false, err
-		}
-		return b, len(u.tried) == maxAttempts || !set.hasOther(u.tried), nil
+	if err := out.encode(&u.head); err != nil {
+		return nil, err
 	}
+	return out, nil
 }
 
-// tracePicked tells of b, whose place is given back unless the hook returns.
-func (u *upgrade) tracePicked(b *Backend, numCandidates int) (err error) {
-	isDone := false
-	defer func() {
-		if !isDone {
-			u.p.release(b)
-		}
-	}()
-	err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
-		PickedInfo{Request: u.r, Backend: b, Attempt: len(u.tried), Candidates: numCandidates})
-	isDone = err == nil
-	return err
-}
-
-// switchProtocols hijacks the client's connection, opens the tunnel and writes the
-// 101. The tunnel is registered first: a client that has its 101 finds it there,
-// and so does whoever ends all tunnels.
-func (u *upgrade) switchProtocols(a *backendResponse) error {
-	var conn net.Conn
-	defer func() { // whatever panics
-		if a != nil {
-			u.close(a)
-			if conn != nil {
-				conn.Close()
-			}
-		}
-	}()
-	msg, err := u.switchMessage(a)
+// forward sends the client the response with which the backend refused the upgrade.
+func (u *upgrade) forward() error {
+	a := u.response
+	defer a.close()
+	h, err := u.applyResponseHook(a, handshake.AnswerHeader(a.resp.Header))
 	if err != nil {
 		return err
 	}
-	conn, brw, err := http.NewResponseController(u.w).Hijack()
+	return u.client.forward(a, h)
+}
+
+// switchProtocols takes the client's connection over, registers a tunnel and writes the
+// 101. The tunnel is registered first: a client that has its 101 is then seen by
+// [Proxy.Tunnels] and by Shutdown.
+//
+// The attempt owns the connections and the backend's place, then the tunnel does.
+// Each step may fail or panic: the owner of the moment is then closed.
+func (u *upgrade) switchProtocols(a *attempt) error {
+	var owner interface{ close() } = a
+	defer func() {
+		if owner != nil {
+			owner.close()
+		}
+	}()
+	opening, err := u.opening(a)
 	if err != nil {
-		u.p.logAttrs(slog.LevelError, "connection cannot be hijacked",
-			slog.String("type", fmt.Sprintf("%T", u.w)), slog.Any("err", err))
-		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
+		return err
 	}
-	u.isHijacked = true
+	conn, ahead, err := u.client.takeOver()
+	if err != nil {
+		return err
+	}
+	a.client = conn
 	netconn.LimitBuffers(conn, u.p.socketBuffer)
-	// What the server has left of its deadlines ends here: a tunnel has none.
-	conn.SetDeadline(time.Time{})
-	t := u.p.newTunnel(u, a, netconn.New(conn, takeBuffered(brw.Reader)), conn.LocalAddr())
-	a = nil
-	if err := t.relay.Greet(msg, responseTimeout); err != nil {
+	conn.SetDeadline(time.Time{}) // the server's deadlines do not hold for a tunnel
+	t := u.p.newTunnel(u, a, takeBuffered(ahead))
+	owner = t
+	u.p.register(t)
+	if err := t.relay.Greet(opening, responseTimeout); err != nil {
 		u.p.logAttrs(slog.LevelDebug, "client lost before its 101",
 			slog.String(logClient, u.r.RemoteAddr), slog.Any("err", err))
-		u.p.abandonTunnel(t)
-		return nil
+		return fmt.Errorf("wsproxy: client lost before its 101: %w", err) // no handler sees it
 	}
+	owner = nil // the caller's, in u.tunnel
 	u.tunnel = t
 	return nil
 }
 
-// takeBuffered returns what br has read ahead, and frees br's buffer. The server's
-// connection holds br as long as ServeHTTP runs, though it does not use it any more:
-// 4 KB of what an idle tunnel costs.
+// takeBuffered returns what br has read ahead, and frees br's buffer: 4 KB of what an
+// idle tunnel costs, because the server's connection refers to br as long as ServeHTTP
+// runs.
 func takeBuffered(br *bufio.Reader) []byte {
 	early, _ := br.Peek(br.Buffered())
 	early = slices.Clone(early)
@@ -326,25 +269,25 @@ func takeBuffered(br *bufio.Reader) []byte {
 	return early
 }
 
-// switchMessage returns the client's 101, after the Response hook.
-func (u *upgrade) switchMessage(a *backendResponse) ([]byte, error) {
-	h, err := u.applyResponseHook(a, handshake.SwitchHeader(u.w.Header(), a.resp.Header))
+// opening returns what opens the tunnel for the client, after the Response hook.
+func (u *upgrade) opening(a *attempt) ([]byte, error) {
+	h, err := u.applyResponseHook(a, handshake.SwitchHeader(u.client.header(), a.resp.Header))
 	if err != nil {
 		return nil, err
 	}
 	if cause := u.canceled(); cause != nil {
 		return nil, cause // while the hook ran
 	}
-	msg, err := handshake.AppendSwitch(u.head.empty(), h, handshake.ClientKey(u.r), a.agreement)
+	opening, err := u.client.opening(&u.head, h, a.agreement)
 	if err != nil {
 		return nil, &responseError{err}
 	}
-	return msg, nil
+	return opening, nil
 }
 
-// applyResponseHook runs the Response hook over h, and returns the header that the client will
-// get.
-func (u *upgrade) applyResponseHook(a *backendResponse, h http.Header) (http.Header, error) {
+// applyResponseHook calls the Response hook with header h, and returns the header that
+// the client gets.
+func (u *upgrade) applyResponseHook(a *attempt, h http.Header) (http.Header, error) {
 	if u.p.response == nil {
 		return h, nil
 	}
@@ -358,8 +301,8 @@ func (u *upgrade) applyResponseHook(a *backendResponse, h http.Header) (http.Hea
 	return nil, &responseError{err}
 }
 
-// A responseError says that a backend's answer cannot be passed on: the Response
-// hook refused it, or left what cannot be written.
+// A responseError says that a backend's response cannot be passed on: the Response hook
+// refused it, or left a header that cannot be written.
 type responseError struct{ err error }
 
 func (e *responseError) Error() string { return "wsproxy: answer for the client: " + e.err.Error() }

@@ -1,0 +1,238 @@
+package wsproxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// A client is the peer that asked for a tunnel, as the proxy speaks to it over one
+// version of HTTP. Its methods are called by one goroutine at a time.
+//
+// [http1Client] is the only one. Over HTTP/2 (RFC 8441) there is no connection to
+// hijack and no 101: such a client would send the header of its 200 in takeOver, return
+// the stream as a connection, and have an empty opening.
+type client interface {
+	// check returns why no tunnel can be opened to the client, or nil. It is called
+	// before anything is dialed.
+	check() error
+
+	// header returns what middleware has set for the response.
+	header() http.Header
+
+	// opening returns, in buf, what the connection of takeOver is sent before the
+	// first frame. H is the response's header; a what the backend agreed to.
+	opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error)
+
+	// takeOver takes the connection over from the server, with what was read ahead
+	// from it. From then on nothing may be written to the ResponseWriter.
+	takeOver() (net.Conn, *bufio.Reader, error)
+
+	// forward sends the backend's response, with header h, which refuses the upgrade.
+	forward(a *attempt, h http.Header) error
+
+	// refuse sends the error handler's response, unless the connection was taken over.
+	refuse(err error)
+}
+
+// An http1Client is a client over HTTP/1.1.
+type http1Client struct {
+	p           *Proxy
+	w           http.ResponseWriter
+	r           *http.Request
+	isTakenOver bool
+}
+
+// check looks for the server's connection behind the wrappers that middleware puts
+// around a ResponseWriter.
+func (c *http1Client) check() error {
+	w := c.w
+	for {
+		switch t := w.(type) {
+		case http.Hijacker:
+			return nil
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = t.Unwrap()
+		default:
+			c.p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
+				slog.String("type", fmt.Sprintf("%T", w)))
+			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
+		}
+	}
+}
+
+func (c *http1Client) header() http.Header { return c.w.Header() }
+
+func (c *http1Client) opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error) {
+	return handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.r), a)
+}
+
+func (c *http1Client) takeOver() (net.Conn, *bufio.Reader, error) {
+	conn, brw, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		c.p.logAttrs(slog.LevelError, "connection cannot be hijacked",
+			slog.String("type", fmt.Sprintf("%T", c.w)), slog.Any("err", err))
+		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
+	}
+	c.isTakenOver = true
+	return conn, brw.Reader, nil
+}
+
+// forward closes the connection after the response: an attempt to upgrade leaves none
+// that could be used again. Redirects are not followed.
+func (c *http1Client) forward(a *attempt, h http.Header) error {
+	header := c.w.Header()
+	for name, values := range h {
+		header[name] = append(header[name], values...)
+	}
+	if a.resp.StatusCode == http.StatusUpgradeRequired {
+		header.Set("Upgrade", "websocket") // what this proxy upgrades to, whatever the backend offers
+	}
+	closeAfter(c.r, header)
+	if a.resp.ContentLength > 0 {
+		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
+	}
+	until := time.Now().Add(responseTimeout)
+	a.conn.SetDeadline(until)
+	if http.NewResponseController(c.w).SetWriteDeadline(until) != nil {
+		// A wrapper hides the deadline. It must hold, or a client that does not read
+		// would keep the backend's place for ever.
+		return c.forwardHijacked(a, header, until)
+	}
+	c.recordForwarded(a)
+	c.w.WriteHeader(a.resp.StatusCode)
+	if _, err := io.Copy(c.w, a.resp.Body); err != nil {
+		// The client must not take a part for the whole.
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// forwardHijacked sends the backend's response on the client's connection itself.
+func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time.Time) error {
+	conn, _, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
+	}
+	c.isTakenOver = true
+	c.recordForwarded(a)
+	client := netconn.New(conn, nil)
+	defer client.Close()
+	conn.SetDeadline(until)
+	resp := &http.Response{
+		StatusCode: a.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Body: a.resp.Body, ContentLength: a.resp.ContentLength, Close: true,
+	}
+	if resp.ContentLength < 0 {
+		resp.TransferEncoding = []string{"chunked"} // so that a part cannot be taken for the whole
+	}
+	if resp.Write(conn) == nil {
+		client.Drain(time.Now().Add(drainTimeout))
+	}
+	return nil
+}
+
+// recordForwarded counts and logs an upgrade that the backend refused.
+func (c *http1Client) recordForwarded(a *attempt) {
+	c.p.registry.refused.Add(1)
+	c.p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, a.backend.id),
+		slog.String(logClient, c.r.RemoteAddr), slog.String("host", c.r.Host), slog.String("path", c.r.URL.Path),
+		slog.Int("status", a.resp.StatusCode))
+}
+
+func (c *http1Client) refuse(err error) {
+	if c.isTakenOver {
+		return
+	}
+	// The server's WriteTimeout may have passed while backends were tried.
+	http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(responseTimeout))
+	c.p.refuse(c.w, c.r, err)
+}
+
+// refuse answers a client that gets no tunnel.
+func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var panicked *hookPanic
+	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
+		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
+	}
+	what := "upgrade refused"
+	if p.registry.countRefusal(err) {
+		what = "upgrade failed"
+	}
+	h := w.Header()
+	var status *StatusError
+	if errors.As(err, &status) {
+		for name, values := range status.Header {
+			h[name] = slices.Clone(values)
+		}
+	}
+	if errors.Is(err, ErrLimit) || errors.Is(err, ErrShutdown) {
+		h.Set("Retry-After", retryAfterSeconds)
+	}
+	closeAfter(r, h)
+	if p.logs(slog.LevelDebug) {
+		p.logAttrs(slog.LevelDebug, what, slog.String(logClient, r.RemoteAddr),
+			slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Any("err", err))
+	}
+	p.errorHandler(w, r, err)
+}
+
+// closeAfter makes the server close the client's connection after the answer: an
+// attempt to upgrade leaves none that could be used again. HTTP/2 has no such
+// field, nor connections of one request.
+func closeAfter(r *http.Request, h http.Header) {
+	if r.ProtoMajor != 1 {
+		return
+	}
+	h.Set("Connection", "close") // net/http looks at the first value
+	if h.Get("Upgrade") != "" {
+		// "A sender of Upgrade MUST also send an 'Upgrade' connection option".
+		// https://www.rfc-editor.org/rfc/rfc9110#section-7.8-15
+		h.Add("Connection", "Upgrade")
+	}
+}
+
+// writeError is the default error handler.
+func writeError(w http.ResponseWriter, _ *http.Request, err error) {
+	code := statusOf(err)
+	text := http.StatusText(code)
+	var status *StatusError
+	if errors.As(err, &status) && status.Err != nil && code == status.Status {
+		text = status.Err.Error()
+	}
+	http.Error(w, text, code)
+}
+
+// statusOf maps an error to the status that the client gets.
+func statusOf(err error) int {
+	if all, ok := err.(*attemptErrors); ok {
+		err = all.last()
+	}
+	var status *StatusError
+	var failed *BackendError
+	var response *responseError
+	switch {
+	case errors.As(err, &status):
+		if status.Status < 400 || status.Status > 599 {
+			return http.StatusInternalServerError // a hook's mistake
+		}
+		return status.Status
+	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
+		return http.StatusServiceUnavailable
+	case err == context.DeadlineExceeded, errors.As(err, &failed) && failed.Timeout():
+		return http.StatusGatewayTimeout
+	case err == context.Canceled, failed != nil, errors.As(err, &response):
+		return http.StatusBadGateway
+	}
+	return http.StatusInternalServerError
+}

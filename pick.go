@@ -1,0 +1,270 @@
+package wsproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// The retry rule, all of it. Nothing has been sent to the client before a backend has
+// given its response, so that another backend may be tried.
+//
+//   - Who is offered: the backends of the set that were not tried for this upgrade and
+//     are below their MaxTunnels; of these, the ones that are not ejected, or if all
+//     are, all of them ([backendSet.candidates]). The balancer chooses.
+//   - How often: at most maxAttempts backends, each once.
+//   - Deadlines: all attempts end by the upgrade's deadline. While another backend is
+//     left to try, an attempt ends when half of the remaining time has passed.
+//   - What counts as failure: the connection failed, or the deadline passed, or the
+//     response is not a proper one; while another backend is left, also 502, 503 and
+//     504. Any other response ends the search: it is the client's.
+//   - Nothing more is tried when a hook or the balancer returned an error, when the
+//     upgrade was canceled, or when no backend is left.
+//   - What is recorded of the backend: success for a proper response other than 502,
+//     503 and 504; failure for the rest, unless the client or this host is to blame
+//     ([upgrade.recordOutcome]).
+const (
+	maxAttempts = 3
+
+	// minFairTimeout is how long a backend may take to respond without being blamed
+	// for a client that leaves, or a deadline of the caller's that passes. After that
+	// it is blamed: a backend that swallows connections has the fewest tunnels, and
+	// one impatient client after another would be sent to it first.
+	minFairTimeout = time.Second
+)
+
+// An attempt is one backend that is tried for an upgrade. It owns a place at the
+// backend, then also the backend's connection, then also the client's, until it is
+// closed or a tunnel takes all of them over.
+type attempt struct {
+	u       *upgrade
+	backend *Backend
+	isLast  bool // no other backend will be tried after this one
+
+	backendResponse          // after run
+	client          net.Conn // after the client's connection was taken over
+}
+
+// close closes the connections and gives the place back.
+func (a *attempt) close() {
+	defer a.u.p.release(a.backend) // even if Close panics
+	if a.client != nil {
+		defer a.client.Close()
+	}
+	if a.conn != nil {
+		a.backendResponse.close()
+	}
+}
+
+// tryBackends makes attempts, one backend after the other, until one has responded. The
+// caller owns the attempt that it returns.
+func (u *upgrade) tryBackends() (*attempt, error) {
+	var failed []error
+	for {
+		a, err := u.pick()
+		if len(failed) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
+			return nil, &attemptErrors{failed} // they say more than that no other is left
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err = a.run(); err == nil {
+			return a, nil
+		}
+		if cause := u.canceled(); cause != nil {
+			return nil, cause
+		}
+		if _, ok := err.(*BackendError); !ok {
+			return nil, err // a hook's
+		}
+		if failed = append(failed, err); a.isLast {
+			return nil, &attemptErrors{failed}
+		}
+	}
+}
+
+// pick lets the balancer choose a backend and reserves a place there. The caller owns
+// the attempt that it returns.
+func (u *upgrade) pick() (*attempt, error) {
+	for {
+		set := u.p.set.Load()
+		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), u.tried, u.p.now())
+		if err != nil {
+			return nil, err
+		}
+		b, err := u.p.callPick(u.r, candidates)
+		if err != nil {
+			return nil, err
+		}
+		if b == nil || !slices.Contains(candidates, b) {
+			return nil, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
+		}
+		if !b.reserve() {
+			continue // other upgrades have taken the last places in the meantime
+		}
+		if b.removed.Load() { // read after reserve, so that either this or SetBackends sees the other
+			u.p.release(b)
+			continue
+		}
+		u.tried = append(u.tried, b)
+		a := &attempt{u: u, backend: b, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried)}
+		if err := a.tracePicked(len(candidates)); err != nil {
+			return nil, err
+		}
+		return a, nil
+	}
+}
+
+// tracePicked calls the hook. Unless the hook returns, it closes a.
+func (a *attempt) tracePicked(numCandidates int) (err error) {
+	isDone := false
+	defer func() {
+		if !isDone {
+			a.close()
+		}
+	}()
+	u := a.u
+	err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
+		PickedInfo{Request: u.r, Backend: a.backend, Attempt: len(u.tried), Candidates: numCandidates})
+	isDone = err == nil
+	return err
+}
+
+// run performs the opening handshake with the backend. If it does not succeed, it
+// closes a; the error is a [*BackendError] if another backend may do better.
+func (a *attempt) run() error {
+	isDone := false
+	defer func() { // also if something panics or ends the goroutine
+		if !isDone {
+			a.close()
+		}
+	}()
+	u, b := a.u, a.backend
+	if b.isFailing() {
+		b.probing.Add(1)
+		defer b.probing.Add(-1)
+	}
+	out, err := u.newOutboundRequest(b)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if err := u.checkDeadline(start); err != nil {
+		return err
+	}
+	a.backendResponse, err = u.p.roundTrip(u.r.Context(), &u.canceler, out, u.attemptDeadline(start, a.isLast))
+	if err == nil && !a.isLast && isRetryable(a.resp.StatusCode) {
+		err = &BackendError{ID: b.id, Op: "handshake", Err: statusFailure(a.resp)}
+		a.backendResponse.close()
+		a.backendResponse = backendResponse{}
+	}
+	u.recordOutcome(a, err, start)
+	hookErr := a.traceAttempted(start, err)
+	switch {
+	case err != nil:
+		return err
+	case hookErr != nil:
+		return hookErr
+	}
+	isDone = true
+	return nil
+}
+
+func (a *attempt) traceAttempted(start time.Time, err error) error {
+	u := a.u
+	if u.p.trace.Attempted == nil {
+		return nil
+	}
+	info := AttemptInfo{Request: u.r, Backend: a.backend, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
+	if a.resp != nil {
+		info.Status = a.resp.StatusCode
+	}
+	return callHook(u.p, "Trace.Attempted", u.p.trace.Attempted, info)
+}
+
+// checkDeadline returns why no attempt may begin at now, or nil. A hook may have used
+// up the time: then no backend is to blame.
+func (u *upgrade) checkDeadline(now time.Time) error {
+	if !u.deadline.IsZero() && !now.Before(u.deadline) {
+		return context.DeadlineExceeded
+	}
+	return u.canceled()
+}
+
+// attemptDeadline returns the deadline of an attempt that begins at now. Zero means
+// none.
+func (u *upgrade) attemptDeadline(now time.Time, isLast bool) time.Time {
+	if u.deadline.IsZero() || isLast {
+		return u.deadline
+	}
+	return now.Add(u.deadline.Sub(now) / 2)
+}
+
+// isRetryable reports whether a backend's status says that another backend may do
+// better.
+func isRetryable(status int) bool {
+	switch status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	return false
+}
+
+// statusFailure returns the error for a response whose status is a retryable one.
+func statusFailure(resp *http.Response) error {
+	return fmt.Errorf("answered %s", http.StatusText(resp.StatusCode))
+}
+
+// recordOutcome records whether the backend of a, an attempt that began at start, has
+// done its part.
+func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
+	b := a.backend
+	switch {
+	case err == nil && !isRetryable(a.resp.StatusCode):
+		b.recordSuccess()
+	case u.isAbandoned(start):
+		// The client or the proxy ended the attempt.
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		// This process, or this host, has no descriptor left.
+	case u.callerDeadline && isTimeout(err) && time.Since(start) < minFairTimeout:
+		// A middleware's deadline left the backend too little time.
+	case b.recordFailure(u.p.now(), err == nil || isReached(err)):
+		if err == nil {
+			err = statusFailure(a.resp)
+		}
+		u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
+	}
+}
+
+// isAbandoned reports whether an attempt that began at start ended because nothing
+// waits for it any more, and not because the backend was slow.
+func (u *upgrade) isAbandoned(start time.Time) bool {
+	cause := u.canceled()
+	return cause != nil && (time.Since(start) < minFairTimeout || cause == ErrShutdown)
+}
+
+func isTimeout(err error) bool {
+	failed, ok := err.(*BackendError)
+	return ok && failed.Timeout()
+}
+
+// isReached reports whether err is about what the backend did with the request.
+func isReached(err error) bool {
+	failed, ok := err.(*BackendError)
+	return ok && failed.Op == "handshake" && !failed.Timeout()
+}
+
+// An attemptErrors joins the failures of all attempts, in their order.
+type attemptErrors struct{ errs []error }
+
+func (e *attemptErrors) Error() string   { return errors.Join(e.errs...).Error() }
+func (e *attemptErrors) Unwrap() []error { return e.errs }
+
+// last returns the failure that decides the client's status.
+func (e *attemptErrors) last() error { return e.errs[len(e.errs)-1] }
