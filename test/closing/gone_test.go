@@ -1,0 +1,55 @@
+package closing_test
+
+import (
+	"testing"
+	"time"
+)
+
+// The backend does not read, so the proxy does not read the client either.
+func TestGoneClientIsNoticedWhileItsBackendReadsNothing(t *testing.T) {
+	failsToday(t)
+	t.Parallel()
+	t.Run("reset", func(t *testing.T) {
+		forEachWay(t, func(t *testing.T, w way) { testGoneClient(t, w, (*end).reset, 7*time.Second) })
+	})
+	t.Run("end of stream", func(t *testing.T) {
+		onlySoak(t)
+		forEachWay(t, func(t *testing.T, w way) { testGoneClient(t, w, (*end).vanish, 18*time.Second) })
+	})
+}
+
+func testGoneClient(t *testing.T, w way, lose func(*end), d time.Duration) {
+	s := start(t, w, setup{socketBuffer: 64 << 10})
+	client, backend := s.open()
+	backend.socket.SetReadBuffer(64 << 10)
+	client.socket.SetWriteBuffer(16 << 10) // else the end of stream waits behind what the proxy has no room for
+	client.fill(4 << 10)
+	lose(client)
+	s.wantGone(d)
+}
+
+func TestGoneBackendIsNoticedWhileItsClientsReadNothing(t *testing.T) {
+	failsToday(t)
+	forEachWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{socketBuffer: 64 << 10, readBuffer: 64 << 10})
+		var backends []*end
+		for range 10 {
+			_, backend := s.open()
+			backends = append(backends, backend)
+		}
+		filled := make(chan bool)
+		for _, b := range backends {
+			go func() {
+				b.fill(4 << 10)
+				filled <- true
+			}()
+		}
+		for range backends {
+			<-filled
+		}
+		for _, b := range backends {
+			b.reset()
+		}
+		s.wantGone(7 * time.Second)
+	})
+}

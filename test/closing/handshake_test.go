@@ -1,0 +1,154 @@
+package closing_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+func TestClientThatNeverAnswersIsClosedSoonAfterItsBackend(t *testing.T) {
+	failsToday(t)
+	forEachWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{})
+		client, backend := s.open()
+		atClient := client.listen(reaction{})
+		backend.Send(wstest.Close(1000, ""))
+		backend.Close()
+		begin := time.Now()
+		atClient.wantEOF(1000, 2*time.Second)
+		e := s.wantClosed(2*time.Second + margin)
+		wantSoon(t, "closed tunnel", begin, time.Now(), 2*time.Second+margin)
+		if e.Cause != wsproxy.CauseClosed || e.Side != wsproxy.SideBackend || e.Code != 1000 {
+			t.Errorf("tunnel ended with %+v; want closed by the backend with 1000", e)
+		}
+	})
+}
+
+func TestFragmentsArriveAfterTheClientsClose(t *testing.T) {
+	failsToday(t)
+	forEachWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{})
+		client, backend := s.open()
+		atClient, atBackend := client.listen(reaction{}), backend.listen(reaction{})
+		client.Send(wstest.Close(1000, ""))
+		atBackend.wantClose(1000, patience)
+		opcode := byte(wstest.OpText)
+		var texts []string
+		for i := range 9 {
+			time.Sleep(time.Second)
+			texts = append(texts, string(rune('0'+i)))
+			if err := backend.WriteFrames(wstest.Fragment(opcode, i == 8, texts[i])); err != nil {
+				t.Fatalf("backend: fragment %d: %v", i, err)
+			}
+			opcode = wstest.OpContinuation
+		}
+		backend.Send(wstest.Close(1000, ""))
+		backend.Close()
+		atClient.wantEOF(1000, 2*time.Second)
+		atClient.wantTexts(texts...)
+		client.Close()
+		if e := s.wantClosed(patience); e.Cut || e.ToClient.Messages != 1 {
+			t.Errorf("tunnel ended with %+v; want one message to the client, and no cut", e)
+		}
+	})
+}
+
+// A silent peer is one that sends nothing after the other side's Close frame.
+func TestSilentPeerIsCutAfterFiveSeconds(t *testing.T) {
+	failsToday(t)
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		sender func(client, backend *end) *end
+		side   wsproxy.Side
+	}{
+		{"client", func(_, backend *end) *end { return backend }, wsproxy.SideBackend},
+		{"backend", func(client, _ *end) *end { return client }, wsproxy.SideClient},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			forEachWay(t, func(t *testing.T, w way) {
+				s := start(t, w, setup{})
+				client, backend := s.open()
+				client.listen(reaction{})
+				backend.listen(reaction{})
+				begin := time.Now()
+				tt.sender(client, backend).Send(wstest.Close(1000, ""))
+				e := s.wantClosed(7 * time.Second)
+				wantAround(t, "cut", time.Since(begin), 5*time.Second, 750*time.Millisecond)
+				if !e.Cut || e.Side != tt.side || e.Code != 1000 {
+					t.Errorf("tunnel ended with %+v; want %v's 1000, and a cut", e, tt.side)
+				}
+			})
+		})
+	}
+}
+
+func TestClientThatSendsForEverIsCutAfterFiveSeconds(t *testing.T) {
+	failsToday(t)
+	forEachWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{})
+		client, backend := s.open()
+		atClient, atBackend := client.listen(reaction{}), backend.listen(reaction{})
+		defer client.tick(10 * time.Millisecond)()
+		go writeTexts(client)
+		begin := time.Now()
+		backend.Send(wstest.Close(1000, ""))
+		atClient.wantClose(1000, margin)
+		e := s.wantClosed(8 * time.Second)
+		wantAround(t, "cut", time.Since(begin), 5*time.Second, time.Second)
+		if !e.Cut {
+			t.Errorf("tunnel ended with %+v; want a cut", e)
+		}
+		if atBackend.numBytes() == 0 {
+			t.Error("the backend got nothing of what the client sent")
+		}
+	})
+}
+
+// writeTexts writes messages until that fails.
+func writeTexts(e *end) {
+	for e.WriteFrames(wstest.Text("on and on")) == nil {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// wantAround checks how long something took: want, or up to late more, or a tenth of
+// a second less.
+func wantAround(t testing.TB, what string, took, want, late time.Duration) {
+	t.Helper()
+	if took < want-100*time.Millisecond || took > want+late {
+		t.Errorf("%s after %v; want about %v", what, took.Round(time.Millisecond), want)
+	}
+}
+
+// A peer that takes nothing has 15 seconds, in which its system takes nothing. What
+// was dropped then is not counted as passed: the client's system has all that it has
+// acknowledged, and the client can read it after a reset.
+func TestClientThatTakesNothingIsCutAfterFifteenSeconds(t *testing.T) {
+	failsToday(t)
+	onlySoak(t)
+	forEachWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{socketBuffer: 64 << 10, readBuffer: 64 << 10})
+		client, backend := s.open()
+		atBackend := backend.listen(reaction{})
+		written := backend.fill(4 << 10)
+		begin := time.Now()
+		if err := s.tunnel().Close(4001, ""); err != nil {
+			t.Fatal(err)
+		}
+		e := s.wantClosed(20 * time.Second)
+		wantAround(t, "cut", time.Since(begin), 15*time.Second, 1500*time.Millisecond)
+		atBackend.waitEnd(patience)
+		atClient := client.listen(reaction{})
+		atClient.waitEnd(patience)
+		most := atClient.numBytes() + atClient.numBytes()/1000 + 8<<10 // headers, and a frame that is not complete
+		if w.isTLS {
+			most += 32 << 10 // records that are not complete
+		}
+		if !e.Cut || int(e.ToClient.Bytes) >= written || int(e.ToClient.Bytes) > most {
+			t.Errorf("tunnel ended with %+v; want a cut; %s of %d", e, atClient, written)
+		}
+	})
+}
