@@ -76,7 +76,7 @@ func (e *end) tick(every time.Duration) (stop func()) {
 func TestVerySlowClientIsNotCut(t *testing.T) {
 	failsToday(t)
 	forEachWay(t, func(t *testing.T, w way) {
-		s := start(t, w, setup{readBuffer: 64 << 10})
+		s := start(t, w, setup{readBuffer: 32 << 10})
 		client, backend := s.open()
 		client.slow.rate.Store(20 << 10)
 		data := messages(inSoak(20, 100), 8<<10)
@@ -100,13 +100,14 @@ func TestResetBackendsDataReachesASlowClient(t *testing.T) {
 	forEachWay(t, func(t *testing.T, w way) {
 		s := start(t, w, setup{socketBuffer: inSoak(256<<10, 1<<20), readBuffer: 64 << 10})
 		client, backend := s.open()
-		left := fillWhole(t, client, backend)
+		left := fillWhole(t, backend, client)
 		backend.reset()
-		client.slow.rate.Store(int64(left*frameSize/7 + 1))
+		client.slow.rate.Store(int64(left*frameSize/12 + 1))
 		atClient := client.answer()
+		defer client.tick(500 * time.Millisecond)() // answered with a reset once the proxy has closed the connection
 		atClient.wantEOF(1012, patience)
 		client.Close()
-		if want := left * (frameSize - 4); atClient.numBytes() != want {
+		if want := left * framePayload; atClient.numBytes() != want {
 			t.Errorf("%s; want %d bytes", atClient, want)
 		}
 		e := s.wantClosed(patience)
@@ -116,34 +117,43 @@ func TestResetBackendsDataReachesASlowClient(t *testing.T) {
 	})
 }
 
-const frameSize = 4 << 10 // of each frame of fillWhole, its header of 4 bytes included
+// Of each frame of fillWhole, the header of 4 bytes included, to which a client adds
+// a key of 4.
+const (
+	frameSize    = 4 << 10
+	framePayload = frameSize - 4
+)
 
-// fillWhole makes the backend write frames until the proxy takes no more, and the
-// client read until the proxy's system has the last one as a whole. It returns how
-// many the client has not read.
-func fillWhole(t *testing.T, client, backend *end) (frames int) {
+// fillWhole makes one end of a tunnel write frames until the proxy takes no more, and
+// the other read until the proxy's system has the last one as a whole. It returns how
+// many have not been read.
+func fillWhole(t *testing.T, from, to *end) (frames int) {
 	t.Helper()
-	backend.socket.SetWriteBuffer(16 << 10) // else most of it waits on this side
-	frame := wstest.AppendFrame(nil, wstest.Binary(pattern(frameSize-4)), nil)
+	from.socket.SetWriteBuffer(16 << 10) // else most of it waits on this side
+	var key *[4]byte
+	if from.name == "client" {
+		key = &[4]byte{1, 2, 3, 4}
+	}
+	frame := wstest.AppendFrame(nil, wstest.Binary(pattern(framePayload)), key)
 	var rest []byte
 	for {
 		frames++
-		backend.socket.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-		if n, err := backend.socket.Write(frame); err != nil {
+		from.socket.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		if n, err := from.socket.Write(frame); err != nil {
 			rest = frame[n:]
 			break
 		}
 	}
-	for give := time.Now().Add(patience); len(rest) > 0 || backend.numQueued() > 0; {
+	for give := time.Now().Add(patience); len(rest) > 0 || from.numQueued() > 0; {
 		if time.Now().After(give) {
-			t.Fatalf("backend: %d bytes are still queued", backend.numQueued())
+			t.Fatalf("%s: %d bytes are still queued", from.name, from.numQueued())
 		}
-		if _, err := io.CopyN(io.Discard, client.Peer, 4*frameSize); err != nil {
-			t.Fatalf("client: %v", err)
+		if _, err := io.CopyN(io.Discard, to.Peer, int64(4*len(frame))); err != nil {
+			t.Fatalf("%s: %v", to.name, err)
 		}
 		frames -= 4
-		backend.socket.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-		n, _ := backend.socket.Write(rest)
+		from.socket.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+		n, _ := from.socket.Write(rest)
 		rest = rest[n:]
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -152,3 +152,26 @@ func TestClientThatTakesNothingIsCutAfterFifteenSeconds(t *testing.T) {
 		}
 	})
 }
+
+func TestBackendThatTakesNothingIsCutAfterFifteenSeconds(t *testing.T) {
+	failsToday(t)
+	onlySoak(t)
+	forEachWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{socketBuffer: 64 << 10})
+		client, backend := s.open()
+		backend.socket.SetReadBuffer(64 << 10)
+		written := client.fill(4 << 10)
+		begin := time.Now()
+		if err := s.tunnel().Close(4001, ""); err != nil {
+			t.Fatal(err)
+		}
+		e := s.wantClosed(20 * time.Second)
+		wantAround(t, "cut", time.Since(begin), 15*time.Second, 1500*time.Millisecond)
+		atBackend := backend.listen(reaction{})
+		atBackend.waitEnd(patience)
+		most := atBackend.numBytes() + atBackend.numBytes()/250 + 8<<10 // headers, and a frame that is not complete
+		if !e.Cut || int(e.ToBackend.Bytes) >= written || int(e.ToBackend.Bytes) > most {
+			t.Errorf("tunnel ended with %+v; want a cut; %s of %d", e, atBackend, written)
+		}
+	})
+}

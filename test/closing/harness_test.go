@@ -315,6 +315,9 @@ func newEnd(t testing.TB, name string, c net.Conn) *end {
 	return e
 }
 
+// Close closes the connection. TLS may complain that the other side was quicker.
+func (e *end) Close() { e.Peer.Conn().Close() }
+
 // vanish closes the socket without a Close frame, and without a word of TLS.
 func (e *end) vanish() { e.socket.Close() }
 

@@ -25,7 +25,7 @@ func TestLostClientIsAnEndOfStreamToItsBackend(t *testing.T) {
 	}
 	t.Run("close_notify", func(t *testing.T) {
 		forEachWay(t, func(t *testing.T, w way) {
-			testLostClient(t, w, setup{}, func(e *end) { e.Peer.Conn().Close() })
+			testLostClient(t, w, setup{}, (*end).Close)
 		})
 	})
 	t.Run("before a unix backend", func(t *testing.T) {
@@ -106,6 +106,36 @@ func testClosedTab(t *testing.T, s *scene, lose func(*end)) {
 	if e := s.wantClosed(patience); e.Cause != wsproxy.CauseClosed || e.Side != wsproxy.SideClient || e.Code != 1001 {
 		t.Errorf("tunnel ended with %+v; want the client's 1001", e)
 	}
+}
+
+// The proxy's write to the client fails while the client's Close frame still waits
+// behind data that the backend has not read.
+func TestCloseOfAClosedTabReachesABackendThatReadsLater(t *testing.T) {
+	failsToday(t)
+	forEachPlainWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{socketBuffer: 64 << 10})
+		client, backend := s.open()
+		backend.socket.SetReadBuffer(16 << 10)
+		left := fillWhole(t, client, backend)
+		client.Send(wstest.Close(1001, ""))
+		for give := time.Now().Add(patience); client.numQueued() > 0 && time.Now().Before(give); {
+			time.Sleep(time.Millisecond)
+		}
+		client.reset()
+		go writeTexts(backend)
+		time.Sleep(700 * time.Millisecond)
+		backend.slow.rate.Store(int64(left*frameSize/3 + 1))
+		atBackend := backend.listen(reaction{})
+		atBackend.wantClose(1001, patience)
+		if want := left * framePayload; atBackend.numBytes() != want {
+			t.Errorf("%s; want %d bytes", atBackend, want)
+		}
+		backend.Close()
+		e := s.wantClosed(patience)
+		if e.Cause != wsproxy.CauseClosed || e.Side != wsproxy.SideClient || e.Code != 1001 {
+			t.Errorf("tunnel ended with %+v; want the client's 1001", e)
+		}
+	})
 }
 
 func TestLostBackendIsClose1012ToItsClient(t *testing.T) {

@@ -171,7 +171,7 @@ func TestProxysCloseFollowsABigMessageToTheBackend(t *testing.T) {
 	})
 }
 
-var bigRate = inSoak[int64](1<<20, 10<<20)
+var bigRate = inSoak[int64](512<<10, 8<<20)
 
 // startBig opens a tunnel for a message of some seconds.
 func startBig(t *testing.T, w way) (s *scene, client, backend *end, data wstest.Frame) {

@@ -45,7 +45,6 @@ func (e *end) writeUntilRefused() time.Time {
 }
 
 func TestViolationBeforeABackendThatAnswersIsClosedAtOnce(t *testing.T) {
-	failsToday(t)
 	forEachWay(t, func(t *testing.T, w way) {
 		s := start(t, w, setup{})
 		client, backend := s.open()
