@@ -1,6 +1,7 @@
 package closing_test
 
 import (
+	"io"
 	"testing"
 	"time"
 )
@@ -22,8 +23,15 @@ func testGoneClient(t *testing.T, w way, lose func(*end), d time.Duration) {
 	s := start(t, w, setup{socketBuffer: 64 << 10})
 	client, backend := s.open()
 	backend.socket.SetReadBuffer(64 << 10)
-	client.socket.SetWriteBuffer(16 << 10) // else the end of stream waits behind what the proxy has no room for
+	client.socket.SetWriteBuffer(16 << 10)
 	client.fill(4 << 10)
+	// The end of the stream must not wait on this side for room on the other.
+	for client.numQueued() > 0 {
+		if _, err := io.CopyN(io.Discard, backend.Peer, 16<<10); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	lose(client)
 	s.wantGone(d)
 }
