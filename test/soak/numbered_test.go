@@ -58,9 +58,6 @@ func TestNumberedMessagesArriveWholeAndInOrder(t *testing.T) {
 
 // The end that closes does so while the other still sends.
 func TestNumberedMessagesArriveAfterAClose(t *testing.T) {
-	if os.Getenv("WSPROXY_CLOSING") != "1" {
-		t.Skip("the rule is not built yet; WSPROXY_CLOSING=1 runs its test")
-	}
 	testNumbered(t, true)
 }
 
