@@ -39,9 +39,9 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(br, out)
 		if err != nil {
-			return nil, unquoted(err)
+			return nil, redactError(err)
 		}
-		if err := checkAnswer(resp); err != nil {
+		if err := checkResponse(resp); err != nil {
 			return nil, err
 		}
 		if resp.StatusCode == http.StatusSwitchingProtocols || resp.StatusCode >= 200 {
@@ -51,10 +51,10 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	return nil, errors.New("too many interim answers")
 }
 
-// unquoted removes from an error of ReadResponse what it quotes of the answer:
+// redactError removes from an error of ReadResponse what it quotes of the answer:
 // the status line, or a field. Nothing is wrapped, since who unwraps it would
 // find the quote.
-func unquoted(err error) error {
+func redactError(err error) error {
 	if isIOError(err) {
 		return err
 	}
@@ -79,8 +79,8 @@ func isIOError(err error) bool {
 	return ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// checkAnswer refuses what ReadResponse lets pass.
-func checkAnswer(resp *http.Response) error {
+// checkResponse refuses what ReadResponse lets pass.
+func checkResponse(resp *http.Response) error {
 	// "+42" and "007": a ResponseWriter panics at them.
 	if resp.StatusCode < 100 {
 		// The phrase after it is the backend's: see ReadAnswer.
@@ -140,14 +140,14 @@ func verifySwitch(h http.Header, key string) error {
 	// field contains a value that is not an ASCII case-insensitive match for
 	// the value "websocket", the client MUST _Fail the WebSocket Connection_."
 	if lines := h["Upgrade"]; !isOnlyToken(lines, "websocket") {
-		return wrongField("Upgrade", lines, "is not websocket")
+		return fieldError("Upgrade", lines, "is not websocket")
 	}
 	// "If the response lacks a |Connection| header field or the |Connection|
 	// header field doesn't contain a token that is an ASCII case-insensitive
 	// match for the value "Upgrade", the client MUST _Fail the WebSocket
 	// Connection_."
 	if lines := h["Connection"]; !hasToken(lines, "upgrade") {
-		return wrongField("Connection", lines, "does not name upgrade")
+		return fieldError("Connection", lines, "does not name upgrade")
 	}
 	// "If the response lacks a |Sec-WebSocket-Accept| header field or the
 	// |Sec-WebSocket-Accept| contains a value other than the base64-encoded
@@ -155,16 +155,16 @@ func verifySwitch(h http.Header, key string) error {
 	// base64-decoded) with the string [...] but ignoring any leading and
 	// trailing whitespace, the client MUST _Fail the WebSocket Connection_."
 	lines := fieldAccept.in(h)
-	var room [28]byte
-	if len(lines) != 1 || trimOWS(lines[0]) != string(appendAccept(room[:0], key)) {
-		return wrongField(fieldAccept.rfc, lines, "does not fit the key")
+	var buf [28]byte
+	if len(lines) != 1 || trimOWS(lines[0]) != string(appendAccept(buf[:0], key)) {
+		return fieldError(fieldAccept.rfc, lines, "does not fit the key")
 	}
 	return nil
 }
 
-// wrongField is the error of a field of the answer that is missing or that has
+// fieldError is the error of a field of the answer that is missing or that has
 // the fault. It does not quote the lines: see ReadAnswer.
-func wrongField(name string, lines []string, fault string) error {
+func fieldError(name string, lines []string, fault string) error {
 	if len(lines) == 0 {
 		return fmt.Errorf("answer has no %s", name)
 	}
@@ -182,7 +182,7 @@ func (a *Agreement) setSubprotocol(h http.Header, offers []http.Header) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	offered := inEvery(offers, subprotocolsIn)
+	offered := offeredByAll(offers, offeredSubprotocols)
 	for name := range tokens(lines) {
 		if a.Subprotocol != "" {
 			return errors.New("answer has more than one subprotocol")
@@ -211,7 +211,7 @@ func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 	if len(names) == 0 {
 		return nil
 	}
-	offered, seen := inEvery(offers, extensionsIn), make(map[string]bool)
+	offered, seen := offeredByAll(offers, offeredExtensions), make(map[string]bool)
 	for _, name := range names {
 		if !offered[name] {
 			return errors.New("answer has an extension that was not offered")
@@ -233,10 +233,10 @@ func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 // https://www.rfc-editor.org/rfc/rfc7692#section-7
 const deflateName = "permessage-deflate"
 
-// inEvery returns the names that are in all of offers, which list yields. Each
+// offeredByAll returns the names that are in all of offers, which list yields. Each
 // offer is read once: who sends it chooses its length, and with a backend that
 // echoes it also how many names are looked up.
-func inEvery(offers []http.Header, list func(http.Header) iter.Seq[string]) map[string]bool {
+func offeredByAll(offers []http.Header, list func(http.Header) iter.Seq[string]) map[string]bool {
 	var common map[string]bool
 	for i, offer := range offers {
 		names := make(map[string]bool)
@@ -250,12 +250,12 @@ func inEvery(offers []http.Header, list func(http.Header) iter.Seq[string]) map[
 	return common
 }
 
-func subprotocolsIn(h http.Header) iter.Seq[string] {
+func offeredSubprotocols(h http.Header) iter.Seq[string] {
 	return tokens(fieldProtocol.in(h))
 }
 
-// extensionsIn yields nothing for an offer that is malformed or too long.
-func extensionsIn(h http.Header) iter.Seq[string] {
+// offeredExtensions yields nothing for an offer that is malformed or too long.
+func offeredExtensions(h http.Header) iter.Seq[string] {
 	names, _ := extensionNames(fieldExtensions.in(h))
 	return slices.Values(names)
 }

@@ -145,7 +145,7 @@ func TestErrorsStillTellWhatIsWrong(t *testing.T) {
 
 // Before Go quoted the line, it repeated it as it was.
 func TestErrorsRepeatNoLineThatGoDoesNotQuote(t *testing.T) {
-	err := unquoted(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
+	err := redactError(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
 	if want := "malformed MIME header line"; err.Error() != want {
 		t.Errorf("err = %v; want %s", err, want)
 	}
@@ -322,12 +322,12 @@ func TestVerifyTakesSixteenExtensions(t *testing.T) {
 func TestInEveryReadsEachOfferOnce(t *testing.T) {
 	offers := []http.Header{offered, header("Sec-WebSocket-Protocol: superchat, chat, other"), offered}
 	read := 0
-	common := inEvery(offers, func(h http.Header) iter.Seq[string] {
+	common := offeredByAll(offers, func(h http.Header) iter.Seq[string] {
 		read++
-		return subprotocolsIn(h)
+		return offeredSubprotocols(h)
 	})
 	if want := map[string]bool{"chat": true, "superchat": true}; !reflect.DeepEqual(common, want) || read != len(offers) {
-		t.Errorf("inEvery = %v after reading %d offers; want %v after %d", common, read, want, len(offers))
+		t.Errorf("offeredByAll = %v after reading %d offers; want %v after %d", common, read, want, len(offers))
 	}
 }
 

@@ -217,7 +217,7 @@ func checkExpect(r *http.Request) *Refusal {
 
 // checkOffers checks the two lists from which the backend chooses.
 func checkOffers(r *http.Request) *Refusal {
-	if !areSubprotocols(fieldProtocol.in(r.Header)) {
+	if !isSubprotocolOffer(fieldProtocol.in(r.Header)) {
 		return badRequest("Sec-WebSocket-Protocol was not a list of distinct tokens")
 	}
 	if _, err := extensionNames(fieldExtensions.in(r.Header)); err != nil {
@@ -226,14 +226,14 @@ func checkOffers(r *http.Request) *Refusal {
 	return nil
 }
 
-// areSubprotocols reports whether lines are an offer of subprotocols, perhaps
+// isSubprotocolOffer reports whether lines are an offer of subprotocols, perhaps
 // an empty one.
 //
 // "The elements that comprise this value MUST be non-empty strings with
 // characters in the range U+0021 to U+007E not including separator characters
 // as defined in [RFC2616] and MUST all be unique strings."
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.1
-func areSubprotocols(lines []string) bool {
+func isSubprotocolOffer(lines []string) bool {
 	if len(lines) == 0 {
 		return true
 	}

@@ -44,7 +44,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		if err != nil {
 			return netip.Prefix{}, errors.New("not an IP address, range of addresses, or unix")
 		}
-		addr = plainAddr(addr)
+		addr = normalizeAddr(addr)
 		return addr.Prefix(addr.BitLen())
 	}
 	p, err := netip.ParsePrefix(s)
@@ -123,8 +123,8 @@ func PeerAddr(remoteAddr string) netip.Addr {
 	return addr
 }
 
-// peerText is the text of PeerAddr, or "" if that is invalid.
-func peerText(remoteAddr string) string {
+// peerString is the text of PeerAddr, or "" if that is invalid.
+func peerString(remoteAddr string) string {
 	addr := PeerAddr(remoteAddr)
 	if !addr.IsValid() {
 		return ""
@@ -141,18 +141,18 @@ func peerText(remoteAddr string) string {
 // into X-Forwarded-For, and some middleware leaves it out of RemoteAddr.
 func parseAddr(s string) (addr netip.Addr, ok bool) {
 	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return plainAddr(ap.Addr()), true
+		return normalizeAddr(ap.Addr()), true
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok && strings.HasSuffix(inner, "]") {
 		s = strings.TrimSuffix(inner, "]")
 	}
 	addr, err := netip.ParseAddr(s)
-	return plainAddr(addr), err == nil
+	return normalizeAddr(addr), err == nil
 }
 
-// plainAddr gives the different writings of one address the same value. A zone
+// normalizeAddr gives the different writings of one address the same value. A zone
 // means something on this machine only.
-func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
+func normalizeAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
 // OutboundHeader returns the header for the backend: a new map, which shares
 // no slices with in's. Keys are canonical, so that a hook finds every field;
@@ -170,20 +170,20 @@ func plainAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 // [AppendRequest] writes its own.
 func OutboundHeader(in *http.Request, trusted bool) http.Header {
 	out := make(http.Header, len(in.Header)+numForwarded)
-	store := lineStore{expected: numForwarded}
-	addEndToEnd(out, in.Header, &store, func(canonical string) bool {
-		return isOwnField(canonical) || dropForwarding(canonical, trusted)
+	arena := valueArena{expected: numForwarded}
+	addEndToEnd(out, in.Header, &arena, func(canonical string) bool {
+		return isOwnField(canonical) || isUntrustedForwarding(canonical, trusted)
 	})
-	setForwarded(out, in, &store)
+	setForwarded(out, in, &arena)
 	return out
 }
 
-// dropForwarding reports whether the field is about forwarding and not to be
+// isUntrustedForwarding reports whether the field is about forwarding and not to be
 // believed.
 //
 // Many backends (CGI, WSGI, PHP) take X_Forwarded_For for X-Forwarded-For. No
 // proxy writes it that way, so from a trusted one it is what a client has sent.
-func dropForwarding(name string, trusted bool) bool {
+func isUntrustedForwarding(name string, trusted bool) bool {
 	if trusted && !strings.Contains(name, "_") {
 		return false
 	}
@@ -192,15 +192,15 @@ func dropForwarding(name string, trusted bool) bool {
 
 // isForwarding reports whether the field is about forwarding, in any spelling.
 func isForwarding(name string) bool {
-	return equalDashed(name, "forwarded") || equalDashed(name, "x-real-ip") ||
-		len(name) >= len(forwardedPrefix) && equalDashed(name[:len(forwardedPrefix)], forwardedPrefix)
+	return equalFoldDashes(name, "forwarded") || equalFoldDashes(name, "x-real-ip") ||
+		len(name) >= len(forwardedPrefix) && equalFoldDashes(name[:len(forwardedPrefix)], forwardedPrefix)
 }
 
 const forwardedPrefix = "x-forwarded" // and whatever follows, with or without a dash
 
-// equalDashed reports whether name is want, which is in lower case, if _ in it
+// equalFoldDashes reports whether name is want, which is in lower case, if _ in it
 // counts as a dash.
-func equalDashed(name, want string) bool {
+func equalFoldDashes(name, want string) bool {
 	if len(name) != len(want) {
 		return false
 	}
@@ -220,27 +220,27 @@ const numForwarded = 3 // how many fields setForwarded sets
 
 // setForwarded tells the backend what it cannot see of in. What h has of this
 // already is from a trusted peer.
-func setForwarded(h http.Header, in *http.Request, store *lineStore) {
+func setForwarded(h http.Header, in *http.Request, arena *valueArena) {
 	lines := slices.DeleteFunc(h["X-Forwarded-For"], func(line string) bool { return line == "" })
 	chain := strings.Join(lines, ", ")
-	if peer := peerText(in.RemoteAddr); chain == "" {
+	if peer := peerString(in.RemoteAddr); chain == "" {
 		chain = peer
 	} else if peer != "" {
 		chain += ", " + peer
 	}
 	if chain != "" {
-		h["X-Forwarded-For"] = store.add(chain)
+		h["X-Forwarded-For"] = arena.add(chain)
 	}
 	proto := "http"
 	if in.TLS != nil {
 		proto = "https"
 	}
-	setMissing(h, "X-Forwarded-Host", in.Host, store)
-	setMissing(h, "X-Forwarded-Proto", proto, store)
+	setIfMissing(h, "X-Forwarded-Host", in.Host, arena)
+	setIfMissing(h, "X-Forwarded-Proto", proto, arena)
 }
 
-func setMissing(h http.Header, canonical, value string, store *lineStore) {
+func setIfMissing(h http.Header, canonical, value string, arena *valueArena) {
 	if strings.Join(h[canonical], "") == "" && value != "" {
-		h[canonical] = store.add(value)
+		h[canonical] = arena.add(value)
 	}
 }

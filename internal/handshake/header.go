@@ -94,7 +94,7 @@ func isHopByHop(canonical string) bool {
 	return false
 }
 
-// survey returns the canonical keys of the fields that h's Connection names, all
+// connectionOptions returns the canonical keys of the fields that h's Connection names, all
 // lines of it, whatever the first one holds; and how many lines h has.
 //
 // "Intermediaries MUST parse a received Connection header field before a
@@ -108,7 +108,7 @@ func isHopByHop(canonical string) bool {
 // what that proxy says of it, and the proxy's own address been taken for its.
 //
 // It is a map since a hostile client may name as many as fit into its header.
-func survey(h http.Header) (nominated map[string]bool, numLines int) {
+func connectionOptions(h http.Header) (nominated map[string]bool, numLines int) {
 	for key, lines := range h {
 		numLines += len(lines)
 		if !equalFold(key, "Connection") {
@@ -133,28 +133,28 @@ func isUsualOption(option string) bool {
 	return equalFold(option, "upgrade") || equalFold(option, "keep-alive") || equalFold(option, "close")
 }
 
-// A lineStore cuts the lines of a header from one array, as http.Header.Clone does:
+// A valueArena cuts the lines of a header from one array, as http.Header.Clone does:
 // one allocation for all, by the first call of add.
-type lineStore struct {
+type valueArena struct {
 	expected int // lines
 	lines    []string
 }
 
 // add returns a copy of lines.
-func (s *lineStore) add(lines ...string) []string {
-	if s.lines == nil {
-		s.lines = make([]string, 0, max(s.expected, len(lines)))
+func (a *valueArena) add(lines ...string) []string {
+	if a.lines == nil {
+		a.lines = make([]string, 0, max(a.expected, len(lines)))
 	}
-	from := len(s.lines)
-	s.lines = append(s.lines, lines...)
-	return s.lines[from:len(s.lines):len(s.lines)]
+	from := len(a.lines)
+	a.lines = append(a.lines, lines...)
+	return a.lines[from:len(a.lines):len(a.lines)]
 }
 
 // addEndToEnd adds a copy of src to dst, without what is hop-by-hop, nominated,
 // or skipped. Keys get canonical. The two share no slices afterwards.
-func addEndToEnd(dst, src http.Header, store *lineStore, skip func(canonical string) bool) {
-	nominated, numLines := survey(src)
-	store.expected += numLines
+func addEndToEnd(dst, src http.Header, arena *valueArena, skip func(canonical string) bool) {
+	nominated, numLines := connectionOptions(src)
+	arena.expected += numLines
 	for key, lines := range src {
 		canonical := http.CanonicalHeaderKey(key)
 		if len(lines) == 0 || isHopByHop(canonical) || nominated[canonical] || skip(canonical) {
@@ -164,15 +164,15 @@ func addEndToEnd(dst, src http.Header, store *lineStore, skip func(canonical str
 			dst[canonical] = append(old, lines...)
 			continue
 		}
-		dst[canonical] = store.add(lines...)
+		dst[canonical] = arena.add(lines...)
 	}
 }
 
 // appendFields appends the fields of h that are not hop-by-hop, nor skipped,
 // sorted by key. A name or value that could break out of its line is an error.
 func appendFields(dst []byte, h http.Header, skip func(canonical string) bool) ([]byte, error) {
-	var room [16]string // as many as most headers have: no allocation
-	keys := slices.AppendSeq(room[:0], maps.Keys(h))
+	var buf [16]string // as many as most headers have: no allocation
+	keys := slices.AppendSeq(buf[:0], maps.Keys(h))
 	slices.Sort(keys)
 	for _, key := range keys {
 		if !httpguts.ValidHeaderFieldName(key) {

@@ -15,9 +15,9 @@ import (
 // all of Sec-WebSocket-*, which [AppendSwitch] writes.
 func SwitchHeader(outer, backend http.Header) http.Header {
 	h := make(http.Header) // most have no fields but those of AppendSwitch: no room before there is one
-	var store lineStore
-	addEndToEnd(h, outer, &store, isNotForSwitch)
-	addEndToEnd(h, backend, &store, isWebSocketField)
+	var arena valueArena
+	addEndToEnd(h, outer, &arena, isNotForSwitch)
+	addEndToEnd(h, backend, &arena, isWebSocketField)
 	return h
 }
 
@@ -74,8 +74,8 @@ func appendAgreement(b []byte, a Agreement) ([]byte, error) {
 // 6455, which a ResponseWriter keeps.
 func AnswerHeader(backend http.Header) http.Header {
 	h := make(http.Header, len(backend))
-	var store lineStore
-	addEndToEnd(h, backend, &store, func(string) bool { return false })
+	var arena valueArena
+	addEndToEnd(h, backend, &arena, func(string) bool { return false })
 	for key, lines := range h {
 		if isWebSocketField(key) {
 			delete(h, key)

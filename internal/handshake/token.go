@@ -109,7 +109,7 @@ func appendExtensions(names []string, line string) ([]string, error) {
 			return nil, errTooManyExtensions // at once: the rest is not even looked at
 		}
 		name := s.token()
-		if name == "" || !s.params() {
+		if name == "" || !s.skipParams() {
 			return nil, errMalformed
 		}
 		names = append(names, name)
@@ -155,24 +155,24 @@ func (s *scanner) token() string {
 	return token
 }
 
-// params skips the parameters of one extension, and reports whether they are
+// skipParams skips the parameters of one extension, and reports whether they are
 // well-formed.
-func (s *scanner) params() bool {
+func (s *scanner) skipParams() bool {
 	for s.skip(';') {
 		if s.token() == "" {
 			return false
 		}
-		if s.skip('=') && s.token() == "" && !s.quotedToken() {
+		if s.skip('=') && s.token() == "" && !s.skipQuotedToken() {
 			return false
 		}
 	}
 	return true
 }
 
-// quotedToken skips a quoted-string whose value is a token. We deviate: an
+// skipQuotedToken skips a quoted-string whose value is a token. We deviate: an
 // escape in it is malformed. It could only stand for a character that needs
 // none, and peers that do not unescape would see another value than we do.
-func (s *scanner) quotedToken() bool {
+func (s *scanner) skipQuotedToken() bool {
 	value, rest, ok := strings.Cut(strings.TrimPrefix(s.rest, `"`), `"`)
 	if !ok || !strings.HasPrefix(s.rest, `"`) || !isToken(value) {
 		return false
