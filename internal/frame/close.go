@@ -44,7 +44,7 @@ func AppendClose(dst []byte, code int, reason string, key *[4]byte) []byte {
 	n := 0
 	if code != StatusNoStatus {
 		binary.BigEndian.PutUint16(payload[:], uint16(code))
-		n = 2 + copy(payload[2:], cutReason(reason))
+		n = 2 + copy(payload[2:], truncateReason(reason))
 	}
 	return AppendControl(dst, Close, payload[:n], key)
 }
@@ -81,8 +81,8 @@ func CloseCode(whole []byte) int {
 	return int(binary.BigEndian.Uint16(code[:]))
 }
 
-// cutReason shortens s to what fits, without splitting a rune.
-func cutReason(s string) string {
+// truncateReason shortens s to what fits, without splitting a rune.
+func truncateReason(s string) string {
 	if len(s) <= MaxReason {
 		return s
 	}

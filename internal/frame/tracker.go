@@ -66,7 +66,7 @@ func (t *Tracker) Next(p []byte) (Step, error) {
 	n := 0
 	for n < len(p) {
 		if t.rest > 0 {
-			n += t.pass(len(p) - n)
+			n += t.advance(len(p) - n)
 			continue
 		}
 		h, size, err := t.header(p[n:])
@@ -77,9 +77,9 @@ func (t *Tracker) Next(p []byte) (Step, error) {
 			if err != nil || size == 0 {
 				return Step{}, err
 			}
-			return t.control(h, size, len(p)), nil
+			return t.controlStep(h, size, len(p)), nil
 		}
-		t.begin(h, size)
+		t.beginFrame(h, size)
 		n += size
 	}
 	return Step{Len: n}, nil
@@ -91,12 +91,12 @@ func (t *Tracker) Finish(p []byte) int {
 	if t.rest == 0 {
 		return 0
 	}
-	return t.pass(len(p))
+	return t.advance(len(p))
 }
 
 // Skip takes n bytes of payload as seen that nobody has shown; n is at most Rest.
 func (t *Tracker) Skip(n int) {
-	if t.pass(n) != n {
+	if t.advance(n) != n {
 		panic("BUG: more is skipped than the frame has")
 	}
 }
@@ -131,15 +131,15 @@ func (t *Tracker) TakeMessages() uint32 {
 // Ignore lifts the bound of messages: what follows is parsed to be discarded.
 func (t *Tracker) Ignore() { t.Rules.MaxMessage = 0 }
 
-// pass takes up to n bytes of payload.
-func (t *Tracker) pass(n int) int {
-	took := min(uint64(n), t.rest)
-	t.rest -= took
-	t.begun += took
+// advance takes up to n bytes of payload.
+func (t *Tracker) advance(n int) int {
+	taken := min(uint64(n), t.rest)
+	t.rest -= taken
+	t.begun += taken
 	if t.rest == 0 {
-		t.end()
+		t.endFrame()
 	}
-	return int(took)
+	return int(taken)
 }
 
 // header parses and checks the header of the next frame, in an order that does
@@ -168,24 +168,24 @@ func (t *Tracker) check(h Header) *Violation {
 	case t.Rules.Masked && !h.Masked:
 		// "The server MUST close the connection upon receiving a frame that is
 		// not masked." https://www.rfc-editor.org/rfc/rfc6455#section-5.1
-		return violates("frame from the client is not masked")
+		return violation("frame from the client is not masked")
 	case !t.Rules.Masked && h.Masked:
 		// "A client MUST close a connection if it detects a masked frame."
-		return violates("frame from the backend is masked")
+		return violation("frame from the backend is masked")
 	case t.Rules.Unknown:
 		return nil
 	case !h.Opcode.isKnown():
-		return violates("reserved opcode")
+		return violation("reserved opcode")
 	case h.RSV != 0 && !t.mayCompress(h):
-		return violates("reserved bit set")
+		return violation("reserved bit set")
 	case h.Opcode.IsControl():
 		if !h.Fin {
-			return violates("control frame is fragmented")
+			return violation("control frame is fragmented")
 		}
 	case h.Opcode == Continuation && !t.fragmented:
-		return violates("continuation of no message")
+		return violation("continuation of no message")
 	case h.Opcode != Continuation && t.fragmented:
-		return violates("message begun within a message")
+		return violation("message begun within a message")
 	}
 	return nil
 }
@@ -200,7 +200,7 @@ func (t *Tracker) checkLength(h Header) *Violation {
 			return &Violation{StatusTooBig, "message larger than the limit"}
 		}
 	case h.Length > MaxControlPayload:
-		return violates("control frame of more than 125 bytes")
+		return violation("control frame of more than 125 bytes")
 	}
 	return nil
 }
@@ -229,16 +229,16 @@ func (t *Tracker) isTooBig(h Header) bool {
 	return limit > 0 && (h.Length > limit || t.size > limit-h.Length)
 }
 
-// control takes a control frame, if all of it is there.
-func (t *Tracker) control(h Header, size, have int) Step {
+// controlStep takes a control frame, if all of it is there.
+func (t *Tracker) controlStep(h Header, size, have int) Step {
 	if uint64(have-size) < h.Length {
 		return Step{}
 	}
 	return Step{Len: size + int(h.Length), Control: h.Opcode}
 }
 
-// begin takes the header of a data frame.
-func (t *Tracker) begin(h Header, size int) {
+// beginFrame takes the header of a data frame.
+func (t *Tracker) beginFrame(h Header, size int) {
 	t.rest = h.Length
 	t.begun = uint64(size)
 	t.final = h.Fin
@@ -249,18 +249,18 @@ func (t *Tracker) begin(h Header, size int) {
 	}
 	t.fragmented = !h.Fin
 	if t.rest == 0 {
-		t.end()
+		t.endFrame()
 	}
 }
 
-// end stands after the last byte of a data frame.
-func (t *Tracker) end() {
+// endFrame stands after the last byte of a data frame.
+func (t *Tracker) endFrame() {
 	if t.final {
 		t.messages++
 		t.size = 0
 	}
 }
 
-func violates(reason string) *Violation {
+func violation(reason string) *Violation {
 	return &Violation{Code: StatusProtocolError, Reason: reason}
 }
