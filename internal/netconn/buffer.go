@@ -18,7 +18,7 @@ const (
 	// that does not fit costs two deadlines more, 0.14 µs, which cannot be told from
 	// the noise in what it costs to pass one on (0.95 to 1.07 at 1,000 bytes and at
 	// 16 KiB), and neither can larger ones from this one.
-	heldSize = 512
+	waitSize = 512
 )
 
 // A Buffer holds bytes that were read. It comes from a pool, and goes back there
@@ -38,8 +38,8 @@ func (b *Buffer) Free() { b.pool.Put(b) }
 // space returns where to read to.
 func (b *Buffer) space() []byte { return b.mem[b.len:] }
 
-// grow takes n bytes of space as read.
-func (b *Buffer) grow(n int) { b.len += n }
+// extend takes n bytes of space as read.
+func (b *Buffer) extend(n int) { b.len += n }
 
 // A bufferPool holds plain memory only, so that it may be shared by all proxies
 // of a process and by all bubbles of its tests.
@@ -48,7 +48,7 @@ type bufferPool struct{ sync.Pool }
 var (
 	largeBuffers = newBufferPool(largeSize)
 	smallBuffers = newBufferPool(smallSize)
-	heldBuffers  = newBufferPool(heldSize)
+	waitBuffers  = newBufferPool(waitSize)
 )
 
 func newBufferPool(size int) bufferPool {

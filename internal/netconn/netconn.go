@@ -96,7 +96,7 @@ func (c *Conn) Fill(head []byte) (*Buffer, error) {
 	case len(c.buffered) > 0:
 		b := largeBuffers.get(head)
 		n := copy(b.space(), c.buffered)
-		b.grow(n)
+		b.extend(n)
 		if c.buffered = c.buffered[n:]; len(c.buffered) == 0 {
 			c.buffered = nil
 		}
@@ -124,18 +124,18 @@ func (c *Conn) read(head []byte) (*Buffer, error) {
 		pool = &largeBuffers
 	}
 	b := pool.get(head)
-	n, err := c.readSome(b.space())
+	n, err := c.readNonEmpty(b.space())
 	if n == 0 {
 		b.Free()
 		return nil, err
 	}
-	b.grow(n)
+	b.extend(n)
 	c.large = b.len >= smallSize
 	return b, nil // an error will come again
 }
 
-// readSome is Read without "(0, nil)", which is discouraged, not forbidden.
-func (c *Conn) readSome(p []byte) (n int, err error) {
+// readNonEmpty is Read without "(0, nil)", which is discouraged, not forbidden.
+func (c *Conn) readNonEmpty(p []byte) (n int, err error) {
 	for range maxEmptyReads {
 		if n, err = c.conn.Read(p); n > 0 || err != nil {
 			return n, err
@@ -206,14 +206,14 @@ func (c *Conn) Close() error {
 
 // Abandon is Close without a word to the peer: it never waits.
 func (c *Conn) Abandon() error {
-	c.closeOnce.Do(func() { c.closeErr = beneathTLS(c.conn).Close() })
+	c.closeOnce.Do(func() { c.closeErr = underlyingConn(c.conn).Close() })
 	return c.closeErr
 }
 
 // Reset is Abandon that forgets what is still to be sent, where the connection lets
 // that be said: else the system keeps it, for minutes if the peer does not read.
 func (c *Conn) Reset() error {
-	if l, ok := beneathTLS(c.conn).(interface{ SetLinger(sec int) error }); ok {
+	if l, ok := underlyingConn(c.conn).(interface{ SetLinger(sec int) error }); ok {
 		l.SetLinger(0)
 	}
 	c.Interrupt() // whatever a wrapper would still write to say goodbye
@@ -227,7 +227,7 @@ func LimitBuffers(c net.Conn, bytes int) {
 	if bytes == 0 {
 		return
 	}
-	if b, ok := beneathTLS(c).(interface {
+	if b, ok := underlyingConn(c).(interface {
 		SetReadBuffer(bytes int) error
 		SetWriteBuffer(bytes int) error
 	}); ok {
@@ -236,8 +236,8 @@ func LimitBuffers(c net.Conn, bytes int) {
 	}
 }
 
-// beneathTLS returns what carries c, if c is TLS, else c.
-func beneathTLS(c net.Conn) net.Conn {
+// underlyingConn returns what carries c, if c is TLS, else c.
+func underlyingConn(c net.Conn) net.Conn {
 	if t, ok := c.(*tls.Conn); ok {
 		return t.NetConn()
 	}

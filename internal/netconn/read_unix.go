@@ -26,7 +26,7 @@ type rawReader struct {
 
 // A source is read from without waiting.
 type source interface {
-	// readNow reads from fd. The error is errNotYet if nothing has come, io.EOF at
+	// readNow reads from fd. The error is errWouldBlock if nothing has come, io.EOF at
 	// the end; there is either an error or a byte.
 	readNow(fd int, p []byte) (int, error)
 }
@@ -36,7 +36,7 @@ type source interface {
 func newReader(c net.Conn) reader {
 	r := new(rawReader)
 	if t := newTLSSource(c); t != nil {
-		r.raw, r.src = rawConn(t.below.Conn), t
+		r.raw, r.src = rawConn(t.socket.Conn), t
 	} else {
 		r.raw, r.src = rawConn(c), socket{c}
 	}
@@ -69,13 +69,13 @@ func (r *rawReader) read(fd uintptr) bool {
 	b := pool.get(r.head)
 	n, err := r.src.readNow(int(fd), b.space())
 	if n > 0 {
-		b.grow(n)
+		b.extend(n)
 		r.large = b.len >= smallSize
 		r.buf = b
 		return true // an error will come again
 	}
 	b.Free()
-	if err == errNotYet {
+	if err == errWouldBlock {
 		return false
 	}
 	r.err = err
@@ -94,19 +94,19 @@ func (s socket) readNow(fd int, p []byte) (int, error) {
 	case n > 0:
 		return n, nil
 	case err == syscall.EAGAIN:
-		return 0, errNotYet
+		return 0, errWouldBlock
 	case err == nil:
 		return 0, io.EOF
 	}
 	return 0, &net.OpError{Op: "read", Net: s.LocalAddr().Network(), Err: os.NewSyscallError("read", err)}
 }
 
-// errNotYet is what crypto/tls takes for a deadline that has passed: it keeps what
+// errWouldBlock is what crypto/tls takes for a deadline that has passed: it keeps what
 // it has read of a record, and goes on with it the next time.
-var errNotYet error = notYet{}
+var errWouldBlock error = wouldBlockError{}
 
-type notYet struct{}
+type wouldBlockError struct{}
 
-func (notYet) Error() string   { return "nothing to read yet" }
-func (notYet) Timeout() bool   { return true }
-func (notYet) Temporary() bool { return true }
+func (wouldBlockError) Error() string   { return "nothing to read yet" }
+func (wouldBlockError) Timeout() bool   { return true }
+func (wouldBlockError) Temporary() bool { return true }

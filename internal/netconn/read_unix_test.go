@@ -58,8 +58,8 @@ func TestWaitingOverTLSHoldsLittleWhateverCameBefore(t *testing.T) {
 		}
 		return c
 	})
-	if held > heldSize+smallSize/4 {
-		t.Errorf("a Fill that waits holds %d bytes; want not much more than %d", held, heldSize)
+	if held > waitSize+smallSize/4 {
+		t.Errorf("a Fill that waits holds %d bytes; want not much more than %d", held, waitSize)
 	}
 }
 

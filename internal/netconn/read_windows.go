@@ -38,7 +38,7 @@ func (r *rawReader) fill(head []byte) (*Buffer, error) {
 		b.Free()
 		return nil, err
 	}
-	b.grow(n)
+	b.extend(n)
 	return b, nil
 }
 

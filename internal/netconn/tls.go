@@ -18,9 +18,9 @@ type tlsReader struct {
 	// Owned by the goroutine that calls fill.
 	large bool // the last record that was too much for the held buffer filled a small one, or would have
 
-	mu       sync.Mutex
-	deadline time.Time // of reads, as others have set it
-	isTaking bool      // the deadline of conn is another one for the moment
+	mu        sync.Mutex
+	deadline  time.Time // of reads, as others have set it
+	isPolling bool      // the deadline of conn is another one for the moment
 }
 
 // newTLSReader returns nil unless c is TLS over a plain socket: of a wrapper it is
@@ -34,48 +34,48 @@ func newTLSReader(c net.Conn) *tlsReader {
 }
 
 func (r *tlsReader) fill(head []byte) (*Buffer, error) {
-	b := heldBuffers.get(head)
+	b := waitBuffers.get(head)
 	n, err := r.conn.Read(b.space())
 	if n == 0 {
 		b.Free()
 		return nil, err
 	}
-	b.grow(n)
+	b.extend(n)
 	if len(b.space()) == 0 {
-		b = r.take(b)
+		b = r.readRest(b)
 	}
 	return b, nil // an error will come again
 }
 
-// take returns what is in b, which it frees, and after it what is left of the
+// readRest returns what is in b, which it frees, and after it what is left of the
 // record.
-func (r *tlsReader) take(b *Buffer) *Buffer {
+func (r *tlsReader) readRest(b *Buffer) *Buffer {
 	pool := &smallBuffers
 	if r.large {
 		pool = &largeBuffers
 	}
 	whole := pool.get(b.Bytes())
 	b.Free()
-	r.stopWaiting()
+	r.beginPoll()
 	n, _ := r.conn.Read(whole.space()) // an error is the deadline's, or will come again
-	r.waitAgain()
-	whole.grow(n)
+	r.endPoll()
+	whole.extend(n)
 	r.large = whole.len >= smallSize
 	return whole
 }
 
-// stopWaiting makes reads return at once, until waitAgain.
-func (r *tlsReader) stopWaiting() {
+// beginPoll makes reads return at once, until endPoll.
+func (r *tlsReader) beginPoll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.isTaking = true
+	r.isPolling = true
 	r.conn.SetReadDeadline(longAgo)
 }
 
-func (r *tlsReader) waitAgain() {
+func (r *tlsReader) endPoll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.isTaking = false
+	r.isPolling = false
 	r.conn.SetReadDeadline(r.deadline)
 }
 
@@ -84,7 +84,7 @@ func (r *tlsReader) setReadDeadline(t time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.deadline = t
-	if r.isTaking {
+	if r.isPolling {
 		return nil
 	}
 	return r.conn.SetReadDeadline(t)

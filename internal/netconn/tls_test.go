@@ -24,7 +24,7 @@ func TestTLSRecordIsReturnedWholeHoweverLittleIsHeld(t *testing.T) {
 	near, far := acceptedTLSPair(t)
 	c := New(near, nil)
 	for _, head := range []string{"", strings.Repeat("h", MaxHead)} {
-		for _, size := range []int{1, heldSize - MaxHead, heldSize - 1, heldSize, heldSize + 1, 3000} {
+		for _, size := range []int{1, waitSize - MaxHead, waitSize - 1, waitSize, waitSize + 1, 3000} {
 			want := bytes.Repeat([]byte("0123456789"), 1+size/10)[:size]
 			far.Write(want)
 			if got, err := fill(c, head); got != head+string(want) || err != nil {
@@ -66,9 +66,9 @@ func TestTLSDeadlineIsNotLostWhileMoreIsTaken(t *testing.T) {
 		near, _ := acceptedTLSPair(t)
 		c := New(near, nil)
 		r := c.reader.(*tlsReader)
-		r.stopWaiting()
+		r.beginPoll()
 		wake(c)
-		r.waitAgain()
+		r.endPoll()
 		if got, err := fill(c, ""); !os.IsTimeout(err) {
 			t.Errorf("%s: Fill() = %q, %v; want a timeout", name, got, err)
 		}
@@ -79,12 +79,12 @@ func TestTLSDeadlineDoesNotEndTheTakingOfMore(t *testing.T) {
 	near, far := acceptedTLSPair(t)
 	c := New(near, nil)
 	r := c.reader.(*tlsReader)
-	r.stopWaiting()
+	r.beginPoll()
 	c.SetReadDeadline(time.Time{})
 	if n, err := near.Read(make([]byte, 1)); !os.IsTimeout(err) {
 		t.Errorf("Read() while more is taken = %d, %v; want a timeout: it must not wait", n, err)
 	}
-	r.waitAgain()
+	r.endPoll()
 	far.Write([]byte("hello"))
 	if got, err := fill(c, ""); got != "hello" || err != nil {
 		t.Errorf("Fill() = %q, %v; want hello", got, err)

@@ -24,13 +24,13 @@ type tlsSocket struct {
 	socket
 
 	// Owned by the goroutine that reads.
-	isPolled bool // Read reads from fd, without waiting
-	fd       int
+	isNonblocking bool // Read reads from fd, without waiting
+	fd            int
 }
 
 // Read implements [net.Conn].
 func (s *tlsSocket) Read(p []byte) (int, error) {
-	if s.isPolled {
+	if s.isNonblocking {
 		return s.readNow(s.fd, p)
 	}
 	return s.Conn.Read(p)
@@ -38,8 +38,8 @@ func (s *tlsSocket) Read(p []byte) (int, error) {
 
 // A tlsSource is a TLS connection over a tlsSocket as a source.
 type tlsSource struct {
-	conn  *tls.Conn
-	below *tlsSocket
+	conn   *tls.Conn
+	socket *tlsSocket
 }
 
 // newTLSSource returns nil unless c is one of TLSClient over a plain socket.
@@ -53,9 +53,9 @@ func newTLSSource(c net.Conn) *tlsSource {
 }
 
 func (s *tlsSource) readNow(fd int, p []byte) (int, error) {
-	s.below.isPolled, s.below.fd = true, fd
+	s.socket.isNonblocking, s.socket.fd = true, fd
 	n, err := s.conn.Read(p)
-	s.below.isPolled = false
+	s.socket.isNonblocking = false
 	if n > 0 {
 		err = nil // it comes again
 	}

@@ -56,7 +56,7 @@ func FuzzTLSRecordsArriveHoweverTheyAreSplit(f *testing.F) {
 			server.Conn.Write(stream[sent : sent+n])
 			sent += n
 			p, err := readAllNow(r)
-			if err != errNotYet {
+			if err != errWouldBlock {
 				t.Fatalf("after %d bytes: %v; want more to be waited for", sent, err)
 			}
 			got = append(got, p...)
