@@ -135,7 +135,7 @@ func (s *stream) closeWriter() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.isEnded = true
-	s.leaveWriterLocked()
+	s.endWriterLocked()
 }
 
 func (s *stream) closeReader() {
@@ -144,7 +144,7 @@ func (s *stream) closeReader() {
 	if s.writeErr == nil {
 		s.writeErr = errPipe
 	}
-	s.leaveReaderLocked()
+	s.endReaderLocked()
 }
 
 func (s *stream) resetWriter() {
@@ -154,7 +154,7 @@ func (s *stream) resetWriter() {
 		s.readErr = errReadReset
 	}
 	s.buf.Reset()
-	s.leaveWriterLocked()
+	s.endWriterLocked()
 }
 
 func (s *stream) resetReader() {
@@ -163,16 +163,16 @@ func (s *stream) resetReader() {
 	if s.writeErr != net.ErrClosed {
 		s.writeErr = errWriteReset
 	}
-	s.leaveReaderLocked()
+	s.endReaderLocked()
 }
 
-func (s *stream) leaveWriterLocked() {
+func (s *stream) endWriterLocked() {
 	s.writeErr = net.ErrClosed
 	s.writeDeadline.stop()
 	s.changed.Broadcast()
 }
 
-func (s *stream) leaveReaderLocked() {
+func (s *stream) endReaderLocked() {
 	s.readErr = net.ErrClosed
 	s.buf.Reset()
 	s.readDeadline.stop()
@@ -195,12 +195,12 @@ func (s *stream) setDeadline(d *deadline, t time.Time) {
 		return
 	}
 	numStops := d.numStops
-	d.timer = time.AfterFunc(left, func() { s.pass(d, numStops) })
+	d.timer = time.AfterFunc(left, func() { s.expire(d, numStops) })
 }
 
-// pass is called by the timer that was started after numStops stops. It may have
+// expire is called by the timer that was started after numStops stops. It may have
 // been firing already while it was stopped.
-func (s *stream) pass(d *deadline, numStops int) {
+func (s *stream) expire(d *deadline, numStops int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if d.numStops == numStops {
