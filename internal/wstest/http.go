@@ -105,7 +105,7 @@ func (p *Peer) WriteRequest(raw string) {
 // is one, before the next step.
 func (p *Peer) ReadResponse() *http.Response {
 	p.t.Helper()
-	p.expectSoon()
+	p.setReadTimeout()
 	resp, err := http.ReadResponse(p.r, nil)
 	if err != nil {
 		p.t.Fatalf("%s: got error %v; want a response", p.role, err)
@@ -117,7 +117,7 @@ func (p *Peer) ReadResponse() *http.Response {
 // one, before the next step.
 func (p *Peer) ReadRequest() *http.Request {
 	p.t.Helper()
-	p.expectSoon()
+	p.setReadTimeout()
 	req, err := http.ReadRequest(p.r)
 	if err != nil {
 		p.t.Fatalf("%s: got error %v; want a request", p.role, err)

@@ -33,7 +33,7 @@ func StartRaw(t testing.TB, answer string) *RawBackend {
 	b := &RawBackend{endedc: make(chan struct{}, 1)}
 	b.answer, b.ends = strings.CutSuffix(answer, "{end}")
 	b.accepted = func(c net.Conn) {
-		record := b.begin()
+		record := b.addConn()
 		b.running.Go(func() { b.serve(c, record) }) // until the other end or stop closes c
 	}
 	b.start(t)
@@ -44,7 +44,7 @@ func StartRaw(t testing.TB, answer string) *RawBackend {
 // ended, and returns the bytes of each.
 func (b *RawBackend) Received(t testing.TB) []string {
 	t.Helper()
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(stepTimeout)
 	defer timeout.Stop()
 	for {
 		received, numOpen := b.received()
@@ -55,7 +55,7 @@ func (b *RawBackend) Received(t testing.TB) []string {
 		case <-b.endedc:
 		case <-timeout.C:
 			t.Fatalf("backend: %d of %d connections still open after %v; received %.200q",
-				numOpen, len(received), patience, received)
+				numOpen, len(received), stepTimeout, received)
 		}
 	}
 }
@@ -69,7 +69,7 @@ func (b *RawBackend) received() (received []string, numOpen int) {
 	return received, b.numOpen
 }
 
-func (b *RawBackend) begin() *bytes.Buffer {
+func (b *RawBackend) addConn() *bytes.Buffer {
 	b.recordMu.Lock()
 	defer b.recordMu.Unlock()
 	record := new(bytes.Buffer)
@@ -78,7 +78,7 @@ func (b *RawBackend) begin() *bytes.Buffer {
 	return record
 }
 
-func (b *RawBackend) end() {
+func (b *RawBackend) endConn() {
 	b.recordMu.Lock()
 	b.numOpen--
 	b.recordMu.Unlock()
@@ -89,16 +89,16 @@ func (b *RawBackend) end() {
 }
 
 func (b *RawBackend) serve(c net.Conn, record *bytes.Buffer) {
-	defer b.end()
+	defer b.endConn()
 	defer c.Close()
 	buf := make([]byte, 4096)
 	isAnswered := false
 	for {
 		n, err := c.Read(buf)
-		head := b.keep(record, buf[:n])
+		head := b.appendRecord(record, buf[:n])
 		if head != nil && !isAnswered {
 			isAnswered = true
-			c.Write(answerTo(head, b.answer)) // if it fails, so does the next Read
+			c.Write(fillAnswer(head, b.answer)) // if it fails, so does the next Read
 			if b.ends {
 				c.(*net.TCPConn).CloseWrite()
 			}
@@ -109,9 +109,9 @@ func (b *RawBackend) serve(c net.Conn, record *bytes.Buffer) {
 	}
 }
 
-// keep adds to record, and returns the head of the first request once that is
+// appendRecord adds to record, and returns the head of the first request once that is
 // complete.
-func (b *RawBackend) keep(record *bytes.Buffer, received []byte) []byte {
+func (b *RawBackend) appendRecord(record *bytes.Buffer, received []byte) []byte {
 	b.recordMu.Lock()
 	defer b.recordMu.Unlock()
 	record.Write(received)
@@ -122,7 +122,7 @@ func (b *RawBackend) keep(record *bytes.Buffer, received []byte) []byte {
 	return append(bytes.Clone(head), "\r\n\r\n"...)
 }
 
-func answerTo(head []byte, answer string) []byte {
+func fillAnswer(head []byte, answer string) []byte {
 	var accept string
 	if req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(head))); err == nil {
 		accept = Accept(req.Header.Get("Sec-WebSocket-Key"))

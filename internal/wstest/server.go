@@ -96,13 +96,13 @@ func StartBackend(t testing.TB) *Backend {
 // Accepted waits, for 5 s at most, for the next connection.
 func (b *Backend) Accepted(t testing.TB) *Peer {
 	t.Helper()
-	timeout := time.NewTimer(patience)
+	timeout := time.NewTimer(stepTimeout)
 	defer timeout.Stop()
 	select {
 	case c := <-b.queue:
 		return NewBackend(t, c)
 	case <-timeout.C:
-		t.Fatalf("backend: no connection in %v; %d before", patience, b.NumAccepted())
+		t.Fatalf("backend: no connection in %v; %d before", stepTimeout, b.NumAccepted())
 		return nil
 	}
 }

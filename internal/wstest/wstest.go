@@ -29,7 +29,7 @@ import (
 
 // What a step waits for is there at once if all is well. In a synctest bubble
 // this is the bubble's time: sleep first until something is due.
-const patience = 5 * time.Second
+const stepTimeout = 5 * time.Second
 
 // A role decides about masking.
 type role string
@@ -65,7 +65,7 @@ func NewBackend(t testing.TB, c net.Conn) *Peer { return newPeer(t, backend, c) 
 // http://host:port.
 func Dial(t testing.TB, url string) *Peer {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", strings.TrimPrefix(url, "http://"), patience)
+	c, err := net.DialTimeout("tcp", strings.TrimPrefix(url, "http://"), stepTimeout)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func (p *Peer) Send(frames ...Frame) {
 // SendRaw writes b with one call.
 func (p *Peer) SendRaw(b []byte) {
 	p.t.Helper()
-	p.conn.SetWriteDeadline(time.Now().Add(patience))
+	p.conn.SetWriteDeadline(time.Now().Add(stepTimeout))
 	if n, err := p.conn.Write(b); err != nil {
 		p.t.Fatalf("%s: sent %d of %d bytes: %v", p.role, n, len(b), err)
 	}
@@ -97,7 +97,7 @@ func (p *Peer) SendRaw(b []byte) {
 func (p *Peer) Want(frames ...Frame) {
 	p.t.Helper()
 	for i, want := range frames {
-		got, err := p.readFrameSoon()
+		got, err := p.readFrameInTime()
 		if err != nil {
 			p.t.Fatalf("%s: frame %d of %d: got error %v; want %v", p.role, i+1, len(frames), err, want)
 		}
@@ -111,7 +111,7 @@ func (p *Peer) Want(frames ...Frame) {
 // WantClose reads a Close frame with a code, 0 for none, and any reason.
 func (p *Peer) WantClose(code uint16) {
 	p.t.Helper()
-	got, err := p.readFrameSoon()
+	got, err := p.readFrameInTime()
 	if err != nil {
 		p.t.Fatalf("%s: got error %v; want close %d", p.role, err, code)
 	}
@@ -124,7 +124,7 @@ func (p *Peer) WantClose(code uint16) {
 // WantRaw reads as many bytes as s has, and compares them.
 func (p *Peer) WantRaw(s string) {
 	p.t.Helper()
-	p.expectSoon()
+	p.setReadTimeout()
 	got := make([]byte, len(s))
 	n, err := io.ReadFull(p.r, got)
 	if err != nil {
@@ -139,7 +139,7 @@ func (p *Peer) WantRaw(s string) {
 // such thing, nor is a byte before it.
 func (p *Peer) WantEOF() {
 	p.t.Helper()
-	p.expectSoon()
+	p.setReadTimeout()
 	switch _, err := p.r.Peek(1); err {
 	case io.EOF:
 	case nil:
@@ -154,7 +154,7 @@ func (p *Peer) WantEOF() {
 // survives the reset is chance.
 func (p *Peer) WantReset() {
 	p.t.Helper()
-	p.expectSoon()
+	p.setReadTimeout()
 	n, err := io.Copy(io.Discard, p.r)
 	switch {
 	case err == nil:
@@ -251,14 +251,14 @@ func (p *Peer) appendFrames(dst []byte, frames []Frame) []byte {
 	return dst
 }
 
-func (p *Peer) readFrameSoon() (Frame, error) {
-	p.expectSoon()
+func (p *Peer) readFrameInTime() (Frame, error) {
+	p.setReadTimeout()
 	return ReadFrame(p.r)
 }
 
-// expectSoon ignores the error: on a dead connection the read that follows has
+// setReadTimeout ignores the error: on a dead connection the read that follows has
 // the better one.
-func (p *Peer) expectSoon() { p.conn.SetReadDeadline(time.Now().Add(patience)) }
+func (p *Peer) setReadTimeout() { p.conn.SetReadDeadline(time.Now().Add(stepTimeout)) }
 
 func (p *Peer) checkMasking(f Frame) {
 	p.t.Helper()
