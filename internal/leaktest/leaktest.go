@@ -26,7 +26,7 @@ func Main(m *testing.M) {
 // t has ended and its later cleanups have run, so call it first. It sees the
 // whole process: not for parallel tests, nor inside of a synctest bubble.
 func Check(t testing.TB) {
-	before := take()
+	before := takeSnapshot()
 	t.Cleanup(func() { check(t, before, grace) })
 }
 
@@ -41,7 +41,7 @@ func check(t testing.TB, before snapshot, grace time.Duration) {
 
 // run takes the place of a testing.M's Run.
 func run(m interface{ Run() int }, out io.Writer, grace time.Duration) int {
-	before := take()
+	before := takeSnapshot()
 	code := m.Run()
 	if code != 0 {
 		return code
@@ -59,7 +59,7 @@ type snapshot struct {
 	files      map[string]bool   // "descriptor -> what it refers to"
 }
 
-func take() snapshot {
+func takeSnapshot() snapshot {
 	startPoller()
 	return snapshot{goroutines: goroutines(), files: openFiles()}
 }

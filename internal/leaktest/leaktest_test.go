@@ -119,7 +119,7 @@ func TestRunIsSilentAfterFailedTests(t *testing.T) {
 }
 
 func TestRunForgivesTheRuntimeItsOwn(t *testing.T) {
-	before := take()
+	before := takeSnapshot()
 	signalc := make(chan os.Signal, 1)
 	signal.Notify(signalc, os.Interrupt)
 	defer signal.Stop(signalc)
@@ -156,7 +156,7 @@ func TestCheckFailsTheTestThatLeaks(t *testing.T) {
 		{"failed already", true, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := take()
+			before := takeSnapshot()
 			donec := make(chan struct{})
 			defer close(donec)
 			leaveBehind(donec)
