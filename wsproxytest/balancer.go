@@ -53,7 +53,7 @@ const (
 	ruleBlock       = "Pick must not block"
 	ruleModify      = "Pick must not modify candidates"
 	ruleRequest     = "Pick must not modify the request"
-	ruleKeep        = "Pick must not keep candidates"
+	ruleRetain      = "Pick must not keep candidates"
 	ruleChange      = "Pick must bear that backends are removed and added"
 	ruleNumber      = "Pick must work with any number of candidates"
 	ruleAnyRequest  = "Pick must bear a request that lacks something"
@@ -79,7 +79,7 @@ func (t *tester) run() {
 		return // all that follows would only say the same
 	}
 	for _, check := range []func(wsproxy.Balancer){
-		t.checkKeeping, t.checkChanges, t.checkNumbers, t.checkRequests, t.checkConcurrency,
+		t.checkRetention, t.checkChanges, t.checkNumbers, t.checkRequests, t.checkConcurrency,
 	} {
 		if t.isBlocked {
 			return
@@ -102,21 +102,21 @@ func (t *tester) checkOrdinary() bool {
 	for range 10 {
 		found := t.pick(b, ordinary, t.pool.some(3)).violations
 		t.report(found...)
-		if len(inChoice(found)) > 0 {
+		if len(choiceViolations(found)) > 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// checkKeeping overwrites all that the balancer was given, after each call: with
+// checkRetention overwrites all that the balancer was given, after each call: with
 // a backend that is no candidate, or with nil.
-func (t *tester) checkKeeping(b wsproxy.Balancer) {
+func (t *tester) checkRetention(b wsproxy.Balancer) {
 	var old [][]*wsproxy.Backend
 	for i := range 20 {
 		p := t.pick(b, ordinary, t.pool.some(3))
-		if i > 0 && len(inChoice(p.violations)) > 0 {
-			t.reportAs(ruleKeep, "after the slice of an earlier call was overwritten", p.violations)
+		if i > 0 && len(choiceViolations(p.violations)) > 0 {
+			t.reportAs(ruleRetain, "after the slice of an earlier call was overwritten", p.violations)
 			return
 		}
 		t.report(p.violations...)
@@ -219,7 +219,7 @@ func (t *tester) report(found ...violation) {
 // reportAs notes violations, those that concern the choice as ones of rule,
 // because the balancer chose well until then. It reports whether there were such.
 func (t *tester) reportAs(rule, when string, found []violation) bool {
-	wrong := inChoice(found)
+	wrong := choiceViolations(found)
 	for i, v := range found {
 		if !v.isChoice() {
 			t.report(found[i])
@@ -251,8 +251,8 @@ func (v violation) isChoice() bool {
 	return false
 }
 
-// inChoice returns those of found that are about what Pick returned.
-func inChoice(found []violation) []violation {
+// choiceViolations returns those of found that are about what Pick returned.
+func choiceViolations(found []violation) []violation {
 	var wrong []violation
 	for _, v := range found {
 		if v.isChoice() {

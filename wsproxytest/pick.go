@@ -12,8 +12,8 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A picked is what one call of Pick has left.
-type picked struct {
+// A pickResult is what one call of Pick has left.
+type pickResult struct {
 	given      []*wsproxy.Backend // what Pick had as candidates
 	violations []violation
 }
@@ -22,7 +22,7 @@ type picked struct {
 const spare = 4
 
 // pick calls Pick once, and looks at all that can be seen of one call.
-func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backend) picked {
+func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backend) pickResult {
 	given := slices.Grow(slices.Clone(candidates), spare)
 	behind := given[len(given):][:spare]
 	for i := range behind {
@@ -39,9 +39,9 @@ func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backe
 	if !ok {
 		// It may still work on given and r: leave them alone.
 		detail := fmt.Sprintf("%s it had not returned after %v", about, blockedAfter)
-		return picked{violations: []violation{{ruleBlock, detail}}}
+		return pickResult{violations: []violation{{ruleBlock, detail}}}
 	}
-	p := picked{given: given}
+	p := pickResult{given: given}
 	if v := o.violation(candidates); v.rule != "" {
 		p.violations = append(p.violations, violation{v.rule, about + " " + v.detail})
 	}
@@ -67,7 +67,7 @@ type outcome struct {
 // call calls Pick. It reports false if Pick does not return in time.
 func call(b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) (o outcome, ok bool) {
 	outcomes := make(chan outcome, 1)
-	go callTo(outcomes, b, r, candidates) // ends when Pick does
+	go callAndSend(outcomes, b, r, candidates) // ends when Pick does
 	timeout := time.NewTimer(blockedAfter)
 	defer timeout.Stop()
 	select {
@@ -83,7 +83,7 @@ func call(b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) (o
 	}
 }
 
-func callTo(outcomes chan<- outcome, b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) {
+func callAndSend(outcomes chan<- outcome, b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) {
 	o := outcome{panicked: "it called runtime.Goexit"}
 	defer func() {
 		if v := recover(); v != nil {

@@ -48,7 +48,7 @@ func (p *pool) open() (err error) {
 	dialed := make(chan struct{})
 	p.loaded, err = wsproxy.New(
 		wsproxy.WithBackendConfigs(p.configs...),
-		wsproxy.WithBalancer(wsproxy.BalancerFunc(pickAsAsked)),
+		wsproxy.WithBalancer(wsproxy.BalancerFunc(pickRequested)),
 		wsproxy.WithDialer(func(ctx context.Context, _, _ string) (net.Conn, error) {
 			dialed <- struct{}{}
 			<-ctx.Done()
@@ -76,7 +76,7 @@ func (p *pool) load(dialed <-chan struct{}) error {
 			refused := make(chan struct{})
 			p.upgrades.Go(func() {
 				defer close(refused)
-				p.loaded.ServeHTTP(nowhere{}, r)
+				p.loaded.ServeHTTP(discardWriter{}, r)
 			})
 			select {
 			case <-dialed:
@@ -116,15 +116,15 @@ func (p *pool) change(n int) ([]*wsproxy.Backend, error) {
 	return p.changing.Backends(), nil
 }
 
-// pickAsAsked picks the backend that the request names.
-func pickAsAsked(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
-	isAsked := func(b *wsproxy.Backend) bool { return b.ID() == r.Header.Get("Backend") }
-	return candidates[slices.IndexFunc(candidates, isAsked)], nil
+// pickRequested picks the backend that the request names.
+func pickRequested(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+	isRequested := func(b *wsproxy.Backend) bool { return b.ID() == r.Header.Get("Backend") }
+	return candidates[slices.IndexFunc(candidates, isRequested)], nil
 }
 
-// nowhere is the ResponseWriter of an upgrade that never comes to its answer.
-type nowhere struct{ http.Hijacker }
+// discardWriter is the ResponseWriter of an upgrade that never comes to its answer.
+type discardWriter struct{ http.Hijacker }
 
-func (nowhere) Header() http.Header         { return make(http.Header) }
-func (nowhere) WriteHeader(int)             {}
-func (nowhere) Write(b []byte) (int, error) { return 0, errors.ErrUnsupported }
+func (discardWriter) Header() http.Header         { return make(http.Header) }
+func (discardWriter) WriteHeader(int)             {}
+func (discardWriter) Write(b []byte) (int, error) { return 0, errors.ErrUnsupported }
