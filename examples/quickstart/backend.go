@@ -47,7 +47,7 @@ func (b *backend) start(logf logFunc) error {
 
 // stop stops b as a well-behaved process stops: it says goodbye to everybody.
 func (b *backend) stop(ctx context.Context) error {
-	server, chat := b.takeDown()
+	server, chat := b.detach()
 	if server == nil {
 		return nil
 	}
@@ -57,7 +57,7 @@ func (b *backend) stop(ctx context.Context) error {
 
 // crash stops b as if somebody had pulled the plug: not a word to anybody.
 func (b *backend) crash() error {
-	server, chat := b.takeDown()
+	server, chat := b.detach()
 	if server == nil {
 		return nil
 	}
@@ -66,8 +66,8 @@ func (b *backend) crash() error {
 	return err
 }
 
-// takeDown returns what runs, and notes that it does not run any more.
-func (b *backend) takeDown() (*http.Server, *chat) {
+// detach returns what runs, and notes that it does not run any more.
+func (b *backend) detach() (*http.Server, *chat) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	server := b.server

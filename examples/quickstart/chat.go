@@ -25,10 +25,10 @@ type chat struct {
 	backend string // the name that it gives its members
 	memory  string // names this chat's memory: another one after every start
 
-	mu       sync.Mutex // guards what follows, and the rooms
-	rooms    map[string]*room
-	said     int // messages so far
-	isClosed bool
+	mu          sync.Mutex // guards what follows, and the rooms
+	rooms       map[string]*room
+	numMessages int // messages so far
+	isClosed    bool
 }
 
 // A room is guarded by its chat's mu.
@@ -122,7 +122,7 @@ func (c *chat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go m.write(ctx) // ends with ctx
-	c.listen(ctx, m)
+	c.readRemarks(ctx, m)
 }
 
 // join makes m a member of the room of that name, unless the chat is closed.
@@ -140,7 +140,7 @@ func (c *chat) join(m *member, name string) bool {
 	m.room = r
 	m.out <- encode(welcome{"welcome", c.backend, c.memory, name, append([]message{}, r.history...)})
 	r.members[m] = true
-	r.tellPresence()
+	r.sendPresence()
 	return true
 }
 
@@ -149,48 +149,48 @@ func (c *chat) leave(m *member) {
 	defer c.mu.Unlock()
 	r := m.room
 	delete(r.members, m)
-	r.tellPresence()
+	r.sendPresence()
 	if len(r.members) == 0 && len(c.rooms) > maxRooms && c.rooms[r.name] == r {
 		delete(c.rooms, r.name)
 	}
 }
 
-// listen hears what m says until its connection ends.
-func (c *chat) listen(ctx context.Context, m *member) {
+// readRemarks hears what m says until its connection ends.
+func (c *chat) readRemarks(ctx context.Context, m *member) {
 	for {
 		var said remark
 		if err := wsjson.Read(ctx, m.conn, &said); err != nil {
 			return
 		}
-		c.hear(m, tidy(said.Author, maxAuthor), tidy(said.Text, maxText))
+		c.receive(m, tidy(said.Author, maxAuthor), tidy(said.Text, maxText))
 	}
 }
 
-func (c *chat) hear(m *member, author, text string) {
+func (c *chat) receive(m *member, author, text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := m.room
 	if author != m.author {
 		m.author = author
-		r.tellPresence()
+		r.sendPresence()
 	}
 	if text == "" {
 		return
 	}
-	c.said++
-	said := message{"message", fmt.Sprintf("%s-%d", c.memory, c.said), author, text, time.Now()}
+	c.numMessages++
+	said := message{"message", fmt.Sprintf("%s-%d", c.memory, c.numMessages), author, text, time.Now()}
 	r.history = append(r.history, said)
 	if len(r.history) > maxHistory {
 		r.history = slices.Delete(r.history, 0, 1)
 	}
-	r.tell(said)
+	r.send(said)
 }
 
 // close says goodbye to all members and waits for their answers, a few seconds
 // at most. Nobody can join any more.
 func (c *chat) close(code websocket.StatusCode, reason string) {
 	var wg sync.WaitGroup
-	for _, m := range c.shut() {
+	for _, m := range c.stopAccepting() {
 		wg.Go(func() { m.conn.Close(code, reason) })
 	}
 	wg.Wait()
@@ -198,13 +198,13 @@ func (c *chat) close(code websocket.StatusCode, reason string) {
 
 // crash cuts all connections without a word, as if the process had died.
 func (c *chat) crash() {
-	for _, m := range c.shut() {
+	for _, m := range c.stopAccepting() {
 		m.conn.CloseNow()
 	}
 }
 
-// shut lets nobody join any more, and returns the members.
-func (c *chat) shut() []*member {
+// stopAccepting lets nobody join any more, and returns the members.
+func (c *chat) stopAccepting() []*member {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.isClosed = true
@@ -215,25 +215,25 @@ func (c *chat) shut() []*member {
 	return all
 }
 
-func (r *room) tellPresence() {
+func (r *room) sendPresence() {
 	authors := make([]string, 0, len(r.members))
 	for m := range r.members {
 		authors = append(authors, m.author)
 	}
 	slices.Sort(authors)
-	r.tell(presence{"presence", authors})
+	r.send(presence{"presence", authors})
 }
 
-// tell tells all members of r. It never waits for one: who is too far behind has
+// send tells all members of r. It never waits for one: who is too far behind has
 // to go.
-func (r *room) tell(v any) {
+func (r *room) send(v any) {
 	b := encode(v)
 	for m := range r.members {
 		select {
 		case m.out <- b:
 		default:
 			delete(r.members, m)
-			go m.dismiss() // ends with the closing handshake, or without it after a few seconds
+			go m.closeSlow() // ends with the closing handshake, or without it after a few seconds
 		}
 	}
 }
@@ -258,7 +258,7 @@ func (m *member) writeOne(ctx context.Context, b []byte) error {
 	return m.conn.Write(ctx, websocket.MessageText, b)
 }
 
-func (m *member) dismiss() {
+func (m *member) closeSlow() {
 	m.conn.Close(websocket.StatusTryAgainLater, "this connection is too slow for the room")
 }
 

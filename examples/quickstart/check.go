@@ -95,7 +95,7 @@ func (c *checker) meet(ctx context.Context) (saw string, err error) {
 	}
 	c.home = c.ann.backend
 	c.other = map[string]string{"A": "B", "B": "A"}[c.home]
-	if err := c.together(ctx, c.home); err != nil {
+	if err := c.wantTogether(ctx, c.home); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("Ann and Bob are in %q, both on backend %s, and hear each other", c.room, c.home), nil
@@ -134,7 +134,7 @@ func (c *checker) stop(ctx context.Context) (string, error) {
 	if err := c.post(ctx, c.home, "stop"); err != nil {
 		return "", err
 	}
-	told, err := c.moved(ctx, websocket.StatusGoingAway, c.other)
+	told, err := c.wantMoved(ctx, websocket.StatusGoingAway, c.other)
 	if err != nil {
 		return "", err
 	}
@@ -153,7 +153,7 @@ func (c *checker) start(ctx context.Context) (string, error) {
 	if eve.backend != c.home {
 		return "", fmt.Errorf("a newcomer is on backend %s; want %s", eve.backend, c.home)
 	}
-	told, err := c.moved(ctx, websocket.StatusServiceRestart, c.home)
+	told, err := c.wantMoved(ctx, websocket.StatusServiceRestart, c.home)
 	if err != nil {
 		return "", err
 	}
@@ -166,7 +166,7 @@ func (c *checker) crash(ctx context.Context) (string, error) {
 	if err := c.post(ctx, c.home, "crash"); err != nil {
 		return "", err
 	}
-	told, err := c.moved(ctx, websocket.StatusServiceRestart, c.other)
+	told, err := c.wantMoved(ctx, websocket.StatusServiceRestart, c.other)
 	if err != nil {
 		return "", err
 	}
@@ -187,7 +187,7 @@ func (c *checker) foreign(ctx context.Context) (string, error) {
 func (c *checker) shutdown(ctx context.Context) (string, error) {
 	errc := make(chan error, 1)
 	go func() { errc <- c.demo.shutdown(ctx) }() // ends before ctx does, or soon after
-	told, err := c.closed(ctx, websocket.StatusGoingAway)
+	told, err := c.wantClosed(ctx, websocket.StatusGoingAway)
 	if err != nil {
 		return "", err
 	}
@@ -197,10 +197,10 @@ func (c *checker) shutdown(ctx context.Context) (string, error) {
 	return fmt.Sprintf("both are told %s, and nothing is left", told), nil
 }
 
-// moved wants both to be told to go with that code, and to meet on that backend
+// wantMoved wants both to be told to go with that code, and to meet on that backend
 // when they come back.
-func (c *checker) moved(ctx context.Context, code websocket.StatusCode, backend string) (told string, err error) {
-	if told, err = c.closed(ctx, code); err != nil {
+func (c *checker) wantMoved(ctx context.Context, code websocket.StatusCode, backend string) (told string, err error) {
+	if told, err = c.wantClosed(ctx, code); err != nil {
 		return "", err
 	}
 	for _, p := range []**chatter{&c.ann, &c.bob} {
@@ -208,13 +208,13 @@ func (c *checker) moved(ctx context.Context, code websocket.StatusCode, backend 
 			return "", err
 		}
 	}
-	return told, c.together(ctx, backend)
+	return told, c.wantTogether(ctx, backend)
 }
 
-// closed wants Ann and Bob to be told to go, with that code.
-func (c *checker) closed(ctx context.Context, code websocket.StatusCode) (told string, err error) {
+// wantClosed wants Ann and Bob to be told to go, with that code.
+func (c *checker) wantClosed(ctx context.Context, code websocket.StatusCode) (told string, err error) {
 	for _, p := range []*chatter{c.ann, c.bob} {
-		why, err := p.waitEnd(ctx)
+		why, err := p.waitClosed(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -226,17 +226,17 @@ func (c *checker) closed(ctx context.Context, code websocket.StatusCode) (told s
 	return told, nil
 }
 
-// together wants Ann and Bob to be on that backend and to hear each other.
-func (c *checker) together(ctx context.Context, backend string) error {
+// wantTogether wants Ann and Bob to be on that backend and to hear each other.
+func (c *checker) wantTogether(ctx context.Context, backend string) error {
 	for _, p := range []*chatter{c.ann, c.bob} {
 		if p.backend != backend {
 			return fmt.Errorf("%s is on backend %s; want %s", p.name, p.backend, backend)
 		}
 	}
-	if err := c.ann.tell(ctx, c.bob, "I just finished the sketches."); err != nil {
+	if err := c.ann.send(ctx, c.bob, "I just finished the sketches."); err != nil {
 		return err
 	}
-	return c.bob.tell(ctx, c.ann, "Well done. I just pinned them up.")
+	return c.bob.send(ctx, c.ann, "Well done. I just pinned them up.")
 }
 
 // A chatter is a client in a room.
@@ -246,12 +246,12 @@ type chatter struct {
 	backend string
 	history []message // what was said before
 
-	heard chan message // what is said
-	ended chan error   // why the connection ended
+	messages chan message // what is said
+	ended    chan error   // why the connection ended
 }
 
-// maxHeard is more than is said to one chatter.
-const maxHeard = 16
+// maxMessages is more than is said to one chatter.
+const maxMessages = 16
 
 // join connects through the proxy and waits to be welcomed.
 func (c *checker) join(ctx context.Context, room, name string) (*chatter, error) {
@@ -267,7 +267,7 @@ func (c *checker) join(ctx context.Context, room, name string) (*chatter, error)
 	if w.Type != "welcome" || w.Room != room || !slices.Contains([]string{"A", "B"}, w.Backend) {
 		return nil, fmt.Errorf("%s is welcomed with %+v", name, w)
 	}
-	p := &chatter{name, conn, w.Backend, w.History, make(chan message, maxHeard), make(chan error, 1)}
+	p := &chatter{name, conn, w.Backend, w.History, make(chan message, maxMessages), make(chan error, 1)}
 	go p.listen(ctx) // ends with the connection
 	return p, nil
 }
@@ -282,21 +282,21 @@ func (p *chatter) listen(ctx context.Context) {
 			return
 		}
 		if m.Type == "message" {
-			p.heard <- m
+			p.messages <- m
 		}
 	}
 }
 
 func (p *chatter) leave() { p.conn.Close(websocket.StatusNormalClosure, "") }
 
-// tell says something that other must hear.
-func (p *chatter) tell(ctx context.Context, other *chatter, text string) error {
+// send says something that other must hear.
+func (p *chatter) send(ctx context.Context, other *chatter, text string) error {
 	if err := wsjson.Write(ctx, p.conn, remark{Author: p.name, Text: text}); err != nil {
 		return fmt.Errorf("%s cannot speak: %w", p.name, err)
 	}
 	for {
 		select {
-		case m := <-other.heard:
+		case m := <-other.messages:
 			if m.Author == p.name && m.Text == text {
 				return nil
 			}
@@ -308,8 +308,8 @@ func (p *chatter) tell(ctx context.Context, other *chatter, text string) error {
 	}
 }
 
-// waitEnd waits until p is told to go, and returns how.
-func (p *chatter) waitEnd(ctx context.Context) (why websocket.CloseError, err error) {
+// waitClosed waits until p is told to go, and returns how.
+func (p *chatter) waitClosed(ctx context.Context) (why websocket.CloseError, err error) {
 	select {
 	case err := <-p.ended:
 		if !errors.As(err, &why) {

@@ -62,7 +62,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		t.Fatal("join() = false; want true")
 	}
 	for range 2 * maxHistory {
-		c.hear(m, "Ann", "again")
+		c.receive(m, "Ann", "again")
 	}
 	if got := len(m.room.history); got != maxHistory {
 		t.Errorf("after %d messages the history has %d; want %d", 2*maxHistory, got, maxHistory)

@@ -32,7 +32,7 @@ func newSticky(key []byte) *sticky {
 func (s *sticky) Pick(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 	for _, cookie := range r.CookiesNamed(cookieName) {
 		for _, b := range candidates {
-			if s.isFor(cookie, b) {
+			if s.matches(cookie, b) {
 				return b, nil
 			}
 		}
@@ -40,13 +40,13 @@ func (s *sticky) Pick(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.
 	return s.newcomers.Pick(r, candidates)
 }
 
-// remember is the hook for [wsproxy.WithResponse]: it gives the client the cookie
+// setCookie is the hook for [wsproxy.WithResponse]: it gives the client the cookie
 // of the backend that it got, unless it has that already.
-func (s *sticky) remember(r *wsproxy.ProxyResponse) error {
+func (s *sticky) setCookie(r *wsproxy.ProxyResponse) error {
 	if r.StatusCode != http.StatusSwitchingProtocols {
 		return nil // it got nothing
 	}
-	if cookie, err := r.Request.Cookie(cookieName); err == nil && s.isFor(cookie, r.Backend) {
+	if cookie, err := r.Request.Cookie(cookieName); err == nil && s.matches(cookie, r.Backend) {
 		return nil
 	}
 	cookie := &http.Cookie{
@@ -61,7 +61,7 @@ func (s *sticky) remember(r *wsproxy.ProxyResponse) error {
 	return nil
 }
 
-func (s *sticky) isFor(cookie *http.Cookie, b *wsproxy.Backend) bool {
+func (s *sticky) matches(cookie *http.Cookie, b *wsproxy.Backend) bool {
 	return hmac.Equal([]byte(cookie.Value), []byte(s.value(b)))
 }
 

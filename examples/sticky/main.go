@@ -62,8 +62,8 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := s.add("C"); err != nil {
 		return err
 	}
-	everybody := slices.Concat(regulars, newcomers)
-	if err := s.round(ctx, out, everybody); err != nil {
+	all := slices.Concat(regulars, newcomers)
+	if err := s.round(ctx, out, all); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(newcomers, func(c *client) bool { return c.backend == "C" }) {
@@ -74,7 +74,7 @@ func run(ctx context.Context, out io.Writer) error {
 	if err := s.remove("A"); err != nil {
 		return err
 	}
-	return s.round(ctx, out, everybody)
+	return s.round(ctx, out, all)
 }
 
 // A service is a proxy with the sticky balancer, and the backends that it may use.
@@ -90,7 +90,7 @@ func newService(backends ...string) (*service, error) {
 	proxy, err := wsproxy.New(
 		wsproxy.WithBackends(), // none yet
 		wsproxy.WithBalancer(balancer),
-		wsproxy.WithResponse(balancer.remember),
+		wsproxy.WithResponse(balancer.setCookie),
 	)
 	if err != nil {
 		return nil, err

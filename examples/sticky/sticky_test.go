@@ -54,7 +54,7 @@ func TestForgedCookieChoosesNothing(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.AddCookie(&http.Cookie{Name: cookieName, Value: backend.ID()})
 	for _, cookie := range r.CookiesNamed(cookieName) {
-		if s.isFor(cookie, backend) {
+		if s.matches(cookie, backend) {
 			t.Errorf("the cookie %q chooses its backend; want only one made with the key to", cookie.Value)
 		}
 	}
@@ -66,7 +66,7 @@ func remembered(t *testing.T, s *sticky, r *http.Request, b *wsproxy.Backend) *h
 	response := &wsproxy.ProxyResponse{
 		Request: r, Backend: b, StatusCode: http.StatusSwitchingProtocols, Header: make(http.Header),
 	}
-	if err := s.remember(response); err != nil {
+	if err := s.setCookie(response); err != nil {
 		t.Fatal(err)
 	}
 	line := response.Header.Get("Set-Cookie")
