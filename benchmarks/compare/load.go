@@ -18,10 +18,10 @@ type figures map[string]float64
 
 // A load is a run of the program load.
 type load struct {
-	cmd    *exec.Cmd
-	out    *bufio.Reader
-	stderr bytes.Buffer
-	forget func() bool // the interrupt that would end it
+	cmd           *exec.Cmd
+	out           *bufio.Reader
+	stderr        bytes.Buffer
+	stopInterrupt func() bool // the interrupt that would end it
 }
 
 // A traffic is what a load makes: flags of the program load, times and counts
@@ -72,7 +72,7 @@ func (b *bench) startLoad(ctx context.Context, tr traffic, url string, pid int) 
 	if err := l.cmd.Start(); err != nil {
 		return nil, err
 	}
-	l.forget = context.AfterFunc(ctx, l.kill)
+	l.stopInterrupt = context.AfterFunc(ctx, l.kill)
 	if line, err := l.out.ReadString('\n'); line != "running\n" {
 		return nil, l.explain(errors.Join(err, l.stop()))
 	}
@@ -82,7 +82,7 @@ func (b *bench) startLoad(ctx context.Context, tr traffic, url string, pid int) 
 // wait waits until the load has ended, and returns its figures.
 func (l *load) wait() (figures, error) {
 	var f figures
-	defer l.forget()
+	defer l.stopInterrupt()
 	text, readErr := io.ReadAll(l.out)
 	if err := errors.Join(readErr, l.cmd.Wait()); err != nil {
 		return nil, l.explain(err)
@@ -97,7 +97,7 @@ func (l *load) kill() { killGroup(l.cmd.Process.Pid) }
 
 // stop ends a load whose figures nobody wants.
 func (l *load) stop() error {
-	l.forget()
+	l.stopInterrupt()
 	l.kill()
 	return l.cmd.Wait()
 }

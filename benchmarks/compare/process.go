@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	startPatience = 15 * time.Second
-	startPause    = 10 * time.Millisecond // between two looks
-	dialPatience  = time.Second
-	stopPatience  = 5 * time.Second // for children that outlive it and hold its output open
+	startTimeout = 15 * time.Second
+	startPause   = 10 * time.Millisecond // between two looks
+	dialTimeout  = time.Second
+	stopTimeout  = 5 * time.Second // for children that outlive it and hold its output open
 )
 
 // A process is a program that was started, with its children.
@@ -31,7 +31,7 @@ type process struct {
 func start(ctx context.Context, cmd *exec.Cmd, addr string) (*process, error) {
 	p := &process{cmd: cmd, endc: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &p.log, &p.log
-	cmd.WaitDelay = stopPatience
+	cmd.WaitDelay = stopTimeout
 	isolate(cmd)
 	if err := cmd.Start(); err != nil {
 		return nil, err
@@ -50,9 +50,9 @@ func (p *process) wait() {
 }
 
 func (p *process) waitListening(ctx context.Context, addr string) error {
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	dialer := net.Dialer{Timeout: dialPatience}
+	dialer := net.Dialer{Timeout: dialTimeout}
 	for {
 		c, err := dialer.DialContext(ctx, "tcp", addr)
 		if err == nil {

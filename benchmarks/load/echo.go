@@ -23,7 +23,7 @@ func (t *task) echo() (figures, error) {
 	e := &echoes{meter: meter{task: t}, latencies: make([][]time.Duration, len(all))}
 	var running sync.WaitGroup
 	for i, c := range all {
-		running.Go(func() { e.failure.set(e.play(i, c)) }) // until the end of isOver
+		running.Go(func() { e.failure.set(e.runConn(i, c)) }) // until the end of isOver
 	}
 	err = e.meter.run()
 	e.isOver.Store(true)
@@ -45,7 +45,7 @@ type echoes struct {
 	failure   firstError
 }
 
-func (e *echoes) play(i int, c *wire.Conn) error {
+func (e *echoes) runConn(i int, c *wire.Conn) error {
 	t := e.meter.task
 	message := c.Frame(make([]byte, t.size))
 	pace := t.pace(i)

@@ -32,7 +32,7 @@ func (t *task) idle() (figures, error) {
 		return nil, err
 	}
 	defer rest.close()
-	t.say()
+	t.printRunning()
 	time.Sleep(t.length)
 	after, err := t.usage()
 	if err != nil {

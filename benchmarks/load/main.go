@@ -91,8 +91,8 @@ func run(args []string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(f)
 }
 
-// say tells whoever started the process that measuring begins.
-func (t *task) say() { fmt.Fprintln(t.out, "running") }
+// printRunning tells whoever started the process that measuring begins.
+func (t *task) printRunning() { fmt.Fprintln(t.out, "running") }
 
 // dialer returns a dialer for connections that read into buffers of a size.
 func (t *task) dialer(bufferBytes int) (*wire.Dialer, error) {

@@ -19,7 +19,7 @@ type meter struct {
 // run warms up and measures. Then the meter is off again.
 func (m *meter) run() error {
 	time.Sleep(m.task.warmUp)
-	m.task.say()
+	m.task.printRunning()
 	var err error
 	if m.before, err = m.task.usage(); err != nil {
 		return err
