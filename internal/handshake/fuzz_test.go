@@ -133,7 +133,7 @@ func FuzzAppendSwitchNeverEmitsForeignLines(f *testing.F) {
 		want := wantFields(h, isWebSocketField)
 		want["Upgrade"] = []string{"websocket"}
 		want["Connection"] = []string{"Upgrade"}
-		want[fieldAccept.canonical] = []string{Accept(key)}
+		want[fieldAccept.canonical] = []string{string(appendAccept(nil, key))}
 		if subprotocol != "" {
 			want[fieldProtocol.canonical] = []string{subprotocol}
 		}

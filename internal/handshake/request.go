@@ -26,17 +26,12 @@ func Key(nonce [16]byte) string {
 // https://www.rfc-editor.org/rfc/rfc6455#section-1.3
 const keyGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
-// Accept returns the Sec-WebSocket-Accept that answers key.
+// appendAccept appends the Sec-WebSocket-Accept that answers key.
 //
 // "concatenating /key/ [...] with the string [...], taking the SHA-1 hash of
 // this concatenated value to obtain a 20-byte value and base64-encoding [...]
 // this 20-byte hash"
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
-func Accept(key string) string {
-	return string(appendAccept(nil, key))
-}
-
-// appendAccept is Accept for those who have a place for it.
 func appendAccept(dst []byte, key string) []byte {
 	var text [24 + len(keyGUID)]byte // a key has 24 bytes; append makes room for what claims to be one
 	sum := sha1.Sum(append(append(text[:0], key...), keyGUID...))

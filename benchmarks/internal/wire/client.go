@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
-	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 const (
@@ -97,7 +96,7 @@ func (c *Conn) handshake(u *url.URL) error {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return errors.New("handshake: " + resp.Status)
 	}
-	if resp.Header.Get("Sec-WebSocket-Accept") != handshake.Accept(key) {
+	if resp.Header.Get("Sec-WebSocket-Accept") != accept(key) {
 		return errors.New("handshake: wrong Sec-WebSocket-Accept")
 	}
 	return c.SetDeadline(time.Time{})

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
-	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 // Serve answers every connection of ln as a backend until ln is closed. What a
@@ -42,7 +41,7 @@ func serve(c net.Conn) {
 		return
 	}
 	fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\n\r\n", handshake.Accept(key))
+		"Sec-WebSocket-Accept: %s\r\n\r\n", accept(key))
 	if size, rate, ok := parsePush(req.URL.Path); ok {
 		push(c, size, rate)
 		return

@@ -5,6 +5,8 @@ package wire
 
 import (
 	"bufio"
+	"crypto/sha1"
+	"encoding/base64"
 	"fmt"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -21,6 +23,13 @@ func ClientFrame(opcode frame.Opcode, payload []byte) []byte {
 func ServerFrame(opcode frame.Opcode, payload []byte) []byte {
 	h := frame.Header{Fin: true, Opcode: opcode, Length: uint64(len(payload))}
 	return append(frame.AppendHeader(nil, h), payload...)
+}
+
+// accept returns the Sec-WebSocket-Accept that answers key.
+// https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
+func accept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // ReadHeader reads the header of a frame. The buffer of r must hold at least
