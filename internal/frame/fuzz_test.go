@@ -67,7 +67,7 @@ func followPieces(rules Rules, stream []byte, cut func(left int) int) (o outcome
 			step, err := tr.Next(p)
 			var v *Violation
 			if errors.As(err, &v) {
-				return outcome{string(events), tr.Messages(), *v, 0}, maxHeld
+				return outcome{string(events), tr.TakeMessages(), *v, 0}, maxHeld
 			}
 			if step.Len == 0 {
 				held = append([]byte(nil), p...)
@@ -78,7 +78,7 @@ func followPieces(rules Rules, stream []byte, cut func(left int) int) (o outcome
 			p = p[step.Len:]
 		}
 	}
-	return outcome{string(events), tr.Messages(), Violation{}, len(held)}, maxHeld
+	return outcome{string(events), tr.TakeMessages(), Violation{}, len(held)}, maxHeld
 }
 
 func appendEvents(events []byte, step Step) []byte {

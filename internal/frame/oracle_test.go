@@ -148,7 +148,6 @@ func trackSizes(rules Rules, wire []byte) (got tracked, sizes []int) {
 	messageBytes := 0
 	for got.taken < len(wire) && got.err == nil {
 		p := wire[got.taken:]
-		before := tr.Messages()
 		if n := tr.Finish(p); n > 0 {
 			got.taken += n
 			messageBytes += n
@@ -163,12 +162,12 @@ func trackSizes(rules Rules, wire []byte) (got tracked, sizes []int) {
 			}
 			got.taken += step.Len
 		}
-		if tr.Messages() > before {
+		if n := tr.TakeMessages(); n > 0 {
+			got.messages += n
 			sizes = append(sizes, messageBytes)
 			messageBytes = 0
 		}
 	}
-	got.messages = tr.Messages()
 	return got, sizes
 }
 

@@ -43,7 +43,7 @@ type Tracker struct {
 	size       uint64 // payload bytes of the current message so far, the rest included
 	fragmented bool   // between the fragments of a message
 	final      bool   // the current frame is the last of its message
-	messages   uint32 // see Messages; it need not be wider than one piece, and each tunnel has two
+	messages   uint32 // see TakeMessages; it need not be wider than one piece, and each tunnel has two
 }
 
 // A Step is what stands at the beginning of a piece of the stream.
@@ -117,11 +117,7 @@ func (t *Tracker) Begun() uint64 {
 // AtBoundary reports whether all that was taken ends with a whole frame.
 func (t *Tracker) AtBoundary() bool { return t.rest == 0 }
 
-// Messages returns how many messages have passed to their end since the last call of
-// TakeMessages.
-func (t *Tracker) Messages() uint32 { return t.messages }
-
-// TakeMessages is Messages, and begins to count anew.
+// TakeMessages returns how many messages have ended since its last call.
 func (t *Tracker) TakeMessages() uint32 {
 	n := t.messages
 	t.messages = 0

@@ -91,8 +91,9 @@ func TestTrackerSaysWhatEachPieceIs(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var tr Tracker
 			got, err := follow(&tr, tt.wire)
-			if got != tt.want || err != nil || tr.Messages() != tt.messages {
-				t.Errorf("got steps %q, error %v, %d messages; want %q, nil, %d", got, err, tr.Messages(), tt.want, tt.messages)
+			messages := tr.TakeMessages()
+			if got != tt.want || err != nil || messages != tt.messages {
+				t.Errorf("got steps %q, error %v, %d messages; want %q, nil, %d", got, err, messages, tt.want, tt.messages)
 			}
 		})
 	}
@@ -229,8 +230,9 @@ func TestTrackerUnderAnUnknownExtensionChecksMaskingAndLengthsOnly(t *testing.T)
 			tr := Tracker{Rules: Rules{Unknown: true, MaxMessage: tt.limit}}
 			steps, err := follow(&tr, tt.wire)
 			wantViolation(t, err, tt.code, tt.rule)
-			if steps != tt.steps || tr.Messages() != tt.messages {
-				t.Errorf("got steps %q, %d messages; want %q, %d", steps, tr.Messages(), tt.steps, tt.messages)
+			messages := tr.TakeMessages()
+			if steps != tt.steps || messages != tt.messages {
+				t.Errorf("got steps %q, %d messages; want %q, %d", steps, messages, tt.steps, tt.messages)
 			}
 		})
 	}
@@ -332,8 +334,8 @@ func TestTrackerStandsBeforeTheFrameThatItRefused(t *testing.T) {
 			t.Errorf("Next(bad) = %+v, %v; want an error each time", step, err)
 		}
 	}
-	if !tr.AtBoundary() || tr.Messages() != 1 {
-		t.Errorf("AtBoundary() = %v, Messages() = %d; want true, 1", tr.AtBoundary(), tr.Messages())
+	if !tr.AtBoundary() || tr.messages != 1 {
+		t.Errorf("AtBoundary() = %v, messages = %d; want true, 1", tr.AtBoundary(), tr.messages)
 	}
 }
 
@@ -361,11 +363,11 @@ func TestFinishGoesToTheEndOfTheFrameAtMost(t *testing.T) {
 	if n := tr.Finish(wire[5:]); n != 2 || !tr.AtBoundary() {
 		t.Errorf("at its end: Finish() = %d, AtBoundary() = %v; want 2, true: between fragments is a boundary", n, tr.AtBoundary())
 	}
-	if n := tr.Finish(wire[7:]); n != 0 || tr.Messages() != 0 {
-		t.Errorf("after it: Finish() = %d, %d messages; want 0, 0", n, tr.Messages())
+	if n := tr.Finish(wire[7:]); n != 0 || tr.messages != 0 {
+		t.Errorf("after it: Finish() = %d, %d messages; want 0, 0", n, tr.messages)
 	}
-	if _, err := tr.Next(wire[7:]); err != nil || tr.Messages() != 1 {
-		t.Errorf("Next(): %v, %d messages; want nil, 1", err, tr.Messages())
+	if _, err := tr.Next(wire[7:]); err != nil || tr.messages != 1 {
+		t.Errorf("Next(): %v, %d messages; want nil, 1", err, tr.messages)
 	}
 }
 
@@ -374,8 +376,11 @@ func TestFinishCountsAMessage(t *testing.T) {
 	wire := fromBackend(wstest.Text("hello"))
 	tr.Next(wire[:3])
 	tr.Finish(wire[3:])
-	if tr.Messages() != 1 {
-		t.Errorf("Messages() = %d; want 1", tr.Messages())
+	if n := tr.TakeMessages(); n != 1 {
+		t.Errorf("TakeMessages() = %d; want 1", n)
+	}
+	if n := tr.TakeMessages(); n != 0 {
+		t.Errorf("TakeMessages() = %d the second time; want 0", n)
 	}
 }
 
@@ -387,14 +392,14 @@ func TestPayloadMayBeSkippedUnseen(t *testing.T) {
 		t.Errorf("after the header: Rest() = %d, Begun() = %d; want 100000, %d", tr.Rest(), tr.Begun(), size)
 	}
 	tr.Skip(60_000)
-	if tr.Rest() != 40_000 || tr.Begun() != size+60_000 || tr.AtBoundary() || tr.Messages() != 0 {
+	if tr.Rest() != 40_000 || tr.Begun() != size+60_000 || tr.AtBoundary() || tr.messages != 0 {
 		t.Errorf("within it: Rest() = %d, Begun() = %d, AtBoundary() = %v, %d messages; want 40000, %d, false, 0",
-			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.Messages(), size+60_000)
+			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.messages, size+60_000)
 	}
 	tr.Skip(40_000)
-	if tr.Rest() != 0 || tr.Begun() != 0 || !tr.AtBoundary() || tr.Messages() != 1 {
+	if tr.Rest() != 0 || tr.Begun() != 0 || !tr.AtBoundary() || tr.messages != 1 {
 		t.Errorf("after it: Rest() = %d, Begun() = %d, AtBoundary() = %v, %d messages; want 0, 0, true, 1",
-			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.Messages())
+			tr.Rest(), tr.Begun(), tr.AtBoundary(), tr.messages)
 	}
 }
 
