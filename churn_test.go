@@ -49,11 +49,11 @@ func churnTime(t testing.TB) time.Duration {
 }
 
 func TestTunnelsOpenedAndDroppedAtRandomLeaveNothing(t *testing.T) {
-	forEachWay(t, func(t *testing.T, e engine) {
+	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		leaktest.Check(t)
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
-		p, s := start(t, e.with(wsproxy.WithBackends(startFickle(t)))...)
+		p, s := start(t, way, wsproxy.WithBackends(startFickle(t)))
 		churn(t, p, s, seed)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a linger and a drain take 6
 		defer cancel()

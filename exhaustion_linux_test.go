@@ -18,41 +18,39 @@ import (
 // be dialed; with an even one it is not accepted.
 func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
 	const limit = 100
-	forEachEngine(t, func(t *testing.T, e engine) {
-		for _, limit := range []int{limit, limit + 1} {
-			t.Run(fmt.Sprint(limit), func(t *testing.T) {
-				t.Parallel() // those that get no answer are waited for
-				proxy := startChild(t, "proxy")
-				var url string
-				proxy.ask(&url, "serve", e.name, wstest.StartEcho(t))
-				proxy.ask(new(bool), "limit", limit)
+	for _, limit := range []int{limit, limit + 1} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			t.Parallel() // those that get no answer are waited for
+			proxy := startChild(t, "proxy")
+			var url string
+			proxy.ask(&url, "serve", wstest.StartEcho(t))
+			proxy.ask(new(bool), "limit", limit)
 
-				tunnels, waiting := fill(t, url, limit)
-				for _, c := range tunnels {
-					wantBigEcho(t, c.Peer)
+			tunnels, waiting := fill(t, url, limit)
+			for _, c := range tunnels {
+				wantBigEcho(t, c.Peer)
+			}
+			leave := len(tunnels) / 2
+			for _, c := range tunnels[:leave] {
+				hangUp(t, c.Peer)
+			}
+			for _, c := range waiting { // is there an answer for everybody, and soon?
+				if status := c.ReadResponse().StatusCode; status == http.StatusSwitchingProtocols {
+					tunnels = append(tunnels, c)
+				} else if !isRefusal(status) {
+					t.Errorf("a client that had to wait got status %d", status)
 				}
-				leave := len(tunnels) / 2
-				for _, c := range tunnels[:leave] {
-					hangUp(t, c.Peer)
-				}
-				for _, c := range waiting { // is there an answer for everybody, and soon?
-					if status := c.ReadResponse().StatusCode; status == http.StatusSwitchingProtocols {
-						tunnels = append(tunnels, c)
-					} else if !isRefusal(status) {
-						t.Errorf("a client that had to wait got status %d", status)
-					}
-				}
-				for _, c := range tunnels[leave:] {
-					wantBigEcho(t, c.Peer)
-					hangUp(t, c.Peer)
-				}
-				proxy.ask(new(bool), "ended", len(tunnels))
-				last, _ := open(t, url, upgradeTo("/"))
-				wantBigEcho(t, last)
-				hangUp(t, last)
-			})
-		}
-	})
+			}
+			for _, c := range tunnels[leave:] {
+				wantBigEcho(t, c.Peer)
+				hangUp(t, c.Peer)
+			}
+			proxy.ask(new(bool), "ended", len(tunnels))
+			last, _ := open(t, url, upgradeTo("/"))
+			wantBigEcho(t, last)
+			hangUp(t, last)
+		})
+	}
 }
 
 // A caller is a client, and what it was answered.

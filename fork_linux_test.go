@@ -15,8 +15,8 @@ import (
 // nothing of the end.
 func TestTunnelsEndAtOnceThoughChildProcessesLiveOn(t *testing.T) {
 	const tunnels = 30
-	ways := map[string]struct {
-		end  func(p *wsproxy.Proxy)
+	ends := map[string]struct {
+		call func(p *wsproxy.Proxy)
 		code uint16 // that peers hear; 0: nothing
 	}{
 		"by a cut": {func(p *wsproxy.Proxy) { p.Close() }, 0},
@@ -26,11 +26,11 @@ func TestTunnelsEndAtOnceThoughChildProcessesLiveOn(t *testing.T) {
 			p.Shutdown(ctx)
 		}, 1001},
 	}
-	forEachWay(t, func(t *testing.T, e engine) {
-		for name, way := range ways {
+	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+		for name, end := range ends {
 			t.Run(name, func(t *testing.T) {
 				b := wstest.StartBackend(t)
-				p, s := start(t, e.with(wsproxy.WithBackends(b.URL()))...)
+				p, s := start(t, way, wsproxy.WithBackends(b.URL()))
 				var peers []*wstest.Peer
 				for i := range tunnels {
 					client, backend := openThrough(t, s.URL, b)
@@ -42,17 +42,17 @@ func TestTunnelsEndAtOnceThoughChildProcessesLiveOn(t *testing.T) {
 				done := make(chan struct{})
 				go func() { // ends with the tunnels
 					defer close(done)
-					way.end(p)
+					end.call(p)
 				}()
 				began := time.Now()
-				if way.code != 0 {
+				if end.code != 0 {
 					for _, p := range peers {
-						p.WantClose(way.code)
-						p.Send(wstest.Close(way.code, ""))
+						p.WantClose(end.code)
+						p.Send(wstest.Close(end.code, ""))
 					}
 				}
 				for i, p := range peers {
-					if i%2 == 0 || way.code == 0 { // a backend hangs up first
+					if i%2 == 0 || end.code == 0 { // a backend hangs up first
 						p.WantEOF()
 					}
 					p.Close()

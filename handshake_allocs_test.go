@@ -24,22 +24,20 @@ var upgradeAllocs = map[string]map[string]float64{
 // It is not run with the race detector, under which pools lose what they hold.
 func TestUpgradesAllocateNoMoreThanTheyDid(t *testing.T) {
 	backend := startQuickBackend(t)
-	forEachEngine(t, func(t *testing.T, e engine) {
-		p, s := start(t, e.with(wsproxy.WithBackends("http://"+backend))...)
-		front := strings.TrimPrefix(s.URL, "http://")
-		want := upgradeAllocs[engineOf(t, p, front)]
-		for _, tt := range quickRequests {
-			t.Run(tt.name, func(t *testing.T) {
-				// What client and backend allocate does not count.
-				got := allocsPerVisit(newQuickClient(t, front, tt.request), t) -
-					allocsPerVisit(newQuickClient(t, backend, tt.request), t)
-				t.Logf("%.1f allocations an upgrade", got)
-				if got > 1.1*want[tt.name] {
-					t.Errorf("an upgrade allocates %.1f times; want at most %.0f and 10 %%", got, want[tt.name])
-				}
-			})
-		}
-	})
+	p, s := start(t, wsproxy.WithBackends("http://"+backend))
+	front := strings.TrimPrefix(s.URL, "http://")
+	want := upgradeAllocs[engineOf(t, p, front)]
+	for _, tt := range quickRequests {
+		t.Run(tt.name, func(t *testing.T) {
+			// What client and backend allocate does not count.
+			got := allocsPerVisit(newQuickClient(t, front, tt.request), t) -
+				allocsPerVisit(newQuickClient(t, backend, tt.request), t)
+			t.Logf("%.1f allocations an upgrade", got)
+			if got > 1.1*want[tt.name] {
+				t.Errorf("an upgrade allocates %.1f times; want at most %.0f and 10 %%", got, want[tt.name])
+			}
+		})
+	}
 }
 
 // engineOf returns the name of the engine that the tunnels of p have, which is served

@@ -42,49 +42,47 @@ func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 		tunnels = 100
 	}
 	fromClient, fromBackend := floods(&[4]byte{}), floods(nil)
-	forEachEngine(t, func(t *testing.T, e engine) {
-		for name := range fromClient {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel() // stalling takes time
-				// A process of its own: stacks of goroutines that have ended are kept.
-				proxy, backend := startChild(t, "proxy"), wstest.StartBackend(t)
-				var url string
-				proxy.ask(&url, "serve", e.name, backend.URL())
-				client, leg := openThrough(t, url, backend) // what is made once, is made now
-				client.Reset()
-				leg.Reset()
-				proxy.ask(new(bool), "ended", 1)
+	for name := range fromClient {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // stalling takes time
+			// A process of its own: stacks of goroutines that have ended are kept.
+			proxy, backend := startChild(t, "proxy"), wstest.StartBackend(t)
+			var url string
+			proxy.ask(&url, "serve", backend.URL())
+			client, leg := openThrough(t, url, backend) // what is made once, is made now
+			client.Reset()
+			leg.Reset()
+			proxy.ask(new(bool), "ended", 1)
 
-				var before, after int
-				proxy.ask(&before, "memory")
-				peers := make([]*wstest.Peer, 0, 2*tunnels)
-				for range tunnels {
-					client, leg := openThrough(t, url, backend)
-					peers = append(peers, client, leg)
+			var before, after int
+			proxy.ask(&before, "memory")
+			peers := make([]*wstest.Peer, 0, 2*tunnels)
+			for range tunnels {
+				client, leg := openThrough(t, url, backend)
+				peers = append(peers, client, leg)
+			}
+			var flooders []*flooder
+			for i, p := range peers {
+				flooders = append(flooders, &flooder{conn: p.Conn(), flood: [][]byte{fromClient[name], fromBackend[name]}[i%2]})
+			}
+			for hasMoved := true; hasMoved; proxy.ask(&hasMoved, "moved") {
+				var flooding sync.WaitGroup
+				for _, f := range flooders {
+					flooding.Go(func() { f.untilStalled(t) })
 				}
-				var flooders []*flooder
-				for i, p := range peers {
-					flooders = append(flooders, &flooder{conn: p.Conn(), flood: [][]byte{fromClient[name], fromBackend[name]}[i%2]})
-				}
-				for hasMoved := true; hasMoved; proxy.ask(&hasMoved, "moved") {
-					var flooding sync.WaitGroup
-					for _, f := range flooders {
-						flooding.Go(func() { f.untilStalled(t) })
-					}
-					flooding.Wait()
-				}
-				proxy.ask(&after, "memory")
-				perTunnel := (after - before) / tunnels
-				t.Logf("%d bytes a tunnel", perTunnel)
-				if perTunnel > most {
-					t.Errorf("a tunnel that is stalled both ways takes %d bytes; want at most %d", perTunnel, most)
-				}
-				for _, p := range peers {
-					p.Reset()
-				}
-			})
-		}
-	})
+				flooding.Wait()
+			}
+			proxy.ask(&after, "memory")
+			perTunnel := (after - before) / tunnels
+			t.Logf("%d bytes a tunnel", perTunnel)
+			if perTunnel > most {
+				t.Errorf("a tunnel that is stalled both ways takes %d bytes; want at most %d", perTunnel, most)
+			}
+			for _, p := range peers {
+				p.Reset()
+			}
+		})
+	}
 }
 
 // openThrough opens a tunnel through the proxy at url, to b.

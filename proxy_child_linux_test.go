@@ -35,10 +35,10 @@ func playProxy(t *testing.T) map[string]command {
 			limit := syscall.Rlimit{Cur: uint64(number(args[0])), Max: uint64(number(args[0]))}
 			return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) == nil
 		},
-		// serve ENGINE BACKEND answers with the URL of a proxy.
+		// serve BACKEND answers with the URL of a proxy.
 		"serve": func(args ...string) any {
 			var s *site
-			p, s = start(t, engineNamed(t, args[0]).with(wsproxy.WithBackends(args[1]), wsproxy.WithTrace(trace))...)
+			p, s = start(t, wsproxy.WithBackends(args[0]), wsproxy.WithTrace(trace))
 			return s.URL
 		},
 		// ended N waits until so many more tunnels have ended.

@@ -181,35 +181,33 @@ func TestShutdownOfThousandsOfTunnelsWhileTrafficFlows(t *testing.T) {
 	if testing.Short() {
 		most = 300
 	}
-	forEachEngine(t, func(t *testing.T, e engine) {
-		leaktest.Check(t)
-		tunnels := min(most, (maxDescriptors(t)-500)/3) // two each, and one while it opens
-		if tunnels < 50 {
-			t.Fatalf("this process may have %d descriptors: too few for the test", maxDescriptors(t))
-		}
-		t.Logf("%d tunnels; this process may have %d descriptors", tunnels, maxDescriptors(t))
+	leaktest.Check(t)
+	tunnels := min(most, (maxDescriptors(t)-500)/3) // two each, and one while it opens
+	if tunnels < 50 {
+		t.Fatalf("this process may have %d descriptors: too few for the test", maxDescriptors(t))
+	}
+	t.Logf("%d tunnels; this process may have %d descriptors", tunnels, maxDescriptors(t))
 
-		clients, backends := startChild(t, "clients"), startChild(t, "backends")
-		var backendURL string
-		backends.ask(&backendURL, "url")
-		p, s := start(t, e.with(wsproxy.WithBackends(backendURL))...)
-		var n int
-		clients.ask(&n, "open", s.URL, tunnels)
-		clients.ask(new(bool), "talk")
-		ctx, cancel := context.WithTimeout(t.Context(), childPatience)
-		defer cancel()
-		began := time.Now()
-		if err := p.Shutdown(ctx); err != nil {
-			t.Errorf("Shutdown() = %v; want nil", err)
+	clients, backends := startChild(t, "clients"), startChild(t, "backends")
+	var backendURL string
+	backends.ask(&backendURL, "url")
+	p, s := start(t, wsproxy.WithBackends(backendURL))
+	var n int
+	clients.ask(&n, "open", s.URL, tunnels)
+	clients.ask(new(bool), "talk")
+	ctx, cancel := context.WithTimeout(t.Context(), childPatience)
+	defer cancel()
+	began := time.Now()
+	if err := p.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown() = %v; want nil", err)
+	}
+	t.Logf("Shutdown took %v, after %d messages", time.Since(began), p.Stats().ToClient.Messages)
+	for _, c := range []*child{clients, backends} {
+		var got tally
+		if c.ask(&got, "ends"); got.GoingAway != tunnels || len(got.Otherwise) > 0 {
+			t.Errorf("%s: %d of %d tunnels ended with 1001; some of the others: %q", c.role, got.GoingAway, tunnels, got.Otherwise)
 		}
-		t.Logf("Shutdown took %v, after %d messages", time.Since(began), p.Stats().ToClient.Messages)
-		for _, c := range []*child{clients, backends} {
-			var got tally
-			if c.ask(&got, "ends"); got.GoingAway != tunnels || len(got.Otherwise) > 0 {
-				t.Errorf("%s: %d of %d tunnels ended with 1001; some of the others: %q", c.role, got.GoingAway, tunnels, got.Otherwise)
-			}
-		}
-		s.wait()
-		wantNoTunnels(t, p)
-	})
+	}
+	s.wait()
+	wantNoTunnels(t, p)
 }

@@ -25,23 +25,21 @@ func TestResetOfASideThatIsNotReadTakesNoCPUTime(t *testing.T) {
 		{name: "both paused, backend half-closed", side: sideBackend, isPaused: true, isFlooded: true, isHalfClosed: true},
 	}
 	const periods, period = 8, 250 * time.Millisecond
-	forEachEngine(t, func(t *testing.T, e engine) {
-		var flooding sync.WaitGroup
-		for i := range scenes {
-			scenes[i].open(t, e)
-			flooding.Go(func() { scenes[i].flood(t) })
-		}
-		flooding.Wait()
-		for _, s := range scenes { // all at the same time: they have a process each
-			s.reset()
-			s.proxy.tell("cpu", periods, period.Milliseconds())
-		}
-		for _, s := range scenes {
-			var micros []int64
-			s.proxy.answer("cpu", &micros)
-			wantIdle(t, s.name, micros, period)
-		}
-	})
+	var flooding sync.WaitGroup
+	for i := range scenes {
+		scenes[i].open(t)
+		flooding.Go(func() { scenes[i].flood(t) })
+	}
+	flooding.Wait()
+	for _, s := range scenes { // all at the same time: they have a process each
+		s.reset()
+		s.proxy.tell("cpu", periods, period.Milliseconds())
+	}
+	for _, s := range scenes {
+		var micros []int64
+		s.proxy.answer("cpu", &micros)
+		wantIdle(t, s.name, micros, period)
+	}
 }
 
 const sideClient, sideBackend = 0, 1
@@ -59,12 +57,12 @@ type stalled struct {
 	peers [2]*wstest.Peer
 }
 
-func (s *stalled) open(t *testing.T, e engine) {
+func (s *stalled) open(t *testing.T) {
 	t.Helper()
 	b := wstest.StartBackend(t)
 	s.proxy = startChild(t, "proxy")
 	var url string
-	s.proxy.ask(&url, "serve", e.name, b.URL())
+	s.proxy.ask(&url, "serve", b.URL())
 	s.peers[sideClient], s.peers[sideBackend] = openThrough(t, url, b)
 }
 

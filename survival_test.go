@@ -22,12 +22,12 @@ func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
 		"inside a field":  strings.TrimSuffix(switching, "cept: {accept}\r\n\r\n"),
 		"before its end":  strings.TrimSuffix(switching, "\r\n"),
 	}
-	forEachWay(t, func(t *testing.T, e engine) {
+	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		for name, part := range answers {
 			t.Run(name, func(t *testing.T) {
 				leaktest.Check(t)
 				b := wstest.StartBackend(t)
-				p, s := start(t, e.with(wsproxy.WithBackends(b.URL()))...)
+				p, s := start(t, way, wsproxy.WithBackends(b.URL()))
 				client := wstest.Dial(t, s.URL)
 				client.WriteRequest(upgradeTo("/"))
 				leg := b.Accepted(t)
@@ -46,11 +46,11 @@ func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
 }
 
 func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
-	forEachWay(t, func(t *testing.T, e engine) {
+	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		leaktest.Check(t)
 		b := wstest.StartBackend(t)
 		ends, trace := traceEnds()
-		p, s := start(t, e.with(wsproxy.WithBackends(b.URL()), trace)...)
+		p, s := start(t, way, wsproxy.WithBackends(b.URL()), trace)
 		client := wstest.Dial(t, s.URL)
 		client.RequestUpgrade("/", nil)
 		leg := b.Accepted(t)
@@ -92,9 +92,9 @@ func TestConversationInWritesOfOneByte(t *testing.T) {
 		}
 		return b
 	}
-	forEachWay(t, func(t *testing.T, e engine) {
+	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		b := wstest.StartBackend(t)
-		_, s := start(t, e.with(wsproxy.WithBackends(b.URL()))...)
+		_, s := start(t, way, wsproxy.WithBackends(b.URL()))
 		client := wstest.Dial(t, s.URL)
 		slowly(client, []byte(upgradeTo("/")))
 		leg := b.Accepted(t)
@@ -112,7 +112,7 @@ func TestConversationInWritesOfOneByte(t *testing.T) {
 
 // A hook for one of many tunnels: it is told by the request's path.
 func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
-	forEachWay(t, func(t *testing.T, e engine) {
+	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		release := make(chan struct{})
 		asleep := make(chan string, 2)
 		book := new(logBook)
@@ -127,7 +127,7 @@ func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
 				panic("hook of one tunnel")
 			}
 		}
-		_, s := start(t, e.with(wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
+		_, s := start(t, way, wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
 			Opened: func(i wsproxy.TunnelInfo) {
 				atPath(i.URL.Path, "/sleep")
 				atPath(i.URL.Path, "/panic")
@@ -137,7 +137,7 @@ func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
 				atPath(e.URL.Path, "/sleep-at-the-end")
 				atPath(e.URL.Path, "/panic-at-the-end")
 			},
-		}))...)
+		}))
 		wake := sync.OnceFunc(func() { close(release) })
 		defer wake() // else nobody could close the proxy
 		others := make([]*wstest.Peer, 100)
