@@ -33,7 +33,7 @@ type room struct {
 // rooms by their directory. Imports point downwards: a room that knew who calls
 // it could not be read, or tested, without its callers.
 var rooms = map[string]room{
-	".":           {imports: []string{"internal/frame", "internal/handshake", "internal/netconn", "internal/relay"}},
+	".":           {imports: []string{"internal/frame", "internal/handshake", "internal/health", "internal/netconn", "internal/relay"}},
 	"wsproxytest": {imports: []string{"."}},
 
 	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/netconn"}},
@@ -41,6 +41,7 @@ var rooms = map[string]room{
 	"internal/netconn":   {},
 	"internal/frame":     {isPure: true},
 	"internal/handshake": {isPure: true},
+	"internal/health":    {isPure: true},
 
 	"internal/leaktest": {forTest: true},
 	"internal/memnet":   {forTest: true},
@@ -61,7 +62,6 @@ var impure = map[string]string{
 	"runtime":      "it starts no goroutine, and depends on no platform",
 	"sync":         "it shares nothing between goroutines",
 	"sync/atomic":  "it shares nothing between goroutines",
-	"time":         "time is passed in, so that no test waits",
 }
 
 // never are further imports that one room does without.
@@ -85,6 +85,10 @@ var networkHTTP = regexp.MustCompile(`^(Client|Default.*|Get|Handle.*|Head|Liste
 // descriptorRooms are the only places with calls that act on a descriptor: whether
 // a number still means the same connection is a question of its own.
 var descriptorRooms = regexp.MustCompile(`^internal/(epoll/.*|netconn/.*_unix)\.go$`)
+
+// durations are the names of package time that hold values. A pure room uses no other:
+// time is passed in, so that no test waits.
+var durations = regexp.MustCompile(`^(Duration|(Nano|Micro|Milli)second|Second|Minute|Hour)$`)
 
 // harmlessSyscall are the names of package syscall that act on nothing: what a
 // connection can show of itself, errno values, and signals.
@@ -129,7 +133,8 @@ func TestRulesOfRoomsCatchBreaches(t *testing.T) {
 		{"internal/relay/x.go", `import _ "github.com/wsproxy/wsproxy/internal/handshake"`, "imports point downwards"},
 		{"internal/relay/x.go", `import _ "net/http"`, "any pair of streams"},
 		{"internal/relay/x.go", `import _ "time"`, want},
-		{"internal/frame/x.go", `import _ "time"`, "time is passed in"},
+		{"internal/frame/x.go", `import "time"; var _ = time.Now`, "time is passed in"},
+		{"internal/frame/x.go", `import "time"; const _ = time.Second`, want},
 		{"internal/frame/x.go", `import _ "net/http"`, "whatever opened the tunnel"},
 		{"internal/frame/x.go", `import _ "github.com/wsproxy/wsproxy/internal/handshake"`, "imports point downwards"},
 		{"internal/frame/x.go", `func f() { go f() }`, "starts no goroutine"},
@@ -264,7 +269,7 @@ func (c *checker) checkImport(spec *ast.ImportSpec) {
 		if !descriptorRooms.MatchString(c.name) {
 			c.report(spec.Pos(), "imports unsafe: whatever needs it acts on a descriptor, and belongs into internal/epoll")
 		}
-	case "syscall", "net/http":
+	case "syscall", "net/http", "time":
 		c.used[path.Base(imported)] = path.Base(imported)
 		if spec.Name == nil {
 			return
@@ -305,6 +310,8 @@ func (c *checker) checkName(pos token.Pos, pkg, name string) {
 	switch {
 	case pkg == "syscall" && !harmlessSyscall.MatchString(name) && !descriptorRooms.MatchString(c.name):
 		c.report(pos, "uses syscall.%s: what acts on a descriptor belongs into internal/epoll, or a _unix.go file of internal/netconn", name)
+	case pkg == "time" && c.room.isPure && !durations.MatchString(name):
+		c.report(pos, "a pure room uses time.%s: time is passed in, so that no test waits", name)
 	case pkg == "http" && c.room.isPure && networkHTTP.MatchString(name):
 		c.report(pos, "a pure room uses http.%s: it opens no socket", name)
 	}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // A BackendConfig is what the user says about one backend.
@@ -49,16 +51,20 @@ type Backend struct {
 
 	target atomic.Pointer[target]
 
-	tunnels      atomic.Int64 // upgrades under way included
-	removed      atomic.Bool
-	failures     atomic.Int32 // in a row; see failed
-	ejectedUntil atomic.Int64 // until then only when no other is left; a [time.Duration] since the proxy's start
-	probing      atomic.Int32 // attempts under way that find out whether it works again
+	tunnels atomic.Int64 // upgrades under way included
+	removed atomic.Bool
+	health  atomic.Pointer[health.State] // never nil; the State does not change
 }
+
+// healthy is the State of most backends. They share it, so that candidates reads little
+// memory.
+var healthy health.State
 
 // newBackend returns the backend of that ID, without a target.
 func newBackend(id string) *Backend {
-	return &Backend{id: id, idHash: hashString(id)}
+	b := &Backend{id: id, idHash: hashString(id)}
+	b.health.Store(&healthy)
+	return b
 }
 
 // A BackendState tells whether a backend is in the set, and what became of the last
@@ -129,61 +135,59 @@ func (b *Backend) reserve() bool {
 	}
 }
 
-// How long a backend whose last attempt failed is offered only when no other is
-// left: it doubles with each further failure to reach it.
-const (
-	firstBackoff = 1 * time.Second
-	maxBackoff   = 30 * time.Second
-)
+// recordFailure records that an attempt failed at now, a duration since the proxy's
+// start, and reports whether the backend is ejected anew.
+func (b *Backend) recordFailure(now time.Duration, o health.Outcome, reason error) (isEjected bool) {
+	text := reason.Error()
+	b.updateHealth(func(s health.State) (next health.State) {
+		next, isEjected = s.Record(now, o, text)
+		return next
+	})
+	return isEjected
+}
 
-// recordFailure notes that an attempt failed at now, a duration since the proxy's start,
-// and reports whether the backend rests from now on.
-// Attempts that fail while the backend is waiting already count for nothing: a
-// restart under a hundred upgrades is one failure.
-//
-// A backend that was reached rests for firstBackoff only. That it has refused in a
-// wrong way, or closed the connection, may be due to the request, which any client
-// can send; and to find out how it does now costs no more than a short attempt.
-func (b *Backend) recordFailure(now time.Duration, isReached bool) bool {
-	until := b.ejectedUntil.Load()
-	if until > int64(now) {
-		return false
+// recordSuccess records that an attempt succeeded.
+func (b *Backend) recordSuccess() {
+	if b.isFailing() {
+		b.updateHealth(func(s health.State) health.State {
+			next, _ := s.Record(0, health.OK, "")
+			return next
+		})
 	}
-	n := int32(1)
-	if !isReached {
-		n = b.failures.Load() + 1
+}
+
+// beginProbe records that an attempt begins to find out whether the backend works
+// again. It is followed by one endProbe.
+func (b *Backend) beginProbe() { b.updateHealth(health.State.BeginProbe) }
+
+func (b *Backend) endProbe() { b.updateHealth(health.State.EndProbe) }
+
+// updateHealth replaces the State by what next returns for it, which is called again if
+// another goroutine has replaced it meanwhile.
+func (b *Backend) updateHealth(next func(health.State) health.State) {
+	for {
+		old := b.health.Load()
+		s := next(*old)
+		if s == *old {
+			return
+		}
+		p := &s
+		if s == healthy {
+			p = &healthy
+		}
+		if b.health.CompareAndSwap(old, p) {
+			return
+		}
 	}
-	if !b.ejectedUntil.CompareAndSwap(until, int64(now+backoff(int(n)))) {
-		return false
-	}
-	b.failures.Store(n)
-	return true
 }
 
 // isFailing reports whether the last attempt failed.
-func (b *Backend) isFailing() bool { return b.failures.Load() > 0 }
+func (b *Backend) isFailing() bool { return b.health.Load().IsFailing() }
 
-// recordSuccess notes that an attempt succeeded.
-func (b *Backend) recordSuccess() {
-	if b.isFailing() {
-		b.failures.Store(0)
-		b.ejectedUntil.Store(0)
-	}
-}
-
-// isEjected reports whether others are to be tried before this one: it has failed a
-// moment ago, or one upgrade is finding out whether it works again, for which the
-// others need not wait. isRetry is for an upgrade that an attempt has failed already.
-func (b *Backend) isEjected(now time.Duration, isRetry bool) bool {
-	return b.ejectedUntil.Load() > int64(now) || b.isFailing() && (isRetry || b.probing.Load() > 0)
-}
-
-// backoff returns how long to wait after the nth failure in a row.
-func backoff(n int) time.Duration {
-	if n > 5 {
-		return maxBackoff
-	}
-	return min(firstBackoff<<(n-1), maxBackoff)
+// isAvoided reports whether other backends are to be tried before this one: see
+// [health.State.IsAvoided].
+func (b *Backend) isAvoided(now time.Duration, isRetry bool) bool {
+	return b.health.Load().IsAvoided(now, isRetry)
 }
 
 // A target is a compiled BackendConfig.
@@ -283,22 +287,22 @@ type backendSet struct {
 
 // candidates appends to dst what may be chosen now: not tried yet and below its
 // limit, first choice those that are not waiting after a failure, and only if
-// there are none, those that are (see isEjected). If nothing is left, it tells why.
+// there are none, those that are (see isAvoided). If nothing is left, it tells why.
 func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
-	ejected, full := 0, 0
+	avoided, full := 0, 0
 	for _, b := range s.all {
-		isFull, isEjected := b.isFull(), b.isEjected(now, len(tried) > 0)
+		isFull, isAvoided := b.isFull(), b.isAvoided(now, len(tried) > 0)
 		switch { // the usual case first: a set may be large
-		case !isFull && !isEjected && (len(tried) == 0 || !slices.Contains(tried, b)):
+		case !isFull && !isAvoided && (len(tried) == 0 || !slices.Contains(tried, b)):
 			dst = append(dst, b)
 		case slices.Contains(tried, b):
 		case isFull:
 			full++
 		default:
-			ejected++
+			avoided++
 		}
 	}
-	if len(dst) == 0 && ejected > 0 {
+	if len(dst) == 0 && avoided > 0 {
 		dst = s.appendOthers(dst, tried)
 	}
 	switch {

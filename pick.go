@@ -10,6 +10,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // The retry rule, all of it. Nothing has been sent to the client before a backend has
@@ -28,7 +30,7 @@ import (
 //     upgrade was canceled, or when no backend is left.
 //   - What is recorded of the backend: success for a proper response other than 502,
 //     503 and 504; failure for the rest, unless the client or this host is to blame
-//     ([upgrade.recordOutcome]).
+//     ([upgrade.outcome]). What follows from it is in internal/health.
 const (
 	maxAttempts = 3
 
@@ -147,8 +149,8 @@ func (a *attempt) run() error {
 	}()
 	u, b := a.u, a.backend
 	if b.isFailing() {
-		b.probing.Add(1)
-		defer b.probing.Add(-1)
+		b.beginProbe()
+		defer b.endProbe()
 	}
 	out, err := u.newOutboundRequest(b)
 	if err != nil {
@@ -221,25 +223,42 @@ func statusFailure(resp *http.Response) error {
 	return fmt.Errorf("answered %s", http.StatusText(resp.StatusCode))
 }
 
-// recordOutcome records whether the backend of a, an attempt that began at start, has
-// done its part.
+// recordOutcome records what a, an attempt that began at start, has shown of its
+// backend.
 func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
 	b := a.backend
-	switch {
-	case err == nil && !isRetryable(a.resp.StatusCode):
+	switch o := u.outcome(a, err, start); o {
+	case health.OK:
 		b.recordSuccess()
-	case u.isAbandoned(start):
-		// The client or the proxy ended the attempt.
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		// This process, or this host, has no descriptor left.
-	case u.callerDeadline && isTimeout(err) && time.Since(start) < minFairTimeout:
-		// A middleware's deadline left the backend too little time.
-	case b.recordFailure(u.p.now(), err == nil || isReached(err)):
+	case health.Unreached, health.BadResponse:
 		if err == nil {
 			err = statusFailure(a.resp)
 		}
-		u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
+		if b.recordFailure(u.p.now(), o, err) {
+			u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
+		}
 	}
+}
+
+// outcome returns what a, an attempt that began at start and ended with err, has shown
+// of its backend.
+func (u *upgrade) outcome(a *attempt, err error, start time.Time) health.Outcome {
+	failed, _ := err.(*BackendError)
+	switch {
+	case err == nil && !isRetryable(a.resp.StatusCode):
+		return health.OK
+	case u.isAbandoned(start):
+		return health.Neutral // the client or the proxy ended the attempt
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return health.Neutral // this process or this host has no descriptor left
+	case failed == nil:
+		return health.BadResponse // 502, 503 or 504
+	case failed.Timeout() && u.callerDeadline && time.Since(start) < minFairTimeout:
+		return health.Neutral // a middleware's deadline left the backend too little time
+	case failed.Timeout(), failed.Op != "handshake":
+		return health.Unreached
+	}
+	return health.BadResponse
 }
 
 // isAbandoned reports whether an attempt that began at start ended because nothing
@@ -247,17 +266,6 @@ func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
 func (u *upgrade) isAbandoned(start time.Time) bool {
 	cause := u.canceled()
 	return cause != nil && (time.Since(start) < minFairTimeout || cause == ErrShutdown)
-}
-
-func isTimeout(err error) bool {
-	failed, ok := err.(*BackendError)
-	return ok && failed.Timeout()
-}
-
-// isReached reports whether err is about what the backend did with the request.
-func isReached(err error) bool {
-	failed, ok := err.(*BackendError)
-	return ok && failed.Op == "handshake" && !failed.Timeout()
 }
 
 // An attemptErrors joins the failures of all attempts, in their order.
