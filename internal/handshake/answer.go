@@ -14,27 +14,27 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// maxInterim is how many interim answers are dropped before the one that
-// counts; a backend that sends more is not going to come to the point.
+// maxInterim is how many interim responses are skipped before the final one.
+// It stops a backend that sends interim responses without end.
 const maxInterim = 5
 
-// ReadAnswer reads the backend's answer to out, with [http.ReadResponse]. Up to
-// five interim answers (100, 103) before it are dropped. br must be limited in
-// size by the caller, who must also close the answer's Body.
+// ReadAnswer reads the backend's response to out with [http.ReadResponse]. It
+// skips up to five interim responses (100, 103). The caller must limit how much
+// can be read from br, and must close the response's Body.
 //
-// ReadResponse calls a line malformed that br ends within, whatever ended it: a
-// caller that gave br a deadline or a limit must ask itself whether that was it.
+// If br ends within a line, ReadResponse reports a malformed line, even if a
+// deadline or a limit of br was the cause. A caller that has set one must check
+// for it.
 //
-// After a 101 the bytes after its header are still in br, even if it has a
-// Content-Length or is said to be chunked: ReadResponse gives no 1xx answer a
-// body.
+// The bytes after a 101 stay in br, even if it has a Content-Length or a
+// Transfer-Encoding: for ReadResponse a 1xx response has no body.
 //
-// An error repeats nothing of the answer but its status code: errors are logged,
-// and a backend that echoes what it was asked echoes cookies and the tokens in
-// the URL. A net.Error of br, and its end, are returned as they are.
+// An error quotes nothing of the response but its status code. Errors are logged,
+// and a backend may echo cookies and the tokens in the URL. An error of the
+// connection below br is returned unchanged.
 //
-// ReadResponse removes a Connection line that says close from the answer, and
-// so also what else that line names.
+// ReadResponse removes a Connection line that contains close, with all other
+// options in that line.
 func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	for range maxInterim + 1 {
 		resp, err := http.ReadResponse(br, out)
@@ -48,19 +48,19 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 	}
-	return nil, errors.New("too many interim answers")
+	return nil, errors.New("too many interim responses")
 }
 
-// redactError removes from an error of ReadResponse what it quotes of the answer:
-// the status line, or a field. Nothing is wrapped, since who unwraps it would
-// find the quote.
+// redactError returns an error of ReadResponse without its quote from the
+// response, which is the status line or a field. The result does not wrap err:
+// unwrapping it would reveal the quote.
 func redactError(err error) error {
 	if isIOError(err) {
 		return err
 	}
 	text, _, _ := strings.Cut(err.Error(), `"`)
 	if _, ok := err.(textproto.ProtocolError); ok {
-		text, _, _ = strings.Cut(text, ": ") // older versions of Go repeat the line without quotes
+		text, _, _ = strings.Cut(text, ": ") // older versions of Go add the line without quotes
 	}
 	if text == err.Error() {
 		return err
@@ -68,9 +68,9 @@ func redactError(err error) error {
 	return errors.New(strings.TrimSuffix(strings.TrimRight(text, ": ["), "; got"))
 }
 
-// isIOError reports whether err is about the connection, and not about what was
-// read from it. A method Timeout is what every net.Error has, and so has
-// os.ErrDeadlineExceeded; callers ask for it.
+// isIOError reports whether err is an error of the connection, as opposed to one
+// of the bytes read from it. Every net.Error has a Timeout method, and so has
+// os.ErrDeadlineExceeded. Callers use it.
 func isIOError(err error) bool {
 	_, ok := errors.AsType[interface {
 		error
@@ -79,46 +79,47 @@ func isIOError(err error) bool {
 	return ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// checkResponse refuses what ReadResponse lets pass.
+// checkResponse checks what ReadResponse does not.
 func checkResponse(resp *http.Response) error {
-	// "+42" and "007": a ResponseWriter panics at them.
+	// ReadResponse accepts "+42" and "007". A ResponseWriter panics at them.
 	if resp.StatusCode < 100 {
-		// The phrase after it is the backend's: see ReadAnswer.
+		// The reason phrase is not quoted: see ReadAnswer.
 		code, _, _ := strings.Cut(resp.Status, " ")
-		return fmt.Errorf("answer has malformed status %q", code)
+		return fmt.Errorf("response has malformed status %q", code)
 	}
-	// "Content-Length : 5" gets a key with a space in it, which none of the
-	// filters knows. Other parsers read it as the field that it looks like.
+	// "Content-Length : 5" has a key that ends in a space, so no filter
+	// matches it. Other parsers read it as Content-Length.
 	for name := range resp.Header {
 		if !httpguts.ValidHeaderFieldName(name) {
-			return errors.New("answer has malformed field name")
+			return errors.New("response has malformed field name")
 		}
 	}
 	return nil
 }
 
-// An Agreement is what a handshake has negotiated.
+// An Agreement holds what a handshake has negotiated.
 type Agreement struct {
 	Subprotocol string   // "" if none
 	Extensions  []string // values of Sec-WebSocket-Extensions, as the backend sent them
-	Deflate     bool     // permessage-deflate is the only extension
-	Unknown     bool     // there is an extension other than permessage-deflate
+	Deflate     bool     // the only extension is permessage-deflate
+	Unknown     bool     // an extension other than permessage-deflate was negotiated
 }
 
-// Verify checks that resp switches to the WebSocket protocol and answers key,
-// which is what tells a WebSocket server from one that can be talked into
-// echoing a 101 (RFC 6455 §4.1).
+// Verify checks that resp switches to the WebSocket protocol and that its
+// Sec-WebSocket-Accept matches key. A server that only echoes a 101 cannot
+// compute it (RFC 6455 §4.1).
 //
-// A subprotocol and extensions must be in every one of offers: what the client
-// has sent, and what the backend has. Without offers, nothing was offered.
-// Content-Length and Transfer-Encoding are ignored: some servers send them,
-// and they mean nothing on a 101.
+// offers are the headers of the client's request and of the request to the
+// backend. The subprotocol and each extension of resp must be in all of them.
+// Without offers, any subprotocol or extension is an error. An offer of
+// extensions that [Validate] would refuse counts as empty.
 //
-// An offer of extensions that [Validate] would refuse offers none. As those of
-// [ReadAnswer], errors repeat nothing of the answer but its status code.
+// Content-Length and Transfer-Encoding are ignored: some servers send them, and
+// they have no meaning on a 101. An error quotes nothing of the response but its
+// status code, as for [ReadAnswer].
 func Verify(resp *http.Response, key string, offers ...http.Header) (Agreement, error) {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return Agreement{}, fmt.Errorf("answer has status %d, not 101", resp.StatusCode)
+		return Agreement{}, fmt.Errorf("response has status %d, not 101", resp.StatusCode)
 	}
 	if err := verifySwitch(resp.Header, key); err != nil {
 		return Agreement{}, err
@@ -162,13 +163,13 @@ func verifySwitch(h http.Header, key string) error {
 	return nil
 }
 
-// fieldError is the error of a field of the answer that is missing or that has
+// fieldError returns the error for a field of the response that is missing or has
 // the fault. It does not quote the lines: see ReadAnswer.
 func fieldError(name string, lines []string, fault string) error {
 	if len(lines) == 0 {
-		return fmt.Errorf("answer has no %s", name)
+		return fmt.Errorf("response has no %s", name)
 	}
-	return fmt.Errorf("answer's %s %s", name, fault)
+	return fmt.Errorf("response's %s %s", name, fault)
 }
 
 // setSubprotocol sets a's subprotocol to the one in h.
@@ -185,18 +186,19 @@ func (a *Agreement) setSubprotocol(h http.Header, offers []http.Header) error {
 	offered := offeredByAll(offers, offeredSubprotocols)
 	for name := range tokens(lines) {
 		if a.Subprotocol != "" {
-			return errors.New("answer has more than one subprotocol")
+			return errors.New("response has more than one subprotocol")
 		}
 		if !isToken(name) || !offered[name] {
-			// It is not quoted: tokens of users travel in this field.
-			return errors.New("answer has a subprotocol that was not offered")
+			// The name is not quoted: some applications send tokens of users
+			// in this field.
+			return errors.New("response has a subprotocol that was not offered")
 		}
 		a.Subprotocol = name
 	}
 	return nil
 }
 
-// setExtensions sets what a says of extensions to what h says.
+// setExtensions sets a's fields about extensions from those in h.
 //
 // "If the response includes a |Sec-WebSocket-Extensions| header field and this
 // header field indicates the use of an extension that was not present in the
@@ -206,7 +208,7 @@ func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 	lines := fieldExtensions.in(h)
 	names, err := extensionNames(lines)
 	if err != nil {
-		return fmt.Errorf("answer's Sec-WebSocket-Extensions %w", err)
+		return fmt.Errorf("response's Sec-WebSocket-Extensions %w", err)
 	}
 	if len(names) == 0 {
 		return nil
@@ -214,11 +216,11 @@ func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 	offered, seen := offeredByAll(offers, offeredExtensions), make(map[string]bool)
 	for _, name := range names {
 		if !offered[name] {
-			return errors.New("answer has an extension that was not offered")
+			return errors.New("response has an extension that was not offered")
 		}
-		// Two of a kind claim the same bit of every frame.
+		// Two instances of an extension would use the same reserved bit.
 		if seen[name] {
-			return errors.New("answer has an extension twice")
+			return errors.New("response has an extension twice")
 		}
 		seen[name] = true
 		a.Unknown = a.Unknown || name != deflateName
@@ -228,14 +230,14 @@ func (a *Agreement) setExtensions(h http.Header, offers []http.Header) error {
 	return nil
 }
 
-// deflateName is compared byte for byte, as peers do. Whoever spells it
-// otherwise gets an extension that we do not know.
+// deflateName is compared byte for byte, as peers do. In another case it is an
+// unknown extension.
 // https://www.rfc-editor.org/rfc/rfc7692#section-7
 const deflateName = "permessage-deflate"
 
-// offeredByAll returns the names that are in all of offers, which list yields. Each
-// offer is read once: who sends it chooses its length, and with a backend that
-// echoes it also how many names are looked up.
+// offeredByAll returns the names that list yields for each of offers. It reads
+// each offer once: a client chooses the length of its offer, and a backend that
+// echoes the offer makes the number of lookups grow with it.
 func offeredByAll(offers []http.Header, list func(http.Header) iter.Seq[string]) map[string]bool {
 	var common map[string]bool
 	for i, offer := range offers {
@@ -254,7 +256,8 @@ func offeredSubprotocols(h http.Header) iter.Seq[string] {
 	return tokens(fieldProtocol.in(h))
 }
 
-// offeredExtensions yields nothing for an offer that is malformed or too long.
+// offeredExtensions yields the extensions in h, or none if the list is malformed
+// or too long.
 func offeredExtensions(h http.Header) iter.Seq[string] {
 	names, _ := extensionNames(fieldExtensions.in(h))
 	return slices.Values(names)

@@ -118,20 +118,20 @@ func TestErrorsStillTellWhatIsWrong(t *testing.T) {
 		{"SSH-2.0-OpenSSH_9.9\n", "malformed HTTP response"},
 		{"HTTP/1.1 42 Short\n", "malformed HTTP status code"},
 		{"HTTP/x 101 OK\n", "malformed HTTP version"},
-		{"HTTP/1.1 042 Low\n", `answer has malformed status "042"`},
+		{"HTTP/1.1 042 Low\n", `response has malformed status "042"`},
 		{with(switched, "", "A"), "malformed MIME header"},
-		{with(switched, "", "A : 1"), "answer has malformed field name"},
+		{with(switched, "", "A : 1"), "response has malformed field name"},
 		{with(switched, "", "Content-Length: 5\nContent-Length: 6"), "http: message cannot contain multiple Content-Length headers"},
 		{with(switched, "", "Transfer-Encoding: gzip"), "unsupported transfer encoding"},
 		{with(switched, "", "Transfer-Encoding: a\nTransfer-Encoding: b"), "too many transfer encodings"},
-		{with(switched, "Upgrade", ""), "answer has no Upgrade"},
-		{with(switched, "Upgrade", "Upgrade: h2c"), "answer's Upgrade is not websocket"},
-		{with(switched, "Connection", "Connection: close"), "answer has no Connection"}, // see ReadAnswer
-		{with(switched, "Connection", "Connection: a"), "answer's Connection does not name upgrade"},
-		{with(switched, "Sec-WebSocket-Accept", ""), "answer has no Sec-WebSocket-Accept"},
-		{with(switched, "", "Sec-WebSocket-Accept: a"), "answer's Sec-WebSocket-Accept does not fit the key"},
-		{with(switched, "", "Sec-WebSocket-Extensions: ="), "answer's Sec-WebSocket-Extensions was malformed"},
-		{with(switched, "", "Sec-WebSocket-Extensions: "+listExtensions(17)), "answer's Sec-WebSocket-Extensions listed more than 16 extensions"},
+		{with(switched, "Upgrade", ""), "response has no Upgrade"},
+		{with(switched, "Upgrade", "Upgrade: h2c"), "response's Upgrade is not websocket"},
+		{with(switched, "Connection", "Connection: close"), "response has no Connection"}, // see ReadAnswer
+		{with(switched, "Connection", "Connection: a"), "response's Connection does not name upgrade"},
+		{with(switched, "Sec-WebSocket-Accept", ""), "response has no Sec-WebSocket-Accept"},
+		{with(switched, "", "Sec-WebSocket-Accept: a"), "response's Sec-WebSocket-Accept does not fit the key"},
+		{with(switched, "", "Sec-WebSocket-Extensions: ="), "response's Sec-WebSocket-Extensions was malformed"},
+		{with(switched, "", "Sec-WebSocket-Extensions: "+listExtensions(17)), "response's Sec-WebSocket-Extensions listed more than 16 extensions"},
 	} {
 		resp, err := ReadAnswer(bufio.NewReader(strings.NewReader(wire(tt.lines))), outRequest("/"))
 		if err == nil {

@@ -10,24 +10,24 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// A Refusal tells why a request is not proxied and what the client is to be
-// answered.
+// A Refusal is the response to a request that is not proxied.
 type Refusal struct {
 	Status int         // 400 to 599
-	Header http.Header // to be set on the answer; may be nil
-	Reason string      // a plain sentence that can be the answer's body
+	Header http.Header // set on the response; may be nil
+	Reason string      // says why; it can be the response's body
 }
 
-// Classify reports whether r asks to be upgraded to a WebSocket: it is a GET
-// over HTTP/1.1, its Upgrade names websocket and nothing else, over all lines
-// of it, and its Connection names upgrade.
+// Classify reports whether r asks for an upgrade to WebSocket: r is a GET over
+// HTTP/1.1, "websocket" is the only token in all lines of its Upgrade, and its
+// Connection contains the token "upgrade".
 //
-// If it does not, otherwise is the answer that fits where nobody else handles
-// the request; it names the check that failed. If it does, otherwise is nil.
+// If r is not an upgrade, otherwise is the response to send if no other handler
+// serves the request. It names the check that failed. If r is an upgrade,
+// otherwise is nil.
 //
-// "websocket" next to another token is no upgrade: a backend that prefers the
-// other one (h2c above all) would turn the tunnel into something that none of
-// the checks before it has seen.
+// A request with a second token beside "websocket" is not an upgrade. The backend
+// could choose the other protocol, such as h2c, and its requests would pass
+// through the tunnel unchecked.
 func Classify(r *http.Request) (isUpgrade bool, otherwise *Refusal) {
 	switch {
 	case r.Method == http.MethodConnect:
@@ -46,7 +46,7 @@ func Classify(r *http.Request) (isUpgrade bool, otherwise *Refusal) {
 
 const dropHint = "does a proxy in front drop it?"
 
-// upgradeHint guesses what went wrong with the Upgrade field.
+// upgradeHint returns a guess why the Upgrade field is wrong.
 func upgradeHint(r *http.Request) string {
 	if len(r.Header["Upgrade"]) == 0 && len(fieldKey.in(r.Header)) > 0 {
 		return dropHint
@@ -54,7 +54,8 @@ func upgradeHint(r *http.Request) string {
 	return "only `websocket` is served here"
 }
 
-// upgradeRequired refuses r because of what it says of one subject.
+// upgradeRequired returns the refusal of a request whose subject, such as its
+// method, has the wrong value.
 //
 // "The server MUST send an Upgrade header field in a 426 response to indicate
 // the required protocol(s)"
@@ -73,10 +74,12 @@ func upgradeRequired(r *http.Request, subject, value, hint string) *Refusal {
 	return refusal
 }
 
-// refuseConnect refuses a CONNECT. An extended one (RFC 8441) is how HTTP/2 and
-// HTTP/3 open a WebSocket. net/http shows its :protocol among the fields, where
-// no HTTP/1 client can put it; HTTP/3 servers show it in place of the version.
+// refuseConnect returns the refusal of a CONNECT. Over HTTP/2 and HTTP/3 an
+// extended CONNECT opens a WebSocket.
+// https://www.rfc-editor.org/rfc/rfc8441#section-4
 func refuseConnect(r *http.Request) *Refusal {
+	// net/http puts the :protocol of an extended CONNECT into the header, where
+	// an HTTP/1 client cannot put it. HTTP/3 servers put it into r.Proto.
 	if len(r.Header[":protocol"]) > 0 || equalFold(r.Proto, "websocket") {
 		return &Refusal{
 			Status: http.StatusNotImplemented,
@@ -90,11 +93,11 @@ func refuseConnect(r *http.Request) *Refusal {
 	}
 }
 
-// maxQuoted bounds how much of a value a Refusal repeats.
+// maxQuoted bounds how many bytes of a value a Refusal quotes.
 const maxQuoted = 64
 
-// quote makes a value from the client fit for a Reason: short, and in printable
-// ASCII only.
+// quote returns a value from the client for a Reason: short, and in printable
+// ASCII.
 func quote(value string) string {
 	if value == "" {
 		return "missing"
@@ -109,14 +112,14 @@ func quote(value string) string {
 	return "`" + value + "`" + ellipsis
 }
 
-// checks are what Validate checks, in this order.
+// checks are the checks of Validate, in this order.
 var checks = [...]func(*http.Request) *Refusal{
 	checkVersion, checkKey, checkHost, checkBody, checkExpect, checkOffers,
 }
 
-// Validate checks an upgrade, as Classify knows it, against RFC 6455 §4.2.1,
-// and for what has been used to smuggle requests past a proxy. It returns nil
-// if the request is sound.
+// Validate checks a request that Classify has found to be an upgrade. It checks
+// RFC 6455 §4.2.1, and features of HTTP that have been used to smuggle requests
+// past proxies. It returns nil if the request passes.
 func Validate(r *http.Request) *Refusal {
 	for _, check := range checks {
 		if refusal := check(r); refusal != nil {
@@ -126,8 +129,8 @@ func Validate(r *http.Request) *Refusal {
 	return nil
 }
 
-// checkVersion answers for the backend, so that nobody can make a backend
-// refuse an upgrade and go on talking through the tunnel.
+// checkVersion checks Sec-WebSocket-Version, so that a client cannot make the
+// backend refuse the upgrade and then send more bytes through the tunnel.
 //
 // "If this version does not match a version understood by the server, the
 // server MUST abort the WebSocket handshake described in this section and
@@ -150,7 +153,7 @@ func checkVersion(r *http.Request) *Refusal {
 	}
 }
 
-// ClientKey returns r's Sec-WebSocket-Key, if [Validate] has found no fault.
+// ClientKey returns r's Sec-WebSocket-Key. r must have passed [Validate].
 func ClientKey(r *http.Request) string { return fieldKey.in(r.Header)[0] }
 
 func checkKey(r *http.Request) *Refusal {
@@ -165,8 +168,8 @@ func checkKey(r *http.Request) *Refusal {
 	return nil
 }
 
-// keyEncoding also refuses keys whose unused last bits are not zero: nobody
-// who encodes 16 bytes gets one.
+// keyEncoding refuses keys whose unused last bits are not zero. No encoder
+// produces one from 16 bytes.
 var keyEncoding = base64.StdEncoding.Strict()
 
 // isKey reports whether key is a Sec-WebSocket-Key.
@@ -178,7 +181,7 @@ func isKey(key string) bool {
 	if len(key) != base64.StdEncoding.EncodedLen(nonceBytes) {
 		return false
 	}
-	// The decoder skips line ends, but then fewer than 16 bytes are left.
+	// The decoder skips line ends. A key with one decodes to fewer than 16 bytes.
 	var nonce [nonceBytes + 2]byte
 	n, err := keyEncoding.Decode(nonce[:], []byte(key))
 	return err == nil && n == nonceBytes
@@ -189,22 +192,22 @@ func checkHost(r *http.Request) *Refusal {
 	case r.Host == "":
 		return badRequest("Host was missing")
 	case !httpguts.ValidHostHeader(r.Host):
-		return badRequest("Host had bytes that no host has")
+		return badRequest("Host had invalid bytes")
 	}
 	return nil
 }
 
-// checkBody refuses a request with a body, of which a backend might take the
-// end for the next request, or the tunnel's first bytes. net/http reports a
-// body of unknown length as -1.
+// checkBody refuses a request with a body. A backend could read the end of the
+// body as the next request, or as the first bytes of the tunnel. net/http reports
+// a body of unknown length as -1.
 func checkBody(r *http.Request) *Refusal {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
-		return badRequest("The request had a body: an upgrade has none")
+		return badRequest("The request had a body: an upgrade must not have one")
 	}
 	return nil
 }
 
-// checkExpect refuses what makes backends answer twice.
+// checkExpect refuses an Expect field, which makes backends send two responses.
 func checkExpect(r *http.Request) *Refusal {
 	if lines, ok := r.Header["Expect"]; ok {
 		return &Refusal{
@@ -215,7 +218,7 @@ func checkExpect(r *http.Request) *Refusal {
 	return nil
 }
 
-// checkOffers checks the two lists from which the backend chooses.
+// checkOffers checks the lists of subprotocols and extensions.
 func checkOffers(r *http.Request) *Refusal {
 	if !isSubprotocolOffer(fieldProtocol.in(r.Header)) {
 		return badRequest("Sec-WebSocket-Protocol was not a list of distinct tokens")
@@ -226,8 +229,8 @@ func checkOffers(r *http.Request) *Refusal {
 	return nil
 }
 
-// isSubprotocolOffer reports whether lines are an offer of subprotocols, perhaps
-// an empty one.
+// isSubprotocolOffer reports whether lines are a valid list of subprotocols. The
+// list may be empty.
 //
 // "The elements that comprise this value MUST be non-empty strings with
 // characters in the range U+0021 to U+007E not including separator characters
@@ -237,7 +240,7 @@ func isSubprotocolOffer(lines []string) bool {
 	if len(lines) == 0 {
 		return true
 	}
-	seen := make(map[string]bool) // a list would make a long offer cost its square
+	seen := make(map[string]bool) // with a slice, the cost would grow with the square of the list
 	for name := range tokens(lines) {
 		if seen[name] || !isToken(name) {
 			return false

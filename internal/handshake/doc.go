@@ -1,29 +1,29 @@
 // Package handshake checks, rewrites and writes the messages of the WebSocket
-// opening handshake, on both legs of a proxy.
+// opening handshake, between client and proxy and between proxy and backend.
 //
-// It is a pure room: values in, values out. It opens no socket, starts no
-// goroutine, reads no clock, draws no random number and logs nothing; its
-// caller does, and passes in what it needs (a nonce, a size-limited reader).
-// It knows neither options nor backends, and it does not look into frames.
+// The package is pure: values in, values out. It opens no socket, starts no
+// goroutine, reads no clock, generates no random number and writes no log. The
+// caller passes in what it needs, such as a nonce and a size-limited reader.
+// The package knows neither options nor backends, and does not read frames.
 //
-// The order in which its caller uses it is a security property:
+// Security depends on the order in which the caller uses it:
 //
-//	Classify         is it an upgrade at all?
-//	Validate         does it keep RFC 6455 §4.2.1?
-//	Origins.Check    may this page open it?
-//	OutboundURL      what the backend is asked for
-//	OutboundHeader   and with which fields
-//	AppendRequest    the upgrade request, as bytes
-//	ReadAnswer       what the backend says
-//	Verify           is it the 101 that was asked for?
-//	SwitchHeader     what goes with our own 101
-//	AppendSwitch     our own 101, as bytes
-//	AnswerHeader     or, if the backend said anything else, that
+//	Classify         reports whether the request is an upgrade
+//	Validate         checks it against RFC 6455 §4.2.1
+//	Origins.Check    checks its origin
+//	OutboundURL      returns the URL for the backend
+//	OutboundHeader   returns the header for the backend
+//	AppendRequest    writes the upgrade request
+//	ReadAnswer       reads the backend's response
+//	Verify           checks that it is the 101 for this request
+//	SwitchHeader     returns the header of the 101 to the client
+//	AppendSwitch     writes the 101 to the client
+//	AnswerHeader     returns the header of a response other than 101
 //
 // # Spelling
 //
 // Field names are case-insensitive, but many WebSocket peers compare
-// Sec-WebSocket-* byte for byte, while net/http keys its maps by
-// "Sec-Websocket-*". So this package looks such a field up under both
-// spellings, and always writes the one of RFC 6455.
+// Sec-WebSocket-* byte for byte, and net/http uses "Sec-Websocket-*" as the keys
+// of its maps. So this package looks such a field up under both spellings, and
+// always writes the spelling of RFC 6455.
 package handshake

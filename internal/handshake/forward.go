@@ -9,19 +9,19 @@ import (
 	"strings"
 )
 
-// TrustedProxies are the peers whose word about the client is believed. The
-// zero value trusts nobody.
+// TrustedProxies are the peers whose forwarding fields are used. The zero value
+// trusts no peer.
 //
-// Add must not be called once Client is in use; Client is safe for concurrent
-// use.
+// Client is safe for concurrent use. Add must not be called at the same time, or
+// after it.
 type TrustedProxies struct {
 	prefixes []netip.Prefix // masked, and never IPv4-mapped
 	unix     bool           // peers without an address are trusted
 }
 
-// Add trusts the peers that prefix describes: an IP address ("192.0.2.7",
-// "::1"), a range of them ("10.0.0.0/8"), or "unix", which is every peer that
-// has no IP address, such as one that connects over a Unix socket.
+// Add adds the peers that prefix describes: an IP address ("192.0.2.7", "::1"),
+// a range of addresses ("10.0.0.0/8"), or "unix", which means every peer without
+// an IP address, such as the peer of a Unix socket.
 func (t *TrustedProxies) Add(prefix string) error {
 	if prefix == "unix" {
 		t.unix = true
@@ -35,7 +35,7 @@ func (t *TrustedProxies) Add(prefix string) error {
 	return nil
 }
 
-// mappedBits is how many bits an IPv4-mapped address has before the IPv4 one.
+// mappedBits is the number of bits before the IPv4 address in an IPv4-mapped one.
 const mappedBits = 128 - 32
 
 func parsePrefix(s string) (netip.Prefix, error) {
@@ -54,24 +54,27 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	if !p.Addr().Is4In6() {
 		return p.Masked(), nil
 	}
-	// Client compares unmapped addresses, which no mapped range contains.
+	// Client compares unmapped addresses. A mapped range contains none of them.
 	if p.Bits() < mappedBits {
 		return netip.Prefix{}, errors.New("mixes IPv4 and IPv6 addresses")
 	}
 	return p.Addr().Unmap().Prefix(p.Bits() - mappedBits)
 }
 
-// Client returns the client's address. remoteAddr is the peer's, as
-// [http.Request] has it; h is the request's header.
+// Client returns the client's address, and reports whether the peer is trusted.
+// remoteAddr is the peer's address in the form of [http.Request.RemoteAddr], and
+// h is the request's header.
 //
-// If the peer is not trusted, it is the client. If it is, the client is the
-// first address from the right in X-Forwarded-For, over all lines of it, that
-// is not trusted either: everything left of that one is the client's own word.
-// If all are trusted it is the leftmost; if an element is no address, the last
-// good one before it.
+// A peer that is not trusted is the client. If the peer is trusted, Client reads
+// all lines of X-Forwarded-For from right to left:
 //
-// trusted reports whether the peer is. addr is invalid if nobody gave an
-// address: the peer has none, and no X-Forwarded-For helps.
+//   - The first address that is not trusted is the client's. The client may have
+//     invented all addresses to the left of it.
+//   - If all addresses are trusted, the leftmost is the client's.
+//   - An element that is not an address ends the search. The address to the right
+//     of it is the client's.
+//
+// addr is invalid if neither the peer nor X-Forwarded-For has an address.
 func (t *TrustedProxies) Client(remoteAddr string, h http.Header) (addr netip.Addr, trusted bool) {
 	addr = PeerAddr(remoteAddr)
 	if !t.trusts(addr) {
@@ -97,13 +100,14 @@ func (t *TrustedProxies) Client(remoteAddr string, h http.Header) (addr netip.Ad
 	return addr, true
 }
 
-// cutLast cuts the last element off a list.
+// cutLast returns the last element of a list, and the list without it.
 func cutLast(list string) (rest, element string) {
 	i := strings.LastIndexByte(list, ',')
 	return list[:max(i, 0)], trimOWS(list[i+1:])
 }
 
-// trusts reports whether the peer at addr, perhaps invalid, is trusted.
+// trusts reports whether the peer at addr is trusted. addr is invalid for a peer
+// without an address.
 func (t *TrustedProxies) trusts(addr netip.Addr) bool {
 	if !addr.IsValid() {
 		return t.unix
@@ -116,29 +120,29 @@ func (t *TrustedProxies) trusts(addr netip.Addr) bool {
 	return false
 }
 
-// PeerAddr returns the address in [http.Request.RemoteAddr], or the invalid
-// one if the peer has none.
+// PeerAddr returns the address in remoteAddr, which has the form of
+// [http.Request.RemoteAddr]. The result is invalid if the peer has no address.
 func PeerAddr(remoteAddr string) netip.Addr {
 	addr, _ := parseAddr(remoteAddr)
 	return addr
 }
 
-// peerString is the text of PeerAddr, or "" if that is invalid.
+// peerString returns the text of PeerAddr, or "" if that is invalid.
 func peerString(remoteAddr string) string {
 	addr := PeerAddr(remoteAddr)
 	if !addr.IsValid() {
 		return ""
 	}
-	// The text of an IPv4 address is the same in every writing. One colon is that
-	// of its port: nearly every peer's address, without a copy.
+	// An IPv4 address has only one form. If remoteAddr has a single colon, which
+	// is the usual case, the address before it can be returned without a copy.
 	if host, port, ok := strings.Cut(remoteAddr, ":"); ok && addr.Is4() && !strings.Contains(port, ":") {
 		return host
 	}
 	return addr.String()
 }
 
-// parseAddr parses an address with or without a port: some proxies write one
-// into X-Forwarded-For, and some middleware leaves it out of RemoteAddr.
+// parseAddr parses an address with or without a port: some proxies write a port
+// into X-Forwarded-For, and some middleware removes it from RemoteAddr.
 func parseAddr(s string) (addr netip.Addr, ok bool) {
 	if ap, err := netip.ParseAddrPort(s); err == nil {
 		return normalizeAddr(ap.Addr()), true
@@ -150,23 +154,22 @@ func parseAddr(s string) (addr netip.Addr, ok bool) {
 	return normalizeAddr(addr), err == nil
 }
 
-// normalizeAddr gives the different writings of one address the same value. A zone
-// means something on this machine only.
+// normalizeAddr returns the same value for all forms of an address. It removes
+// the zone, which has a meaning on this machine only.
 func normalizeAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone("") }
 
-// OutboundHeader returns the header for the backend: a new map, which shares
-// no slices with in's. Keys are canonical, so that a hook finds every field;
-// [AppendRequest] spells. trusted says whether the peer that sent in is a
-// trusted proxy.
+// OutboundHeader returns the header for the backend: a new map, which shares no
+// slices with in.Header. Keys are canonical, so that a hook finds every field.
+// [AppendRequest] writes the spelling of RFC 6455. trusted says whether the peer
+// that sent in is a trusted proxy.
 //
-// What is hop-by-hop, or named by Connection, is removed first, and what tells
-// the backend about the client is set after that: else a client could forge
-// the one, or have the other removed. X-Forwarded-For is one line, that of a
-// trusted peer with the peer's own address appended. X-Forwarded-Host and
-// X-Forwarded-Proto are left as a trusted peer has set them. Nothing that an
-// untrusted peer says about forwarding is passed on.
+// Hop-by-hop fields and fields named by Connection are removed. Forwarding fields
+// are set afterwards, so that a client can neither forge them nor have them
+// removed. X-Forwarded-For becomes one line: the lines of a trusted peer, and the
+// peer's own address. X-Forwarded-Host and X-Forwarded-Proto of a trusted peer
+// stay. Forwarding fields of an untrusted peer are removed.
 //
-// Sec-WebSocket-Key, -Version and -Accept are removed too, since
+// Sec-WebSocket-Key, -Version and -Accept are removed too, because
 // [AppendRequest] writes its own.
 func OutboundHeader(in *http.Request, trusted bool) http.Header {
 	out := make(http.Header, len(in.Header)+numForwarded)
@@ -178,11 +181,12 @@ func OutboundHeader(in *http.Request, trusted bool) http.Header {
 	return out
 }
 
-// isUntrustedForwarding reports whether the field is about forwarding and not to be
-// believed.
+// isUntrustedForwarding reports whether the field is a forwarding field that may
+// come from a client.
 //
-// Many backends (CGI, WSGI, PHP) take X_Forwarded_For for X-Forwarded-For. No
-// proxy writes it that way, so from a trusted one it is what a client has sent.
+// Many backends (CGI, WSGI, PHP) treat X_Forwarded_For as X-Forwarded-For. No
+// proxy writes an underscore, so such a field comes from a client even if the
+// peer is trusted.
 func isUntrustedForwarding(name string, trusted bool) bool {
 	if trusted && !strings.Contains(name, "_") {
 		return false
@@ -190,16 +194,16 @@ func isUntrustedForwarding(name string, trusted bool) bool {
 	return isForwarding(name)
 }
 
-// isForwarding reports whether the field is about forwarding, in any spelling.
+// isForwarding reports whether the field is a forwarding field, in any spelling.
 func isForwarding(name string) bool {
 	return equalFoldDashes(name, "forwarded") || equalFoldDashes(name, "x-real-ip") ||
 		len(name) >= len(forwardedPrefix) && equalFoldDashes(name[:len(forwardedPrefix)], forwardedPrefix)
 }
 
-const forwardedPrefix = "x-forwarded" // and whatever follows, with or without a dash
+const forwardedPrefix = "x-forwarded" // with or without a dash after it
 
-// equalFoldDashes reports whether name is want, which is in lower case, if _ in it
-// counts as a dash.
+// equalFoldDashes reports whether name equals want, ignoring case and treating an
+// underscore as a dash. want must be in lower case.
 func equalFoldDashes(name, want string) bool {
 	if len(name) != len(want) {
 		return false
@@ -216,10 +220,10 @@ func equalFoldDashes(name, want string) bool {
 	return true
 }
 
-const numForwarded = 3 // how many fields setForwarded sets
+const numForwarded = 3 // number of fields that setForwarded sets
 
-// setForwarded tells the backend what it cannot see of in. What h has of this
-// already is from a trusted peer.
+// setForwarded sets the X-Forwarded-* fields of h from in. Those that h has
+// already are from a trusted peer.
 func setForwarded(h http.Header, in *http.Request, arena *valueArena) {
 	lines := slices.DeleteFunc(h["X-Forwarded-For"], func(line string) bool { return line == "" })
 	chain := strings.Join(lines, ", ")

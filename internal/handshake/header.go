@@ -10,11 +10,11 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// A field is the name of a WebSocket field, in the two spellings under which a
-// map may hold it.
+// A field is the name of a WebSocket field, in both spellings that a map may
+// have as its key.
 type field struct {
-	rfc       string // as RFC 6455 writes it, and as we do on the wire
-	canonical string // as net/http keys its maps
+	rfc       string // the spelling of RFC 6455, written on the wire
+	canonical string // the key that net/http uses
 }
 
 var (
@@ -42,14 +42,14 @@ func (f field) in(h http.Header) []string {
 	return slices.Concat(canonical, rfc)
 }
 
-// isWebSocketField reports whether the canonical key is that of a field which
-// belongs to the handshake itself.
+// isWebSocketField reports whether the canonical key names a field of the opening
+// handshake.
 func isWebSocketField(canonical string) bool {
 	return strings.HasPrefix(canonical, canonicalPrefix)
 }
 
-// isOwnField reports whether the canonical key is that of a field which each
-// leg of the proxy has of its own.
+// isOwnField reports whether the canonical key names a field whose value the
+// client's connection and the backend's do not share.
 func isOwnField(canonical string) bool {
 	switch canonical {
 	case fieldKey.canonical, fieldVersion.canonical, fieldAccept.canonical:
@@ -58,11 +58,11 @@ func isOwnField(canonical string) bool {
 	return false
 }
 
-// rfcSpelling turns a canonical WebSocket key into the spelling of RFC 6455.
-// Every other key is returned as it is.
+// rfcSpelling returns the spelling of RFC 6455 for a canonical WebSocket key, and
+// any other key unchanged.
 func rfcSpelling(canonical string) string {
 	switch canonical {
-	case fieldProtocol.canonical: // these two are in most handshakes: no allocation
+	case fieldProtocol.canonical: // no allocation for the two fields of most handshakes
 		return fieldProtocol.rfc
 	case fieldExtensions.canonical:
 		return fieldExtensions.rfc
@@ -73,8 +73,8 @@ func rfcSpelling(canonical string) string {
 	return canonical
 }
 
-// isHopByHop reports whether the canonical key is that of a field which
-// concerns one connection only, and so never crosses the proxy.
+// isHopByHop reports whether the canonical key names a field that concerns one
+// connection only, and is not forwarded.
 //
 // "intermediaries SHOULD remove or replace fields that are known to require
 // removal before forwarding, whether or not they appear as a
@@ -94,20 +94,22 @@ func isHopByHop(canonical string) bool {
 	return false
 }
 
-// connectionOptions returns the canonical keys of the fields that h's Connection names, all
-// lines of it, whatever the first one holds; and how many lines h has.
+// connectionOptions returns the canonical keys of the fields that h's Connection
+// names in any of its lines. It also returns the number of lines in h.
 //
 // "Intermediaries MUST parse a received Connection header field before a
 // message is forwarded and, for each connection-option in this field, remove
 // any header or trailer field(s) from the message with the same name"
 // https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1
 //
-// Fields about forwarding cannot be named: "A sender MUST NOT send a connection
-// option corresponding to a field that is intended for all recipients of the
-// content." A client whose Connection a trusted proxy passes on would have removed
-// what that proxy says of it, and the proxy's own address been taken for its.
+// Forwarding fields cannot be named: "A sender MUST NOT send a connection option
+// corresponding to a field that is intended for all recipients of the content."
+// If a trusted proxy forwards the Connection of a client, that client could remove
+// the proxy's X-Forwarded-For, and the proxy's address would be taken for the
+// client's.
 //
-// It is a map since a hostile client may name as many as fit into its header.
+// The result is a map because a hostile client may name as many fields as fit
+// into its header.
 func connectionOptions(h http.Header) (nominated map[string]bool, numLines int) {
 	for key, lines := range h {
 		numLines += len(lines)
@@ -127,20 +129,20 @@ func connectionOptions(h http.Header) (nominated map[string]bool, numLines int) 
 	return nominated, numLines
 }
 
-// isUsualOption reports whether the connection option nominates nothing that
-// isHopByHop would not find. These are in every upgrade: no reason for a map.
+// isUsualOption reports whether the connection option is a common one that
+// isHopByHop covers. Every upgrade has one, and needs no map for it.
 func isUsualOption(option string) bool {
 	return equalFold(option, "upgrade") || equalFold(option, "keep-alive") || equalFold(option, "close")
 }
 
-// A valueArena cuts the lines of a header from one array, as http.Header.Clone does:
-// one allocation for all, by the first call of add.
+// A valueArena holds the lines of a header in one array, as http.Header.Clone
+// does. The first call of add allocates the array.
 type valueArena struct {
-	expected int // lines
+	expected int // number of lines to allocate
 	lines    []string
 }
 
-// add returns a copy of lines.
+// add returns a copy of lines in the array.
 func (a *valueArena) add(lines ...string) []string {
 	if a.lines == nil {
 		a.lines = make([]string, 0, max(a.expected, len(lines)))
@@ -150,8 +152,9 @@ func (a *valueArena) add(lines ...string) []string {
 	return a.lines[from:len(a.lines):len(a.lines)]
 }
 
-// addEndToEnd adds a copy of src to dst, without what is hop-by-hop, nominated,
-// or skipped. Keys get canonical. The two share no slices afterwards.
+// addEndToEnd adds the fields of src to dst, without those that are hop-by-hop,
+// named by Connection, or skipped. The keys in dst are canonical. dst and src
+// share no slices afterwards.
 func addEndToEnd(dst, src http.Header, arena *valueArena, skip func(canonical string) bool) {
 	nominated, numLines := connectionOptions(src)
 	arena.expected += numLines
@@ -168,10 +171,10 @@ func addEndToEnd(dst, src http.Header, arena *valueArena, skip func(canonical st
 	}
 }
 
-// appendFields appends the fields of h that are not hop-by-hop, nor skipped,
-// sorted by key. A name or value that could break out of its line is an error.
+// appendFields appends the fields of h sorted by key, without those that are
+// hop-by-hop or skipped. An invalid name or value is an error.
 func appendFields(dst []byte, h http.Header, skip func(canonical string) bool) ([]byte, error) {
-	var buf [16]string // as many as most headers have: no allocation
+	var buf [16]string // most headers have no more fields, and need no allocation
 	keys := slices.AppendSeq(buf[:0], maps.Keys(h))
 	slices.Sort(keys)
 	for _, key := range keys {

@@ -9,22 +9,22 @@ import (
 	"strings"
 )
 
-// Origins are the web origins whose pages may open a WebSocket here. The zero
-// value allows only those of the host that the request itself names.
+// Origins are the web origins whose pages may open a WebSocket. The zero value
+// allows only origins with the host in the request's Host.
 //
-// Browsers let any page connect to any host, and send the user's cookies
-// along; Origin is the only thing that tells the pages apart.
+// Browsers let any page connect to any host, and send the user's cookies with
+// the request. Only the Origin field says which page it is.
 //
-// Add must not be called once Check is in use; Check is safe for concurrent
-// use.
+// Check is safe for concurrent use. Add must not be called at the same time, or
+// after it.
 type Origins struct {
 	hosts []string // lower-case patterns for the host alone
 	full  []string // lower-case patterns for scheme://host
 }
 
-// Add allows the origins that match pattern, in the syntax of [path.Match] and
-// regardless of case. A pattern with :// in it is matched against
-// scheme://host[:port], any other one against host[:port].
+// Add allows the origins that match pattern, in the syntax of [path.Match],
+// ignoring case. A pattern that contains :// is matched against
+// scheme://host[:port], any other pattern against host[:port].
 //
 // A pattern that is malformed, or can match no origin, is an error.
 func (o *Origins) Add(pattern string) error {
@@ -49,9 +49,8 @@ func (o *Origins) Add(pattern string) error {
 	return nil
 }
 
-// Check returns nil if the page that r's Origin names may open a WebSocket, or
-// if there is no Origin: then r is not from a page in a browser. Any other
-// request is answered 403.
+// Check returns nil if r's Origin is allowed, or if r has none and is therefore
+// not from a page in a browser. Otherwise it returns a refusal with status 403.
 //
 // "If the origin indicated is unacceptable to the server, then it SHOULD
 // respond to the WebSocket handshake with a reply containing HTTP 403
@@ -63,7 +62,7 @@ func (o *Origins) Check(r *http.Request) *Refusal {
 	case len(lines) == 0 || len(lines) == 1 && lines[0] == "":
 		return nil
 	case len(lines) > 1:
-		// The backend might look at another one than we do.
+		// The backend could check another line than this function.
 		return forbidden("Origin was sent more than once")
 	case !o.allow(lines[0], r.Host):
 		return forbidden(fmt.Sprintf("Origin was %s: it is not allowed for %s", quote(lines[0]), quote(r.Host)))
@@ -71,12 +70,12 @@ func (o *Origins) Check(r *http.Request) *Refusal {
 	return nil
 }
 
-// allow reports whether a page from origin may talk to host.
+// allow reports whether a page from origin may connect to host.
 func (o *Origins) allow(origin, host string) bool {
 	u, err := url.Parse(origin)
 	if err != nil || u.Scheme == "" {
-		// "null" stands for whatever a browser will not name: a sandboxed frame
-		// of any site, for example. No pattern allows it, not even "*".
+		// Browsers send "null" for origins that they do not reveal, such as a
+		// sandboxed frame of any site. No pattern allows it, not even "*".
 		return false
 	}
 	if u.Host != "" && (equalFold(u.Host, host) || matchAny(o.hosts, u.Host)) {
@@ -91,7 +90,7 @@ func matchAny(patterns []string, s string) bool {
 	}
 	s = strings.ToLower(s)
 	for _, pattern := range patterns {
-		// Add has found every malformed pattern.
+		// Add has refused malformed patterns.
 		if ok, _ := path.Match(pattern, s); ok {
 			return true
 		}

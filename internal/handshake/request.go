@@ -11,10 +11,10 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// nonceBytes is how long the nonce in a Sec-WebSocket-Key is.
+// nonceBytes is the length of the nonce in a Sec-WebSocket-Key.
 const nonceBytes = 16
 
-// Key encodes a nonce as Sec-WebSocket-Key.
+// Key returns the Sec-WebSocket-Key for a nonce.
 //
 // "The nonce MUST be selected randomly for each connection."
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.1
@@ -22,7 +22,7 @@ func Key(nonce [16]byte) string {
 	return base64.StdEncoding.EncodeToString(nonce[:])
 }
 
-// keyGUID is what a server appends to the key before it hashes it.
+// keyGUID is appended to the key before it is hashed.
 // https://www.rfc-editor.org/rfc/rfc6455#section-1.3
 const keyGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -33,20 +33,19 @@ const keyGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 // this 20-byte hash"
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.2.2
 func appendAccept(dst []byte, key string) []byte {
-	var text [24 + len(keyGUID)]byte // a key has 24 bytes; append makes room for what claims to be one
+	var text [24 + len(keyGUID)]byte // a valid key has 24 bytes; append allocates for a longer one
 	sum := sha1.Sum(append(append(text[:0], key...), keyGUID...))
 	return base64.StdEncoding.AppendEncode(dst, sum[:])
 }
 
 // AppendRequest appends an upgrade request to dst: path and query of out.URL,
-// out.Host, our own handshake fields with key, then out.Header sorted by key.
-// Left out of that is what is hop-by-hop, Host, and Sec-WebSocket-Key, -Version
-// and -Accept, of which there must be one.
+// out.Host, the handshake fields with key, then the fields of out.Header sorted
+// by key. It skips hop-by-hop fields, Host, and Sec-WebSocket-Key, -Version and
+// -Accept, which must not be there twice.
 //
-// Nothing that is in out can start another line on the wire. What would need
-// to is an error, as are a method other than GET, an invalid Host or key, and a
-// target with bytes that are not visible ASCII. On an error dst is returned as
-// it was.
+// A field that would break its line is an error, as are a method other than GET,
+// an invalid Host or key, and a target with bytes that are not visible ASCII. On
+// an error it returns dst unchanged.
 func AppendRequest(dst []byte, out *http.Request, key string) ([]byte, error) {
 	if out.Method != "" && out.Method != http.MethodGet {
 		return dst, fmt.Errorf("invalid method %q", out.Method)
@@ -78,7 +77,8 @@ func isRequestField(canonical string) bool {
 	return canonical == "Host" || isOwnField(canonical)
 }
 
-// appendTarget appends u in the origin-form.
+// appendTarget appends u in origin-form.
+// https://www.rfc-editor.org/rfc/rfc9112#section-3.2.1
 func appendTarget(dst []byte, u *url.URL) ([]byte, error) {
 	if u == nil || u.Opaque != "" {
 		return dst, errors.New("request has no path")

@@ -6,33 +6,35 @@ import (
 	"strings"
 )
 
-// SwitchHeader returns what goes with the 101 to the client: outer, which is
-// what middleware has set on the ResponseWriter, and backend, the header of the
-// backend's 101. Values are added, not replaced, so that cookies of both
-// arrive. Keys are canonical; no slices are shared.
+// SwitchHeader returns the header of the 101 to the client: the fields that
+// middleware has set on the ResponseWriter (outer), and those of the backend's
+// 101. Values are added, not replaced, so that the client gets the cookies of
+// both. Keys are canonical. The result shares no slices with its sources.
 //
-// Of both, what is hop-by-hop, or named by their Connection, is left out, and
-// all of Sec-WebSocket-*, which [AppendSwitch] writes.
+// Hop-by-hop fields, fields named by Connection, and Sec-WebSocket-* fields are
+// left out. [AppendSwitch] writes the last.
 func SwitchHeader(outer, backend http.Header) http.Header {
-	h := make(http.Header) // most have no fields but those of AppendSwitch: no room before there is one
+	h := make(http.Header) // without a size: most 101s have only the fields of AppendSwitch
 	var arena valueArena
 	addEndToEnd(h, outer, &arena, isNotForSwitch)
 	addEndToEnd(h, backend, &arena, isWebSocketField)
 	return h
 }
 
-// isNotForSwitch reports whether middleware's field stays away from a 101. Keys
-// with [http.TrailerPrefix] announce trailers: they are no fields at all.
+// isNotForSwitch reports whether a field that middleware has set is left out of a
+// 101. Keys with [http.TrailerPrefix] are trailers, not fields.
 func isNotForSwitch(canonical string) bool {
 	return isWebSocketField(canonical) || strings.HasPrefix(canonical, http.TrailerPrefix)
 }
 
-// AppendSwitch appends a whole 101 to dst: the fields that make it one, with
-// the answer to clientKey, which is another than the backend was asked with;
-// what a says was negotiated; then h sorted by key, without what is hop-by-hop
-// and Sec-WebSocket-*, so that each of them is there once.
+// AppendSwitch appends a complete 101 to dst: the fields that every 101 has, the
+// agreement a, then the fields of h sorted by key. It skips the hop-by-hop fields
+// and Sec-WebSocket-* of h, so that none of them is there twice.
 //
-// An invalid name or value is an error. On an error dst is returned as it was.
+// clientKey is the Sec-WebSocket-Key of the client. The request to the backend
+// had another key.
+//
+// An invalid name or value is an error. On an error it returns dst unchanged.
 func AppendSwitch(dst []byte, h http.Header, clientKey string, a Agreement) ([]byte, error) {
 	b := append(dst, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"+
 		"Connection: Upgrade\r\nSec-WebSocket-Accept: "...)
@@ -48,7 +50,7 @@ func AppendSwitch(dst []byte, h http.Header, clientKey string, a Agreement) ([]b
 	return append(b, "\r\n"...), nil
 }
 
-// appendAgreement appends the fields that tell the client what was agreed.
+// appendAgreement appends the fields for the subprotocol and the extensions of a.
 func appendAgreement(b []byte, a Agreement) ([]byte, error) {
 	var err error
 	if a.Subprotocol != "" {
@@ -67,11 +69,11 @@ func appendAgreement(b []byte, a Agreement) ([]byte, error) {
 	return b, nil
 }
 
-// AnswerHeader returns the header of an answer that is no 101, as the client
-// may see it: a new map without what is hop-by-hop or named by Connection.
-// Content-Length is left out too, since whoever copies the body knows better.
-// Keys are canonical, but those of WebSocket fields have the spelling of RFC
-// 6455, which a ResponseWriter keeps.
+// AnswerHeader returns the header for the client of a response other than 101: a
+// new map without hop-by-hop fields and fields named by Connection.
+// Content-Length is left out too, because the caller that copies the body knows
+// its length. Keys are canonical, but those of WebSocket fields have the spelling
+// of RFC 6455, which a ResponseWriter does not change.
 func AnswerHeader(backend http.Header) http.Header {
 	h := make(http.Header, len(backend))
 	var arena valueArena

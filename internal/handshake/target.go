@@ -6,17 +6,16 @@ import (
 	"strings"
 )
 
-// OutboundURL returns path and query for the backend, and nothing else of in.
-// prefix is an escaped path without a trailing slash, or "".
+// OutboundURL returns a URL with the path and the query for the backend. It uses
+// nothing else of in. prefix is an escaped path without a trailing slash, or "".
 //
-// It takes in's EscapedPath, not what stood in the request line, so that
-// [http.StripPrefix] and the like work. Without a prefix that path goes
-// through as it is. With one, a path that could climb out of the prefix is
-// refused.
+// The path is in.EscapedPath, not the path of the request line, so that
+// [http.StripPrefix] and similar handlers work. Without a prefix it is unchanged.
+// With a prefix, a path that could lead out of the prefix is refused.
 //
-// Parameters of the query that [url.ParseQuery] cannot parse are removed, as
-// httputil.ReverseProxy does: a hook must not see another query than the
-// backend. A query with none such goes through as it is.
+// Query parameters that [url.ParseQuery] cannot parse are removed, as in
+// httputil.ReverseProxy, so that a hook sees the same query as the backend. A
+// query without such parameters is unchanged.
 func OutboundURL(in *url.URL, prefix string) (*url.URL, *Refusal) {
 	if prefix != "" && hasDotSegment(in.Path) {
 		return nil, badRequest("Path had a `.` or `..` segment")
@@ -33,11 +32,11 @@ func OutboundURL(in *url.URL, prefix string) (*url.URL, *Refusal) {
 	return out, nil
 }
 
-// joinPath returns a URL that has prefix and in's path as its path.
+// joinPath returns a URL whose path is prefix followed by in's path.
 func joinPath(prefix string, in *url.URL) (*url.URL, error) {
 	escaped := in.EscapedPath()
-	// StripPrefix may leave no slash at the front: /ws stripped from /wsx. Then
-	// the prefix would run into the path, and escape: /base into /basex.
+	// StripPrefix may leave a path without a leading slash: /ws stripped from
+	// /wsx leaves x. Appended to /base it would become /basex, outside the prefix.
 	if !strings.HasPrefix(escaped, "/") {
 		escaped = "/" + escaped
 	}
@@ -48,17 +47,17 @@ func joinPath(prefix string, in *url.URL) (*url.URL, error) {
 	}
 	out := &url.URL{Path: path}
 	if out.EscapedPath() != escaped {
-		out.RawPath = escaped // as package url has it: only where it is needed
+		out.RawPath = escaped // like package url, only if it is not the default encoding
 	}
 	return out, nil
 }
 
-// hasDotSegment reports whether the decoded path has a segment that a backend
-// may take for . or .. on its way to a file or a route. Some take a backslash
-// for a slash, and some cut parameters off a segment before they look at it:
+// hasDotSegment reports whether the decoded path has a segment that a backend may
+// interpret as . or .. when it looks up a file or a route. Some backends treat a
+// backslash as a slash. Some remove the parameters of a segment first, so that
 // "..;x" is "..".
 //
-// The path has been decoded once, as a backend does; %252e is left alone.
+// The path has been decoded once, as a backend does. So %252e is not a dot.
 func hasDotSegment(path string) bool {
 	for segment := range strings.FieldsFuncSeq(path, isSlash) {
 		name, _, _ := strings.Cut(segment, ";")
@@ -71,27 +70,27 @@ func hasDotSegment(path string) bool {
 
 func isSlash(r rune) bool { return r == '/' || r == '\\' }
 
-// maxQueryParams is net/url's limit: it parses a longer query to nothing,
-// unless GODEBUG says otherwise.
+// maxQueryParams is the limit of net/url. For a query with more parameters it
+// returns no values, unless GODEBUG changes the limit.
 const maxQueryParams = 10000
 
 var errTooManyParams = errors.New("too many query parameters")
 
-// cleanQuery removes what cannot be parsed from a query.
+// cleanQuery returns query without the parameters that cannot be parsed.
 func cleanQuery(query string) (string, error) {
 	if isParsable(query) {
 		return escapeQuery(query), nil
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil && len(values) == 0 && strings.Count(query, "&") >= maxQueryParams {
-		// We deviate from httputil.ReverseProxy, which sends no query then: a
-		// backend that finds its token gone gives no hint of what has happened.
+		// We deviate: httputil.ReverseProxy sends no query in this case. A backend
+		// that misses its token would report an error that does not name the cause.
 		return "", errTooManyParams
 	}
 	return values.Encode(), nil
 }
 
-// isParsable reports whether [url.ParseQuery] takes all of query.
+// isParsable reports whether [url.ParseQuery] can parse all parameters of query.
 func isParsable(query string) bool {
 	if strings.Contains(query, ";") || strings.Count(query, "&") >= maxQueryParams {
 		return false
@@ -113,8 +112,8 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f'
 }
 
-// escapeQuery percent-encodes the bytes of a query that may not stand in a
-// request line. Package url lets them in, and means the same by both forms.
+// escapeQuery percent-encodes the bytes of a query that are not allowed in a
+// request line. Package url accepts them, and treats both forms as equal.
 func escapeQuery(query string) string {
 	const hex = "0123456789ABCDEF"
 	if indexInvisible(query) < 0 {
@@ -131,8 +130,8 @@ func escapeQuery(query string) string {
 	return string(escaped)
 }
 
-// indexInvisible returns the index of the first byte in s that may not stand in
-// a request line, or -1.
+// indexInvisible returns the index of the first byte in s that is not visible
+// ASCII, or -1.
 func indexInvisible[T string | []byte](s T) int {
 	for i := range len(s) {
 		if !isVisible(s[i]) {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// tokens yields the elements of a comma-separated list that may be spread over
-// several field lines. Empty elements are skipped:
+// tokens yields the elements of a comma-separated list in one or more field
+// lines. It skips empty elements:
 //
 // "A recipient MUST parse and ignore a reasonable number of empty list elements"
 // https://www.rfc-editor.org/rfc/rfc9110#section-5.6.1.2
@@ -37,7 +37,7 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// isOnlyToken reports whether token is the one and only element of lines.
+// isOnlyToken reports whether token is the only element of lines.
 func isOnlyToken(lines []string, token string) bool {
 	n := 0
 	for t := range tokens(lines) {
@@ -48,13 +48,12 @@ func isOnlyToken(lines []string, token string) bool {
 	return n == 1
 }
 
-// trimOWS removes what RFC 9110 calls optional whitespace. It is narrower than
-// [strings.TrimSpace], which would also remove bytes that make a value invalid.
+// trimOWS removes leading and trailing optional whitespace, as RFC 9110 defines
+// it. [strings.TrimSpace] would also remove bytes that make a value invalid.
 func trimOWS(s string) string { return strings.Trim(s, " \t") }
 
-// equalFold is [strings.EqualFold] for ASCII only. Unicode folding takes the
-// Kelvin sign for a k, and would let an upgrade pass as websocket here that
-// the next hop sees as something else.
+// equalFold is [strings.EqualFold] for ASCII only. With Unicode folding the Kelvin
+// sign equals a k, and an upgrade to another protocol could pass as websocket.
 func equalFold(s, t string) bool {
 	if len(s) != len(t) {
 		return false
@@ -74,21 +73,20 @@ func lower(c byte) byte {
 	return c
 }
 
-// maxExtensions bounds how many extensions an offer or an answer lists, over all
-// lines. Browsers offer one, and a frame has three bits for them. Without it a
-// client could pack thousands of names into a header, have a backend echo them,
-// and make us, or whoever is behind us, compare each with each: 49 KB have cost
-// 35 s of CPU.
+// maxExtensions bounds how many extensions an offer or a response lists in all
+// its lines. Browsers offer one, and a frame has three bits for extensions.
+// Without the bound a client could send thousands of names and have a backend
+// echo them. Comparing each with each has cost 35 s of CPU for 49 KB.
 const maxExtensions = 16
 
-// The errors of extensionNames go on from the name of the field.
+// The texts of these errors follow the name of the field.
 var (
 	errMalformed         = errors.New("was malformed")
 	errTooManyExtensions = fmt.Errorf("listed more than %d extensions", maxExtensions)
 )
 
-// appendExtensions appends the names in one line of Sec-WebSocket-Extensions.
-// It checks whether the line keeps the grammar:
+// appendExtensions appends the names in one line of Sec-WebSocket-Extensions. It
+// returns an error if the line does not match the grammar:
 //
 //	extension-list  = 1#extension
 //	extension       = extension-token *( ";" extension-param )
@@ -106,7 +104,7 @@ func appendExtensions(names []string, line string) ([]string, error) {
 			return names, nil
 		}
 		if len(names) == maxExtensions {
-			return nil, errTooManyExtensions // at once: the rest is not even looked at
+			return nil, errTooManyExtensions // without parsing the rest
 		}
 		name := s.token()
 		if name == "" || !s.skipParams() {
@@ -119,7 +117,7 @@ func appendExtensions(names []string, line string) ([]string, error) {
 	}
 }
 
-// extensionNames is appendExtensions over all lines.
+// extensionNames returns the names in all lines of Sec-WebSocket-Extensions.
 func extensionNames(lines []string) (names []string, err error) {
 	for _, line := range lines {
 		if names, err = appendExtensions(names, line); err != nil {
@@ -130,10 +128,10 @@ func extensionNames(lines []string) (names []string, err error) {
 }
 
 // A scanner reads a field value from its front. Its methods skip whitespace
-// before what they look for and after what they find.
+// before and after each element.
 type scanner struct{ rest string }
 
-// skip skips c, and reports whether it was there.
+// skip skips c, and reports whether c was the next byte.
 func (s *scanner) skip(c byte) bool {
 	s.rest = strings.TrimLeft(s.rest, " \t")
 	if s.rest == "" || s.rest[0] != c {
@@ -143,7 +141,7 @@ func (s *scanner) skip(c byte) bool {
 	return true
 }
 
-// token returns the token at the front, or "" if there is none.
+// token skips and returns the token at the front, or "" if there is none.
 func (s *scanner) token() string {
 	s.rest = strings.TrimLeft(s.rest, " \t")
 	n := 0
@@ -169,9 +167,11 @@ func (s *scanner) skipParams() bool {
 	return true
 }
 
-// skipQuotedToken skips a quoted-string whose value is a token. We deviate: an
-// escape in it is malformed. It could only stand for a character that needs
-// none, and peers that do not unescape would see another value than we do.
+// skipQuotedToken skips a quoted-string whose value is a token, and reports
+// whether there was one.
+//
+// We deviate: an escape in it is malformed. A token has no character that must be
+// escaped, and peers that do not unescape would see another value.
 func (s *scanner) skipQuotedToken() bool {
 	value, rest, ok := strings.Cut(strings.TrimPrefix(s.rest, `"`), `"`)
 	if !ok || !strings.HasPrefix(s.rest, `"`) || !isToken(value) {
@@ -181,6 +181,6 @@ func (s *scanner) skipQuotedToken() bool {
 	return true
 }
 
-// isToken reports whether s is an RFC 9110 token. Field names are tokens too,
-// which is why the check of those serves here.
+// isToken reports whether s is an RFC 9110 token. A field name is a token too, so
+// the check for field names does it.
 func isToken(s string) bool { return httpguts.ValidHeaderFieldName(s) }
