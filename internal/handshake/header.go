@@ -95,7 +95,7 @@ func isHopByHop(canonical string) bool {
 }
 
 // connectionOptions returns the canonical keys of the fields that h's Connection
-// names in any of its lines. It also returns the number of lines in h.
+// names in any of its lines.
 //
 // "Intermediaries MUST parse a received Connection header field before a
 // message is forwarded and, for each connection-option in this field, remove
@@ -110,9 +110,9 @@ func isHopByHop(canonical string) bool {
 //
 // The result is a map because a hostile client may name as many fields as fit
 // into its header.
-func connectionOptions(h http.Header) (nominated map[string]bool, numLines int) {
+func connectionOptions(h http.Header) map[string]bool {
+	var nominated map[string]bool
 	for key, lines := range h {
-		numLines += len(lines)
 		if !equalFold(key, "Connection") {
 			continue
 		}
@@ -126,7 +126,7 @@ func connectionOptions(h http.Header) (nominated map[string]bool, numLines int) 
 			nominated[http.CanonicalHeaderKey(option)] = true
 		}
 	}
-	return nominated, numLines
+	return nominated
 }
 
 // isUsualOption reports whether the connection option is a common one that
@@ -156,8 +156,10 @@ func (a *valueArena) add(lines ...string) []string {
 // named by Connection, or skipped. The keys in dst are canonical. dst and src
 // share no slices afterwards.
 func addEndToEnd(dst, src http.Header, arena *valueArena, skip func(canonical string) bool) {
-	nominated, numLines := connectionOptions(src)
-	arena.expected += numLines
+	nominated := connectionOptions(src)
+	for _, lines := range src {
+		arena.expected += len(lines)
+	}
 	for key, lines := range src {
 		canonical := http.CanonicalHeaderKey(key)
 		if len(lines) == 0 || isHopByHop(canonical) || nominated[canonical] || skip(canonical) {
