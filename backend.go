@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -278,55 +277,4 @@ func (t *target) parseTCP(u *url.URL, port string) error {
 	t.addr = net.JoinHostPort(t.host, port)
 	t.prefix = strings.TrimRight(u.EscapedPath(), "/")
 	return nil
-}
-
-// A backendSet is one configuration of backends, never changed once it is in use.
-type backendSet struct {
-	all []*Backend // in configuration order
-}
-
-// candidates appends to dst what may be chosen now: not tried yet and below its
-// limit, first choice those that are not waiting after a failure, and only if
-// there are none, those that are (see isAvoided). If nothing is left, it tells why.
-func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
-	avoided, full := 0, 0
-	for _, b := range s.all {
-		isFull, isAvoided := b.isFull(), b.isAvoided(now, len(tried) > 0)
-		switch { // the usual case first: a set may be large
-		case !isFull && !isAvoided && (len(tried) == 0 || !slices.Contains(tried, b)):
-			dst = append(dst, b)
-		case slices.Contains(tried, b):
-		case isFull:
-			full++
-		default:
-			avoided++
-		}
-	}
-	if len(dst) == 0 && avoided > 0 {
-		dst = s.appendOthers(dst, tried)
-	}
-	switch {
-	case len(dst) > 0:
-		return dst, nil
-	case full > 0:
-		return nil, fmt.Errorf("%w: every backend carries its MaxTunnels", ErrLimit)
-	}
-	return nil, ErrNoBackend
-}
-
-// appendOthers appends what was not tried and is not full, waiting or not.
-func (s *backendSet) appendOthers(dst, tried []*Backend) []*Backend {
-	for _, b := range s.all {
-		if !b.isFull() && !slices.Contains(tried, b) {
-			dst = append(dst, b)
-		}
-	}
-	return dst
-}
-
-// hasOther reports whether a backend is left that was not tried and is not full.
-func (s *backendSet) hasOther(tried []*Backend) bool {
-	return slices.ContainsFunc(s.all, func(b *Backend) bool {
-		return !slices.Contains(tried, b) && !b.isFull()
-	})
 }

@@ -1,7 +1,6 @@
 package wsproxy
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -56,17 +55,4 @@ func callHook[T any](p *Proxy, name string, hook func(T), info T) (err error) {
 	defer p.catch(name, &err)
 	hook(info)
 	return nil
-}
-
-// logAttrs logs. A handler's panic cannot be told to anybody, but must not end
-// what it was told of.
-func (p *Proxy) logAttrs(level slog.Level, msg string, attrs ...slog.Attr) {
-	defer func() { recover() }()
-	p.log().LogAttrs(context.Background(), level, msg, attrs...)
-}
-
-// logs reports whether anybody reads lines of this level.
-func (p *Proxy) logs(level slog.Level) (isRead bool) {
-	defer func() { recover() }()
-	return p.log().Enabled(context.Background(), level)
 }

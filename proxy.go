@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"log/slog"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,17 +99,6 @@ func (p *Proxy) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// SetBackends replaces the set of backends. Counters stay with a backend's ID. No
-// tunnel is closed: a removed backend takes no new ones, and keeps those that it
-// has. An empty set is allowed: upgrades then get 503. On an error, which joins a
-// [*ConfigError] for each mistake, nothing changes.
-func (p *Proxy) SetBackends(configs ...BackendConfig) error {
-	return p.setBackends("SetBackends", configs)
-}
-
-// Backends returns the backends of the current set, in configuration order.
-func (p *Proxy) Backends() []*Backend { return slices.Clone(p.set.Load().all) }
-
 // Tunnels iterates over the tunnels that are open when it begins, in no order.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
@@ -122,9 +109,6 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 		}
 	}
 }
-
-// Stats returns the current counters.
-func (p *Proxy) Stats() Stats { return p.registry.stats() }
 
 // Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
 // with Retry-After; every tunnel's client and backend are sent a Close frame with
@@ -179,80 +163,6 @@ func (p *Proxy) abortAll() {
 func (p *Proxy) stopWorkers() {
 	p.stalls.close()
 	p.loops.Close()
-}
-
-// setBackends compiles configs and makes them the set.
-func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
-	targets, err := compileTargets(option, configs)
-	if err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	all := make([]*Backend, len(targets))
-	inSet := make(map[*Backend]bool, len(targets))
-	for i, t := range targets {
-		b := p.known[t.config.ID]
-		if b == nil {
-			b = newBackend(t.config.ID)
-			p.known[b.id] = b
-		}
-		if old := b.target.Load(); old != nil && !old.isAt(t) {
-			b.recordSuccess() // what is known of the old address does not hold for the new one
-		}
-		b.target.Store(t)
-		all[i], inSet[b] = b, true
-	}
-	p.set.Store(&backendSet{all: all})
-	for _, b := range p.known {
-		b.removed.Store(!inSet[b])
-		p.forgetLocked(b)
-	}
-	return nil
-}
-
-// forgetLocked forgets a backend that is out of the set and out of use.
-func (p *Proxy) forgetLocked(b *Backend) {
-	if b.removed.Load() && b.NumTunnels() == 0 && p.known[b.id] == b {
-		delete(p.known, b.id)
-	}
-}
-
-// release gives back a place that was reserved at b.
-func (p *Proxy) release(b *Backend) {
-	b.tunnels.Add(-1)
-	if b.removed.Load() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.forgetLocked(b)
-	}
-}
-
-// compileTargets checks a whole set.
-func compileTargets(option string, configs []BackendConfig) ([]*target, error) {
-	var errs []error
-	targets := make([]*target, len(configs))
-	seen := make(map[string]bool)
-	for i, c := range configs {
-		name := fmt.Sprintf("%s[%d]", option, i)
-		t, bad := compileTarget(name, c)
-		errs = append(errs, bad...)
-		if id := t.config.ID; seen[id] && id != "" {
-			errs = append(errs, &ConfigError{Option: name + ".ID", Value: id, Err: errors.New("another backend has this ID")})
-		}
-		seen[t.config.ID] = true
-		targets[i] = t
-	}
-	return targets, errors.Join(errs...)
-}
-
-// log returns the logger. slog.Default is asked each time, because programs set it
-// late.
-func (p *Proxy) log() *slog.Logger {
-	if p.logger != nil {
-		return p.logger
-	}
-	return slog.Default()
 }
 
 // now returns the time since the proxy's start, which no change of the clock

@@ -144,24 +144,3 @@ func (r *registry) countRefusal(err error) (hasFailed bool) {
 	r.refused.Add(1)
 	return false
 }
-
-func (r *registry) stats() Stats {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := Stats{
-		Upgrading: len(r.upgrades), Tunnels: len(r.tunnels),
-		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
-		ToBackend: r.toBackend, ToClient: r.toClient,
-	}
-	for t := range r.tunnels {
-		toBackend, toClient := t.relay.Counts()
-		s.ToBackend.add(Traffic(toBackend))
-		s.ToClient.add(Traffic(toClient))
-	}
-	return s
-}
-
-func (t *Traffic) add(u Traffic) {
-	t.Bytes += u.Bytes
-	t.Messages += u.Messages
-}
