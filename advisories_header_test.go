@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -35,9 +36,9 @@ var forged = []string{
 // 127.0.0.1 what is true, and nothing else.
 func wantTrueForwarding(t *testing.T, h http.Header) {
 	t.Helper()
-	wantField(t, h, "X-Forwarded-For", "127.0.0.1")
-	wantField(t, h, "X-Forwarded-Host", "chat.example")
-	wantField(t, h, "X-Forwarded-Proto", "http")
+	proxytest.WantField(t, h, "X-Forwarded-For", "127.0.0.1")
+	proxytest.WantField(t, h, "X-Forwarded-Host", "chat.example")
+	proxytest.WantField(t, h, "X-Forwarded-Proto", "http")
 	for name := range h {
 		plain := strings.ReplaceAll(strings.ToLower(name), "_", "-")
 		if strings.HasPrefix(plain, "x-forwarded") || plain == "forwarded" || plain == "x-real-ip" {
@@ -51,7 +52,7 @@ func wantTrueForwarding(t *testing.T, h http.Header) {
 }
 
 func TestUntrustedClientForgesNoForwardingField(t *testing.T) {
-	req := seenBy(t, upgradeTo("/chat", forged...), wsproxy.WithTrustedProxies("192.0.2.0/24"))
+	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", forged...), wsproxy.WithTrustedProxies("192.0.2.0/24"))
 	wantTrueForwarding(t, req.Header)
 }
 
@@ -62,11 +63,11 @@ func TestConnectionRemovesNoFieldThatTheProxySets(t *testing.T) {
 		"Connection: X-FORWARDED-FOR,,X-FORWARDED-HOST , X-FORWARDED-PROTO",
 		"Connection: Host, Upgrade, Connection, Sec-WebSocket-Key, Sec-WebSocket-Version",
 	} {
-		req := seenBy(t, upgradeTo("/chat", append(forged, connection)...))
+		req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", append(forged, connection)...))
 		wantTrueForwarding(t, req.Header)
-		wantField(t, req.Header, "Upgrade", "websocket")
-		wantField(t, req.Header, "Connection", "Upgrade")
-		wantField(t, req.Header, "Sec-Websocket-Version", "13")
+		proxytest.WantField(t, req.Header, "Upgrade", "websocket")
+		proxytest.WantField(t, req.Header, "Connection", "Upgrade")
+		proxytest.WantField(t, req.Header, "Sec-Websocket-Version", "13")
 		if req.Host != "chat.example" {
 			t.Errorf("%s: backend got Host %q; want chat.example", connection, req.Host)
 		}
@@ -74,44 +75,44 @@ func TestConnectionRemovesNoFieldThatTheProxySets(t *testing.T) {
 }
 
 func TestEmptyConnectionLineHidesNoOther(t *testing.T) {
-	request := raw("GET /chat HTTP/1.1", "Host: chat.example", "Connection:", "Connection: X-Forwarded-For, X-Internal",
+	request := proxytest.Head("GET /chat HTTP/1.1", "Host: chat.example", "Connection:", "Connection: X-Forwarded-For, X-Internal",
 		"X-Internal: 1", "X-Forwarded-For: 192.0.2.66", "Connection: Upgrade", "Upgrade: websocket",
-		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: "+sampleKey)
-	req := seenBy(t, request)
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: "+proxytest.SampleKey)
+	req := proxytest.RequestAtBackend(t, request)
 	wantTrueForwarding(t, req.Header)
-	wantField(t, req.Header, "X-Internal")
+	proxytest.WantField(t, req.Header, "X-Internal")
 }
 
 func TestNominatedFieldsStayWithTheProxy(t *testing.T) {
-	req := seenBy(t, upgradeTo("/chat",
+	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat",
 		"Connection: x-internal-auth", "X-Internal-Auth: admin", "Connection: keep-alive, X-Other", "X-Other: 1",
 		"Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "Proxy-Authorization: Basic eA==", "TE: trailers",
 		"Trailer: X-T", "Cookie: a=b", "Authorization: Bearer x"))
 	for _, name := range []string{"X-Internal-Auth", "X-Other", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Te", "Trailer"} {
-		wantField(t, req.Header, name)
+		proxytest.WantField(t, req.Header, name)
 	}
-	wantField(t, req.Header, "Connection", "Upgrade")
-	wantField(t, req.Header, "Cookie", "a=b")
-	wantField(t, req.Header, "Authorization", "Bearer x")
+	proxytest.WantField(t, req.Header, "Connection", "Upgrade")
+	proxytest.WantField(t, req.Header, "Cookie", "a=b")
+	proxytest.WantField(t, req.Header, "Authorization", "Bearer x")
 }
 
 func TestNominatedFieldsOfAnAnswerStayWithTheProxy(t *testing.T) {
 	t.Run("101", func(t *testing.T) {
-		backend := wstest.StartRaw(t, strings.Replace(switchingWith("X-Internal: 1", "Keep-Alive: timeout=5", "X-Public: 2",
+		backend := wstest.StartRaw(t, strings.Replace(proxytest.SwitchingWith("X-Internal: 1", "Keep-Alive: timeout=5", "X-Public: 2",
 			"Trailer: X-T"), "Connection: Upgrade", "Connection: Upgrade, x-internal", 1))
-		_, s := start(t, wsproxy.WithBackends(backend.URL()))
-		_, resp := open(t, s.URL, upgradeTo("/chat"))
-		wantField(t, resp.Header, "X-Internal")
-		wantField(t, resp.Header, "Keep-Alive")
-		wantField(t, resp.Header, "Trailer")
-		wantField(t, resp.Header, "X-Public", "2")
+		_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+		_, resp := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+		proxytest.WantField(t, resp.Header, "X-Internal")
+		proxytest.WantField(t, resp.Header, "Keep-Alive")
+		proxytest.WantField(t, resp.Header, "Trailer")
+		proxytest.WantField(t, resp.Header, "X-Public", "2")
 	})
 	t.Run("403", func(t *testing.T) {
-		backend := wstest.StartRaw(t, refusing(403, "", "Connection: x-internal", "X-Internal: 1", "X-Public: 2"))
-		_, s := start(t, wsproxy.WithBackends(backend.URL()))
-		resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-		wantField(t, resp.Header, "X-Internal")
-		wantField(t, resp.Header, "X-Public", "2")
+		backend := wstest.StartRaw(t, proxytest.Refusing(403, "", "Connection: x-internal", "X-Internal: 1", "X-Public: 2"))
+		_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+		proxytest.WantField(t, resp.Header, "X-Internal")
+		proxytest.WantField(t, resp.Header, "X-Public", "2")
 	})
 }
 
@@ -123,13 +124,13 @@ func TestRewriteMayLeaveXForwardedForOut(t *testing.T) {
 		"delete": func(h http.Header) { h.Del("X-Forwarded-For") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			req := seenBy(t, upgradeTo("/chat", "X-Forwarded-For: 192.0.2.66"),
+			req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "X-Forwarded-For: 192.0.2.66"),
 				wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 					remove(r.Out.Header)
 					return nil
 				}))
-			wantField(t, req.Header, "X-Forwarded-For")
-			wantField(t, req.Header, "X-Forwarded-Host", "chat.example")
+			proxytest.WantField(t, req.Header, "X-Forwarded-For")
+			proxytest.WantField(t, req.Header, "X-Forwarded-Host", "chat.example")
 		})
 	}
 }
@@ -145,8 +146,8 @@ func TestClientForgesNoIdentityThatRewriteSets(t *testing.T) {
 		{"unknown", "", nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			req := seenBy(t,
-				upgradeTo("/chat", "X-User: root", "x-user: admin", "Connection: X-User", "Connection: x-user, X-Groups"),
+			req := proxytest.RequestAtBackend(t,
+				proxytest.UpgradeTo("/chat", "X-User: root", "x-user: admin", "Connection: X-User", "Connection: x-user, X-Groups"),
 				wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 					r.Out.Header.Del("X-User")
 					if tt.user != "" {
@@ -155,8 +156,8 @@ func TestClientForgesNoIdentityThatRewriteSets(t *testing.T) {
 					r.Out.Header.Set("X-Groups", "staff")
 					return nil
 				}))
-			wantField(t, req.Header, "X-User", tt.want...)
-			wantField(t, req.Header, "X-Groups", "staff")
+			proxytest.WantField(t, req.Header, "X-User", tt.want...)
+			proxytest.WantField(t, req.Header, "X-Groups", "staff")
 		})
 	}
 }
@@ -172,7 +173,7 @@ func TestQueryReachesRewriteAndBackendAlike(t *testing.T) {
 		{"", ""},
 	} {
 		var seen string
-		req := seenBy(t, upgradeTo("/chat?"+tt.query), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+		req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat?"+tt.query), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 			seen = r.Out.URL.RawQuery
 			return nil
 		}))
@@ -207,25 +208,25 @@ func TestClientAddressIsReadFromTheRight(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			opened := make(chan wsproxy.TunnelInfo, 1)
-			req := seenBy(t, upgradeTo("/chat", tt.lines...), wsproxy.WithTrustedProxies(tt.trusted...),
+			req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", tt.lines...), wsproxy.WithTrustedProxies(tt.trusted...),
 				wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) { opened <- i }}))
 			if got := (<-opened).ClientAddr.String(); got != tt.client {
 				t.Errorf("ClientAddr is %s; want %s", got, tt.client)
 			}
-			wantField(t, req.Header, "X-Forwarded-For", tt.chain)
+			proxytest.WantField(t, req.Header, "X-Forwarded-For", tt.chain)
 		})
 	}
 }
 
 func TestTrustedProxysFieldsAreKept(t *testing.T) {
-	req := seenBy(t, upgradeTo("/chat", "X-Forwarded-Host: public.example", "X-Forwarded-Proto: https", "X-Real-IP: 192.0.2.66",
+	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "X-Forwarded-Host: public.example", "X-Forwarded-Proto: https", "X-Real-IP: 192.0.2.66",
 		"Forwarded: for=192.0.2.66", "X-Forwarded-Port: 443", "X_Forwarded_Proto: forged"), wsproxy.WithTrustedProxies("127.0.0.0/8"))
-	wantField(t, req.Header, "X-Forwarded-Host", "public.example")
-	wantField(t, req.Header, "X-Forwarded-Proto", "https")
-	wantField(t, req.Header, "X-Forwarded-Port", "443")
-	wantField(t, req.Header, "X-Real-Ip", "192.0.2.66")
-	wantField(t, req.Header, "Forwarded", "for=192.0.2.66")
-	wantField(t, req.Header, "X_Forwarded_Proto")
+	proxytest.WantField(t, req.Header, "X-Forwarded-Host", "public.example")
+	proxytest.WantField(t, req.Header, "X-Forwarded-Proto", "https")
+	proxytest.WantField(t, req.Header, "X-Forwarded-Port", "443")
+	proxytest.WantField(t, req.Header, "X-Real-Ip", "192.0.2.66")
+	proxytest.WantField(t, req.Header, "Forwarded", "for=192.0.2.66")
+	proxytest.WantField(t, req.Header, "X_Forwarded_Proto")
 }
 
 // The flood was possible up to Go 1.22.1.

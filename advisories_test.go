@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -91,13 +92,13 @@ func TestCompressedMessagesAreMeasuredOnTheWire(t *testing.T) {
 
 	backend := wstest.StartBackend(t)
 	closed := make(chan wsproxy.TunnelEnd, 1)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithLimits(wsproxy.Limits{MessageSize: 4096}),
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithLimits(wsproxy.Limits{MessageSize: 4096}),
 		wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { closed <- e }}))
 	client := wstest.Dial(t, s.URL)
 	client.WriteRequest(chatOffer)
 	leg := backend.Accepted(t)
 	leg.AcceptUpgrade(map[string][]string{"Sec-Websocket-Extensions": {"permessage-deflate"}})
-	wantSwitch(t, client)
+	proxytest.WantSwitch(t, client)
 	client.Send(frame)
 	leg.Want(frame)
 	leg.Send(frame)

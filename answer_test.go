@@ -2,7 +2,6 @@ package wsproxy_test
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -13,11 +12,12 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // chatOffer is a request that offers two subprotocols and one extension.
-var chatOffer = upgradeTo("/chat", "Sec-WebSocket-Protocol: v1, v2", "Sec-WebSocket-Extensions: permessage-deflate")
+var chatOffer = proxytest.UpgradeTo("/chat", "Sec-WebSocket-Protocol: v1, v2", "Sec-WebSocket-Extensions: permessage-deflate")
 
 func TestMalformedAnswersAre502(t *testing.T) {
 	status := "HTTP/1.1 101 Switching Protocols"
@@ -26,52 +26,52 @@ func TestMalformedAnswersAre502(t *testing.T) {
 		{"no HTTP", "SSH-2.0-OpenSSH_9.9\r\n\r\n"},
 		{"nothing", "{end}"},
 		{"half a head", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: webso{end}"},
-		{"bad status", raw("HTTP/1.1 1O1 Switching Protocols")},
-		{"status with a sign", raw("HTTP/1.1 +42 OK")},
-		{"status 007", raw("HTTP/1.1 007 OK")},
-		{"status 600", raw("HTTP/1.1 600 Beyond", "Content-Length: 0")},
-		{"bad line", raw(status, "Upgrade websocket", "Connection: Upgrade", accept)},
-		{"folded first line", raw(status, " Upgrade: websocket", "Connection: Upgrade", accept)},
-		{"space before a colon", raw(status, "Upgrade : websocket", "Connection: Upgrade", accept)},
-		{"space before the length's colon", raw("HTTP/1.1 200 OK", "Content-Length : 5") + "hello"},
-		{"gzip as a transfer coding", switchingWith("Transfer-Encoding: gzip")},
-		{"two transfer codings", switchingWith("Transfer-Encoding: gzip, chunked")},
-		{"transfer coding after a form feed", switchingWith("Transfer-Encoding: \fchunked")},
-		{"two lengths on the 101", switchingWith("Content-Length: 5", "Content-Length: 6")},
-		{"two lengths", raw("HTTP/1.1 200 OK", "Content-Length: 5", "Content-Length: 6") + "hello"},
-		{"length with a sign", switchingWith("Content-Length: +5")},
-		{"six interim answers", strings.Repeat(raw("HTTP/1.1 103 Early Hints"), 6) + switching},
-		{"102 and nothing else", raw("HTTP/1.1 102 Processing") + "{end}"},
-		{"header over 64 KiB", switchingWith("X-Long: " + strings.Repeat("x", 64<<10))},
+		{"bad status", proxytest.Head("HTTP/1.1 1O1 Switching Protocols")},
+		{"status with a sign", proxytest.Head("HTTP/1.1 +42 OK")},
+		{"status 007", proxytest.Head("HTTP/1.1 007 OK")},
+		{"status 600", proxytest.Head("HTTP/1.1 600 Beyond", "Content-Length: 0")},
+		{"bad line", proxytest.Head(status, "Upgrade websocket", "Connection: Upgrade", accept)},
+		{"folded first line", proxytest.Head(status, " Upgrade: websocket", "Connection: Upgrade", accept)},
+		{"space before a colon", proxytest.Head(status, "Upgrade : websocket", "Connection: Upgrade", accept)},
+		{"space before the length's colon", proxytest.Head("HTTP/1.1 200 OK", "Content-Length : 5") + "hello"},
+		{"gzip as a transfer coding", proxytest.SwitchingWith("Transfer-Encoding: gzip")},
+		{"two transfer codings", proxytest.SwitchingWith("Transfer-Encoding: gzip, chunked")},
+		{"transfer coding after a form feed", proxytest.SwitchingWith("Transfer-Encoding: \fchunked")},
+		{"two lengths on the 101", proxytest.SwitchingWith("Content-Length: 5", "Content-Length: 6")},
+		{"two lengths", proxytest.Head("HTTP/1.1 200 OK", "Content-Length: 5", "Content-Length: 6") + "hello"},
+		{"length with a sign", proxytest.SwitchingWith("Content-Length: +5")},
+		{"six interim answers", strings.Repeat(proxytest.Head("HTTP/1.1 103 Early Hints"), 6) + proxytest.Switching},
+		{"102 and nothing else", proxytest.Head("HTTP/1.1 102 Processing") + "{end}"},
+		{"header over 64 KiB", proxytest.SwitchingWith("X-Long: " + strings.Repeat("x", 64<<10))},
 		{"header without end", "HTTP/1.1 101 X\r\n" + strings.Repeat("X-A: b\r\n", 20_000)},
-		{"Upgrade missing", raw(status, "Connection: Upgrade", accept)},
-		{"Upgrade to something else", raw(status, "Upgrade: h2c", "Connection: Upgrade", accept)},
-		{"Upgrade to more", raw(status, "Upgrade: websocket, h2c", "Connection: Upgrade", accept)},
-		{"Connection missing", raw(status, "Upgrade: websocket", accept)},
-		{"Connection without upgrade", raw(status, "Upgrade: websocket", "Connection: keep-alive", accept)},
-		{"subprotocol not offered", switchingWith("Sec-WebSocket-Protocol: v3")},
-		{"subprotocol in other case", switchingWith("Sec-WebSocket-Protocol: V1")},
-		{"two subprotocols", switchingWith("Sec-WebSocket-Protocol: v1, v2")},
-		{"two subprotocol lines", switchingWith("Sec-WebSocket-Protocol: v1", "Sec-WebSocket-Protocol: v1")},
-		{"extension not offered", switchingWith("Sec-WebSocket-Extensions: x-mux")},
-		{"one extension not offered", switchingWith("Sec-WebSocket-Extensions: permessage-deflate, x-mux")},
-		{"extension twice", switchingWith("Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate")},
-		{"malformed extension", switchingWith("Sec-WebSocket-Extensions: permessage-deflate; =")},
+		{"Upgrade missing", proxytest.Head(status, "Connection: Upgrade", accept)},
+		{"Upgrade to something else", proxytest.Head(status, "Upgrade: h2c", "Connection: Upgrade", accept)},
+		{"Upgrade to more", proxytest.Head(status, "Upgrade: websocket, h2c", "Connection: Upgrade", accept)},
+		{"Connection missing", proxytest.Head(status, "Upgrade: websocket", accept)},
+		{"Connection without upgrade", proxytest.Head(status, "Upgrade: websocket", "Connection: keep-alive", accept)},
+		{"subprotocol not offered", proxytest.SwitchingWith("Sec-WebSocket-Protocol: v3")},
+		{"subprotocol in other case", proxytest.SwitchingWith("Sec-WebSocket-Protocol: V1")},
+		{"two subprotocols", proxytest.SwitchingWith("Sec-WebSocket-Protocol: v1, v2")},
+		{"two subprotocol lines", proxytest.SwitchingWith("Sec-WebSocket-Protocol: v1", "Sec-WebSocket-Protocol: v1")},
+		{"extension not offered", proxytest.SwitchingWith("Sec-WebSocket-Extensions: x-mux")},
+		{"one extension not offered", proxytest.SwitchingWith("Sec-WebSocket-Extensions: permessage-deflate, x-mux")},
+		{"extension twice", proxytest.SwitchingWith("Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate")},
+		{"malformed extension", proxytest.SwitchingWith("Sec-WebSocket-Extensions: permessage-deflate; =")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			backend := wstest.StartRaw(t, tt.answer)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()))
-			resp, body := exchange(t, s.URL, chatOffer+secondRequest)
-			wantStatus(t, resp, http.StatusBadGateway)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+			resp, body := proxytest.Exchange(t, s.URL, chatOffer+secondRequest)
+			proxytest.WantStatus(t, resp, http.StatusBadGateway)
 			if body != "Bad Gateway\n" {
 				t.Errorf("client got body %q; want nothing about the backend", body)
 			}
-			if _, _, rest := receivedHead(t, backend); rest != "" {
+			if _, _, rest := proxytest.ReceivedHead(t, backend); rest != "" {
 				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
@@ -79,30 +79,30 @@ func TestMalformedAnswersAre502(t *testing.T) {
 func TestOddButHarmlessAnswersOpenATunnel(t *testing.T) {
 	hello := string(wstest.AppendFrame(nil, wstest.Text("hello"), nil))
 	for _, tt := range []struct{ name, answer string }{
-		{"Content-Length 0", switchingWith("Content-Length: 0")},
-		{"Content-Length 5", switchingWith("Content-Length: 5")},
-		{"Content-Length 5 twice", switchingWith("Content-Length: 5", "Content-Length: 5")},
-		{"chunked", switchingWith("Transfer-Encoding: chunked")},
-		{"chunked with a length", switchingWith("Transfer-Encoding: chunked", "Content-Length: 5")},
-		{"other case", strings.ToLower(strings.ReplaceAll(switching, "{accept}", "\x00"))},
-		{"keep-alive too", strings.Replace(switching, "Connection: Upgrade", "Connection: keep-alive, Upgrade", 1)},
-		{"keep-alive on a line of its own", switchingWith("Connection: keep-alive")},
-		{"103 before it", raw("HTTP/1.1 103 Early Hints", "Link: </x>; rel=preload") + switching},
-		{"five interim answers", strings.Repeat(raw("HTTP/1.1 100 Continue"), 5) + switching},
-		{"no reason phrase", strings.Replace(switching, " Switching Protocols", "", 1)},
-		{"bare line feeds", strings.ReplaceAll(switching, "\r\n", "\n")},
-		{"a header of 60 KiB", switchingWith("X-Long: " + strings.Repeat("x", 60<<10))},
-		{"nothing chosen", switchingWith("Sec-WebSocket-Protocol:", "Sec-WebSocket-Extensions:")},
+		{"Content-Length 0", proxytest.SwitchingWith("Content-Length: 0")},
+		{"Content-Length 5", proxytest.SwitchingWith("Content-Length: 5")},
+		{"Content-Length 5 twice", proxytest.SwitchingWith("Content-Length: 5", "Content-Length: 5")},
+		{"chunked", proxytest.SwitchingWith("Transfer-Encoding: chunked")},
+		{"chunked with a length", proxytest.SwitchingWith("Transfer-Encoding: chunked", "Content-Length: 5")},
+		{"other case", strings.ToLower(strings.ReplaceAll(proxytest.Switching, "{accept}", "\x00"))},
+		{"keep-alive too", strings.Replace(proxytest.Switching, "Connection: Upgrade", "Connection: keep-alive, Upgrade", 1)},
+		{"keep-alive on a line of its own", proxytest.SwitchingWith("Connection: keep-alive")},
+		{"103 before it", proxytest.Head("HTTP/1.1 103 Early Hints", "Link: </x>; rel=preload") + proxytest.Switching},
+		{"five interim answers", strings.Repeat(proxytest.Head("HTTP/1.1 100 Continue"), 5) + proxytest.Switching},
+		{"no reason phrase", strings.Replace(proxytest.Switching, " Switching Protocols", "", 1)},
+		{"bare line feeds", strings.ReplaceAll(proxytest.Switching, "\r\n", "\n")},
+		{"a header of 60 KiB", proxytest.SwitchingWith("X-Long: " + strings.Repeat("x", 60<<10))},
+		{"nothing chosen", proxytest.SwitchingWith("Sec-WebSocket-Protocol:", "Sec-WebSocket-Extensions:")},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			answer := strings.Replace(tt.answer, "\x00", "{accept}", 1)
 			answer = strings.Replace(answer, "http/1.1", "HTTP/1.1", 1)
 			backend := wstest.StartRaw(t, answer+hello)
-			_, s := start(t, wsproxy.WithBackends(backend.URL()))
+			_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 			client := wstest.Dial(t, s.URL)
 			client.WriteRequest(chatOffer)
-			head := readHead(t, client)
+			head := proxytest.ReadHead(t, client)
 			if !strings.HasPrefix(head, "HTTP/1.1 101 Switching Protocols\r\n") {
 				t.Fatalf("client got %q; want a 101", head)
 			}
@@ -138,20 +138,20 @@ func TestRefusalOfAHalfReadRequestReachesTheClient(t *testing.T) {
 			}
 			c.(*net.TCPConn).SetReadBuffer(8 << 10)
 			io.ReadFull(c, make([]byte, 16<<10))
-			io.WriteString(c, refusing(431, "too much"))
+			io.WriteString(c, proxytest.Refusing(431, "too much"))
 			c.Close() // resets the connection: not all was read
 		}
 	}()
 	for range 10 {
-		p, s := start(t, wsproxy.WithBackends("http://"+ln.Addr().String()),
+		p, s := proxytest.Start(t, wsproxy.WithBackends("http://"+ln.Addr().String()),
 			wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: 64 << 10}))
-		resp, body := exchange(t, s.URL, upgradeTo("/chat", "X-Large: "+strings.Repeat("x", 600<<10)))
-		wantStatus(t, resp, http.StatusRequestHeaderFieldsTooLarge)
+		resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat", "X-Large: "+strings.Repeat("x", 600<<10)))
+		proxytest.WantStatus(t, resp, http.StatusRequestHeaderFieldsTooLarge)
 		if body != "too much" {
 			t.Errorf("client got body %q; want the backend's", body)
 		}
 		wantStates(t, p, wsproxy.BackendUp)
-		s.wait()
+		s.Wait()
 	}
 }
 
@@ -160,7 +160,7 @@ func TestAnswerThatStopsInsideALineIsATimeout(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"),
 				wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: time.Second}))
-			network.set("a", fakeBackend{answer: part})
+			network.Set("a", proxytest.FakeBackend{Answer: part})
 			if status := tryOnce(t, s); status != http.StatusGatewayTimeout {
 				t.Errorf("after %q the client got %d; want 504", part, status)
 			}
@@ -169,20 +169,20 @@ func TestAnswerThatStopsInsideALineIsATimeout(t *testing.T) {
 }
 
 func TestUpgradeDoubledInTheAnswerIsRefused(t *testing.T) {
-	backend := wstest.StartRaw(t, switchingWith("Upgrade: websocket"))
-	_, s := start(t, wsproxy.WithBackends(backend.URL()))
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusBadGateway)
+	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Upgrade: websocket"))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusBadGateway)
 }
 
 func TestChoiceOfSubprotocolAndExtensionReachesTheClient(t *testing.T) {
-	backend := wstest.StartRaw(t, switchingWith("Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
+	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
 	opened := make(chan wsproxy.TunnelInfo, 1)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()),
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
 		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) { opened <- i }}))
-	_, resp := open(t, s.URL, chatOffer)
-	wantField(t, resp.Header, "Sec-WebSocket-Protocol", "v2")
-	wantField(t, resp.Header, "Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_takeover")
+	_, resp := proxytest.Open(t, s.URL, chatOffer)
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Protocol", "v2")
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_takeover")
 	if i := <-opened; i.Subprotocol != "v2" || len(i.Extensions) != 1 {
 		t.Errorf("TunnelInfo has subprotocol %q and extensions %q; want v2 and permessage-deflate", i.Subprotocol, i.Extensions)
 	}
@@ -190,15 +190,15 @@ func TestChoiceOfSubprotocolAndExtensionReachesTheClient(t *testing.T) {
 
 func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
 	for _, tt := range []struct{ name, answer string }{
-		{"length", raw("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no"},
-		{"chunked", raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n"},
-		{"chunk with a bare line feed", raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2;a\nno\r\n0\r\n\r\n"},
+		{"length", proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no"},
+		{"chunked", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n"},
+		{"chunk with a bare line feed", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2;a\nno\r\n0\r\n\r\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			backend := wstest.StartRaw(t, tt.answer+"{end}")
-			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			resp, err := http.ReadResponse(bufio.NewReader(client), nil)
 			if err == nil { // else not even the head was flushed
 				_, err = io.ReadAll(resp.Body)
@@ -206,9 +206,9 @@ func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
 			if err == nil {
 				t.Error("client took a part of the body for the whole")
 			}
-			receivedHead(t, backend)
-			s.wait()
-			wantNoTunnels(t, p)
+			proxytest.ReceivedHead(t, backend)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
@@ -216,33 +216,19 @@ func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
 func TestRefusalsWithAndWithoutLengthArriveWhole(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 1<<14) // 256 KiB
 	for _, tt := range []struct{ name, answer string }{
-		{"length", refusing(403, long)},
-		{"chunked", raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(long), long)},
-		{"until the end", raw("HTTP/1.1 403 Forbidden") + long},
-		{"until the end, HTTP/1.0", raw("HTTP/1.0 403 Forbidden") + long},
+		{"length", proxytest.Refusing(403, long)},
+		{"chunked", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(long), long)},
+		{"until the end", proxytest.Head("HTTP/1.1 403 Forbidden") + long},
+		{"until the end, HTTP/1.0", proxytest.Head("HTTP/1.0 403 Forbidden") + long},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			backend := wstest.StartRaw(t, tt.answer+"{end}")
-			_, s := start(t, wsproxy.WithBackends(backend.URL()))
-			resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusForbidden)
+			_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+			resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusForbidden)
 			if body != long {
 				t.Errorf("client got a body of %d bytes; want the backend's %d", len(body), len(long))
 			}
 		})
 	}
-}
-
-// readHead reads a head as bytes.
-func readHead(t testing.TB, client *wstest.Peer) string {
-	t.Helper()
-	var head bytes.Buffer
-	b := make([]byte, 1)
-	for !bytes.HasSuffix(head.Bytes(), []byte("\r\n\r\n")) {
-		if _, err := client.Read(b); err != nil {
-			t.Fatalf("%v after %q", err, head.String())
-		}
-		head.WriteByte(b[0])
-	}
-	return head.String()
 }

@@ -7,11 +7,12 @@ import (
 	"testing/synctest"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 func TestSetBackendsWithAMistakeChangesNothing(t *testing.T) {
-	p, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	before := p.Backends()
 	err := p.SetBackends(
 		wsproxy.BackendConfig{ID: before[0].ID(), URL: "http://elsewhere", Weight: 7},
@@ -27,38 +28,38 @@ func TestSetBackendsWithAMistakeChangesNothing(t *testing.T) {
 	if len(after) != 1 || after[0] != before[0] || after[0].URL() != before[0].ID() || after[0].Weight() != 1 {
 		t.Errorf("Backends() = %v; want what was before", after)
 	}
-	client, _ := open(t, s.URL, upgradeTo("/chat"))
-	wantEcho(t, client)
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantEcho(t, client)
 }
 
 func TestCountersSurviveAChangeOfTheSet(t *testing.T) {
 	url := wstest.StartEcho(t)
-	p, s := start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
+	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
 	a := p.Backends()[0]
-	client, _ := open(t, s.URL, upgradeTo("/chat"))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
 	if err := p.SetBackends(wsproxy.BackendConfig{ID: "b", URL: url}, wsproxy.BackendConfig{ID: "a", URL: url + "/new", Weight: 5}); err != nil {
 		t.Fatal(err)
 	}
 	if got := p.Backends()[1]; got != a || a.NumTunnels() != 1 || a.URL() != url+"/new" || a.Weight() != 5 {
 		t.Errorf("backend a is %v of weight %d with %d tunnels; want the one of before, changed", a.URL(), a.Weight(), a.NumTunnels())
 	}
-	wantEcho(t, client)
+	proxytest.WantEcho(t, client)
 }
 
 func TestRemovedBackendKeepsItsTunnelsAndIsThenForgotten(t *testing.T) {
 	url := wstest.StartEcho(t)
-	p, s := start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
+	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
 	a := p.Backends()[0]
-	first, _ := open(t, s.URL, upgradeTo("/chat"))
-	second, _ := open(t, s.URL, upgradeTo("/chat"))
+	first, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	second, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
 
 	p.SetBackends()
 	if a.State() != wsproxy.BackendRemoved || len(p.Backends()) != 0 {
 		t.Errorf("a is %v, Backends() has %d; want removed and 0", a.State(), len(p.Backends()))
 	}
-	wantEcho(t, first)
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusServiceUnavailable)
+	proxytest.WantEcho(t, first)
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
 
 	// It comes back while it has tunnels: the same one.
 	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: url})
@@ -66,10 +67,10 @@ func TestRemovedBackendKeepsItsTunnelsAndIsThenForgotten(t *testing.T) {
 		t.Errorf("a came back as another, with %d tunnels, %v; want itself, 2, up", got.NumTunnels(), got.State())
 	}
 	p.SetBackends()
-	hangUp(t, first)
-	wantEcho(t, second)
-	hangUp(t, second)
-	s.wait()
+	proxytest.HangUp(t, first)
+	proxytest.WantEcho(t, second)
+	proxytest.HangUp(t, second)
+	s.Wait()
 	if n := a.NumTunnels(); n != 0 {
 		t.Errorf("a has %d tunnels; want 0", n)
 	}
@@ -80,16 +81,16 @@ func TestRemovedBackendKeepsItsTunnelsAndIsThenForgotten(t *testing.T) {
 }
 
 func TestBackendRemovedUnderAnUpgradeIsForgotten(t *testing.T) {
-	for name, answer := range map[string]string{"refusal": refusing(403, ""), "failure": "nonsense\r\n\r\n"} {
+	for name, answer := range map[string]string{"refusal": proxytest.Refusing(403, ""), "failure": "nonsense\r\n\r\n"} {
 		t.Run(name, func(t *testing.T) {
 			backend := wstest.StartRaw(t, answer)
 			var p *wsproxy.Proxy
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error {
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error {
 				return p.SetBackends()
 			}))
 			a := p.Backends()[0]
-			exchange(t, s.URL, upgradeTo("/chat"))
-			s.wait()
+			proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			s.Wait()
 			p.SetBackends(wsproxy.BackendConfig{URL: backend.URL()})
 			if p.Backends()[0] == a {
 				t.Error("backend was not forgotten with its last upgrade")
@@ -100,46 +101,46 @@ func TestBackendRemovedUnderAnUpgradeIsForgotten(t *testing.T) {
 
 // An upgrade under way keeps to what it has checked the path for.
 func TestUpgradeUsesOneVersionOfItsBackend(t *testing.T) {
-	old, changed := wstest.StartRaw(t, refusing(403, "")), wstest.StartRaw(t, refusing(403, ""))
+	old, changed := wstest.StartRaw(t, proxytest.Refusing(403, "")), wstest.StartRaw(t, proxytest.Refusing(403, ""))
 	var p *wsproxy.Proxy
-	p, s := start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: old.URL()}),
+	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: old.URL()}),
 		wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error {
 			return p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: changed.URL() + "/base"})
 		}))
-	exchange(t, s.URL, upgradeTo("/../admin"))
-	if req, _, _ := receivedHead(t, old); req.RequestURI != "/../admin" {
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/../admin"))
+	if req, _, _ := proxytest.ReceivedHead(t, old); req.RequestURI != "/../admin" {
 		t.Errorf("backend was asked for %q; want /../admin", req.RequestURI)
 	}
-	wantUntouched(t, changed)
+	proxytest.WantUntouched(t, changed)
 }
 
 func TestMaxTunnelsCountsUpgradesUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := newBackendInMemory(t)
-		p := newProxy(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}), backend.option())
-		s := serveInMemory(t, p)
-		first, second := s.dial(t), s.dial(t)
-		first.WriteRequest(upgradeTo("/chat"))
-		leg1 := backend.accept(t)
-		second.WriteRequest(upgradeTo("/chat"))
-		leg2 := backend.accept(t)
+		backend := proxytest.NewBackendInMemory(t)
+		p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}), backend.Option())
+		s := proxytest.ServeInMemory(t, p)
+		first, second := s.Dial(t), s.Dial(t)
+		first.WriteRequest(proxytest.UpgradeTo("/chat"))
+		leg1 := backend.Accept(t)
+		second.WriteRequest(proxytest.UpgradeTo("/chat"))
+		leg2 := backend.Accept(t)
 
-		resp, _ := finish(t, s.dial(t), upgradeTo("/chat"))
-		wantStatus(t, resp, http.StatusServiceUnavailable)
-		wantField(t, resp.Header, "Retry-After", "1")
+		resp, _ := proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
+		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+		proxytest.WantField(t, resp.Header, "Retry-After", "1")
 
 		leg1.ReadRequest()
-		leg1.SendRaw([]byte(refusing(403, "")))
-		wantStatus(t, first.ReadResponse(), http.StatusForbidden)
+		leg1.SendRaw([]byte(proxytest.Refusing(403, "")))
+		proxytest.WantStatus(t, first.ReadResponse(), http.StatusForbidden)
 		synctest.Wait()
-		third := s.dial(t)
-		third.WriteRequest(upgradeTo("/chat"))
-		backend.accept(t).AcceptUpgrade(nil)
-		wantSwitch(t, third)
+		third := s.Dial(t)
+		third.WriteRequest(proxytest.UpgradeTo("/chat"))
+		backend.Accept(t).AcceptUpgrade(nil)
+		proxytest.WantSwitch(t, third)
 		leg2.AcceptUpgrade(nil)
-		wantSwitch(t, second)
-		resp, _ = finish(t, s.dial(t), upgradeTo("/chat"))
-		wantStatus(t, resp, http.StatusServiceUnavailable)
+		proxytest.WantSwitch(t, second)
+		resp, _ = proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
+		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
 	})
 }
 
@@ -158,7 +159,7 @@ func TestBackendThatIsRemovedWhilePickedTakesNoTunnel(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var p *wsproxy.Proxy
 			var first *wsproxy.Backend // that was picked
-			p, s := start(t, wsproxy.WithBackendConfigs(one), wsproxy.WithBalancer(wsproxy.BalancerFunc(
+			p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(one), wsproxy.WithBalancer(wsproxy.BalancerFunc(
 				func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 					if first == nil {
 						first = candidates[0]
@@ -168,8 +169,8 @@ func TestBackendThatIsRemovedWhilePickedTakesNoTunnel(t *testing.T) {
 					return candidates[0], nil
 				})))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
-			wantStatus(t, client.ReadResponse(), tt.status)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, client.ReadResponse(), tt.status)
 			if n := first.NumTunnels(); n != 0 {
 				t.Errorf("removed backend has %d tunnels; want none", n)
 			}
@@ -181,7 +182,7 @@ func TestBackendThatIsRemovedWhilePickedTakesNoTunnel(t *testing.T) {
 			}
 			if tt.status == http.StatusServiceUnavailable {
 				p.SetBackends(one)
-				open(t, s.URL, upgradeTo("/chat"))
+				proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
 			}
 			if b := p.Backends()[0]; b.NumTunnels() != 1 || b.NumTunnels() != p.Stats().Tunnels {
 				t.Errorf("backend %s has %d tunnels of %d; want 1 of 1", b.ID(), b.NumTunnels(), p.Stats().Tunnels)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // What is tested here is what makes a backend rest, for how long, and who finds out
@@ -28,13 +29,13 @@ func wantStates(t testing.TB, p *wsproxy.Proxy, want ...wsproxy.BackendState) {
 
 func TestNoBackendIsToBlameWhereDescriptorsAreShort(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
-		network := newFakeNet()
-		network.set("a", fakeBackend{dialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
-		p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial))
-		resp, _ := exchange(t, s.URL, upgradeTo("/"))
-		wantStatus(t, resp, http.StatusBadGateway)
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{DialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
+		p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+		proxytest.WantStatus(t, resp, http.StatusBadGateway)
 		wantStates(t, p, wsproxy.BackendUp)
-		s.wait()
+		s.Wait()
 	}
 }
 
@@ -44,20 +45,20 @@ func TestMiddlewareThatAllowsLessThanASecondBlamesNobody(t *testing.T) {
 		2 * time.Second:         wsproxy.BackendFailing,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			network := newFakeNet()
-			network.set("a", fakeBackend{}) // never answers
-			network.set("b", fakeBackend{answer: switching})
-			p := newProxy(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial))
-			s := serveInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			network := proxytest.NewNetwork()
+			network.Set("a", proxytest.FakeBackend{}) // never answers
+			network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+			p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial))
+			s := proxytest.ServeInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				ctx, cancel := context.WithTimeout(r.Context(), allowed)
 				defer cancel()
 				p.ServeHTTP(w, r.WithContext(ctx))
 			}))
-			client := s.dial(t)
-			client.WriteRequest(upgradeTo("/chat"))
-			wantSwitch(t, client)
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			proxytest.WantSwitch(t, client)
 			wantStates(t, p, want, wsproxy.BackendUp)
-			hangUp(t, client)
+			proxytest.HangUp(t, client)
 		})
 	}
 }
@@ -65,39 +66,39 @@ func TestMiddlewareThatAllowsLessThanASecondBlamesNobody(t *testing.T) {
 func TestOneUpgradeAtATimeFindsOutWhetherABackendWorksAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
-		network.set("a", fakeBackend{}) // never answers
-		network.set("b", fakeBackend{answer: switching})
+		network.Set("a", proxytest.FakeBackend{}) // never answers
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 		for range 2 {
-			first := s.dial(t)
-			first.WriteRequest(upgradeTo("/chat"))
+			first := s.Dial(t)
+			first.WriteRequest(proxytest.UpgradeTo("/chat"))
 			synctest.Wait()
-			if dials := network.takeDials(); len(dials) != 1 {
+			if dials := network.TakeDials(); len(dials) != 1 {
 				t.Errorf("dials are %q; want a to be tried", dials)
 			}
 			if p.Backends()[0].State() == wsproxy.BackendFailing { // nobody else waits for it
 				for range 20 {
-					client := s.dial(t)
-					client.WriteRequest(upgradeTo("/chat"))
+					client := s.Dial(t)
+					client.WriteRequest(proxytest.UpgradeTo("/chat"))
 					synctest.Wait()
-					wantSwitch(t, client)
-					hangUp(t, client)
+					proxytest.WantSwitch(t, client)
+					proxytest.HangUp(t, client)
 				}
 			}
 			time.Sleep(5 * time.Second) // half of what the upgrade has
-			wantSwitch(t, first)
-			hangUp(t, first)
-			network.takeDials()
+			proxytest.WantSwitch(t, first)
+			proxytest.HangUp(t, first)
+			network.TakeDials()
 			time.Sleep(2 * time.Second)
 		}
-		network.set("a", fakeBackend{answer: switching})
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 		time.Sleep(2 * time.Second)
 		for range 2 {
-			client := s.dial(t)
-			client.WriteRequest(upgradeTo("/chat"))
-			wantSwitch(t, client)
-			hangUp(t, client)
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			proxytest.WantSwitch(t, client)
+			proxytest.HangUp(t, client)
 		}
-		if dials := network.takeDials(); len(dials) != 2 || dials[0][0] != 'a' || dials[1][0] != 'a' {
+		if dials := network.TakeDials(); len(dials) != 2 || dials[0][0] != 'a' || dials[1][0] != 'a' {
 			t.Errorf("dials are %q; want a, which works again", dials)
 		}
 		wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
@@ -107,7 +108,7 @@ func TestOneUpgradeAtATimeFindsOutWhetherABackendWorksAgain(t *testing.T) {
 func TestUpgradeThatHasLostAnAttemptGoesToABackendThatWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t) // where nobody is at a and b
-		network.set("c", fakeBackend{answer: switching})
+		network.Set("c", proxytest.FakeBackend{Answer: proxytest.Switching})
 		tryOnce(t, s)
 		wantDials(t, network, "a at 0s", "b at 0s", "c at 0s")
 		time.Sleep(time.Second)
@@ -119,16 +120,16 @@ func TestUpgradeThatHasLostAnAttemptGoesToABackendThatWorks(t *testing.T) {
 // Any client can send what a backend closes the connection for. It must not be able to
 // keep backends out of use, and so to part those that are to meet on one of them.
 func TestBackendThatWasReachedRestsForASecondEachTime(t *testing.T) {
-	for name, answer := range map[string]string{"answers wrongly": "nonsense\r\n\r\n", "answers 503": refusing(503, "")} {
+	for name, answer := range map[string]string{"answers wrongly": "nonsense\r\n\r\n", "answers 503": proxytest.Refusing(503, "")} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				_, s, network := startInMemory(t)
-				network.set("a", fakeBackend{answer: answer})
-				network.set("b", fakeBackend{answer: switching})
+				network.Set("a", proxytest.FakeBackend{Answer: answer})
+				network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 				for range 4 {
 					tryOnce(t, s)
 					tryOnce(t, s)
-					dials := network.takeDials()
+					dials := network.TakeDials()
 					if len(dials) != 3 || dials[0][0] != 'a' || dials[1][0] != 'b' || dials[2][0] != 'b' {
 						t.Errorf("dials are %q; want a once, and b twice", dials)
 					}
@@ -144,8 +145,8 @@ func TestBackendWithANewAddressIsTriedAtOnce(t *testing.T) {
 		a := wsproxy.BackendConfig{ID: "a", URL: "http://a"} // where nobody is
 		b := wsproxy.BackendConfig{URL: "http://b"}
 		p, s, network := startInMemory(t, wsproxy.WithBackendConfigs(a, b))
-		network.set("b", fakeBackend{answer: switching})
-		network.set("new", fakeBackend{answer: switching})
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		network.Set("new", proxytest.FakeBackend{Answer: proxytest.Switching})
 		tryOnce(t, s)
 		a.Weight = 2
 		p.SetBackends(a, b)

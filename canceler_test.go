@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -189,7 +190,7 @@ func dialUpgrade(t *testing.T, front *httptest.Server) net.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	c.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := c.Write([]byte(upgradeTo("/"))); err != nil {
+	if _, err := c.Write([]byte(proxytest.UpgradeTo("/"))); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -19,27 +19,13 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// soakTime returns how long tests may take that get better with time; 0 is what a
-// plain go test has for them. See ci/soak.sh.
-func soakTime(t testing.TB) time.Duration {
-	t.Helper()
-	s := os.Getenv("WSPROXY_SOAK")
-	if s == "" {
-		return 0
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		t.Fatalf("WSPROXY_SOAK: %v", err)
-	}
-	return d
-}
-
 // churnTime is how long tunnels are opened and dropped, blocking or detached.
 func churnTime(t testing.TB) time.Duration {
-	switch d := soakTime(t); {
+	switch d := proxytest.SoakTime(t); {
 	case d > 0:
 		return d
 	case testing.Short():
@@ -49,27 +35,27 @@ func churnTime(t testing.TB) time.Duration {
 }
 
 func TestTunnelsOpenedAndDroppedAtRandomLeaveNothing(t *testing.T) {
-	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		leaktest.Check(t)
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
-		p, s := start(t, way, wsproxy.WithBackends(startFickle(t)))
+		p, s := proxytest.Start(t, way, wsproxy.WithBackends(startFickle(t)))
 		churn(t, p, s, seed)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // a linger and a drain take 6
 		defer cancel()
 		if err := p.Shutdown(ctx); errors.Is(err, ctx.Err()) && err != nil {
 			t.Errorf("Shutdown() = %v; want no tunnel left: no client is", err)
 		}
-		s.wait()
-		wantNoTunnels(t, p)
+		s.Wait()
+		proxytest.WantNoTunnels(t, p)
 	})
 }
 
 // churn has tunnels opened and dropped, of which two thirds are open at once: a
 // thousand in a soak, and 700 in a plain go test, which may have few descriptors.
-func churn(t *testing.T, p *wsproxy.Proxy, s *site, seed uint64) {
+func churn(t *testing.T, p *wsproxy.Proxy, s *proxytest.Site, seed uint64) {
 	workers, perWorker := 50, 20
-	if soakTime(t) > 0 {
+	if proxytest.SoakTime(t) > 0 {
 		perWorker = 30
 	}
 	over := time.Now().Add(churnTime(t))
@@ -134,7 +120,7 @@ func (w *churner) open() {
 	}
 	c := &rawClient{conn.(*net.TCPConn), bufio.NewReader(conn)}
 	c.SetDeadline(time.Now().Add(20 * time.Second))
-	io.WriteString(c, wstest.UpgradeRequest("/", sampleKey, nil))
+	io.WriteString(c, wstest.UpgradeRequest("/", proxytest.SampleKey, nil))
 	if w.random.IntN(20) == 0 {
 		c.SetLinger(w.random.IntN(2) - 1)
 		c.Close()

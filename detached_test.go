@@ -10,56 +10,40 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 var detached = wsproxy.WithDetached(true)
 
 // openDetached opens one tunnel through a new proxy, whose handler has returned.
-func openDetached(t *testing.T, opts ...wsproxy.Option) *pair {
+func openDetached(t *testing.T, opts ...wsproxy.Option) *proxytest.Pair {
 	t.Helper()
 	b := wstest.StartBackend(t)
-	ends, trace := traceEnds()
-	p, s := start(t, append([]wsproxy.Option{wsproxy.WithBackends(b.URL()), trace, detached}, opts...)...)
+	ends, trace := proxytest.TraceEnds()
+	p, s := proxytest.Start(t, append([]wsproxy.Option{wsproxy.WithBackends(b.URL()), trace, detached}, opts...)...)
 	client, backend := wstest.Dial(t, s.URL), (*wstest.Peer)(nil)
 	client.RequestUpgrade("/room", nil)
 	backend = b.Accepted(t)
 	backend.AcceptUpgrade(nil)
 	client.WantUpgrade()
-	s.wait()
-	return &pair{p, client, backend, ends}
-}
-
-func (p *pair) wantBothWays() {
-	p.client.Send(wstest.Text("up"))
-	p.backend.Want(wstest.Text("up"))
-	p.backend.Send(wstest.Text("down"))
-	p.client.Want(wstest.Text("down"))
-}
-
-func (p *pair) wantOpen(t *testing.T) {
-	t.Helper()
-	p.wantBothWays()
-	select {
-	case e := <-p.ends:
-		t.Fatalf("Trace.Closed was called with %+v; want the tunnel open", e)
-	default:
-	}
+	s.Wait()
+	return &proxytest.Pair{Proxy: p, Client: client, Backend: backend, Ends: ends}
 }
 
 func TestDetachedTunnelOutlivesItsHandler(t *testing.T) {
 	p := openDetached(t)
-	p.wantOpen(t)
-	if n := p.proxy.Stats().Tunnels; n != 1 {
+	p.WantOpen(t)
+	if n := p.Proxy.Stats().Tunnels; n != 1 {
 		t.Errorf("Stats() has %d tunnels; want 1", n)
 	}
-	p.client.Send(wstest.Close(1000, ""))
-	p.backend.WantClose(1000)
-	p.backend.Send(wstest.Close(1000, ""))
-	p.client.WantClose(1000)
-	p.client.Close()
-	p.backend.Close()
-	if e := p.end(t); e.Cause != wsproxy.CauseClosed || e.ToBackend.Messages != 1 || e.ToClient.Messages != 1 {
+	p.Client.Send(wstest.Close(1000, ""))
+	p.Backend.WantClose(1000)
+	p.Backend.Send(wstest.Close(1000, ""))
+	p.Client.WantClose(1000)
+	p.Client.Close()
+	p.Backend.Close()
+	if e := p.End(t); e.Cause != wsproxy.CauseClosed || e.ToBackend.Messages != 1 || e.ToClient.Messages != 1 {
 		t.Errorf("tunnel ended with %+v; want it closed, with a message each way", e)
 	}
 }
@@ -67,10 +51,10 @@ func TestDetachedTunnelOutlivesItsHandler(t *testing.T) {
 // Access logs, spans and in-flight counters end at the upgrade.
 func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
 	b := wstest.StartBackend(t)
-	ends, trace := traceEnds()
-	proxy := newProxy(t, wsproxy.WithBackends(b.URL()), trace, detached)
+	ends, trace := proxytest.TraceEnds()
+	proxy := proxytest.NewProxy(t, wsproxy.WithBackends(b.URL()), trace, detached)
 	left := make(chan context.Context, 1)
-	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		proxy.ServeHTTP(w, r)
 		left <- r.Context()
 	}))
@@ -81,14 +65,14 @@ func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
 	client.WantUpgrade()
 	ctx := <-left
 	<-ctx.Done() // the server ends it after the handler
-	p := &pair{proxy, client, backend, ends}
-	p.wantOpen(t)
+	p := &proxytest.Pair{Proxy: proxy, Client: client, Backend: backend, Ends: ends}
+	p.WantOpen(t)
 }
 
 func TestShutdownWaitsForDetachedTunnels(t *testing.T) {
 	p := openDetached(t)
-	p.wantShutdownToWait(t)
-	if e := <-p.ends; e.Cause != wsproxy.CauseShutdown || e.Cut {
+	p.WantShutdownToWait(t)
+	if e := <-p.Ends; e.Cause != wsproxy.CauseShutdown || e.Cut {
 		t.Errorf("tunnel ended by %v, cut %t; want shutdown", e.Cause, e.Cut)
 	}
 }
@@ -96,72 +80,72 @@ func TestShutdownWaitsForDetachedTunnels(t *testing.T) {
 func TestShutdownCutsDetachedTunnelsWhenItsContextEnds(t *testing.T) {
 	p := openDetached(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := shutDown(ctx, p.proxy)
-	p.client.WantClose(1001)
+	done := proxytest.ShutDown(ctx, p.Proxy)
+	p.Client.WantClose(1001)
 	cancel()
 	var drain *wsproxy.DrainError
 	if err := <-done; !errors.As(err, &drain) || drain.Cut != 1 {
 		t.Errorf("Shutdown() = %v; want 1 tunnel cut", err)
 	}
-	p.client.WantEOF()
-	wantNoTunnels(t, p.proxy)
+	p.Client.WantEOF()
+	proxytest.WantNoTunnels(t, p.Proxy)
 }
 
 func TestCloseCutsDetachedTunnels(t *testing.T) {
 	leaktest.Check(t)
 	p := openDetached(t)
-	p.proxy.Close()
-	if e := <-p.ends; e.Cause != wsproxy.CauseShutdown || !e.Cut {
+	p.Proxy.Close()
+	if e := <-p.Ends; e.Cause != wsproxy.CauseShutdown || !e.Cut {
 		t.Errorf("tunnel ended by %v, cut %t; want shutdown, cut", e.Cause, e.Cut)
 	}
-	p.client.WantEOF()
-	p.backend.WantEOF()
-	wantNoTunnels(t, p.proxy)
+	p.Client.WantEOF()
+	p.Backend.WantEOF()
+	proxytest.WantNoTunnels(t, p.Proxy)
 }
 
 func TestServerThatIsClosedBeforeItsDetachedTunnelsLeavesThemOpen(t *testing.T) {
 	leaktest.Check(t)
-	ends, trace := traceEnds()
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), trace, detached)
+	ends, trace := proxytest.TraceEnds()
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), trace, detached)
 	srv := httptest.NewServer(p)
-	client, _ := open(t, srv.URL, upgradeTo("/"))
-	other, _ := open(t, srv.URL, upgradeTo("/"))
+	client, _ := proxytest.Open(t, srv.URL, proxytest.UpgradeTo("/"))
+	other, _ := proxytest.Open(t, srv.URL, proxytest.UpgradeTo("/"))
 	srv.Close()
-	wantEcho(t, client)
-	hangUp(t, client)
+	proxytest.WantEcho(t, client)
+	proxytest.HangUp(t, client)
 	if e := <-ends; e.Cause != wsproxy.CauseClosed {
 		t.Errorf("tunnel ended by %v; want closed", e.Cause)
 	}
-	wantEcho(t, other)
+	proxytest.WantEcho(t, other)
 	p.Close()
 	other.WantEOF()
 }
 
 func TestPlaceOfADetachedTunnelIsGivenBackWhenItEnds(t *testing.T) {
-	ends, trace := traceEnds()
-	_, s := start(t, trace, detached, wsproxy.WithBackendConfigs(
+	ends, trace := proxytest.TraceEnds()
+	_, s := proxytest.Start(t, trace, detached, wsproxy.WithBackendConfigs(
 		wsproxy.BackendConfig{URL: wstest.StartEcho(t), MaxTunnels: 1}))
-	client, _ := open(t, s.URL, upgradeTo("/"))
-	resp, _ := exchange(t, s.URL, upgradeTo("/"))
-	wantStatus(t, resp, http.StatusServiceUnavailable)
-	hangUp(t, client)
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	proxytest.HangUp(t, client)
 	<-ends
-	next, _ := open(t, s.URL, upgradeTo("/"))
-	wantEcho(t, next)
+	next, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantEcho(t, next)
 }
 
 // A timeout middleware must not end what has outlived it.
 func TestTimeoutOfMiddlewareEndsNoDetachedTunnel(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), detached)
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), detached)
 	contexts := make(chan context.Context, 1)
-	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Hour)
 		defer cancel()
 		contexts <- ctx
 		p.ServeHTTP(w, r.WithContext(ctx))
 	}))
-	client, _ := open(t, s.URL, upgradeTo("/"))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
 	<-(<-contexts).Done()
-	wantEcho(t, client)
-	hangUp(t, client)
+	proxytest.WantEcho(t, client)
+	proxytest.HangUp(t, client)
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -18,7 +19,7 @@ import (
 // whether there is one or not.
 func TestScriptsArriveThroughTheProxyAsTheyDoDirectly(t *testing.T) {
 	backend := wstest.StartBackend(t)
-	p, s := start(t, wsproxy.WithBackends(backend.URL()))
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
@@ -30,8 +31,8 @@ func TestScriptsArriveThroughTheProxyAsTheyDoDirectly(t *testing.T) {
 			}
 		})
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 	if st := p.Stats(); st.Opened != 12 || st.ToBackend.Messages == 0 || st.ToClient.Messages == 0 {
 		t.Errorf("Stats() = %+v; want 12 tunnels, with messages both ways", st)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 func TestErrorTextsSayWhoAndWhat(t *testing.T) {
@@ -68,22 +69,22 @@ func TestBackendErrorKnowsATimeout(t *testing.T) {
 }
 
 func TestStatusTellsWhatWentWrong(t *testing.T) {
-	timeout := fakeBackend{dialErr: context.DeadlineExceeded}
-	refused := fakeBackend{dialErr: errors.New("refused")}
+	timeout := proxytest.FakeBackend{DialErr: context.DeadlineExceeded}
+	refused := proxytest.FakeBackend{DialErr: errors.New("refused")}
 	for _, tt := range []struct {
 		name string
-		a, b fakeBackend
+		a, b proxytest.FakeBackend
 		want int
 	}{
 		{"all refused", refused, refused, http.StatusBadGateway},
 		{"all timed out", timeout, timeout, http.StatusGatewayTimeout},
-		{"malformed", refused, fakeBackend{answer: "nonsense\r\n\r\n"}, http.StatusBadGateway},
+		{"malformed", refused, proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}, http.StatusBadGateway},
 	} {
-		network := newFakeNet()
-		network.set("a", tt.a)
-		network.set("b", tt.b)
-		_, s := start(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial))
-		resp, body := exchange(t, s.URL, upgradeTo("/chat"))
+		network := proxytest.NewNetwork()
+		network.Set("a", tt.a)
+		network.Set("b", tt.b)
+		_, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial))
+		resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
 		if resp.StatusCode != tt.want {
 			t.Errorf("%s: client got %d; want %d", tt.name, resp.StatusCode, tt.want)
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -21,10 +22,10 @@ func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
 	for _, limit := range []int{limit, limit + 1} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			t.Parallel() // those that get no answer are waited for
-			proxy := startChild(t, "proxy")
+			proxy := proxytest.StartChild(t, "proxy")
 			var url string
-			proxy.ask(&url, "serve", wstest.StartEcho(t))
-			proxy.ask(new(bool), "limit", limit)
+			proxy.Ask(&url, "serve", wstest.StartEcho(t))
+			proxy.Ask(new(bool), "limit", limit)
 
 			tunnels, waiting := fill(t, url, limit)
 			for _, c := range tunnels {
@@ -32,7 +33,7 @@ func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
 			}
 			leave := len(tunnels) / 2
 			for _, c := range tunnels[:leave] {
-				hangUp(t, c.Peer)
+				proxytest.HangUp(t, c.Peer)
 			}
 			for _, c := range waiting { // is there an answer for everybody, and soon?
 				if status := c.ReadResponse().StatusCode; status == http.StatusSwitchingProtocols {
@@ -43,12 +44,12 @@ func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
 			}
 			for _, c := range tunnels[leave:] {
 				wantBigEcho(t, c.Peer)
-				hangUp(t, c.Peer)
+				proxytest.HangUp(t, c.Peer)
 			}
-			proxy.ask(new(bool), "ended", len(tunnels))
-			last, _ := open(t, url, upgradeTo("/"))
+			proxy.Ask(new(bool), "ended", len(tunnels))
+			last, _ := proxytest.Open(t, url, proxytest.UpgradeTo("/"))
 			wantBigEcho(t, last)
-			hangUp(t, last)
+			proxytest.HangUp(t, last)
 		})
 	}
 }
@@ -63,7 +64,7 @@ type caller struct {
 func tryOpen(t *testing.T, url string) caller {
 	t.Helper()
 	c := wstest.Dial(t, url)
-	c.WriteRequest(upgradeTo("/"))
+	c.WriteRequest(proxytest.UpgradeTo("/"))
 	c.Conn().SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	if _, err := c.Peek(); errors.Is(err, os.ErrDeadlineExceeded) {
 		return caller{c, 0}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -21,22 +22,22 @@ func TestTunnelsEndAtOnceThoughChildProcessesLiveOn(t *testing.T) {
 	}{
 		"by a cut": {func(p *wsproxy.Proxy) { p.Close() }, 0},
 		"by Close frames": {func(p *wsproxy.Proxy) {
-			ctx, cancel := context.WithTimeout(context.Background(), childPatience)
+			ctx, cancel := context.WithTimeout(context.Background(), proxytest.ChildTimeout)
 			defer cancel()
 			p.Shutdown(ctx)
 		}, 1001},
 	}
-	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		for name, end := range ends {
 			t.Run(name, func(t *testing.T) {
 				b := wstest.StartBackend(t)
-				p, s := start(t, way, wsproxy.WithBackends(b.URL()))
+				p, s := proxytest.Start(t, way, wsproxy.WithBackends(b.URL()))
 				var peers []*wstest.Peer
 				for i := range tunnels {
-					client, backend := openThrough(t, s.URL, b)
+					client, backend := proxytest.OpenThrough(t, s.URL, b)
 					peers = append(peers, client, backend)
 					if i%10 == 5 {
-						startChild(t, "bystander")
+						proxytest.StartChild(t, "bystander")
 					}
 				}
 				done := make(chan struct{})

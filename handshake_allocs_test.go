@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // upgradeAllocs says how often the process allocates for a tunnel that is opened and
@@ -24,7 +25,7 @@ var upgradeAllocs = map[string]map[string]float64{
 // It is not run with the race detector, under which pools lose what they hold.
 func TestUpgradesAllocateNoMoreThanTheyDid(t *testing.T) {
 	backend := startQuickBackend(t)
-	p, s := start(t, wsproxy.WithBackends("http://"+backend))
+	p, s := proxytest.Start(t, wsproxy.WithBackends("http://"+backend))
 	front := strings.TrimPrefix(s.URL, "http://")
 	want := upgradeAllocs[engineOf(t, p, front)]
 	for _, tt := range quickRequests {
@@ -49,11 +50,11 @@ func engineOf(t *testing.T, p *wsproxy.Proxy, front string) (name string) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.Write([]byte(upgradeTo("/")))
+	conn.Write([]byte(proxytest.UpgradeTo("/")))
 	if readUntil(conn, make([]byte, 4<<10), endOfHead) == 0 {
 		t.Fatal("client got no answer")
 	}
-	name = onlyTunnel(t, p).Info().Engine.String()
+	name = proxytest.OnlyTunnel(t, p).Info().Engine.String()
 	conn.Write(closeFromClient)
 	io.Copy(io.Discard, conn)
 	return name

@@ -11,12 +11,13 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // Requests that open a tunnel.
 var quickRequests = []struct{ name, request string }{
-	{"bare", upgradeTo("/")},
-	{"browser", upgradeTo("/chat?room=7&token=c2VjcmV0",
+	{"bare", proxytest.UpgradeTo("/")},
+	{"browser", proxytest.UpgradeTo("/chat?room=7&token=c2VjcmV0",
 		"Pragma: no-cache", "Cache-Control: no-cache",
 		"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
 		"Origin: https://chat.example", "Accept-Encoding: gzip, deflate, br, zstd", "Accept-Language: en-US,en;q=0.9",
@@ -29,7 +30,7 @@ var quickRequests = []struct{ name, request string }{
 // and accepts included: see the case direct, which has no proxy.
 func BenchmarkUpgrade(b *testing.B) {
 	backend := startQuickBackend(b)
-	_, s := start(b, wsproxy.WithBackends("http://"+backend))
+	_, s := proxytest.Start(b, wsproxy.WithBackends("http://"+backend))
 	front := strings.TrimPrefix(s.URL, "http://")
 	for _, tt := range quickRequests {
 		for _, to := range []struct{ name, addr string }{{"direct", backend}, {"proxied", front}} {

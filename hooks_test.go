@@ -8,21 +8,22 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 func TestRewriteRunsOnEachAttemptAndKnowsTheBackend(t *testing.T) {
-	network := newFakeNet()
-	network.set("b", fakeBackend{answer: switching})
+	network := proxytest.NewNetwork()
+	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 	var seen []string
-	_, s := start(t, wsproxy.WithBackends("http://a", "http://b/base"), firstOf, wsproxy.WithDialer(network.dial),
+	_, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b/base"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial),
 		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 			seen = append(seen, fmt.Sprintf("%s %s %s %q", r.Backend.ID(), r.In.URL.Path, r.Out.URL.Path, r.Out.Header.Get("X-Attempt")))
 			r.Out.Header.Set("X-Attempt", "set")
 			r.Out.URL.Path += "x"
 			return nil
 		}))
-	open(t, s.URL, upgradeTo("/chat"))
+	proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
 	want := []string{`http://a /chat /chat ""`, `http://b/base /chat /base/chat ""`}
 	if fmt.Sprint(seen) != fmt.Sprint(want) {
 		t.Errorf("hook saw %q; want %q", seen, want)
@@ -30,8 +31,8 @@ func TestRewriteRunsOnEachAttemptAndKnowsTheBackend(t *testing.T) {
 }
 
 func TestRewriteDecidesWhatTheBackendIsAsked(t *testing.T) {
-	backend := wstest.StartRaw(t, refusing(403, ""))
-	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+	backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 		if got := r.Out.Header.Get("Sec-WebSocket-Protocol"); got != "v1, token.secret" {
 			t.Errorf("Out has Sec-WebSocket-Protocol %q; want the client's", got)
 		}
@@ -46,17 +47,17 @@ func TestRewriteDecidesWhatTheBackendIsAsked(t *testing.T) {
 		// These are the proxy's own.
 		r.Out.Header.Set("Connection", "close")
 		r.Out.Header.Set("Upgrade", "h2c")
-		r.Out.Header.Set("Sec-WebSocket-Key", sampleKey)
+		r.Out.Header.Set("Sec-WebSocket-Key", proxytest.SampleKey)
 		r.Out.Header.Set("Sec-WebSocket-Version", "8")
 		r.Out.Header.Set("Content-Length", "5")
 		r.Out.Header.Set("Transfer-Encoding", "chunked")
 		r.Out.Header.Set("Host", "evil.example")
 		return nil
 	}))
-	exchange(t, s.URL, upgradeTo("/chat?token=1", "Cookie: a=b", "Sec-WebSocket-Protocol: v1, token.secret",
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat?token=1", "Cookie: a=b", "Sec-WebSocket-Protocol: v1, token.secret",
 		"Sec-WebSocket-Extensions: permessage-deflate", "Connection: Origin, X-Forwarded-For"))
-	req, head, _ := receivedHead(t, backend)
-	want := raw("GET /a%20b%2Fc?user=1 HTTP/1.1",
+	req, head, _ := proxytest.ReceivedHead(t, backend)
+	want := proxytest.Head("GET /a%20b%2Fc?user=1 HTTP/1.1",
 		"Host: internal.example",
 		"Upgrade: websocket",
 		"Connection: Upgrade",
@@ -75,13 +76,13 @@ func TestRewriteDecidesWhatTheBackendIsAsked(t *testing.T) {
 // The client cannot use what Rewrite has taken out of the offer.
 func TestBackendMayChooseOnlyWhatRewriteOffered(t *testing.T) {
 	for _, choice := range []string{"Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: added"} {
-		backend := wstest.StartRaw(t, switchingWith(choice))
-		_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+		backend := wstest.StartRaw(t, proxytest.SwitchingWith(choice))
+		_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 			r.Out.Header.Set("Sec-WebSocket-Protocol", "v1, added")
 			r.Out.Header.Del("Sec-WebSocket-Extensions")
 			return nil
 		}))
-		resp, _ := exchange(t, s.URL, chatOffer)
+		resp, _ := proxytest.Exchange(t, s.URL, chatOffer)
 		if resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("%s: client got %d; want 502", choice, resp.StatusCode)
 		}
@@ -104,24 +105,24 @@ func TestRewriteMayRefuse(t *testing.T) {
 		{"a success", &wsproxy.StatusError{Status: 101, Err: errors.New("odd")}, 500, "Internal Server Error\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			backend := wstest.StartRaw(t, switching)
+			backend := wstest.StartRaw(t, proxytest.Switching)
 			calls := 0
-			p, s := start(t, wsproxy.WithBackends(backend.URL(), "http://other.invalid"), firstOf,
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL(), "http://other.invalid"), proxytest.FirstCandidate,
 				wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { calls++; return tt.err }))
-			resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, tt.status)
+			resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, tt.status)
 			if body != tt.body {
 				t.Errorf("client got body %q; want %q", body, tt.body)
 			}
 			if tt.name == "StatusError" {
-				wantField(t, resp.Header, "Www-Authenticate", "Bearer")
+				proxytest.WantField(t, resp.Header, "Www-Authenticate", "Bearer")
 			}
 			if calls != 1 {
 				t.Errorf("hook was called %d times; want 1: its error ends the upgrade", calls)
 			}
-			wantUntouched(t, backend)
-			s.wait()
-			wantNoTunnels(t, p)
+			proxytest.WantUntouched(t, backend)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
@@ -136,26 +137,26 @@ func TestRequestThatRewriteSpoiledIsNotTheBackendsFault(t *testing.T) {
 		"no URL": func(r *http.Request) { r.URL = nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			backend := wstest.StartRaw(t, switching)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 				spoil(r.Out)
 				return nil
 			}))
-			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
-			wantUntouched(t, backend)
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			proxytest.WantUntouched(t, backend)
 			if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
 				t.Errorf("backend is %v; want up", state)
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
 
 func TestResponseSeesRefusalsToo(t *testing.T) {
-	backend := wstest.StartRaw(t, refusing(401, "log in", "Www-Authenticate: Basic", "Set-Cookie: a=b"))
-	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+	backend := wstest.StartRaw(t, proxytest.Refusing(401, "log in", "Www-Authenticate: Basic", "Set-Cookie: a=b"))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
 		if r.StatusCode != 401 {
 			t.Errorf("hook got %d; want 401", r.StatusCode)
 		}
@@ -163,10 +164,10 @@ func TestResponseSeesRefusalsToo(t *testing.T) {
 		r.Header.Del("Www-Authenticate")
 		return nil
 	}))
-	resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusUnauthorized)
-	wantField(t, resp.Header, "Set-Cookie", "a=b", "c=d")
-	wantField(t, resp.Header, "Www-Authenticate")
+	resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusUnauthorized)
+	proxytest.WantField(t, resp.Header, "Set-Cookie", "a=b", "c=d")
+	proxytest.WantField(t, resp.Header, "Www-Authenticate")
 	if body != "log in" {
 		t.Errorf("client got body %q; want the backend's", body)
 	}
@@ -174,7 +175,7 @@ func TestResponseSeesRefusalsToo(t *testing.T) {
 
 func TestHooksMayReplaceWhatTheyAreGiven(t *testing.T) {
 	backend := wstest.StartBackend(t)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()),
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
 		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 			r.Out = r.Out.Clone(r.In.Context())
 			r.Out.Header.Set("X-User", "ada")
@@ -186,10 +187,10 @@ func TestHooksMayReplaceWhatTheyAreGiven(t *testing.T) {
 			return nil
 		}))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/chat"))
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	req := backend.Accepted(t).AcceptUpgrade(nil)
-	wantField(t, req.Header, "X-User", "ada")
-	wantField(t, wantSwitch(t, client).Header, "Set-Cookie", "id=7")
+	proxytest.WantField(t, req.Header, "X-User", "ada")
+	proxytest.WantField(t, proxytest.WantSwitch(t, client).Header, "Set-Cookie", "id=7")
 }
 
 func TestRewriteThatLeavesNoRequestEndsTheUpgrade(t *testing.T) {
@@ -198,21 +199,21 @@ func TestRewriteThatLeavesNoRequestEndsTheUpgrade(t *testing.T) {
 		"URL":     func(r *wsproxy.ProxyRequest) { r.Out.URL = nil },
 	} {
 		t.Run(name, func(t *testing.T) {
-			backend := wstest.StartRaw(t, switching)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 				spoil(r)
 				return nil
 			}))
-			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
-			wantUntouched(t, backend)
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			proxytest.WantUntouched(t, backend)
 			wantStates(t, p, wsproxy.BackendUp)
 		})
 	}
 }
 
 func TestResponseMayRefuse(t *testing.T) {
-	for _, answer := range []string{switching, refusing(404, "not here")} {
+	for _, answer := range []string{proxytest.Switching, proxytest.Refusing(404, "not here")} {
 		for _, tt := range []struct {
 			name   string
 			err    error
@@ -224,34 +225,34 @@ func TestResponseMayRefuse(t *testing.T) {
 		} {
 			t.Run(tt.name+" at "+answer[9:12], func(t *testing.T) {
 				backend := wstest.StartRaw(t, answer)
-				p, s := start(t, wsproxy.WithBackends(backend.URL()),
+				p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
 					wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { return tt.err }))
-				resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-				wantStatus(t, resp, tt.status)
+				resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+				proxytest.WantStatus(t, resp, tt.status)
 				if body != tt.body {
 					t.Errorf("client got body %q; want %q", body, tt.body)
 				}
-				if _, _, rest := receivedHead(t, backend); rest != "" {
+				if _, _, rest := proxytest.ReceivedHead(t, backend); rest != "" {
 					t.Errorf("backend received %q; want nothing after the request", rest)
 				}
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 			})
 		}
 	}
 }
 
 func TestFieldThatCannotBeWrittenMakesThe101A502(t *testing.T) {
-	backend := wstest.StartRaw(t, switching)
-	p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+	backend := wstest.StartRaw(t, proxytest.Switching)
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
 		r.Header.Set("X-User", "anna\r\n\r\n\x81\x00")
 		return nil
 	}))
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusBadGateway)
-	receivedHead(t, backend)
-	s.wait()
-	wantNoTunnels(t, p)
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusBadGateway)
+	proxytest.ReceivedHead(t, backend)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestPanicBeforeThe101IsLoggedAndGivesEverythingBack(t *testing.T) {
@@ -271,21 +272,21 @@ func TestPanicBeforeThe101IsLoggedAndGivesEverythingBack(t *testing.T) {
 		{"Attempted", wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(wsproxy.AttemptInfo) { boom() }}), "Trace.Attempted"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var book logBook
-			backend := wstest.StartRaw(t, switching)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), book.option(), tt.option)
-			resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
+			var book proxytest.LogBook
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), book.Option(), tt.option)
+			resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
 			if strings.Contains(body, "boom") {
 				t.Errorf("client got %q; want nothing about the panic", body)
 			}
-			if lines := book.lines("level=ERROR", "panic", "boom", tt.hook, "stack="); len(lines) != 1 {
-				t.Errorf("log has %d lines about the panic; want 1: %q", len(lines), book.lines())
+			if lines := book.Lines("level=ERROR", "panic", "boom", tt.hook, "stack="); len(lines) != 1 {
+				t.Errorf("log has %d lines about the panic; want 1: %q", len(lines), book.Lines())
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 			if backend.NumAccepted() > 0 {
-				receivedHead(t, backend) // its connection has ended
+				proxytest.ReceivedHead(t, backend) // its connection has ended
 			}
 		})
 	}
@@ -298,18 +299,18 @@ func TestErrAbortHandlerAbortsTheConnection(t *testing.T) {
 		"ErrorHandler": wsproxy.WithErrorHandler(func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }),
 	} {
 		t.Run(name, func(t *testing.T) {
-			var book logBook
+			var book proxytest.LogBook
 			backend := wstest.StartRaw(t, "nonsense\r\n\r\n")
 			if name == "Response" {
-				backend = wstest.StartRaw(t, switching)
+				backend = wstest.StartRaw(t, proxytest.Switching)
 			}
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), book.option(), option)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), book.Option(), option)
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			client.WantEOF()
-			s.wait()
-			wantNoTunnels(t, p)
-			if lines := book.lines("level=ERROR"); len(lines) > 0 {
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
+			if lines := book.Lines("level=ERROR"); len(lines) > 0 {
 				t.Errorf("log has %q; want nothing: it is no fault", lines)
 			}
 		})
@@ -326,57 +327,57 @@ func TestErrorHandlerGetsEachError(t *testing.T) {
 		check   func(error) bool
 		fields  map[string]string // set before the handler is called
 	}{
-		{name: "not an upgrade", request: raw("GET / HTTP/1.1", "Host: a"),
+		{name: "not an upgrade", request: proxytest.Head("GET / HTTP/1.1", "Host: a"),
 			check:  isStatus(426),
 			fields: map[string]string{"Upgrade": "websocket", "Connection": "close, Upgrade"}},
-		{name: "version", request: strings.Replace(upgradeTo("/"), "13", "12", 1),
+		{name: "version", request: strings.Replace(proxytest.UpgradeTo("/"), "13", "12", 1),
 			check:  isStatus(426),
 			fields: map[string]string{"Upgrade": "websocket", "Connection": "close, Upgrade", "Sec-WebSocket-Version": "13"}},
-		{name: "origin", request: upgradeTo("/", "Origin: https://evil.example"),
+		{name: "origin", request: proxytest.UpgradeTo("/", "Origin: https://evil.example"),
 			opts: []wsproxy.Option{wsproxy.WithOriginPatterns()}, check: isStatus(403)},
-		{name: "no backend", request: upgradeTo("/"),
+		{name: "no backend", request: proxytest.UpgradeTo("/"),
 			opts:  []wsproxy.Option{wsproxy.WithBackends()},
 			check: func(err error) bool { return errors.Is(err, wsproxy.ErrNoBackend) }},
-		{name: "limit", request: upgradeTo("/"),
+		{name: "limit", request: proxytest.UpgradeTo("/"),
 			opts:    []wsproxy.Option{wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 1})},
-			prepare: func(t *testing.T, _ *wsproxy.Proxy, url string) { open(t, url, upgradeTo("/")) },
+			prepare: func(t *testing.T, _ *wsproxy.Proxy, url string) { proxytest.Open(t, url, proxytest.UpgradeTo("/")) },
 			check:   func(err error) bool { return errors.Is(err, wsproxy.ErrLimit) },
 			fields:  map[string]string{"Retry-After": "1"}},
-		{name: "shutdown", request: upgradeTo("/"),
+		{name: "shutdown", request: proxytest.UpgradeTo("/"),
 			prepare: func(_ *testing.T, p *wsproxy.Proxy, _ string) { p.Close() },
 			check:   func(err error) bool { return errors.Is(err, wsproxy.ErrShutdown) },
 			fields:  map[string]string{"Retry-After": "1"}},
-		{name: "backend", request: upgradeTo("/"),
+		{name: "backend", request: proxytest.UpgradeTo("/"),
 			opts: []wsproxy.Option{wsproxy.WithBackends("http://nobody")},
 			check: func(err error) bool {
 				var failed *wsproxy.BackendError
 				return errors.As(err, &failed) && failed.ID == "http://nobody" && failed.Op == "dial"
 			}},
-		{name: "hook", request: upgradeTo("/"),
+		{name: "hook", request: proxytest.UpgradeTo("/"),
 			opts:  []wsproxy.Option{wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { return refuse })},
 			check: func(err error) bool { return err == refuse }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			network := newFakeNet()
-			network.set("a", fakeBackend{answer: switching})
+			network := proxytest.NewNetwork()
+			network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 			var got error
 			var header http.Header
-			opts := append([]wsproxy.Option{wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial),
+			opts := append([]wsproxy.Option{wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial),
 				wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
 					got, header = err, w.Header().Clone()
 					w.WriteHeader(http.StatusTeapot)
 				})}, tt.opts...)
-			p, s := start(t, opts...)
+			p, s := proxytest.Start(t, opts...)
 			if tt.prepare != nil {
 				tt.prepare(t, p, s.URL)
 			}
-			resp, _ := exchange(t, s.URL, tt.request)
-			wantStatus(t, resp, http.StatusTeapot)
+			resp, _ := proxytest.Exchange(t, s.URL, tt.request)
+			proxytest.WantStatus(t, resp, http.StatusTeapot)
 			if !tt.check(got) {
 				t.Errorf("handler got %T: %v", got, got)
 			}
 			if tt.fields["Connection"] == "" {
-				wantField(t, header, "Connection", "close")
+				proxytest.WantField(t, header, "Connection", "close")
 			}
 			for name, want := range tt.fields {
 				if lines := strings.Join(append(header[name], header[http.CanonicalHeaderKey(name)]...), ", "); !strings.HasPrefix(lines, want) {

@@ -1,7 +1,6 @@
 package wsproxy_test
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"net"
@@ -17,56 +16,57 @@ import (
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/leaktest"
 	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 func TestNoTimeoutOfTheServerEndsATunnel(t *testing.T) {
 	t.Parallel() // three real seconds
 	base, cancelBase := context.WithCancel(context.Background())
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
 		p.ServeHTTP(w, r.WithContext(ctx))
 	})
-	s := serve(t, h, func(srv *http.Server) {
+	s := proxytest.Serve(t, h, func(srv *http.Server) {
 		srv.ReadTimeout, srv.ReadHeaderTimeout = time.Second, time.Second
 		srv.WriteTimeout, srv.IdleTimeout = time.Second, time.Second
 		srv.BaseContext = func(net.Listener) context.Context { return base }
 	})
-	client, _ := open(t, s.URL, upgradeTo("/chat"))
-	wantEcho(t, client)
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantEcho(t, client)
 	cancelBase()
-	wantEcho(t, client)
+	proxytest.WantEcho(t, client)
 	<-time.After(3 * time.Second) // nothing tells that a timeout has not struck
-	wantEcho(t, client)
-	hangUp(t, client)
-	s.wait()
-	wantNoTunnels(t, p)
+	proxytest.WantEcho(t, client)
+	proxytest.HangUp(t, client)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestLimitListenerAdmitsTheNextWhenATunnelEnds(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	srv := httptest.NewUnstartedServer(p)
 	srv.Listener = netutil.LimitListener(srv.Listener, 2)
 	srv.Start()
 	t.Cleanup(srv.Close)
 
-	first, _ := open(t, srv.URL, upgradeTo("/chat"))
-	second, _ := open(t, srv.URL, upgradeTo("/chat"))
+	first, _ := proxytest.Open(t, srv.URL, proxytest.UpgradeTo("/chat"))
+	second, _ := proxytest.Open(t, srv.URL, proxytest.UpgradeTo("/chat"))
 	third := wstest.Dial(t, srv.URL) // waits in the kernel's queue
-	third.WriteRequest(upgradeTo("/chat"))
-	wantEcho(t, first)
-	wantEcho(t, second)
+	third.WriteRequest(proxytest.UpgradeTo("/chat"))
+	proxytest.WantEcho(t, first)
+	proxytest.WantEcho(t, second)
 	if n := p.Stats().Tunnels; n != 2 {
 		t.Errorf("Stats() has %d tunnels; want 2", n)
 	}
 	first.Send(wstest.Close(1000, ""))
 	first.WantClose(1000)
 	first.Close()
-	wantSwitch(t, third)
-	wantEcho(t, third)
-	wantEcho(t, second)
+	proxytest.WantSwitch(t, third)
+	proxytest.WantEcho(t, third)
+	proxytest.WantEcho(t, second)
 }
 
 func TestClientThatVanishesLeavesNothing(t *testing.T) {
@@ -75,33 +75,33 @@ func TestClientThatVanishesLeavesNothing(t *testing.T) {
 		t.Run("before the dial/"+name, func(t *testing.T) {
 			leaktest.Check(t)
 			picked, gone := make(chan context.Context), make(chan bool)
-			backend := wstest.StartRaw(t, switching)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
 				Picked: func(i wsproxy.PickedInfo) { picked <- i.Request.Context(); <-gone }}))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			ctx := <-picked
 			vanish(client)
 			<-ctx.Done() // the server has noticed
 			gone <- true
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 		t.Run("during the dial/"+name, func(t *testing.T) {
 			leaktest.Check(t)
 			dialing := make(chan bool, 1)
-			p, s := start(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(
+			p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(
 				func(ctx context.Context, _, _ string) (net.Conn, error) {
 					dialing <- true
 					<-ctx.Done()
 					return nil, ctx.Err()
 				}))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			<-dialing
 			vanish(client)
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 			for _, b := range p.Backends() {
 				if b.State() != wsproxy.BackendUp {
 					t.Errorf("backend %s is %v; want up: it was not its fault", b.ID(), b.State())
@@ -114,27 +114,27 @@ func TestClientThatVanishesLeavesNothing(t *testing.T) {
 		t.Run("before its 101/"+name, func(t *testing.T) {
 			leaktest.Check(t)
 			backend := wstest.StartBackend(t)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			leg := backend.Accepted(t)
 			leg.ReadRequest()
 			vanish(client)
 			leg.WantEOF()
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 		t.Run("after it/"+name, func(t *testing.T) {
 			leaktest.Check(t)
 			backend := wstest.StartBackend(t)
 			closed := make(chan wsproxy.TunnelEnd, 1)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()),
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
 				wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { closed <- e }}))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			leg := backend.Accepted(t)
 			leg.AcceptUpgrade(nil)
-			wantSwitch(t, client)
+			proxytest.WantSwitch(t, client)
 			vanish(client)
 			leg.WantClose(1001)
 			leg.Send(wstest.Close(1001, ""))
@@ -142,55 +142,31 @@ func TestClientThatVanishesLeavesNothing(t *testing.T) {
 			if e := <-closed; e.Side != wsproxy.SideClient || e.Cause != wsproxy.CauseLost {
 				t.Errorf("tunnel ended by %v %v; want client lost", e.Side, e.Cause)
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 		t.Run("while a refusal is passed on/"+name, func(t *testing.T) {
 			leaktest.Check(t)
 			backend := wstest.StartBackend(t)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()))
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			leg := backend.Accepted(t)
 			leg.ReadRequest()
-			leg.SendRaw([]byte(raw("HTTP/1.1 403 Forbidden", "Content-Length: 100000000")))
+			leg.SendRaw([]byte(proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100000000")))
 			chunk := make([]byte, 64<<10)
 			leg.SendRaw(chunk)
-			readHead(t, client)
+			proxytest.ReadHead(t, client)
 			vanish(client)
 			for { // until the proxy hangs up
 				if _, err := leg.Write(chunk); err != nil {
 					break
 				}
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
-}
-
-// A hijackable is a ResponseWriter over a connection in memory.
-type hijackable struct {
-	*httptest.ResponseRecorder
-	conn     net.Conn
-	onHijack func() // may be nil
-}
-
-func (w hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if w.onHijack != nil {
-		w.onHijack()
-	}
-	return w.conn, bufio.NewReadWriter(bufio.NewReader(w.conn), bufio.NewWriter(w.conn)), nil
-}
-
-// newUpgrade returns an upgrade as a handler gets it.
-func newUpgrade() *http.Request {
-	r := httptest.NewRequest("GET", "/chat", nil)
-	r.Header = http.Header{
-		"Upgrade": {"websocket"}, "Connection": {"Upgrade"},
-		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {sampleKey},
-	}
-	return r
 }
 
 func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
@@ -202,19 +178,19 @@ func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
 	for name, end := range map[string]func(*wsproxy.Proxy){"Close": func(p *wsproxy.Proxy) { p.Close() }, "Shutdown": shutDown} {
 		t.Run(name+" at the last moment", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				backend := newBackendInMemory(t)
-				p := newProxy(t, wsproxy.WithBackends("http://a"), backend.option())
+				backend := proxytest.NewBackendInMemory(t)
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option())
 				front, back := memnet.Pipe(4096)
 				var running sync.WaitGroup
 				running.Go(func() {
-					p.ServeHTTP(hijackable{httptest.NewRecorder(), front, func() { end(p) }}, newUpgrade())
+					p.ServeHTTP(proxytest.Hijackable{ResponseRecorder: httptest.NewRecorder(), Conn: front, OnHijack: func() { end(p) }}, proxytest.NewUpgrade())
 				})
-				leg := backend.accept(t)
+				leg := backend.Accept(t)
 				leg.AcceptUpgrade(nil)
 				time.Sleep(time.Minute) // neither side says a word
 				synctest.Wait()
 				running.Wait()
-				wantNoTunnels(t, p)
+				proxytest.WantNoTunnels(t, p)
 				if client := wstest.NewClient(t, back); !front.IsClosed() {
 					client.WantEOF()
 				}
@@ -223,16 +199,16 @@ func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
 		})
 		t.Run(name+" in the Response hook", func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				backend := newBackendInMemory(t)
+				backend := proxytest.NewBackendInMemory(t)
 				var p *wsproxy.Proxy
-				p = newProxy(t, wsproxy.WithBackends("http://a"), backend.option(),
+				p = proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(),
 					wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { end(p); return nil }))
-				client := serveInMemory(t, p).dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
-				leg := backend.accept(t)
+				client := proxytest.ServeInMemory(t, p).Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				leg := backend.Accept(t)
 				leg.AcceptUpgrade(nil)
 				time.Sleep(time.Minute)
-				wantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
+				proxytest.WantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
 				leg.WantEOF()
 			})
 		})
@@ -242,21 +218,21 @@ func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
 func TestTenThousandFailingHandshakesLeaveNothing(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		backend fakeBackend
+		backend proxytest.FakeBackend
 		spoil   func(*http.Request)
 	}{
 		{name: "origin", spoil: func(r *http.Request) { r.Header.Set("Origin", "https://evil.example") }},
-		{name: "dial", backend: fakeBackend{dialErr: errors.New("refused")}},
-		{name: "malformed answer", backend: fakeBackend{answer: "nonsense\r\n\r\n"}},
-		{name: "wrong 101", backend: fakeBackend{answer: raw("HTTP/1.1 101 Switching Protocols")}},
-		{name: "refusal", backend: fakeBackend{answer: refusing(403, "no")}},
-		{name: "client lost before its 101", backend: fakeBackend{answer: switching}},
+		{name: "dial", backend: proxytest.FakeBackend{DialErr: errors.New("refused")}},
+		{name: "malformed answer", backend: proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}},
+		{name: "wrong 101", backend: proxytest.FakeBackend{Answer: proxytest.Head("HTTP/1.1 101 Switching Protocols")}},
+		{name: "refusal", backend: proxytest.FakeBackend{Answer: proxytest.Refusing(403, "no")}},
+		{name: "client lost before its 101", backend: proxytest.FakeBackend{Answer: proxytest.Switching}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			network := newFakeNet()
-			network.set("a", tt.backend)
-			network.set("b", tt.backend)
-			p := newProxy(t, wsproxy.WithDialer(network.dial), wsproxy.WithOriginPatterns(), wsproxy.WithBackendConfigs(
+			network := proxytest.NewNetwork()
+			network.Set("a", tt.backend)
+			network.Set("b", tt.backend)
+			p := proxytest.NewProxy(t, wsproxy.WithDialer(network.Dial), wsproxy.WithOriginPatterns(), wsproxy.WithBackendConfigs(
 				wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 5}, wsproxy.BackendConfig{URL: "http://b", MaxTunnels: 5}))
 			var running sync.WaitGroup
 			for range 20 {
@@ -264,16 +240,16 @@ func TestTenThousandFailingHandshakesLeaveNothing(t *testing.T) {
 					for range 2000 / 20 {
 						front, back := memnet.Pipe(1)
 						back.Close()
-						r := newUpgrade()
+						r := proxytest.NewUpgrade()
 						if tt.spoil != nil {
 							tt.spoil(r)
 						}
-						p.ServeHTTP(hijackable{httptest.NewRecorder(), front, nil}, r)
+						p.ServeHTTP(proxytest.Hijackable{ResponseRecorder: httptest.NewRecorder(), Conn: front}, r)
 					}
 				})
 			}
 			running.Wait()
-			wantNoTunnels(t, p)
+			proxytest.WantNoTunnels(t, p)
 			if s := p.Stats(); s.Opened != 0 {
 				t.Errorf("Stats() = %+v; want no tunnel opened", s)
 			}

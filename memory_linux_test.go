@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -38,7 +39,7 @@ func floods(key *[4]byte) map[string][]byte {
 func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 	const most = 128 << 10
 	tunnels := 20
-	if soakTime(t) > 0 {
+	if proxytest.SoakTime(t) > 0 {
 		tunnels = 100
 	}
 	fromClient, fromBackend := floods(&[4]byte{}), floods(nil)
@@ -46,33 +47,33 @@ func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // stalling takes time
 			// A process of its own: stacks of goroutines that have ended are kept.
-			proxy, backend := startChild(t, "proxy"), wstest.StartBackend(t)
+			proxy, backend := proxytest.StartChild(t, "proxy"), wstest.StartBackend(t)
 			var url string
-			proxy.ask(&url, "serve", backend.URL())
-			client, leg := openThrough(t, url, backend) // what is made once, is made now
+			proxy.Ask(&url, "serve", backend.URL())
+			client, leg := proxytest.OpenThrough(t, url, backend) // what is made once, is made now
 			client.Reset()
 			leg.Reset()
-			proxy.ask(new(bool), "ended", 1)
+			proxy.Ask(new(bool), "ended", 1)
 
 			var before, after int
-			proxy.ask(&before, "memory")
+			proxy.Ask(&before, "memory")
 			peers := make([]*wstest.Peer, 0, 2*tunnels)
 			for range tunnels {
-				client, leg := openThrough(t, url, backend)
+				client, leg := proxytest.OpenThrough(t, url, backend)
 				peers = append(peers, client, leg)
 			}
 			var flooders []*flooder
 			for i, p := range peers {
 				flooders = append(flooders, &flooder{conn: p.Conn(), flood: [][]byte{fromClient[name], fromBackend[name]}[i%2]})
 			}
-			for hasMoved := true; hasMoved; proxy.ask(&hasMoved, "moved") {
+			for hasMoved := true; hasMoved; proxy.Ask(&hasMoved, "moved") {
 				var flooding sync.WaitGroup
 				for _, f := range flooders {
 					flooding.Go(func() { f.untilStalled(t) })
 				}
 				flooding.Wait()
 			}
-			proxy.ask(&after, "memory")
+			proxy.Ask(&after, "memory")
 			perTunnel := (after - before) / tunnels
 			t.Logf("%d bytes a tunnel", perTunnel)
 			if perTunnel > most {
@@ -83,17 +84,6 @@ func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
 			}
 		})
 	}
-}
-
-// openThrough opens a tunnel through the proxy at url, to b.
-func openThrough(t *testing.T, url string, b *wstest.Backend) (client, backend *wstest.Peer) {
-	t.Helper()
-	client = wstest.Dial(t, url)
-	client.RequestUpgrade("/", nil)
-	backend = b.Accepted(t)
-	backend.AcceptUpgrade(nil)
-	client.WantUpgrade()
-	return client, backend
 }
 
 // A flooder sends a flood over and over.

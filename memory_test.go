@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -47,7 +48,7 @@ func TestIdleTunnelCostsNoMoreThanItDid(t *testing.T) {
 	switch {
 	case runtime.GOOS != "linux":
 		t.Skip("the numbers are those of Linux")
-	case isRace:
+	case proxytest.IsRace:
 		t.Skip("the race detector takes memory too")
 	}
 	for _, mode := range []string{memoryBlocking, memoryDetached} {
@@ -179,8 +180,8 @@ func (p *memoryProcess) line(t *testing.T) string {
 func (p *memoryProcess) openTunnels(t *testing.T, n int) {
 	t.Helper()
 	for range n {
-		client, _ := open(t, p.url, upgradeTo("/"))
-		wantEcho(t, client)
+		client, _ := proxytest.Open(t, p.url, proxytest.UpgradeTo("/"))
+		proxytest.WantEcho(t, client)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // configErrors returns the *ConfigErrors that err joins, and fails on any other.
@@ -113,7 +114,7 @@ func TestNewReportsEveryMistakeAtOnce(t *testing.T) {
 }
 
 func TestLastOptionCounts(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends("ftp://wrong"), wsproxy.WithBackends("http://a"),
+	p := proxytest.NewProxy(t, wsproxy.WithBackends("ftp://wrong"), wsproxy.WithBackends("http://a"),
 		wsproxy.WithTrustedProxies("wrong"), wsproxy.WithTrustedProxies("::1"),
 		wsproxy.WithOriginPatterns("["), wsproxy.WithOriginPatterns())
 	if all := p.Backends(); len(all) != 1 || all[0].URL() != "http://a" {
@@ -127,11 +128,11 @@ func TestOptionsKeepNothingOfTheCallers(t *testing.T) {
 	opts := []wsproxy.Option{wsproxy.WithBackendConfigs(configs...), wsproxy.WithOriginPatterns(patterns...),
 		wsproxy.WithTrustedProxies(prefixes...)}
 	configs[0].URL, patterns[0], prefixes[0] = "ftp://changed", "[", "changed"
-	newProxy(t, opts...)
+	proxytest.NewProxy(t, opts...)
 }
 
 func TestDefaultsOfABackend(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackendConfigs(
+	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(
 		wsproxy.BackendConfig{URL: "http://a"},
 		wsproxy.BackendConfig{ID: "x", URL: "wss://b:8443/base", ServerName: "b.example", Weight: 3},
 		wsproxy.BackendConfig{URL: "unix:///run/a.sock"},
@@ -154,17 +155,17 @@ func TestEmptySetMustBeAskedFor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got error
-			_, s := start(t, option, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
+			_, s := proxytest.Start(t, option, wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
 				got = err
 				w.WriteHeader(http.StatusServiceUnavailable)
 			}))
-			exchange(t, s.URL, upgradeTo("/chat"))
+			proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
 			if !errors.Is(got, wsproxy.ErrNoBackend) {
 				t.Errorf("upgrade failed with %v; want ErrNoBackend", got)
 			}
 		})
 	}
-	_, s := start(t, wsproxy.WithBackends())
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusServiceUnavailable)
+	_, s := proxytest.Start(t, wsproxy.WithBackends())
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -57,26 +58,26 @@ func TestForeignOriginIsRefusedBeforeAnyDial(t *testing.T) {
 		{"two good lines", []string{"https://example.com", "https://example.com"}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			backend := wstest.StartRaw(t, switching)
+			backend := wstest.StartRaw(t, proxytest.Switching)
 			picks, rewrites := 0, 0
-			_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(patterns...),
+			_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(patterns...),
 				wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { rewrites++; return nil }),
 				wsproxy.WithTrace(&wsproxy.Trace{Picked: func(wsproxy.PickedInfo) { picks++ }}))
 			var lines []string
 			for _, origin := range tt.origins {
 				lines = append(lines, "Origin: "+origin)
 			}
-			request := upgradeTo("/chat", append(lines, "Cookie: session=1")...)
+			request := proxytest.UpgradeTo("/chat", append(lines, "Cookie: session=1")...)
 			if tt.isOK {
-				open(t, s.URL, request)
+				proxytest.Open(t, s.URL, request)
 				return
 			}
-			resp, body := exchange(t, s.URL, request+secondRequest)
-			wantStatus(t, resp, http.StatusForbidden)
+			resp, body := proxytest.Exchange(t, s.URL, request+secondRequest)
+			proxytest.WantStatus(t, resp, http.StatusForbidden)
 			if !strings.HasPrefix(body, "Origin was ") {
 				t.Errorf("client got body %q; want it to name Origin", body)
 			}
-			wantUntouched(t, backend)
+			proxytest.WantUntouched(t, backend)
 			if picks+rewrites != 0 {
 				t.Errorf("%d picks, %d rewrites; want none before the guard", picks, rewrites)
 			}
@@ -85,26 +86,26 @@ func TestForeignOriginIsRefusedBeforeAnyDial(t *testing.T) {
 }
 
 func TestWithoutPatternsOnlyTheOwnHostPasses(t *testing.T) {
-	backend := wstest.StartRaw(t, switching)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns())
-	open(t, s.URL, upgradeTo("/chat", "Origin: https://chat.example"))
-	open(t, s.URL, upgradeTo("/chat"))
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat", "Origin: https://example.com"))
-	wantStatus(t, resp, http.StatusForbidden)
+	backend := wstest.StartRaw(t, proxytest.Switching)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns())
+	proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat", "Origin: https://chat.example"))
+	proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat", "Origin: https://example.com"))
+	proxytest.WantStatus(t, resp, http.StatusForbidden)
 }
 
 // Nobody forges the host that Origin is compared with.
 func TestForwardedHostIsNotTheOwnHost(t *testing.T) {
-	backend := wstest.StartRaw(t, switching)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(), wsproxy.WithTrustedProxies("127.0.0.1"))
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat", "Origin: https://evil.example", "X-Forwarded-Host: evil.example"))
-	wantStatus(t, resp, http.StatusForbidden)
-	wantUntouched(t, backend)
+	backend := wstest.StartRaw(t, proxytest.Switching)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(), wsproxy.WithTrustedProxies("127.0.0.1"))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat", "Origin: https://evil.example", "X-Forwarded-Host: evil.example"))
+	proxytest.WantStatus(t, resp, http.StatusForbidden)
+	proxytest.WantUntouched(t, backend)
 }
 
 func TestByDefaultOriginIsTheBackendsBusiness(t *testing.T) {
-	req := seenBy(t, upgradeTo("/chat", "Origin: https://evil.example"))
-	wantField(t, req.Header, "Origin", "https://evil.example")
+	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "Origin: https://evil.example"))
+	proxytest.WantField(t, req.Header, "Origin", "https://evil.example")
 	if req.Host != "chat.example" {
 		t.Errorf("backend got Host %q; want the client's", req.Host)
 	}

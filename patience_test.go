@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -40,21 +41,21 @@ func TestBackendThatSwallowsConnectionsCostsTheFirstClientOnly(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				network := newFakeNet()
-				network.set("a", fakeBackend{}) // never answers
-				network.set("b", fakeBackend{answer: switching})
-				p := newProxy(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial))
-				s := serveInMemory(t, tt.wrap(p), tt.configure)
+				network := proxytest.NewNetwork()
+				network.Set("a", proxytest.FakeBackend{}) // never answers
+				network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial))
+				s := proxytest.ServeInMemory(t, tt.wrap(p), tt.configure)
 
-				first := s.dial(t)
-				first.WriteRequest(upgradeTo("/chat"))
+				first := s.Dial(t)
+				first.WriteRequest(proxytest.UpgradeTo("/chat"))
 				synctest.Wait()
 				time.Sleep(2 * time.Second)
 				if tt.isFirstIn {
-					wantSwitch(t, first)
+					proxytest.WantSwitch(t, first)
 				}
 				first.Close()
-				s.wait()
+				s.Wait()
 				wantDials(t, network, map[bool][]string{true: {"a at 0s", "b at 1s"}, false: {"a at 0s"}}[tt.isFirstIn]...)
 				wantStates(t, p, wsproxy.BackendFailing, wsproxy.BackendUp)
 
@@ -63,14 +64,14 @@ func TestBackendThatSwallowsConnectionsCostsTheFirstClientOnly(t *testing.T) {
 					time.Sleep(500 * time.Millisecond)
 				}
 				for range 7 {
-					client := s.dial(t)
-					client.WriteRequest(upgradeTo("/chat"))
+					client := s.Dial(t)
+					client.WriteRequest(proxytest.UpgradeTo("/chat"))
 					if tt.isFirstIn {
 						time.Sleep(time.Second) // half of what the middleware allows, at most
 					}
 					synctest.Wait()
-					wantSwitch(t, client)
-					wantEcho(t, client)
+					proxytest.WantSwitch(t, client)
+					proxytest.WantEcho(t, client)
 				}
 				wantStates(t, p, wsproxy.BackendFailing, wsproxy.BackendUp)
 			})
@@ -90,16 +91,16 @@ func TestClientThatLeavesAtOnceBlamesNobody(t *testing.T) {
 		t.Run(tt.after.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
-				network.set("a", fakeBackend{})
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
+				network.Set("a", proxytest.FakeBackend{})
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
 				synctest.Wait()
 				time.Sleep(tt.after)
 				client.Close()
-				s.wait()
+				s.Wait()
 				wantDials(t, network, "a at 0s") // and nobody for a client that has gone
 				wantStates(t, p, tt.want, wsproxy.BackendUp)
-				wantNoTunnels(t, p)
+				proxytest.WantNoTunnels(t, p)
 			})
 		})
 	}
@@ -108,12 +109,12 @@ func TestClientThatLeavesAtOnceBlamesNobody(t *testing.T) {
 func TestShutdownBlamesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
-		network.set("a", fakeBackend{})
-		client := s.dial(t)
-		client.WriteRequest(upgradeTo("/chat"))
+		network.Set("a", proxytest.FakeBackend{})
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		time.Sleep(3 * time.Second)
 		p.Close()
-		wantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
 		wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
 	})
 }
@@ -130,16 +131,16 @@ func TestSlowRewriteBlamesNoBackend(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"),
 					wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { time.Sleep(tt.takes); return nil }))
-				network.set("a", fakeBackend{answer: switching})
-				network.set("b", fakeBackend{answer: switching})
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
+				network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+				network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
 				time.Sleep(tt.takes)
-				wantStatus(t, client.ReadResponse(), tt.status)
+				proxytest.WantStatus(t, client.ReadResponse(), tt.status)
 				wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
 				client.Close()
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 			})
 		})
 	}
@@ -152,23 +153,23 @@ func TestRefusalAfterTheServersWriteTimeoutReachesTheClient(t *testing.T) {
 		status int
 	}{
 		{"the proxy's", "", http.StatusGatewayTimeout},
-		{"a backend's", refusing(403, "no"), http.StatusForbidden},
-		{"a tunnel", switching, http.StatusSwitchingProtocols},
+		{"a backend's", proxytest.Refusing(403, "no"), http.StatusForbidden},
+		{"a tunnel", proxytest.Switching, http.StatusSwitchingProtocols},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				backend := newBackendInMemory(t)
-				p := newProxy(t, wsproxy.WithBackends("http://a"), backend.option(),
+				backend := proxytest.NewBackendInMemory(t)
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(),
 					wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: 3 * time.Second}))
-				s := serveInMemory(t, p, func(s *http.Server) { s.WriteTimeout = time.Second })
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
-				leg := backend.accept(t)
+				s := proxytest.ServeInMemory(t, p, func(s *http.Server) { s.WriteTimeout = time.Second })
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				leg := backend.Accept(t)
 				key := leg.ReadRequest().Header.Get("Sec-WebSocket-Key")
 				time.Sleep(2 * time.Second)
 				leg.SendRaw([]byte(strings.ReplaceAll(tt.answer, "{accept}", wstest.Accept(key))))
 				time.Sleep(time.Second)
-				wantStatus(t, client.ReadResponse(), tt.status)
+				proxytest.WantStatus(t, client.ReadResponse(), tt.status)
 			})
 		})
 	}
@@ -191,27 +192,27 @@ func TestRefusalBehindAWrapperWithHijackOnlyArrivesWhole(t *testing.T) {
 		body         string
 		length       int64
 	}{
-		{"length", refusing(403, body, "Set-Cookie: a=b", "X-Reason: quota"), body, long},
-		{"no length", raw("HTTP/1.1 403 Forbidden", "Set-Cookie: a=b", "X-Reason: quota") + body, body, -1},
-		{"empty", refusing(403, "", "Set-Cookie: a=b", "X-Reason: quota"), "", 0},
+		{"length", proxytest.Refusing(403, body, "Set-Cookie: a=b", "X-Reason: quota"), body, long},
+		{"no length", proxytest.Head("HTTP/1.1 403 Forbidden", "Set-Cookie: a=b", "X-Reason: quota") + body, body, -1},
+		{"empty", proxytest.Refusing(403, "", "Set-Cookie: a=b", "X-Reason: quota"), "", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				backend := newBackendInMemory(t)
-				p := newProxy(t, wsproxy.WithBackends("http://a"), backend.option())
-				s := serveInMemory(t, wrapped(p, hijackOnly))
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
-				leg := backend.accept(t)
+				backend := proxytest.NewBackendInMemory(t)
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option())
+				s := proxytest.ServeInMemory(t, wrapped(p, hijackOnly))
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				leg := backend.Accept(t)
 				leg.ReadRequest()
 				go func() { // ends when the proxy has read it all
 					leg.Write([]byte(tt.answer))
 					leg.Conn().Close()
 				}()
 				resp := client.ReadResponse()
-				wantStatus(t, resp, http.StatusForbidden)
-				wantField(t, resp.Header, "Set-Cookie", "a=b")
-				wantField(t, resp.Header, "X-Reason", "quota")
+				proxytest.WantStatus(t, resp, http.StatusForbidden)
+				proxytest.WantField(t, resp.Header, "Set-Cookie", "a=b")
+				proxytest.WantField(t, resp.Header, "X-Reason", "quota")
 				if !resp.Close {
 					t.Error("answer has no Connection: close; want one")
 				}
@@ -224,8 +225,8 @@ func TestRefusalBehindAWrapperWithHijackOnlyArrivesWhole(t *testing.T) {
 				}
 				client.WantEOF()
 				client.Close()
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 				if st := p.Stats(); st.Refused != 1 {
 					t.Errorf("Stats() has %d refused; want 1", st.Refused)
 				}
@@ -236,22 +237,22 @@ func TestRefusalBehindAWrapperWithHijackOnlyArrivesWhole(t *testing.T) {
 
 func TestRefusalBehindAWrapperWithHijackOnlyThatBreaksOffIsNotTakenForTheWhole(t *testing.T) {
 	for name, answer := range map[string]string{
-		"length":  raw("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no",
-		"chunked": raw("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n",
+		"length":  proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no",
+		"chunked": proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			backend := wstest.StartRaw(t, answer+"{end}")
-			p := newProxy(t, wsproxy.WithBackends(backend.URL()))
-			s := serve(t, wrapped(p, hijackOnly))
+			p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
+			s := proxytest.Serve(t, wrapped(p, hijackOnly))
 			client := wstest.Dial(t, s.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			resp := client.ReadResponse()
-			wantStatus(t, resp, http.StatusForbidden)
+			proxytest.WantStatus(t, resp, http.StatusForbidden)
 			if body, err := io.ReadAll(resp.Body); err == nil {
 				t.Errorf("client got the body %q without an error; want one: it is a part", body)
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
@@ -264,20 +265,20 @@ func TestClientThatDoesNotReadARefusalIsGivenUpBehindAnyWrapper(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				network := newFakeNet()
-				network.set("a", fakeBackend{answer: refusing(403, strings.Repeat("x", 1<<20))})
-				p := newProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial))
-				s := serveInMemory(t, wrapped(p, wrap))
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
+				network := proxytest.NewNetwork()
+				network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(403, strings.Repeat("x", 1<<20))})
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
+				s := proxytest.ServeInMemory(t, wrapped(p, wrap))
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
 				time.Sleep(10*time.Second - time.Nanosecond)
 				synctest.Wait()
 				if n := p.Backends()[0].NumTunnels(); n != 1 {
 					t.Errorf("backend has %d tunnels before the limit; want 1", n)
 				}
 				time.Sleep(time.Nanosecond)
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 			})
 		})
 	}
@@ -288,9 +289,9 @@ func TestShutdownTellsOfAnUpgradeThatIsStuck(t *testing.T) {
 		goOn := make(chan bool)
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a"),
 			wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { <-goOn; return nil }))
-		network.set("a", fakeBackend{answer: switching})
-		client := s.dial(t)
-		client.WriteRequest(upgradeTo("/chat"))
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		synctest.Wait() // the hook has begun
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -303,9 +304,9 @@ func TestShutdownTellsOfAnUpgradeThatIsStuck(t *testing.T) {
 			t.Errorf("Stats() has %d upgrading; want 1", st.Upgrading)
 		}
 		close(goOn)
-		wantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
-		s.wait()
-		wantNoTunnels(t, p)
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
+		s.Wait()
+		proxytest.WantNoTunnels(t, p)
 		if err := p.Shutdown(t.Context()); err != nil {
 			t.Errorf("Shutdown() = %v once the hook has returned; want nil", err)
 		}

@@ -7,17 +7,18 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 func TestTunnelTakesTwoDescriptors(t *testing.T) {
 	const tunnels = 50
-	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	open := func() *wstest.Peer {
 		c := wstest.Dial(t, s.URL)
-		c.WriteRequest(upgradeTo("/"))
-		wantSwitch(t, c)
-		wantEcho(t, c)
+		c.WriteRequest(proxytest.UpgradeTo("/"))
+		proxytest.WantSwitch(t, c)
+		proxytest.WantEcho(t, c)
 		return c
 	}
 	first := open() // with it comes the event loop, which has descriptors of its own
@@ -28,13 +29,13 @@ func TestTunnelTakesTwoDescriptors(t *testing.T) {
 	}
 	// The client's and the backend's own are in this process too. The loop can have
 	// relayed an echo before the descriptors are closed that its own duplicate.
-	if !becomes(func() bool { return numDescriptors(t)-before == 2*tunnels+2*tunnels }) {
+	if !proxytest.Becomes(func() bool { return numDescriptors(t)-before == 2*tunnels+2*tunnels }) {
 		t.Errorf("%d tunnels take %d descriptors; want %d", tunnels, numDescriptors(t)-before-2*tunnels, 2*tunnels)
 	}
 	for _, c := range append(clients, first) {
-		hangUp(t, c)
+		proxytest.HangUp(t, c)
 	}
-	s.wait()
+	s.Wait()
 }
 
 func numDescriptors(t *testing.T) int {

@@ -14,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -32,18 +33,18 @@ func TestOuterProxyTellsWhoTheClientIs(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			backend := wstest.StartBackend(t)
-			proxy, s := start(t,
+			proxy, s := proxytest.Start(t,
 				wsproxy.WithBackends(backend.URL()), wsproxy.WithTrustedProxies(tt.trusted...))
-			outer := serve(t, outerProxy(t, s.URL))
+			outer := proxytest.Serve(t, outerProxy(t, s.URL))
 
 			client := wstest.Dial(t, outer.URL)
-			client.WriteRequest(upgradeTo("/chat"))
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			leg := backend.Accepted(t)
 			req := leg.AcceptUpgrade(nil)
-			wantSwitch(t, client)
-			wantField(t, req.Header, "X-Forwarded-For", tt.wantFor)
-			wantField(t, req.Header, "X-Forwarded-Proto", tt.wantProto)
-			if got := onlyTunnel(t, proxy).Info().ClientAddr.String(); got != tt.wantAddr {
+			proxytest.WantSwitch(t, client)
+			proxytest.WantField(t, req.Header, "X-Forwarded-For", tt.wantFor)
+			proxytest.WantField(t, req.Header, "X-Forwarded-Proto", tt.wantProto)
+			if got := proxytest.OnlyTunnel(t, proxy).Info().ClientAddr.String(); got != tt.wantAddr {
 				t.Errorf("ClientAddr is %s; want %s", got, tt.wantAddr)
 			}
 			client.Send(wstest.Text("hello"))
@@ -51,7 +52,7 @@ func TestOuterProxyTellsWhoTheClientIs(t *testing.T) {
 			client.Close()
 			leg.WantClose(1001)
 			leg.Close()
-			outer.wait()
+			outer.Wait()
 		})
 	}
 }
@@ -72,37 +73,37 @@ func outerProxy(t *testing.T, target string) http.Handler {
 
 func TestRefusalTellsWhatAnOuterProxyLost(t *testing.T) {
 	backend := wstest.StartBackend(t)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()))
-	const key = "Sec-WebSocket-Key: " + sampleKey
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+	const key = "Sec-WebSocket-Key: " + proxytest.SampleKey
 	for _, tt := range []struct {
 		name, request string
 		want          string
 	}{
 		{
 			"both fields dropped",
-			raw("GET / HTTP/1.1", "Host: h", "Sec-WebSocket-Version: 13", key),
+			proxytest.Head("GET / HTTP/1.1", "Host: h", "Sec-WebSocket-Version: 13", key),
 			"Upgrade was missing: does a proxy in front drop it?",
 		},
 		{
 			"connection set to close",
-			raw("GET / HTTP/1.1", "Host: h", "Upgrade: websocket", "Connection: close", "Sec-WebSocket-Version: 13", key),
+			proxytest.Head("GET / HTTP/1.1", "Host: h", "Upgrade: websocket", "Connection: close", "Sec-WebSocket-Version: 13", key),
 			"Connection was `close`: does a proxy in front drop it?",
 		},
 		{
 			"HTTP/1.0",
-			raw("GET / HTTP/1.0", "Host: h", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", key),
+			proxytest.Head("GET / HTTP/1.0", "Host: h", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", key),
 			"Protocol was `HTTP/1.0`: a WebSocket is opened over HTTP/1.1",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			resp, body := exchange(t, s.URL, tt.request)
-			wantStatus(t, resp, http.StatusUpgradeRequired)
+			resp, body := proxytest.Exchange(t, s.URL, tt.request)
+			proxytest.WantStatus(t, resp, http.StatusUpgradeRequired)
 			if got := strings.TrimSpace(body); got != tt.want {
 				t.Errorf("body is %q; want %q", got, tt.want)
 			}
 		})
 	}
-	wantUntouched(t, backend)
+	proxytest.WantUntouched(t, backend)
 }
 
 // What a proxy in front sees of an idle tunnel is what backend and clients say to
@@ -121,7 +122,7 @@ func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
 		<-ctx.Done()
 	}))
 	defer backend.Close()
-	_, s := start(t, wsproxy.WithBackends(backend.URL))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL))
 
 	client := connect(s.URL)
 	defer client.CloseNow()
@@ -137,14 +138,14 @@ func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
 func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
 	const bufferBytes = 32 << 10
 	backend := wstest.StartBackend(t)
-	p, s := start(t, wsproxy.WithBackends(backend.URL()),
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
 		wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: bufferBytes}))
 	client := wstest.Dial(t, s.URL)
 	client.Conn().(*net.TCPConn).SetReadBuffer(bufferBytes)
-	client.WriteRequest(upgradeTo("/"))
+	client.WriteRequest(proxytest.UpgradeTo("/"))
 	leg := backend.Accepted(t)
 	leg.AcceptUpgrade(nil)
-	wantSwitch(t, client)
+	proxytest.WantSwitch(t, client)
 
 	// Four sockets' buffers, which a kernel may double, and one of the proxy's.
 	const bound = 1 << 20
@@ -156,5 +157,5 @@ func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
 		t.Errorf("the backend could send %d bytes, with error %v; want at most %d and a timeout", n, err, bound)
 	}
 	p.Close()
-	s.wait()
+	s.Wait()
 }

@@ -14,10 +14,11 @@ import (
 	"unsafe"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // playProxy is the role of a program that has a proxy.
-func playProxy(t *testing.T) map[string]command {
+func playProxy(t *testing.T) map[string]proxytest.Command {
 	number := func(s string) int {
 		n, err := strconv.Atoi(s)
 		if err != nil {
@@ -29,7 +30,7 @@ func playProxy(t *testing.T) map[string]command {
 	trace.Closed = func(wsproxy.TunnelEnd) { ends <- struct{}{} }
 	var p *wsproxy.Proxy
 	var passed uint64
-	return map[string]command{
+	return map[string]proxytest.Command{
 		// limit N bounds the descriptors that it may have.
 		"limit": func(args ...string) any {
 			limit := syscall.Rlimit{Cur: uint64(number(args[0])), Max: uint64(number(args[0]))}
@@ -37,8 +38,8 @@ func playProxy(t *testing.T) map[string]command {
 		},
 		// serve BACKEND answers with the URL of a proxy.
 		"serve": func(args ...string) any {
-			var s *site
-			p, s = start(t, wsproxy.WithBackends(args[0]), wsproxy.WithTrace(trace))
+			var s *proxytest.Site
+			p, s = proxytest.Start(t, wsproxy.WithBackends(args[0]), wsproxy.WithTrace(trace))
 			return s.URL
 		},
 		// ended N waits until so many more tunnels have ended.

@@ -17,32 +17,33 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // What is tested here is code of the user's that does what it must not.
 
 func TestDialerWithoutAConnectionIsABackendThatFails(t *testing.T) {
-	network := newFakeNet()
-	network.set("b", fakeBackend{answer: switching})
+	network := proxytest.NewNetwork()
+	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 	dial := func(ctx context.Context, kind, addr string) (net.Conn, error) {
 		if strings.HasPrefix(addr, "a:") {
 			return nil, nil
 		}
-		return network.dial(ctx, kind, addr)
+		return network.Dial(ctx, kind, addr)
 	}
-	p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(dial))
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusBadGateway)
+	p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(dial))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusBadGateway)
 	if state := p.Backends()[0].State(); state != wsproxy.BackendFailing {
 		t.Errorf("backend is %v; want failing", state)
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 
-	_, s = start(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(dial))
-	client, _ := open(t, s.URL, upgradeTo("/chat"))
-	wantEcho(t, client)
+	_, s = proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(dial))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantEcho(t, client)
 }
 
 // Connections of a dialer's.
@@ -52,9 +53,11 @@ type (
 	panickyCloser struct{ *memnet.Conn }
 )
 
-func (panickyReader) Read([]byte) (int, error)  { panic("boom") }
+func (panickyReader) Read([]byte) (int, error) { panic("boom") }
+
 func (panickyWrites) Write([]byte) (int, error) { panic("boom") }
-func (c panickyCloser) Close() error            { c.Conn.Close(); panic("boom") }
+
+func (c panickyCloser) Close() error { c.Conn.Close(); panic("boom") }
 
 func TestPanicInTheDialersConnectionClosesItOnceAndGivesThePlaceBack(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
@@ -67,28 +70,28 @@ func TestPanicInTheDialersConnectionClosesItOnceAndGivesThePlaceBack(t *testing.
 			{"Close", func(c *memnet.Conn) net.Conn { return panickyCloser{c} }},
 		} {
 			t.Run(tt.name+" over "+scheme, func(t *testing.T) {
-				var book logBook
+				var book proxytest.LogBook
 				var front *memnet.Conn
-				p, s := start(t, wsproxy.WithBackends(scheme+"://a"), book.option(), wsproxy.WithDialer(
+				p, s := proxytest.Start(t, wsproxy.WithBackends(scheme+"://a"), book.Option(), wsproxy.WithDialer(
 					func(context.Context, string, string) (net.Conn, error) {
 						var back *memnet.Conn
 						front, back = memnet.Pipe(4096)
-						go fakeBackend{answer: "nonsense\r\n\r\n"}.serve(back) // until the proxy closes front
+						go proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}.Serve(back) // until the proxy closes front
 						return tt.wrap(front), nil
 					}))
-				resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-				wantStatus(t, resp, http.StatusInternalServerError)
+				resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+				proxytest.WantStatus(t, resp, http.StatusInternalServerError)
 				if strings.Contains(body, "boom") {
 					t.Errorf("client got %q; want nothing about the panic", body)
 				}
 				if n := front.NumCloses(); n != 1 {
 					t.Errorf("connection was closed %d times; want 1", n)
 				}
-				if lines := book.lines("level=ERROR", "boom", "stack="); len(lines) != 1 {
-					t.Errorf("log has %q; want one Error line about the panic", book.lines())
+				if lines := book.Lines("level=ERROR", "boom", "stack="); len(lines) != 1 {
+					t.Errorf("log has %q; want one Error line about the panic", book.Lines())
 				}
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 			})
 		}
 	}
@@ -96,39 +99,39 @@ func TestPanicInTheDialersConnectionClosesItOnceAndGivesThePlaceBack(t *testing.
 
 func TestPanicInCloseAfterARefusalGivesThePlaceBack(t *testing.T) {
 	var front *memnet.Conn
-	p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) {
+	p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) {
 		var back *memnet.Conn
 		front, back = memnet.Pipe(4096)
-		go fakeBackend{answer: refusing(403, "no")}.serve(back) // until the proxy closes front
+		go proxytest.FakeBackend{Answer: proxytest.Refusing(403, "no")}.Serve(back) // until the proxy closes front
 		return panickyCloser{front}, nil
 	}))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/chat"))
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	io.Copy(io.Discard, client) // to the end, whether the answer came before it or not
-	s.wait()
+	s.Wait()
 	if n := front.NumCloses(); n != 1 {
 		t.Errorf("connection was closed %d times; want 1", n)
 	}
-	wantNoTunnels(t, p)
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestDialersConnectionIsClosedOnceWhenTLSTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		front, back := memnet.Pipe(64 << 10)
-		p := newProxy(t, wsproxy.WithBackends("https://a"), wsproxy.WithDialer(
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("https://a"), wsproxy.WithDialer(
 			func(context.Context, string, string) (net.Conn, error) { return front, nil }))
-		s := serveInMemory(t, p)
-		client := s.dial(t)
-		client.WriteRequest(upgradeTo("/chat"))
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		time.Sleep(10 * time.Second)
-		wantStatus(t, client.ReadResponse(), http.StatusGatewayTimeout)
-		s.wait()
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusGatewayTimeout)
+		s.Wait()
 		synctest.Wait() // for whoever might close it late
 		if n := front.NumCloses(); n != 1 {
 			t.Errorf("connection was closed %d times; want 1", n)
 		}
 		back.Close()
-		wantNoTunnels(t, p)
+		proxytest.WantNoTunnels(t, p)
 	})
 }
 
@@ -156,10 +159,10 @@ func TestPanicOfTheLoggerEndsNothing(t *testing.T) {
 	for _, inEnabled := range []bool{false, true} {
 		t.Run(fmt.Sprintf("in Enabled %t", inEnabled), func(t *testing.T) {
 			log := panickyLog{slog.DiscardHandler, inEnabled, new(atomic.Int64)}
-			network := newFakeNet() // where nobody is at a
-			network.set("b", fakeBackend{answer: switching})
-			ends, trace := traceEnds()
-			p, s := start(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial),
+			network := proxytest.NewNetwork() // where nobody is at a
+			network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+			ends, trace := proxytest.TraceEnds()
+			p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial),
 				wsproxy.WithLogger(slog.New(log)), trace,
 				wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 					if r.In.URL.Path == "/panic" {
@@ -173,26 +176,26 @@ func TestPanicOfTheLoggerEndsNothing(t *testing.T) {
 					t.Errorf("%s was not logged", what)
 				}
 			}
-			client, _ := open(t, s.URL, upgradeTo("/chat"))
-			wantEcho(t, client)
-			hangUp(t, client)
+			client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantEcho(t, client)
+			proxytest.HangUp(t, client)
 			if e := <-ends; e.Cause != wsproxy.CauseClosed || e.Cut {
 				t.Errorf("tunnel ended by %v, cut %t; want closed", e.Cause, e.Cut)
 			}
 			wantLogged("tunnel")
-			resp, _ := exchange(t, s.URL, raw("GET / HTTP/1.1", "Host: a"))
-			wantStatus(t, resp, http.StatusUpgradeRequired)
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.Head("GET / HTTP/1.1", "Host: a"))
+			proxytest.WantStatus(t, resp, http.StatusUpgradeRequired)
 			wantLogged("refusal")
-			resp, _ = exchange(t, s.URL, upgradeTo("/panic"))
-			wantStatus(t, resp, http.StatusInternalServerError)
+			resp, _ = proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/panic"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
 			wantLogged("panic")
-			hidden := serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter { return hidingWriter{w} }))
-			resp, _ = exchange(t, hidden.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
+			hidden := proxytest.Serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter { return hidingWriter{w} }))
+			resp, _ = proxytest.Exchange(t, hidden.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
 			wantLogged("hidden Hijack")
-			s.wait()
-			hidden.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			hidden.Wait()
+			proxytest.WantNoTunnels(t, p)
 			if err := p.Shutdown(t.Context()); err != nil {
 				t.Errorf("Shutdown() = %v; want nil: nothing is left", err)
 			}
@@ -216,14 +219,14 @@ func TestHookThatEndsItsGoroutineBeforeThe101Gives500(t *testing.T) {
 		{"Attempted", wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(wsproxy.AttemptInfo) { runtime.Goexit() }})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			backend := wstest.StartRaw(t, switching)
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), tt.option)
-			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
-			s.wait()
-			wantNoTunnels(t, p)
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), tt.option)
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 			if backend.NumAccepted() > 0 {
-				receivedHead(t, backend) // its connection has ended
+				proxytest.ReceivedHead(t, backend) // its connection has ended
 			}
 		})
 	}
@@ -232,15 +235,15 @@ func TestHookThatEndsItsGoroutineBeforeThe101Gives500(t *testing.T) {
 func TestHookThatEndsItsGoroutineAfterThe101EndsTheTunnel(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	ends := make(chan wsproxy.TunnelEnd, 1)
-	p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
 		Opened: func(wsproxy.TunnelInfo) { runtime.Goexit() },
 		Closed: func(e wsproxy.TunnelEnd) { ends <- e; runtime.Goexit() },
 	}))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/chat"))
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	leg := backend.Accepted(t)
 	leg.AcceptUpgrade(nil)
-	wantSwitch(t, client)
+	proxytest.WantSwitch(t, client)
 	client.WantClose(1011)
 	leg.WantClose(1001)
 	client.Close()
@@ -248,8 +251,8 @@ func TestHookThatEndsItsGoroutineAfterThe101EndsTheTunnel(t *testing.T) {
 	if e := <-ends; e.Cause != wsproxy.CausePanic {
 		t.Errorf("tunnel ended by %v; want %v", e.Cause, wsproxy.CausePanic)
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 // What an error wraps is the hook's business, and no timeout of a backend's.
@@ -265,13 +268,13 @@ func TestErrorOfRewriteIs500WhateverItWraps(t *testing.T) {
 		{errors.Join(&wsproxy.StatusError{Status: 401, Err: errors.New("log in")}, errors.New("detail")), 401},
 		{errors.Join(errors.New("detail"), &wsproxy.StatusError{Status: 401, Err: errors.New("log in")}), 401},
 	} {
-		backend := wstest.StartRaw(t, switching)
-		p, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { return tt.err }))
-		resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
+		backend := wstest.StartRaw(t, proxytest.Switching)
+		p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { return tt.err }))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
 		if resp.StatusCode != tt.status {
 			t.Errorf("client got status %d for the error %q; want %d", resp.StatusCode, tt.err, tt.status)
 		}
-		wantUntouched(t, backend)
+		proxytest.WantUntouched(t, backend)
 		if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
 			t.Errorf("backend is %v after the error %q; want up", state, tt.err)
 		}

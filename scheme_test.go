@@ -19,6 +19,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -94,7 +95,7 @@ func startEchoTLS(t *testing.T, config *tls.Config, seen chan<- *http.Request) (
 	srv.EnableHTTP2 = true
 	srv.TLS = config.Clone()
 	srv.TLS.NextProtos = []string{"h2", "http/1.1"}
-	srv.Config.ErrorLog = discardLog
+	srv.Config.ErrorLog = proxytest.DiscardLog
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
 	return srv.Listener.Addr().String()
@@ -127,12 +128,12 @@ func TestBackendsOverTLS(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			seen := make(chan *http.Request, 1)
 			addr := startEchoTLS(t, tt.server, seen)
-			p, s := start(t, wsproxy.WithTLSConfig(tt.client), wsproxy.WithBackendConfigs(
+			p, s := proxytest.Start(t, wsproxy.WithTLSConfig(tt.client), wsproxy.WithBackendConfigs(
 				wsproxy.BackendConfig{URL: tt.scheme + "://" + addr, ServerName: tt.serverName}))
 			c := wstest.Dial(t, s.URL)
-			c.WriteRequest(upgradeTo("/chat"))
+			c.WriteRequest(proxytest.UpgradeTo("/chat"))
 			resp := c.ReadResponse()
-			wantStatus(t, resp, tt.status)
+			proxytest.WantStatus(t, resp, tt.status)
 			if resp.StatusCode != 101 {
 				return
 			}
@@ -146,10 +147,10 @@ func TestBackendsOverTLS(t *testing.T) {
 			if r.Host != "chat.example" {
 				t.Errorf("backend got Host %q; want chat.example", r.Host)
 			}
-			wantEcho(t, c)
-			hangUp(t, c)
-			s.wait()
-			wantNoTunnels(t, p)
+			proxytest.WantEcho(t, c)
+			proxytest.HangUp(t, c)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
@@ -160,10 +161,10 @@ func TestEachBackendHasItsOwnServerName(t *testing.T) {
 		seen := make(chan *http.Request, 1)
 		addr := startEchoTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, name)}}, seen)
 		other := startEchoTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "other.example")}}, seen)
-		_, s := start(t, wsproxy.WithTLSConfig(&tls.Config{RootCAs: ca.pool}), firstOf, wsproxy.WithBackendConfigs(
+		_, s := proxytest.Start(t, wsproxy.WithTLSConfig(&tls.Config{RootCAs: ca.pool}), proxytest.FirstCandidate, wsproxy.WithBackendConfigs(
 			wsproxy.BackendConfig{URL: "wss://" + addr, ServerName: name},
 			wsproxy.BackendConfig{URL: "wss://" + other, ServerName: "other.example"}))
-		open(t, s.URL, upgradeTo("/chat"))
+		proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
 		if got := (<-seen).TLS.ServerName; got != name {
 			t.Errorf("SNI asked for %q; want %q", got, name)
 		}
@@ -173,9 +174,9 @@ func TestEachBackendHasItsOwnServerName(t *testing.T) {
 func TestSchemesHTTPAndWSAreTheSame(t *testing.T) {
 	for _, scheme := range []string{"http", "ws", "HTTP"} {
 		url := scheme + strings.TrimPrefix(wstest.StartEcho(t), "http")
-		_, s := start(t, wsproxy.WithBackends(url))
-		client, _ := open(t, s.URL, upgradeTo("/chat"))
-		wantEcho(t, client)
+		_, s := proxytest.Start(t, wsproxy.WithBackends(url))
+		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+		proxytest.WantEcho(t, client)
 	}
 }
 
@@ -186,9 +187,9 @@ func TestUnixBackendGetsTheClientsHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	p, s := start(t, wsproxy.WithBackends("unix://"+path))
+	p, s := proxytest.Start(t, wsproxy.WithBackends("unix://"+path))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/chat/../x?y=1"))
+	client.WriteRequest(proxytest.UpgradeTo("/chat/../x?y=1"))
 	c, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -198,7 +199,7 @@ func TestUnixBackendGetsTheClientsHost(t *testing.T) {
 	if req.Host != "chat.example" || req.RequestURI != "/chat/../x?y=1" {
 		t.Errorf("backend was asked for %q of %q; want /chat/../x?y=1 of chat.example", req.RequestURI, req.Host)
 	}
-	wantSwitch(t, client)
+	proxytest.WantSwitch(t, client)
 	client.Send(wstest.Text("hello"))
 	leg.Want(wstest.Text("hello"))
 	leg.Send(wstest.Close(1000, ""))
@@ -208,8 +209,8 @@ func TestUnixBackendGetsTheClientsHost(t *testing.T) {
 	leg.Close()
 	client.WantEOF()
 	client.Close()
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestPathsOfBackends(t *testing.T) {
@@ -232,28 +233,28 @@ func TestPathsOfBackends(t *testing.T) {
 		{"/base", "/a..b/...", "/base/a..b/..."},
 		{"/base", "/%252e%252e/x", "/base/%252e%252e/x"},
 	} {
-		backend := wstest.StartRaw(t, refusing(403, ""))
-		_, s := start(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
-		exchange(t, s.URL, upgradeTo(tt.target))
-		if req, _, _ := receivedHead(t, backend); req.RequestURI != tt.want {
+		backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
+		_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
+		proxytest.Exchange(t, s.URL, proxytest.UpgradeTo(tt.target))
+		if req, _, _ := proxytest.ReceivedHead(t, backend); req.RequestURI != tt.want {
 			t.Errorf("prefix %q, target %q: backend was asked for %q; want %q", tt.prefix, tt.target, req.RequestURI, tt.want)
 		}
 	}
 }
 
 func TestDotSegmentsEscapeNoPrefix(t *testing.T) {
-	backend := wstest.StartRaw(t, switching)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()+"/base"))
+	backend := wstest.StartRaw(t, proxytest.Switching)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()+"/base"))
 	for _, target := range []string{
 		"/..", "/../admin", "/chat/../../admin", "/chat/..", "/./chat", "/%2e%2e/admin", "/.%2e/admin", "/%2E%2E/admin",
 		"/..%2fadmin", "/chat%2f..%2f..%2fadmin", "/..%5cadmin", `/..\admin`, "/chat/..;/admin", "/%2e", "http://x/../y",
 	} {
-		resp, _ := exchange(t, s.URL, upgradeTo(target))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo(target))
 		if resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: client got %d; want 400", target, resp.StatusCode)
 		}
 	}
-	wantUntouched(t, backend)
+	proxytest.WantUntouched(t, backend)
 }
 
 func TestStripPrefixWorksInFront(t *testing.T) {
@@ -265,11 +266,11 @@ func TestStripPrefixWorksInFront(t *testing.T) {
 		{"/base", "/ws/room%2F1", "/base/room%2F1"},
 		{"/base", "/wsx", "/base/x"},
 	} {
-		backend := wstest.StartRaw(t, refusing(403, ""))
-		p := newProxy(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
-		s := serve(t, http.StripPrefix("/ws", p))
-		exchange(t, s.URL, upgradeTo(tt.target))
-		if req, _, _ := receivedHead(t, backend); req.RequestURI != tt.want {
+		backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
+		p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
+		s := proxytest.Serve(t, http.StripPrefix("/ws", p))
+		proxytest.Exchange(t, s.URL, proxytest.UpgradeTo(tt.target))
+		if req, _, _ := proxytest.ReceivedHead(t, backend); req.RequestURI != tt.want {
 			t.Errorf("prefix %q, target %q: backend was asked for %q; want %q", tt.prefix, tt.target, req.RequestURI, tt.want)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -17,20 +18,20 @@ func TestATunnelWaitsForABackendOverTLSOutsideOfCryptoTLS(t *testing.T) {
 	ca := newAuthority(t)
 	config := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "backend.example")}}
 	addr := startEchoTLS(t, config, make(chan *http.Request, 1))
-	_, s := start(t,
+	_, s := proxytest.Start(t,
 		wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "wss://" + addr, ServerName: "backend.example"}),
 		wsproxy.WithTLSConfig(&tls.Config{RootCAs: ca.pool}))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/"))
-	wantSwitch(t, client)
-	wantEcho(t, client)
+	client.WriteRequest(proxytest.UpgradeTo("/"))
+	proxytest.WantSwitch(t, client)
+	proxytest.WantEcho(t, client)
 	for _, stack := range waitingFills(2) {
 		if strings.Contains(stack, "crypto/tls.(*Conn).Read") {
 			t.Errorf("a tunnel waits with a buffer inside of crypto/tls:\n%s", stack)
 		}
 	}
-	hangUp(t, client)
-	s.wait()
+	proxytest.HangUp(t, client)
+	s.Wait()
 }
 
 // waitingFills returns the stacks of n goroutines that wait for a tunnel's

@@ -13,11 +13,13 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -67,7 +69,7 @@ func checkGoingAway(f wstest.Frame) error {
 }
 
 // playBackends is the role of echo servers.
-func playBackends(t *testing.T) map[string]command {
+func playBackends(t *testing.T) map[string]proxytest.Command {
 	var r tallier
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -87,7 +89,7 @@ func playBackends(t *testing.T) map[string]command {
 		ln.Close()
 		accepting.Wait()
 	})
-	return map[string]command{
+	return map[string]proxytest.Command{
 		"url":  func(...string) any { return "http://" + ln.Addr().String() },
 		"ends": r.ends,
 	}
@@ -117,10 +119,10 @@ func serveEcho(c net.Conn) (frames int, err error) {
 }
 
 // playClients is the role of clients that talk all the time.
-func playClients(t *testing.T) map[string]command {
+func playClients(t *testing.T) map[string]proxytest.Command {
 	var r tallier
 	var clients []*wstest.Peer
-	return map[string]command{
+	return map[string]proxytest.Command{
 		// open URL N opens so many tunnels.
 		"open": func(args ...string) any {
 			n, _ := strconv.Atoi(args[1])
@@ -176,6 +178,16 @@ func talkToEcho(c *wstest.Peer, begun func()) (frames int, err error) {
 	}
 }
 
+// maxDescriptors returns how many descriptors this process may have.
+func maxDescriptors(t testing.TB) int {
+	t.Helper()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return int(min(limit.Cur, 1<<20))
+}
+
 func TestShutdownOfThousandsOfTunnelsWhileTrafficFlows(t *testing.T) {
 	most := 3000
 	if testing.Short() {
@@ -188,26 +200,26 @@ func TestShutdownOfThousandsOfTunnelsWhileTrafficFlows(t *testing.T) {
 	}
 	t.Logf("%d tunnels; this process may have %d descriptors", tunnels, maxDescriptors(t))
 
-	clients, backends := startChild(t, "clients"), startChild(t, "backends")
+	clients, backends := proxytest.StartChild(t, "clients"), proxytest.StartChild(t, "backends")
 	var backendURL string
-	backends.ask(&backendURL, "url")
-	p, s := start(t, wsproxy.WithBackends(backendURL))
+	backends.Ask(&backendURL, "url")
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backendURL))
 	var n int
-	clients.ask(&n, "open", s.URL, tunnels)
-	clients.ask(new(bool), "talk")
-	ctx, cancel := context.WithTimeout(t.Context(), childPatience)
+	clients.Ask(&n, "open", s.URL, tunnels)
+	clients.Ask(new(bool), "talk")
+	ctx, cancel := context.WithTimeout(t.Context(), proxytest.ChildTimeout)
 	defer cancel()
 	began := time.Now()
 	if err := p.Shutdown(ctx); err != nil {
 		t.Errorf("Shutdown() = %v; want nil", err)
 	}
 	t.Logf("Shutdown took %v, after %d messages", time.Since(began), p.Stats().ToClient.Messages)
-	for _, c := range []*child{clients, backends} {
+	for _, c := range []*proxytest.Child{clients, backends} {
 		var got tally
-		if c.ask(&got, "ends"); got.GoingAway != tunnels || len(got.Otherwise) > 0 {
-			t.Errorf("%s: %d of %d tunnels ended with 1001; some of the others: %q", c.role, got.GoingAway, tunnels, got.Otherwise)
+		if c.Ask(&got, "ends"); got.GoingAway != tunnels || len(got.Otherwise) > 0 {
+			t.Errorf("%s: %d of %d tunnels ended with 1001; some of the others: %q", c.Role, got.GoingAway, tunnels, got.Otherwise)
 		}
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }

@@ -11,59 +11,29 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// shutDown calls Shutdown in the background.
-func shutDown(ctx context.Context, p *wsproxy.Proxy) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- p.Shutdown(ctx) }() // ends with ctx
-	return done
-}
-
 func TestShutdownSaysGoingAwayToBothSidesAndWaitsForTheirAnswers(t *testing.T) {
-	openPair(t).wantShutdownToWait(t)
-}
-
-// wantShutdownToWait shuts the proxy down, and wants both sides to be told and waited
-// for.
-func (p *pair) wantShutdownToWait(t *testing.T) {
-	t.Helper()
-	done := shutDown(t.Context(), p.proxy)
-	p.client.WantClose(1001)
-	p.backend.WantClose(1001)
-	p.client.Send(wstest.Close(1001, ""))
-	select {
-	case err := <-done:
-		t.Fatalf("Shutdown returned %v before the backend's answer", err)
-	case <-p.ends:
-		t.Fatal("the tunnel ended before the backend's answer")
-	default:
-	}
-	p.backend.Send(wstest.Close(1001, ""))
-	p.client.WantEOF() // and no second Close frame
-	p.client.Close()
-	p.backend.Close()
-	if err := <-done; err != nil {
-		t.Errorf("Shutdown() = %v; want nil: every tunnel ended by Close", err)
-	}
+	proxytest.OpenPair(t).WantShutdownToWait(t)
 }
 
 func TestShutdownWaitsForTheFrameThatIsUnderWay(t *testing.T) {
-	p := openPair(t)
+	p := proxytest.OpenPair(t)
 	frame := wstest.AppendFrame(nil, wstest.Text("a long message"), nil)
-	p.backend.SendRaw(frame[:5])
-	p.client.WantRaw(string(frame[:5]))
-	done := shutDown(t.Context(), p.proxy)
-	p.backend.WantClose(1001) // that direction is at a boundary
-	p.backend.SendRaw(frame[5:])
-	p.client.WantRaw(string(frame[5:]))
-	p.client.WantClose(1001)
-	p.backend.Send(wstest.Text("too late"), wstest.Close(1001, ""))
-	p.client.Send(wstest.Close(1001, ""))
-	p.client.WantEOF()
-	p.client.Close()
-	p.backend.Close()
+	p.Backend.SendRaw(frame[:5])
+	p.Client.WantRaw(string(frame[:5]))
+	done := proxytest.ShutDown(t.Context(), p.Proxy)
+	p.Backend.WantClose(1001) // that direction is at a boundary
+	p.Backend.SendRaw(frame[5:])
+	p.Client.WantRaw(string(frame[5:]))
+	p.Client.WantClose(1001)
+	p.Backend.Send(wstest.Text("too late"), wstest.Close(1001, ""))
+	p.Client.Send(wstest.Close(1001, ""))
+	p.Client.WantEOF()
+	p.Client.Close()
+	p.Backend.Close()
 	if err := <-done; err != nil {
 		t.Errorf("Shutdown() = %v; want nil", err)
 	}
@@ -71,38 +41,38 @@ func TestShutdownWaitsForTheFrameThatIsUnderWay(t *testing.T) {
 
 func TestShutdownRefusesUpgradesWithRetryAfter(t *testing.T) {
 	b := wstest.StartBackend(t)
-	p, s := start(t, wsproxy.WithBackends(b.URL()))
+	p, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()))
 	if err := p.Shutdown(t.Context()); err != nil {
 		t.Errorf("Shutdown() of an idle proxy = %v; want nil", err)
 	}
-	resp, _ := exchange(t, s.URL, upgradeTo("/"))
-	wantStatus(t, resp, http.StatusServiceUnavailable)
-	wantField(t, resp.Header, "Retry-After", "1")
-	wantUntouched(t, b)
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	proxytest.WantField(t, resp.Header, "Retry-After", "1")
+	proxytest.WantUntouched(t, b)
 }
 
 func TestShutdownEndsUpgradesThatAreUnderWay(t *testing.T) {
 	b := wstest.StartBackend(t)
-	p, s := start(t, wsproxy.WithBackends(b.URL()))
+	p, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/"))
+	client.WriteRequest(proxytest.UpgradeTo("/"))
 	backend := b.Accepted(t)
 	backend.ReadRequest() // and gives no answer
 	if err := p.Shutdown(t.Context()); err != nil {
 		t.Errorf("Shutdown() = %v; want nil: there was no tunnel", err)
 	}
 	resp := client.ReadResponse()
-	wantStatus(t, resp, http.StatusServiceUnavailable)
-	wantField(t, resp.Header, "Retry-After", "1")
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	proxytest.WantField(t, resp.Header, "Retry-After", "1")
 	backend.WantEOF()
-	wantNoTunnels(t, p)
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	b := wstest.StartBackend(t)
-	ends, trace := traceEnds()
-	p, s := start(t, wsproxy.WithBackends(b.URL()), trace)
+	ends, trace := proxytest.TraceEnds()
+	p, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()), trace)
 	var clients, backends []*wstest.Peer
 	for range 3 {
 		client := wstest.Dial(t, s.URL)
@@ -112,7 +82,7 @@ func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
 		client.WantUpgrade()
 		clients, backends = append(clients, client), append(backends, backend)
 	}
-	done := shutDown(ctx, p)
+	done := proxytest.ShutDown(ctx, p)
 	for i := range clients {
 		clients[i].WantClose(1001)
 		backends[i].WantClose(1001)
@@ -139,23 +109,23 @@ func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
 			t.Errorf("tunnel %d, whose peers did not answer, was not cut", i)
 		}
 	}
-	wantNoTunnels(t, p)
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestShutdownHasNoPatienceOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := newBackendInMemory(t)
-		p := newProxy(t, wsproxy.WithBackends("http://b"), backend.option())
-		s := serveInMemory(t, p)
-		client := s.dial(t)
+		backend := proxytest.NewBackendInMemory(t)
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://b"), backend.Option())
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
 		client.RequestUpgrade("/", nil)
-		leg := backend.accept(t)
+		leg := backend.Accept(t)
 		leg.AcceptUpgrade(nil)
 		client.WantUpgrade()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		began := time.Now()
-		err := <-shutDown(ctx, p)
+		err := <-proxytest.ShutDown(ctx, p)
 		if took := time.Since(began); took != time.Hour || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Shutdown() = %v after %v; want the context's deadline after 1h", err, took)
 		}
@@ -165,18 +135,18 @@ func TestShutdownHasNoPatienceOfItsOwn(t *testing.T) {
 }
 
 func TestShutdownMayBeCalledAgainAndBySeveral(t *testing.T) {
-	p := openPair(t)
-	first, second := shutDown(t.Context(), p.proxy), shutDown(t.Context(), p.proxy)
-	p.client.WantClose(1001)
-	p.backend.WantClose(1001)
-	p.client.Close()
-	p.backend.Close()
-	for _, done := range []<-chan error{first, second, shutDown(t.Context(), p.proxy)} {
+	p := proxytest.OpenPair(t)
+	first, second := proxytest.ShutDown(t.Context(), p.Proxy), proxytest.ShutDown(t.Context(), p.Proxy)
+	p.Client.WantClose(1001)
+	p.Backend.WantClose(1001)
+	p.Client.Close()
+	p.Backend.Close()
+	for _, done := range []<-chan error{first, second, proxytest.ShutDown(t.Context(), p.Proxy)} {
 		if err := <-done; err != nil {
 			t.Errorf("Shutdown() = %v; want nil", err)
 		}
 	}
-	if err := p.proxy.Close(); err != nil {
+	if err := p.Proxy.Close(); err != nil {
 		t.Errorf("Close() = %v; want nil", err)
 	}
 }
@@ -185,7 +155,7 @@ func TestShutdownReturnsAfterTheLastHook(t *testing.T) {
 	var mu sync.Mutex
 	finished := false
 	b := wstest.StartBackend(t)
-	p, s := start(t, wsproxy.WithBackends(b.URL()), wsproxy.WithTrace(&wsproxy.Trace{
+	p, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()), wsproxy.WithTrace(&wsproxy.Trace{
 		Closed: func(wsproxy.TunnelEnd) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -198,7 +168,7 @@ func TestShutdownReturnsAfterTheLastHook(t *testing.T) {
 	backend.AcceptUpgrade(nil)
 	client.WantUpgrade()
 	mu.Lock() // the hook blocks
-	done := shutDown(t.Context(), p)
+	done := proxytest.ShutDown(t.Context(), p)
 	client.WantClose(1001)
 	backend.WantClose(1001)
 	client.Close()
@@ -218,14 +188,14 @@ func TestShutdownReturnsAfterTheLastHook(t *testing.T) {
 }
 
 func TestCloseCutsTunnelsAtOnce(t *testing.T) {
-	p := openPair(t)
-	p.proxy.Close()
-	if e := p.end(t); !e.Cut || e.Cause != wsproxy.CauseShutdown || e.Side != wsproxy.SideProxy {
+	p := proxytest.OpenPair(t)
+	p.Proxy.Close()
+	if e := p.End(t); !e.Cut || e.Cause != wsproxy.CauseShutdown || e.Side != wsproxy.SideProxy {
 		t.Errorf("tunnel ended by %v, %v, cut %t; want proxy, shutdown, cut", e.Side, e.Cause, e.Cut)
 	}
-	p.client.WantEOF()
-	p.backend.WantEOF()
-	wantNoTunnels(t, p.proxy)
+	p.Client.WantEOF()
+	p.Backend.WantEOF()
+	proxytest.WantNoTunnels(t, p.Proxy)
 }
 
 func TestErrShutdownIsNetErrClosed(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -33,11 +34,11 @@ func TestResetOfASideThatIsNotReadTakesNoCPUTime(t *testing.T) {
 	flooding.Wait()
 	for _, s := range scenes { // all at the same time: they have a process each
 		s.reset()
-		s.proxy.tell("cpu", periods, period.Milliseconds())
+		s.proxy.Tell("cpu", periods, period.Milliseconds())
 	}
 	for _, s := range scenes {
 		var micros []int64
-		s.proxy.answer("cpu", &micros)
+		s.proxy.Answer("cpu", &micros)
 		wantIdle(t, s.name, micros, period)
 	}
 }
@@ -53,17 +54,17 @@ type stalled struct {
 	isFlooded    bool // the other floods it
 	isHalfClosed bool // it ends its stream before
 
-	proxy *child
+	proxy *proxytest.Child
 	peers [2]*wstest.Peer
 }
 
 func (s *stalled) open(t *testing.T) {
 	t.Helper()
 	b := wstest.StartBackend(t)
-	s.proxy = startChild(t, "proxy")
+	s.proxy = proxytest.StartChild(t, "proxy")
 	var url string
-	s.proxy.ask(&url, "serve", b.URL())
-	s.peers[sideClient], s.peers[sideBackend] = openThrough(t, url, b)
+	s.proxy.Ask(&url, "serve", b.URL())
+	s.peers[sideClient], s.peers[sideBackend] = proxytest.OpenThrough(t, url, b)
 }
 
 func (s *stalled) flood(t *testing.T) {
@@ -95,7 +96,7 @@ func (s *stalled) reset() {
 func wantIdle(t *testing.T, name string, micros []int64, period time.Duration) {
 	t.Helper()
 	most := 5 * time.Millisecond
-	if isRace {
+	if proxytest.IsRace {
 		most *= 3 // the detector makes code slower, not calls of the system
 	}
 	t.Logf("%s: %d µs of CPU time in periods of %v", name, micros, period)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -31,18 +32,18 @@ func wantStalled(t *testing.T, e wsproxy.TunnelEnd, id uint64) {
 
 func TestTunnelStalledForTheLongestEndsWhenTooManyAre(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := newBackendInMemory(t)
+		backend := proxytest.NewBackendInMemory(t)
 		trace, ends := watchEnds()
-		p := newProxy(t, wsproxy.WithBackends("http://backend"), backend.option(), trace,
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://backend"), backend.Option(), trace,
 			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: 2}))
-		s := serveInMemory(t, p)
+		s := proxytest.ServeInMemory(t, p)
 		message := wstest.Binary(make([]byte, 1<<20))
 		stall := func() (client, leg *wstest.Peer) {
-			client = s.dial(t)
-			client.WriteRequest(upgradeTo("/"))
-			leg = backend.accept(t)
+			client = s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/"))
+			leg = backend.Accept(t)
 			leg.AcceptUpgrade(nil)
-			wantSwitch(t, client)
+			proxytest.WantSwitch(t, client)
 			go leg.WriteFrames(message) // until the client has read it, or the end
 			synctest.Wait()
 			time.Sleep(300 * time.Millisecond)
@@ -82,16 +83,16 @@ func TestTunnelStalledForTheLongestEndsWhenTooManyAre(t *testing.T) {
 
 func TestTunnelsMayStallWithoutABound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := newBackendInMemory(t)
+		backend := proxytest.NewBackendInMemory(t)
 		trace, ends := watchEnds()
-		p := newProxy(t, wsproxy.WithBackends("http://backend"), backend.option(), trace,
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://backend"), backend.Option(), trace,
 			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: -1}))
-		s := serveInMemory(t, p)
-		client := s.dial(t)
-		client.WriteRequest(upgradeTo("/"))
-		leg := backend.accept(t)
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/"))
+		leg := backend.Accept(t)
 		leg.AcceptUpgrade(nil)
-		wantSwitch(t, client)
+		proxytest.WantSwitch(t, client)
 		message := wstest.Binary(make([]byte, 1<<20))
 		go leg.WriteFrames(message)
 		time.Sleep(24 * time.Hour)
@@ -109,17 +110,17 @@ func TestTunnelWhoseClientDoesNotReadEndsWhenTooManyAreStalled(t *testing.T) {
 			t.Parallel() // some real seconds
 			backend := wstest.StartBackend(t)
 			trace, ends := watchEnds()
-			p, s := start(t, wsproxy.WithBackends(backend.URL()), trace, wsproxy.WithDetached(detached),
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), trace, wsproxy.WithDetached(detached),
 				wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: 1, SocketBuffer: 32 << 10}))
 			message := wstest.Binary(make([]byte, 4<<20))
 			var clients, legs []*wstest.Peer
 			var writing sync.WaitGroup
 			for range 2 {
 				client := wstest.Dial(t, s.URL)
-				client.WriteRequest(upgradeTo("/"))
+				client.WriteRequest(proxytest.UpgradeTo("/"))
 				leg := backend.Accepted(t)
 				leg.AcceptUpgrade(nil)
-				wantSwitch(t, client)
+				proxytest.WantSwitch(t, client)
 				clients, legs = append(clients, client), append(legs, leg)
 				writing.Go(func() { leg.WriteFrames(message) }) // until the client reads, or the end
 			}
@@ -136,7 +137,7 @@ func TestTunnelWhoseClientDoesNotReadEndsWhenTooManyAreStalled(t *testing.T) {
 				t.Errorf("%d tunnels are left; want the other one", n)
 			}
 			p.Close()
-			s.wait()
+			s.Wait()
 		})
 	}
 }
@@ -187,19 +188,19 @@ func TestSocketBuffersAreSetBeforeTheBackendIsAsked(t *testing.T) {
 		{"http", -1, []string{"write"}},
 	} {
 		var recorder *callRecorder
-		network := newFakeNet()
-		network.set("a", fakeBackend{answer: switching})
-		_, s := start(t, wsproxy.WithBackends(tt.scheme+"://a"), wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: tt.bytes}),
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		_, s := proxytest.Start(t, wsproxy.WithBackends(tt.scheme+"://a"), wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: tt.bytes}),
 			wsproxy.WithDialer(func(ctx context.Context, kind, addr string) (net.Conn, error) {
-				c, err := network.dial(ctx, kind, addr)
+				c, err := network.Dial(ctx, kind, addr)
 				recorder = &callRecorder{Conn: c}
 				return recorder, err
 			}))
 		client := wstest.Dial(t, s.URL)
-		client.WriteRequest(upgradeTo("/"))
+		client.WriteRequest(proxytest.UpgradeTo("/"))
 		client.ReadResponse() // which need not be 101: nobody speaks TLS here
 		client.Close()
-		s.wait()
+		s.Wait()
 		if got := recorder.first(len(tt.want)); !slices.Equal(got, tt.want) {
 			t.Errorf("%s, %d bytes: the first calls are %q; want %q", tt.scheme, tt.bytes, got, tt.want)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -19,38 +20,38 @@ func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
 	answers := map[string]string{
 		"at once":         "",
 		"inside the line": "HTTP/1.1 10",
-		"inside a field":  strings.TrimSuffix(switching, "cept: {accept}\r\n\r\n"),
-		"before its end":  strings.TrimSuffix(switching, "\r\n"),
+		"inside a field":  strings.TrimSuffix(proxytest.Switching, "cept: {accept}\r\n\r\n"),
+		"before its end":  strings.TrimSuffix(proxytest.Switching, "\r\n"),
 	}
-	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		for name, part := range answers {
 			t.Run(name, func(t *testing.T) {
 				leaktest.Check(t)
 				b := wstest.StartBackend(t)
-				p, s := start(t, way, wsproxy.WithBackends(b.URL()))
+				p, s := proxytest.Start(t, way, wsproxy.WithBackends(b.URL()))
 				client := wstest.Dial(t, s.URL)
-				client.WriteRequest(upgradeTo("/"))
+				client.WriteRequest(proxytest.UpgradeTo("/"))
 				leg := b.Accepted(t)
 				leg.ReadRequest()
 				leg.SendRaw([]byte(part))
 				leg.Reset()
 				resp := client.ReadResponse()
-				wantStatus(t, resp, http.StatusBadGateway)
+				proxytest.WantStatus(t, resp, http.StatusBadGateway)
 				io.Copy(io.Discard, resp.Body)
 				client.WantEOF()
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 			})
 		}
 	})
 }
 
 func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
-	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		leaktest.Check(t)
 		b := wstest.StartBackend(t)
-		ends, trace := traceEnds()
-		p, s := start(t, way, wsproxy.WithBackends(b.URL()), trace)
+		ends, trace := proxytest.TraceEnds()
+		p, s := proxytest.Start(t, way, wsproxy.WithBackends(b.URL()), trace)
 		client := wstest.Dial(t, s.URL)
 		client.RequestUpgrade("/", nil)
 		leg := b.Accepted(t)
@@ -58,7 +59,7 @@ func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
 		leg.Reset()
 		// The reset may have overtaken the 101.
 		if resp := client.ReadResponse(); resp.StatusCode != http.StatusSwitchingProtocols {
-			wantStatus(t, resp, http.StatusBadGateway)
+			proxytest.WantStatus(t, resp, http.StatusBadGateway)
 			return
 		}
 		client.WantClose(1012)
@@ -68,9 +69,9 @@ func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
 		if e := <-ends; e.Side != wsproxy.SideBackend || e.Cause != wsproxy.CauseLost {
 			t.Errorf("tunnel ended by %v, %v; want the backend lost", e.Side, e.Cause)
 		}
-		s.wait()
+		s.Wait()
 		p.Close() // a detached tunnel leaves after its hook
-		wantNoTunnels(t, p)
+		proxytest.WantNoTunnels(t, p)
 	})
 }
 
@@ -92,15 +93,15 @@ func TestConversationInWritesOfOneByte(t *testing.T) {
 		}
 		return b
 	}
-	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		b := wstest.StartBackend(t)
-		_, s := start(t, way, wsproxy.WithBackends(b.URL()))
+		_, s := proxytest.Start(t, way, wsproxy.WithBackends(b.URL()))
 		client := wstest.Dial(t, s.URL)
-		slowly(client, []byte(upgradeTo("/")))
+		slowly(client, []byte(proxytest.UpgradeTo("/")))
 		leg := b.Accepted(t)
 		key := leg.ReadRequest().Header.Get("Sec-WebSocket-Key")
 		slowly(leg, []byte(wstest.UpgradeAnswer(key, nil)))
-		wantSwitch(t, client)
+		proxytest.WantSwitch(t, client)
 		slowly(leg, bytesOf(down, nil))
 		client.Want(down...)
 		slowly(client, bytesOf(up, &[4]byte{1, 2, 3, 4}))
@@ -112,10 +113,10 @@ func TestConversationInWritesOfOneByte(t *testing.T) {
 
 // A hook for one of many tunnels: it is told by the request's path.
 func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
-	forEachWay(t, func(t *testing.T, way wsproxy.Option) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		release := make(chan struct{})
 		asleep := make(chan string, 2)
-		book := new(logBook)
+		book := new(proxytest.LogBook)
 		ends := make(chan wsproxy.TunnelEnd, 200)
 		atPath := func(path, want string) {
 			switch {
@@ -127,7 +128,7 @@ func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
 				panic("hook of one tunnel")
 			}
 		}
-		_, s := start(t, way, wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
+		_, s := proxytest.Start(t, way, wsproxy.WithBackends(wstest.StartEcho(t)), book.Option(), wsproxy.WithTrace(&wsproxy.Trace{
 			Opened: func(i wsproxy.TunnelInfo) {
 				atPath(i.URL.Path, "/sleep")
 				atPath(i.URL.Path, "/panic")
@@ -142,36 +143,36 @@ func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
 		defer wake() // else nobody could close the proxy
 		others := make([]*wstest.Peer, 100)
 		for i := range others {
-			others[i], _ = open(t, s.URL, upgradeTo("/"))
+			others[i], _ = proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
 		}
-		sleeping, _ := open(t, s.URL, upgradeTo("/sleep"))
+		sleeping, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/sleep"))
 		sleeping.Send(wstest.Text("early"))
-		last, _ := open(t, s.URL, upgradeTo("/sleep-at-the-end"))
-		hangUp(t, last)
+		last, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/sleep-at-the-end"))
+		proxytest.HangUp(t, last)
 		<-asleep
 		<-asleep
 		<-ends
-		panicking, _ := open(t, s.URL, upgradeTo("/panic"))
+		panicking, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/panic"))
 		panicking.WantClose(1011)
 		panicking.Close()
 		if e := <-ends; e.Cause != wsproxy.CausePanic {
 			t.Errorf("tunnel of the hook that panics ended by %v; want panic", e.Cause)
 		}
-		last, _ = open(t, s.URL, upgradeTo("/panic-at-the-end"))
-		hangUp(t, last)
+		last, _ = proxytest.Open(t, s.URL, proxytest.UpgradeTo("/panic-at-the-end"))
+		proxytest.HangUp(t, last)
 		<-ends
 		for _, client := range others {
-			wantEcho(t, client)
+			proxytest.WantEcho(t, client)
 		}
 		wake()
 		sleeping.Want(wstest.Text("early"))
 		for _, client := range others {
-			hangUp(t, client)
+			proxytest.HangUp(t, client)
 		}
 		for range others {
 			<-ends
 		}
-		if got := book.lines("level=ERROR", "panic in a hook"); len(got) != 2 {
+		if got := book.Lines("level=ERROR", "panic in a hook"); len(got) != 2 {
 			t.Errorf("%d panics were logged; want 2", len(got))
 		}
 	})

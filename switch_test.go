@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -63,7 +64,7 @@ func startRecorded(t *testing.T, h http.Handler) (url string, l *writeRecorder) 
 
 func TestThe101IsOneWriteInTheRFCsSpelling(t *testing.T) {
 	backend := wstest.StartBackend(t)
-	p := newProxy(t, wsproxy.WithBackends(backend.URL()))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
 	outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Set-Cookie", "outer=1")
 		w.Header().Set("X-Request-Id", "7")
@@ -75,19 +76,19 @@ func TestThe101IsOneWriteInTheRFCsSpelling(t *testing.T) {
 	})
 	url, recorder := startRecorded(t, outer)
 	client := wstest.Dial(t, url)
-	client.WriteRequest(upgradeTo("/chat", "sec-websocket-protocol: v1, v2",
+	client.WriteRequest(proxytest.UpgradeTo("/chat", "sec-websocket-protocol: v1, v2",
 		"SEC-WEBSOCKET-EXTENSIONS: permessage-deflate; client_max_window_bits"))
 
 	leg := backend.Accepted(t)
 	req := leg.ReadRequest()
 	frame := string(wstest.AppendFrame(nil, wstest.Text("first"), nil))
-	leg.SendRaw([]byte(raw("HTTP/1.1 101 Whatever", "upgrade: WebSocket", "connection: keep-alive, upgrade",
+	leg.SendRaw([]byte(proxytest.Head("HTTP/1.1 101 Whatever", "upgrade: WebSocket", "connection: keep-alive, upgrade",
 		"sec-websocket-accept: "+wstest.Accept(req.Header.Get("Sec-WebSocket-Key")), "SEC-WEBSOCKET-PROTOCOL: v2",
 		"sec-websocket-extensions: permessage-deflate", "Set-Cookie: backend=1", "Upgrade-Insecure: 1") + frame))
-	want := raw("HTTP/1.1 101 Switching Protocols",
+	want := proxytest.Head("HTTP/1.1 101 Switching Protocols",
 		"Upgrade: websocket",
 		"Connection: Upgrade",
-		"Sec-WebSocket-Accept: "+sampleAccept,
+		"Sec-WebSocket-Accept: "+proxytest.SampleAccept,
 		"Sec-WebSocket-Protocol: v2",
 		"Sec-WebSocket-Extensions: permessage-deflate",
 		"Content-Type: text/html",
@@ -102,17 +103,17 @@ func TestThe101IsOneWriteInTheRFCsSpelling(t *testing.T) {
 }
 
 func TestBackendIsAskedInOneWriteInTheRFCsSpelling(t *testing.T) {
-	backend := wstest.StartRaw(t, refusing(403, ""))
-	_, s := start(t, wsproxy.WithBackends(backend.URL()))
-	exchange(t, s.URL, raw("GET /chat?room=1 HTTP/1.1", "host: chat.example", "upgrade: WebSocket", "connection: keep-alive, UPGRADE",
-		"sec-websocket-version: 13", "sec-websocket-key: "+sampleKey, "sec-websocket-protocol: v1", "SEC-WEBSOCKET-EXTENSIONS: foo",
+	backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+	proxytest.Exchange(t, s.URL, proxytest.Head("GET /chat?room=1 HTTP/1.1", "host: chat.example", "upgrade: WebSocket", "connection: keep-alive, UPGRADE",
+		"sec-websocket-version: 13", "sec-websocket-key: "+proxytest.SampleKey, "sec-websocket-protocol: v1", "SEC-WEBSOCKET-EXTENSIONS: foo",
 		"sec-websocket-future: 1", "origin: https://chat.example", "user-agent: x"))
-	req, head, _ := receivedHead(t, backend)
+	req, head, _ := proxytest.ReceivedHead(t, backend)
 	key := req.Header.Get("Sec-WebSocket-Key")
-	if key == sampleKey {
+	if key == proxytest.SampleKey {
 		t.Error("backend got the client's key; want one of the proxy's own")
 	}
-	want := raw("GET /chat?room=1 HTTP/1.1",
+	want := proxytest.Head("GET /chat?room=1 HTTP/1.1",
 		"Host: chat.example",
 		"Upgrade: websocket",
 		"Connection: Upgrade",
@@ -132,10 +133,10 @@ func TestBackendIsAskedInOneWriteInTheRFCsSpelling(t *testing.T) {
 }
 
 func TestEachBackendIsAskedWithAFreshKey(t *testing.T) {
-	backend := wstest.StartRaw(t, refusing(403, ""))
-	_, s := start(t, wsproxy.WithBackends(backend.URL()))
-	exchange(t, s.URL, upgradeTo("/chat"))
-	exchange(t, s.URL, upgradeTo("/chat"))
+	backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
 	received := backend.Received(t)
 	if len(received) != 2 || received[0] == received[1] {
 		t.Errorf("backend received %q; want two requests with different keys", received)
@@ -144,18 +145,18 @@ func TestEachBackendIsAskedWithAFreshKey(t *testing.T) {
 
 func TestFramesAfterRequestAndAnswerBothArrive(t *testing.T) {
 	backend := wstest.StartBackend(t)
-	_, s := start(t, wsproxy.WithBackends(backend.URL()))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	client := wstest.Dial(t, s.URL)
 	var early []byte
 	for range 100 { // more than the server's buffer holds
 		early = wstest.AppendFrame(early, wstest.Text(strings.Repeat("x", 100)), &[4]byte{1, 2, 3, 4})
 	}
-	client.SendRaw(append([]byte(upgradeTo("/chat")), early...))
+	client.SendRaw(append([]byte(proxytest.UpgradeTo("/chat")), early...))
 	leg := backend.Accepted(t)
 	req := leg.ReadRequest()
 	late := wstest.AppendFrame(nil, wstest.Text("late"), nil)
 	leg.SendRaw(append([]byte(wstest.UpgradeAnswer(req.Header.Get("Sec-WebSocket-Key"), nil)), late...))
-	wantSwitch(t, client)
+	proxytest.WantSwitch(t, client)
 	client.Want(wstest.Text("late"))
 	for range 100 {
 		leg.Want(wstest.Text(strings.Repeat("x", 100)))
@@ -163,8 +164,8 @@ func TestFramesAfterRequestAndAnswerBothArrive(t *testing.T) {
 }
 
 func TestResponseHooksCookieGoesWithThe101(t *testing.T) {
-	backend := wstest.StartRaw(t, switchingWith("Set-Cookie: backend=1", "X-Secret: 1"))
-	_, s := start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Set-Cookie: backend=1", "X-Secret: 1"))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
 		if r.StatusCode != 101 || r.Backend.URL() != backend.URL() || r.Request.URL.Path != "/chat" {
 			t.Errorf("hook got %d of %s for %s; want 101 of %s for /chat", r.StatusCode, r.Backend.URL(), r.Request.URL, backend.URL())
 		}
@@ -181,29 +182,31 @@ func TestResponseHooksCookieGoesWithThe101(t *testing.T) {
 		r.Header.Set("Content-Length", "7")
 		return nil
 	}))
-	_, resp := open(t, s.URL, upgradeTo("/chat"))
-	wantField(t, resp.Header, "Set-Cookie", "backend=1", `sticky=`+backend.URL())
-	wantField(t, resp.Header, "X-Secret")
-	wantField(t, resp.Header, "Sec-WebSocket-Accept", sampleAccept)
-	wantField(t, resp.Header, "Sec-WebSocket-Protocol")
-	wantField(t, resp.Header, "Connection", "Upgrade")
-	wantField(t, resp.Header, "Content-Length")
+	_, resp := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantField(t, resp.Header, "Set-Cookie", "backend=1", `sticky=`+backend.URL())
+	proxytest.WantField(t, resp.Header, "X-Secret")
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Accept", proxytest.SampleAccept)
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Protocol")
+	proxytest.WantField(t, resp.Header, "Connection", "Upgrade")
+	proxytest.WantField(t, resp.Header, "Content-Length")
 }
 
 // A cookieWriter is what http.SetCookie needs of a ResponseWriter.
 type cookieWriter http.Header
 
-func (w cookieWriter) Header() http.Header         { return http.Header(w) }
+func (w cookieWriter) Header() http.Header { return http.Header(w) }
+
 func (w cookieWriter) Write(p []byte) (int, error) { return len(p), nil }
-func (w cookieWriter) WriteHeader(int)             {}
+
+func (w cookieWriter) WriteHeader(int) {}
 
 func TestOuterHeadersGoWithARefusalToo(t *testing.T) {
-	backend := wstest.StartRaw(t, refusing(403, "no", "Set-Cookie: backend=1"))
-	p := newProxy(t, wsproxy.WithBackends(backend.URL()))
-	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	backend := wstest.StartRaw(t, proxytest.Refusing(403, "no", "Set-Cookie: backend=1"))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Set-Cookie", "outer=1")
 		p.ServeHTTP(w, r)
 	}))
-	resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-	wantField(t, resp.Header, "Set-Cookie", "outer=1", "backend=1")
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantField(t, resp.Header, "Set-Cookie", "outer=1", "backend=1")
 }

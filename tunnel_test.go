@@ -9,136 +9,97 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
-
-// A pair is an open tunnel between two scripted peers.
-type pair struct {
-	proxy           *wsproxy.Proxy
-	client, backend *wstest.Peer
-	ends            chan wsproxy.TunnelEnd
-}
-
-// openPair opens one tunnel through a new proxy.
-func openPair(t *testing.T, opts ...wsproxy.Option) *pair {
-	t.Helper()
-	b := wstest.StartBackend(t)
-	ends, trace := traceEnds()
-	p, s := start(t, append([]wsproxy.Option{wsproxy.WithBackends(b.URL()), trace}, opts...)...)
-	client := wstest.Dial(t, s.URL)
-	client.RequestUpgrade("/room", nil)
-	backend := b.Accepted(t)
-	backend.AcceptUpgrade(nil)
-	client.WantUpgrade()
-	return &pair{p, client, backend, ends}
-}
-
-// traceEnds returns a channel that gets the end of every tunnel.
-func traceEnds() (chan wsproxy.TunnelEnd, wsproxy.Option) {
-	ends := make(chan wsproxy.TunnelEnd, 100)
-	return ends, wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { ends <- e }})
-}
-
-// end waits for the tunnel's end.
-func (p *pair) end(t *testing.T) wsproxy.TunnelEnd {
-	t.Helper()
-	select {
-	case e := <-p.ends:
-		return e
-	case <-time.After(10 * time.Second):
-		t.Fatal("the tunnel did not end within 10 s")
-		panic("unreachable")
-	}
-}
 
 func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 	tests := []struct {
 		name  string
 		limit int64
-		do    func(t *testing.T, p *pair)
+		do    func(t *testing.T, p *proxytest.Pair)
 		side  wsproxy.Side
 		cause wsproxy.Cause
 		code  int
 		err   string // within the error's text; empty: no error
 	}{
 		{name: "closed-by-client", side: wsproxy.SideClient, cause: wsproxy.CauseClosed, code: 1000,
-			do: func(t *testing.T, p *pair) {
-				p.client.Send(wstest.Close(1000, "bye"))
-				p.backend.Want(wstest.Close(1000, "bye"))
-				p.backend.Send(wstest.Close(1000, ""))
-				p.client.WantClose(1000)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Client.Send(wstest.Close(1000, "bye"))
+				p.Backend.Want(wstest.Close(1000, "bye"))
+				p.Backend.Send(wstest.Close(1000, ""))
+				p.Client.WantClose(1000)
 			}},
 		{name: "closed-by-backend-without-a-code", side: wsproxy.SideBackend, cause: wsproxy.CauseClosed, code: 1005,
-			do: func(t *testing.T, p *pair) {
-				p.backend.Send(wstest.Close(0, ""))
-				p.client.Want(wstest.Close(0, ""))
-				p.client.Send(wstest.Close(0, ""))
-				p.backend.Want(wstest.Close(0, ""))
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Backend.Send(wstest.Close(0, ""))
+				p.Client.Want(wstest.Close(0, ""))
+				p.Client.Send(wstest.Close(0, ""))
+				p.Backend.Want(wstest.Close(0, ""))
 			}},
 		{name: "client-lost", side: wsproxy.SideClient, cause: wsproxy.CauseLost, code: 1001, err: "EOF",
-			do: func(t *testing.T, p *pair) {
-				p.client.CloseWrite()
-				p.backend.WantClose(1001)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Client.CloseWrite()
+				p.Backend.WantClose(1001)
 			}},
 		{name: "client-reset", side: wsproxy.SideClient, cause: wsproxy.CauseLost, code: 1001, err: syscall.ECONNRESET.Error(),
-			do: func(t *testing.T, p *pair) {
-				p.client.Reset()
-				p.backend.WantClose(1001)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Client.Reset()
+				p.Backend.WantClose(1001)
 			}},
 		{name: "backend-lost", side: wsproxy.SideBackend, cause: wsproxy.CauseLost, code: 1012, err: "EOF",
-			do: func(t *testing.T, p *pair) {
-				p.backend.Close()
-				p.client.WantClose(1012)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Backend.Close()
+				p.Client.WantClose(1012)
 			}},
 		{name: "client-breaks-the-protocol", side: wsproxy.SideClient, cause: wsproxy.CauseProtocol, code: 1002, err: "not masked",
-			do: func(t *testing.T, p *pair) {
-				p.client.SendRaw(wstest.AppendFrame(nil, wstest.Text("hi"), nil))
-				p.client.WantClose(1002)
-				p.backend.WantClose(1001)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Client.SendRaw(wstest.AppendFrame(nil, wstest.Text("hi"), nil))
+				p.Client.WantClose(1002)
+				p.Backend.WantClose(1001)
 			}},
 		{name: "backend-breaks-the-protocol", side: wsproxy.SideBackend, cause: wsproxy.CauseProtocol, code: 1012, err: "is masked",
-			do: func(t *testing.T, p *pair) {
-				p.backend.SendRaw(wstest.AppendFrame(nil, wstest.Text("hi"), &[4]byte{1, 2, 3, 4}))
-				p.client.WantClose(1012)
-				p.backend.WantClose(1002)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Backend.SendRaw(wstest.AppendFrame(nil, wstest.Text("hi"), &[4]byte{1, 2, 3, 4}))
+				p.Client.WantClose(1012)
+				p.Backend.WantClose(1002)
 			}},
 		{name: "client-too-big", limit: 10, side: wsproxy.SideClient, cause: wsproxy.CauseTooBig, code: 1009, err: "larger",
-			do: func(t *testing.T, p *pair) {
-				p.client.Send(wstest.Binary(make([]byte, 11)))
-				p.client.WantClose(1009)
-				p.backend.WantClose(1001)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Client.Send(wstest.Binary(make([]byte, 11)))
+				p.Client.WantClose(1009)
+				p.Backend.WantClose(1001)
 			}},
 		{name: "backend-too-big", limit: 10, side: wsproxy.SideBackend, cause: wsproxy.CauseTooBig, code: 1011, err: "larger",
-			do: func(t *testing.T, p *pair) {
-				p.backend.Send(wstest.Binary(make([]byte, 11)))
-				p.client.WantClose(1011)
-				p.backend.WantClose(1009)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				p.Backend.Send(wstest.Binary(make([]byte, 11)))
+				p.Client.WantClose(1011)
+				p.Backend.WantClose(1009)
 			}},
 		{name: "closed-by-the-program", side: wsproxy.SideProxy, cause: wsproxy.CauseApplication, code: 4321,
-			do: func(t *testing.T, p *pair) {
-				if err := onlyTunnel(t, p.proxy).Close(4321, "no reason"); err != nil {
+			do: func(t *testing.T, p *proxytest.Pair) {
+				if err := proxytest.OnlyTunnel(t, p.Proxy).Close(4321, "no reason"); err != nil {
 					t.Error(err)
 				}
-				p.client.Want(wstest.Close(4321, "no reason"))
-				p.backend.WantClose(1001)
+				p.Client.Want(wstest.Close(4321, "no reason"))
+				p.Backend.WantClose(1001)
 			}},
 		{name: "shutdown", side: wsproxy.SideProxy, cause: wsproxy.CauseShutdown, code: 1001,
-			do: func(t *testing.T, p *pair) {
-				go p.proxy.Shutdown(t.Context()) // ends when both peers are gone
-				p.client.WantClose(1001)
-				p.backend.WantClose(1001)
+			do: func(t *testing.T, p *proxytest.Pair) {
+				go p.Proxy.Shutdown(t.Context()) // ends when both peers are gone
+				p.Client.WantClose(1001)
+				p.Backend.WantClose(1001)
 			}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			p := openPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: tt.limit}))
+			p := proxytest.OpenPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: tt.limit}))
 			tt.do(t, p)
-			p.client.Conn().Close() // perhaps again
-			p.backend.Conn().Close()
-			e := p.end(t)
+			p.Client.Conn().Close() // perhaps again
+			p.Backend.Conn().Close()
+			e := p.End(t)
 			if e.Side != tt.side || e.Cause != tt.cause || e.Code != tt.code {
 				t.Errorf("tunnel ended by %v, %v, code %d; want %v, %v, code %d", e.Side, e.Cause, e.Code, tt.side, tt.cause, tt.code)
 			}
@@ -153,47 +114,47 @@ func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 }
 
 func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
-	p := openPair(t)
-	p.client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
-	p.backend.Want(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
-	p.backend.Send(wstest.Binary(make([]byte, 300)))
-	p.client.Want(wstest.Binary(make([]byte, 300)))
+	p := proxytest.OpenPair(t)
+	p.Client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
+	p.Backend.Want(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
+	p.Backend.Send(wstest.Binary(make([]byte, 300)))
+	p.Client.Want(wstest.Binary(make([]byte, 300)))
 	toBackend := wsproxy.Traffic{Bytes: 4*6 + 5 + 1 + 1 + 1, Messages: 2}
 	toClient := wsproxy.Traffic{Bytes: 4 + 300, Messages: 1}
-	if !becomes(func() bool {
-		s := p.proxy.Stats()
+	if !proxytest.Becomes(func() bool {
+		s := p.Proxy.Stats()
 		return s.ToBackend == toBackend && s.ToClient == toClient && s.Tunnels == 1 && s.Opened == 1
 	}) {
-		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", p.proxy.Stats(), toBackend, toClient)
+		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", p.Proxy.Stats(), toBackend, toClient)
 	}
-	onlyTunnel(t, p.proxy).Close(1000, "") // the proxy's own frames do not count
-	p.client.Close()
-	p.backend.Close()
-	if e := p.end(t); e.ToBackend != toBackend || e.ToClient != toClient {
+	proxytest.OnlyTunnel(t, p.Proxy).Close(1000, "") // the proxy's own frames do not count
+	p.Client.Close()
+	p.Backend.Close()
+	if e := p.End(t); e.ToBackend != toBackend || e.ToClient != toClient {
 		t.Errorf("tunnel ended with %+v to the backend, %+v to the client; want %+v, %+v", e.ToBackend, e.ToClient, toBackend, toClient)
 	}
-	if s := p.proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient {
+	if s := p.Proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient {
 		t.Errorf("Stats() after the end = %+v; want %+v to the backend, %+v to the client", s, toBackend, toClient)
 	}
 }
 
 func TestTraceAndLogSeeATunnelUnderTheSameID(t *testing.T) {
 	opened, closed := make(chan uint64, 2), make(chan uint64, 2)
-	book := new(logBook)
-	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.option(), wsproxy.WithTrace(&wsproxy.Trace{
+	book := new(proxytest.LogBook)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.Option(), wsproxy.WithTrace(&wsproxy.Trace{
 		Opened: func(i wsproxy.TunnelInfo) { opened <- i.ID },
 		Closed: func(e wsproxy.TunnelEnd) { closed <- e.ID },
 	}))
 	for want := range uint64(2) {
-		client, _ := open(t, s.URL, upgradeTo("/"))
-		hangUp(t, client)
+		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+		proxytest.HangUp(t, client)
 		if a, b := <-opened, <-closed; a != want+1 || b != want+1 {
 			t.Errorf("Opened saw tunnel %d, Closed tunnel %d; want %d", a, b, want+1)
 		}
 	}
 	for _, event := range []string{"tunnel opened", "tunnel closed"} {
 		for id := range 2 {
-			if got := book.lines(event, fmt.Sprintf("tunnel=%d ", id+1)); len(got) != 1 {
+			if got := book.Lines(event, fmt.Sprintf("tunnel=%d ", id+1)); len(got) != 1 {
 				t.Errorf("%q of tunnel %d has %d log lines; want 1", event, id+1, len(got))
 			}
 		}
@@ -204,7 +165,7 @@ func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
 	infos := make(chan wsproxy.TunnelInfo, 2)
 	ends := make(chan wsproxy.TunnelEnd, 1)
 	var kept *http.Request
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
 		Opened: func(i wsproxy.TunnelInfo) {
 			kept.Header.Set("X-Kept", "changed") // as a router that reuses what hangs on a request
 			kept.URL.Path = "/changed"
@@ -212,12 +173,12 @@ func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
 		},
 		Closed: func(e wsproxy.TunnelEnd) { ends <- e },
 	}))
-	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		kept = r
 		p.ServeHTTP(w, r)
 	}))
-	client, _ := open(t, s.URL, upgradeTo("/room?x=1", "X-Kept: original"))
-	hangUp(t, client)
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/room?x=1", "X-Kept: original"))
+	proxytest.HangUp(t, client)
 	end := <-ends
 	for _, i := range []wsproxy.TunnelInfo{<-infos, end.TunnelInfo} {
 		if i.Method != "GET" || i.Host != "chat.example" || i.URL.String() != "/room?x=1" || i.Header.Get("X-Kept") != "original" {
@@ -230,10 +191,10 @@ func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
 }
 
 func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
-	p, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
-	client, _ := open(t, s.URL, upgradeTo("/"))
-	wantEcho(t, client)
-	i := onlyTunnel(t, p).Info()
+	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantEcho(t, client)
+	i := proxytest.OnlyTunnel(t, p).Info()
 	if i.Header != nil {
 		t.Errorf("Info().Header = %q without a trace; want nil", i.Header)
 	}
@@ -243,8 +204,8 @@ func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
 }
 
 func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
-	p := openPair(t)
-	tunnel := onlyTunnel(t, p.proxy)
+	p := proxytest.OpenPair(t)
+	tunnel := proxytest.OnlyTunnel(t, p.Proxy)
 	for _, code := range []int{0, 999, 1004, 1005, 1006, 1015, 2999, 5000} {
 		if err := tunnel.Close(code, ""); err == nil || !strings.Contains(err.Error(), fmt.Sprint(code)) {
 			t.Errorf("Close(%d) = %v; want an error that names the code", code, err)
@@ -258,24 +219,24 @@ func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
 			t.Errorf("Close with reason %q = %v; want an error that names the reason: it is not UTF-8", reason, err)
 		}
 	}
-	p.client.Send(wstest.Text("still open"))
-	p.backend.Want(wstest.Text("still open"))
+	p.Client.Send(wstest.Text("still open"))
+	p.Backend.Want(wstest.Text("still open"))
 }
 
 func TestTheMessageLimitIsOfWholeMessages(t *testing.T) {
-	p := openPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: 10}))
+	p := proxytest.OpenPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: 10}))
 	ten := wstest.Binary(bytes.Repeat([]byte{1}, 10))
 	for range 3 {
-		p.client.Send(ten)
-		p.backend.Want(ten)
-		p.backend.Send(ten)
-		p.client.Want(ten)
+		p.Client.Send(ten)
+		p.Backend.Want(ten)
+		p.Backend.Send(ten)
+		p.Client.Want(ten)
 	}
-	p.client.Send(wstest.Fragment(wstest.OpBinary, false, "123456"))
-	p.backend.Want(wstest.Fragment(wstest.OpBinary, false, "123456"))
-	p.client.Send(wstest.Fragment(wstest.OpContinuation, true, "78901"))
-	p.client.WantClose(1009)
-	p.backend.WantClose(1001)
+	p.Client.Send(wstest.Fragment(wstest.OpBinary, false, "123456"))
+	p.Backend.Want(wstest.Fragment(wstest.OpBinary, false, "123456"))
+	p.Client.Send(wstest.Fragment(wstest.OpContinuation, true, "78901"))
+	p.Client.WantClose(1009)
+	p.Backend.WantClose(1001)
 }
 
 func TestExtensionsDecideWhatReservedBitsMean(t *testing.T) {
@@ -293,7 +254,7 @@ func TestExtensionsDecideWhatReservedBitsMean(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := wstest.StartBackend(t)
-			_, s := start(t, wsproxy.WithBackends(b.URL()))
+			_, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()))
 			h := http.Header{}
 			if tt.extension != "" {
 				h.Set("Sec-Websocket-Extensions", tt.extension)
@@ -317,21 +278,21 @@ func TestExtensionsDecideWhatReservedBitsMean(t *testing.T) {
 func TestClosedIsCalledOnceForEachOpened(t *testing.T) {
 	var log []string
 	events := make(chan string, 10)
-	_, s := start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
+	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
 		Picked:    func(i wsproxy.PickedInfo) { events <- fmt.Sprintf("picked %d of %d", i.Attempt, i.Candidates) },
 		Attempted: func(i wsproxy.AttemptInfo) { events <- fmt.Sprintf("attempted %d: %v", i.Status, i.Err) },
 		Opened:    func(wsproxy.TunnelInfo) { events <- "opened" },
 		Closed:    func(wsproxy.TunnelEnd) { events <- "closed" },
 	}))
-	client, _ := open(t, s.URL, upgradeTo("/"))
-	hangUp(t, client)
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.HangUp(t, client)
 	for range 4 {
 		log = append(log, <-events)
 	}
 	if got, want := strings.Join(log, ", "), "picked 1 of 1, attempted 101: <nil>, opened, closed"; got != want {
 		t.Errorf("hooks were called: %s; want %s", got, want)
 	}
-	s.wait()
+	s.Wait()
 	select {
 	case e := <-events:
 		t.Errorf("one more hook was called: %s", e)
@@ -353,11 +314,11 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 }
 
 func TestTheErrorOfALostClientIsItsConnections(t *testing.T) {
-	p := openPair(t)
-	p.client.Reset()
-	p.backend.WantClose(1001)
-	p.backend.Close()
-	if e := p.end(t); !errors.Is(e.Err, syscall.ECONNRESET) || e.Cut {
+	p := proxytest.OpenPair(t)
+	p.Client.Reset()
+	p.Backend.WantClose(1001)
+	p.Backend.Close()
+	if e := p.End(t); !errors.Is(e.Err, syscall.ECONNRESET) || e.Cut {
 		t.Errorf("tunnel ended with error %v, cut %t; want a reset, not cut", e.Err, e.Cut)
 	}
 }

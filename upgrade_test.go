@@ -16,6 +16,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -35,7 +36,7 @@ func TestABackendThatNeverAnswersCostsNoUpgrade(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer silent.Close()
-			_, s := start(t, wsproxy.WithBackends("http://"+silent.Addr().String(), wstest.StartEcho(t)))
+			_, s := proxytest.Start(t, wsproxy.WithBackends("http://"+silent.Addr().String(), wstest.StartEcho(t)))
 			begin := time.Now()
 			var running sync.WaitGroup
 			var mu sync.Mutex
@@ -43,7 +44,7 @@ func TestABackendThatNeverAnswersCostsNoUpgrade(t *testing.T) {
 			for range 20 {
 				client := wstest.Dial(t, s.URL)
 				tt.turn(&running, func() {
-					client.Write([]byte(upgradeTo("/chat")))
+					client.Write([]byte(proxytest.UpgradeTo("/chat")))
 					answer := make([]byte, len("HTTP/1.1 101"))
 					if _, err := client.Read(answer); err == nil && string(answer) == "HTTP/1.1 101" {
 						mu.Lock()
@@ -61,69 +62,69 @@ func TestABackendThatNeverAnswersCostsNoUpgrade(t *testing.T) {
 }
 
 func TestKeyIsTheClientsHoweverAMiddlewareSpellsIt(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
-	s := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header["Sec-WebSocket-Key"] = r.Header["Sec-Websocket-Key"]
 		delete(r.Header, "Sec-Websocket-Key")
 		p.ServeHTTP(w, r)
 	}))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/chat"))
-	wantField(t, wantSwitch(t, client).Header, "Sec-WebSocket-Accept", sampleAccept)
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
+	proxytest.WantField(t, proxytest.WantSwitch(t, client).Header, "Sec-WebSocket-Accept", proxytest.SampleAccept)
 }
 
 func TestUpgradeMovesOnToTheNextBackend(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		first fakeBackend
+		first proxytest.FakeBackend
 	}{
-		{"dial refused", fakeBackend{dialErr: errors.New("refused")}},
-		{"502", fakeBackend{answer: refusing(502, "")}},
-		{"503", fakeBackend{answer: refusing(503, "busy")}},
-		{"504", fakeBackend{answer: refusing(504, "")}},
-		{"no HTTP", fakeBackend{answer: "nonsense\r\n\r\n"}},
-		{"wrong Accept", fakeBackend{answer: strings.Replace(switching, "{accept}", sampleAccept, 1)}},
-		{"Accept missing", fakeBackend{answer: strings.Replace(switching, "Sec-WebSocket-Accept", "X", 1)}},
-		{"six interim answers", fakeBackend{answer: strings.Repeat(raw("HTTP/1.1 103 Early Hints"), 6) + switching}},
-		{"header too long", fakeBackend{answer: switchingWith("X-Long: " + strings.Repeat("x", 64<<10))}},
+		{"dial refused", proxytest.FakeBackend{DialErr: errors.New("refused")}},
+		{"502", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}},
+		{"503", proxytest.FakeBackend{Answer: proxytest.Refusing(503, "busy")}},
+		{"504", proxytest.FakeBackend{Answer: proxytest.Refusing(504, "")}},
+		{"no HTTP", proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}},
+		{"wrong Accept", proxytest.FakeBackend{Answer: strings.Replace(proxytest.Switching, "{accept}", proxytest.SampleAccept, 1)}},
+		{"Accept missing", proxytest.FakeBackend{Answer: strings.Replace(proxytest.Switching, "Sec-WebSocket-Accept", "X", 1)}},
+		{"six interim answers", proxytest.FakeBackend{Answer: strings.Repeat(proxytest.Head("HTTP/1.1 103 Early Hints"), 6) + proxytest.Switching}},
+		{"header too long", proxytest.FakeBackend{Answer: proxytest.SwitchingWith("X-Long: " + strings.Repeat("x", 64<<10))}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			network := newFakeNet()
-			network.set("a", tt.first)
-			network.set("b", fakeBackend{answer: switching})
+			network := proxytest.NewNetwork()
+			network.Set("a", tt.first)
+			network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 			var dialed []string
-			p, s := start(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial),
+			p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial),
 				wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(i wsproxy.AttemptInfo) {
 					dialed = append(dialed, fmt.Sprintf("%d %s %t", i.Attempt, i.Backend.ID(), i.Err == nil))
 				}}))
-			client, _ := open(t, s.URL, upgradeTo("/chat"))
-			wantEcho(t, client)
+			client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantEcho(t, client)
 			if want := []string{"1 http://a false", "2 http://b true"}; !slices.Equal(dialed, want) {
 				t.Errorf("attempts are %q; want %q", dialed, want)
 			}
-			if i := onlyTunnel(t, p).Info(); i.Attempts != 2 || i.URL.String() != "/chat" {
+			if i := proxytest.OnlyTunnel(t, p).Info(); i.Attempts != 2 || i.URL.String() != "/chat" {
 				t.Errorf("tunnel to %s after %d attempts; want /chat after 2", i.URL, i.Attempts)
 			}
 			states := []wsproxy.BackendState{p.Backends()[0].State(), p.Backends()[1].State()}
 			if want := []wsproxy.BackendState{wsproxy.BackendFailing, wsproxy.BackendUp}; !slices.Equal(states, want) {
 				t.Errorf("states are %v; want %v", states, want)
 			}
-			hangUp(t, client)
-			s.wait()
-			wantNoTunnels(t, p)
+			proxytest.HangUp(t, client)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
 
 func TestRefusalOfABackendIsFinal(t *testing.T) {
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 426, 429, 500, 501, 505} {
-		network := newFakeNet()
-		network.set("a", fakeBackend{answer: refusing(status, "")})
-		network.set("b", fakeBackend{answer: switching})
-		p, s := start(t, wsproxy.WithBackends("http://a", "http://b"), firstOf, wsproxy.WithDialer(network.dial))
-		resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-		wantStatus(t, resp, status)
-		if n := len(network.takeDials()); n != 1 {
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(status, "")})
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+		proxytest.WantStatus(t, resp, status)
+		if n := len(network.TakeDials()); n != 1 {
 			t.Errorf("%d: %d dials; want 1", status, n)
 		}
 		if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
@@ -133,32 +134,32 @@ func TestRefusalOfABackendIsFinal(t *testing.T) {
 }
 
 func TestLastBackendsAnswerGoesToTheClient(t *testing.T) {
-	network := newFakeNet()
-	network.set("a", fakeBackend{dialErr: errors.New("refused")})
-	network.set("b", fakeBackend{answer: refusing(502, "b", "X-From: b")})
-	network.set("c", fakeBackend{answer: refusing(503, "c", "X-From: c", "Retry-After: 7")})
-	p, s := start(t, wsproxy.WithBackends("http://a", "http://b", "http://c"), firstOf, wsproxy.WithDialer(network.dial))
-	resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusServiceUnavailable)
-	wantField(t, resp.Header, "X-From", "c")
-	wantField(t, resp.Header, "Retry-After", "7")
+	network := proxytest.NewNetwork()
+	network.Set("a", proxytest.FakeBackend{DialErr: errors.New("refused")})
+	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "b", "X-From: b")})
+	network.Set("c", proxytest.FakeBackend{Answer: proxytest.Refusing(503, "c", "X-From: c", "Retry-After: 7")})
+	p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b", "http://c"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial))
+	resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	proxytest.WantField(t, resp.Header, "X-From", "c")
+	proxytest.WantField(t, resp.Header, "Retry-After", "7")
 	if body != "c" {
 		t.Errorf("client got body %q; want c", body)
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestUpgradeTriesThreeBackendsAtMost(t *testing.T) {
-	network := newFakeNet() // where nobody is
+	network := proxytest.NewNetwork() // where nobody is
 	var errs []error
-	p, s := start(t, wsproxy.WithBackends("http://a", "http://b", "http://c", "http://d"), wsproxy.WithDialer(network.dial),
+	p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b", "http://c", "http://d"), wsproxy.WithDialer(network.Dial),
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, _ *http.Request, err error) {
 			errs = append(errs, err)
 			w.WriteHeader(http.StatusTeapot)
 		}))
-	exchange(t, s.URL, upgradeTo("/chat"))
-	dials := network.takeDials()
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	dials := network.TakeDials()
 	if len(dials) != 3 {
 		t.Errorf("dials are %q; want 3", dials)
 	}
@@ -172,16 +173,16 @@ func TestUpgradeTriesThreeBackendsAtMost(t *testing.T) {
 			t.Errorf("error %d is %#v; want a *BackendError about dial %s", i, err, dials[i])
 		}
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 	if st := p.Stats(); st.Failed != 1 || st.Refused != 0 {
 		t.Errorf("Stats() has %d failed, %d refused; want 1 and 0", st.Failed, st.Refused)
 	}
 }
 
 func TestBalancerIsOfferedWhatWasNotTried(t *testing.T) {
-	network := newFakeNet()
-	network.set("c", fakeBackend{answer: switching})
+	network := proxytest.NewNetwork()
+	network.Set("c", proxytest.FakeBackend{Answer: proxytest.Switching})
 	var offers []string
 	balancer := wsproxy.BalancerFunc(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 		var ids []string
@@ -191,14 +192,14 @@ func TestBalancerIsOfferedWhatWasNotTried(t *testing.T) {
 		offers = append(offers, strings.Join(ids, " "))
 		return candidates[0], nil
 	})
-	_, s := start(t, wsproxy.WithBackendConfigs(
+	_, s := proxytest.Start(t, wsproxy.WithBackendConfigs(
 		wsproxy.BackendConfig{ID: "a", URL: "http://a"},
 		wsproxy.BackendConfig{ID: "b", URL: "http://b"},
 		wsproxy.BackendConfig{ID: "c", URL: "http://c", MaxTunnels: 1},
 		wsproxy.BackendConfig{ID: "d", URL: "http://d"},
-	), wsproxy.WithBalancer(balancer), wsproxy.WithDialer(network.dial))
-	open(t, s.URL, upgradeTo("/chat"))
-	exchange(t, s.URL, upgradeTo("/chat"))
+	), wsproxy.WithBalancer(balancer), wsproxy.WithDialer(network.Dial))
+	proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
 	want := []string{
 		"a b c d", "b c d", "c d", // a and b fail
 		"d", "a b", "b", // c is full; a and b wait until d has been tried
@@ -209,21 +210,21 @@ func TestBalancerIsOfferedWhatWasNotTried(t *testing.T) {
 }
 
 func TestInvalidPickIsTheProgramsFault(t *testing.T) {
-	other := newProxy(t, wsproxy.WithBackends("http://elsewhere")).Backends()[0]
+	other := proxytest.NewProxy(t, wsproxy.WithBackends("http://elsewhere")).Backends()[0]
 	for name, picked := range map[string]*wsproxy.Backend{"nil": nil, "foreign": other} {
 		t.Run(name, func(t *testing.T) {
-			network := newFakeNet()
-			p, s := start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial),
+			network := proxytest.NewNetwork()
+			p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial),
 				wsproxy.WithBalancer(wsproxy.BalancerFunc(func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error) {
 					return picked, nil
 				})))
-			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
-			if dials := network.takeDials(); len(dials) != 0 {
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			if dials := network.TakeDials(); len(dials) != 0 {
 				t.Errorf("dials are %q; want none", dials)
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 			if n := other.NumTunnels(); n != 0 {
 				t.Errorf("foreign backend has %d tunnels; want 0", n)
 			}
@@ -243,36 +244,36 @@ func retrying(second func() error) wsproxy.Option {
 }
 
 func TestBalancerMayRefuseTheSecondAttempt(t *testing.T) {
-	network := newFakeNet() // where nobody is
+	network := proxytest.NewNetwork() // where nobody is
 	backends := wsproxy.WithBackends("http://a", "http://b", "http://c")
-	p, s := start(t, backends, wsproxy.WithDialer(network.dial), retrying(func() error {
+	p, s := proxytest.Start(t, backends, wsproxy.WithDialer(network.Dial), retrying(func() error {
 		return &wsproxy.StatusError{Status: 409, Header: http.Header{"X-Session": {"lost"}}, Err: errors.New("your session's backend is down")}
 	}))
-	resp, body := exchange(t, s.URL, upgradeTo("/chat"))
-	wantStatus(t, resp, http.StatusConflict)
-	wantField(t, resp.Header, "X-Session", "lost")
+	resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantStatus(t, resp, http.StatusConflict)
+	proxytest.WantField(t, resp.Header, "X-Session", "lost")
 	if want := "your session's backend is down\n"; body != want {
 		t.Errorf("client got body %q; want %q", body, want)
 	}
-	if dials := network.takeDials(); len(dials) != 1 {
+	if dials := network.TakeDials(); len(dials) != 1 {
 		t.Errorf("dials are %q; want one: the balancer's error is final", dials)
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 func TestBalancerMayAbortTheSecondAttempt(t *testing.T) {
-	var book logBook
-	p, s := start(t, book.option(), wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(newFakeNet().dial),
+	var book proxytest.LogBook
+	p, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(proxytest.NewNetwork().Dial),
 		retrying(func() error { panic(http.ErrAbortHandler) }))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(upgradeTo("/chat"))
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	client.WantEOF()
-	if lines := book.lines("level=ERROR"); len(lines) > 0 {
+	if lines := book.Lines("level=ERROR"); len(lines) > 0 {
 		t.Errorf("log has %q at Error; want nothing: it is no fault", lines)
 	}
-	s.wait()
-	wantNoTunnels(t, p)
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
 }
 
 // A nameServer answers every question for an address with the one that it has
@@ -351,7 +352,7 @@ func TestNameIsResolvedAtEachDial(t *testing.T) {
 		t.Skipf("only Linux has all of 127.0.0.0/8: %v", err)
 	}
 	defer second.Close()
-	_, s := start(t, wsproxy.WithBackends(fmt.Sprintf("http://backend.wsproxy.example.:%d", port)))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(fmt.Sprintf("http://backend.wsproxy.example.:%d", port)))
 
 	for _, tt := range []struct {
 		addr [4]byte
@@ -359,13 +360,13 @@ func TestNameIsResolvedAtEachDial(t *testing.T) {
 	}{{[4]byte{127, 0, 0, 1}, first}, {[4]byte{127, 0, 0, 2}, second}, {[4]byte{127, 0, 0, 1}, first}} {
 		server.set(tt.addr)
 		client := wstest.Dial(t, s.URL)
-		client.WriteRequest(upgradeTo("/chat"))
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		tt.ln.(*net.TCPListener).SetDeadline(time.Now().Add(5 * time.Second))
 		c, err := tt.ln.Accept()
 		if err != nil {
 			t.Fatalf("nobody was dialed at %v: %v", tt.addr, err)
 		}
 		wstest.NewBackend(t, c).AcceptUpgrade(nil)
-		wantSwitch(t, client)
+		proxytest.WantSwitch(t, client)
 	}
 }

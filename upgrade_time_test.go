@@ -14,24 +14,25 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // What is tested here depends on time, which passes in a bubble.
 
 // startInMemory serves a proxy over fakeNet's backends at a, b, c and d.
-func startInMemory(t *testing.T, opts ...wsproxy.Option) (*wsproxy.Proxy, *site, *fakeNet) {
-	network := newFakeNet()
+func startInMemory(t *testing.T, opts ...wsproxy.Option) (*wsproxy.Proxy, *proxytest.Site, *proxytest.Network) {
+	network := proxytest.NewNetwork()
 	opts = append([]wsproxy.Option{
-		wsproxy.WithBackends("http://a", "http://b", "http://c", "http://d"), firstOf, wsproxy.WithDialer(network.dial),
+		wsproxy.WithBackends("http://a", "http://b", "http://c", "http://d"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial),
 	}, opts...)
-	p := newProxy(t, opts...)
-	return p, serveInMemory(t, p), network
+	p := proxytest.NewProxy(t, opts...)
+	return p, proxytest.ServeInMemory(t, p), network
 }
 
-func wantDials(t *testing.T, n *fakeNet, want ...string) {
+func wantDials(t *testing.T, n *proxytest.Network, want ...string) {
 	t.Helper()
-	if got := n.takeDials(); !slices.Equal(got, want) {
+	if got := n.TakeDials(); !slices.Equal(got, want) {
 		t.Errorf("dials are %q; want %q", got, want)
 	}
 }
@@ -53,21 +54,21 @@ func TestAttemptGetsHalfOfWhatIsLeft(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p, s, network := startInMemory(t, wsproxy.WithTimeouts(tt.timeouts))
 				for _, host := range strings.Split("abcd", "") {
-					network.set(host, fakeBackend{answer: switching})
+					network.Set(host, proxytest.FakeBackend{Answer: proxytest.Switching})
 				}
 				for _, host := range strings.Split(tt.silent, "") {
-					network.set(host, fakeBackend{})
+					network.Set(host, proxytest.FakeBackend{})
 				}
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
 				time.Sleep(tt.at - time.Nanosecond)
 				synctest.Wait()
 				if st := p.Stats(); st.Upgrading != 1 {
 					t.Errorf("Stats() has %d upgrading just before %v; want 1", st.Upgrading, tt.at)
 				}
 				time.Sleep(time.Nanosecond)
-				wantStatus(t, client.ReadResponse(), tt.status)
-				if got := time.Since(network.start); got != tt.at {
+				proxytest.WantStatus(t, client.ReadResponse(), tt.status)
+				if got := time.Since(network.Start); got != tt.at {
 					t.Errorf("client was answered at %v; want %v", got, tt.at)
 				}
 				wantDials(t, network, tt.dials...)
@@ -79,12 +80,12 @@ func TestAttemptGetsHalfOfWhatIsLeft(t *testing.T) {
 func TestLastCandidateGetsAllTheTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"))
-		network.set("a", fakeBackend{})
-		client := s.dial(t)
-		client.WriteRequest(upgradeTo("/chat"))
+		network.Set("a", proxytest.FakeBackend{})
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		time.Sleep(10*time.Second - time.Nanosecond)
 		time.Sleep(time.Nanosecond)
-		wantStatus(t, client.ReadResponse(), http.StatusGatewayTimeout)
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusGatewayTimeout)
 	})
 }
 
@@ -93,44 +94,44 @@ func TestHandshakeTimeoutCoversEachPhase(t *testing.T) {
 		name string
 		url  string
 		dial wsproxy.DialFunc // nil: a backend that does as answer says
-		back fakeBackend
+		back proxytest.FakeBackend
 	}{
 		{"dial", "http://a", func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}, fakeBackend{}},
+		}, proxytest.FakeBackend{}},
 		{"TLS", "https://a", func(context.Context, string, string) (net.Conn, error) {
 			front, _ := memnet.Pipe(4096)
 			return front, nil
-		}, fakeBackend{}},
-		{"answer", "http://a", nil, fakeBackend{}},
-		{"half an answer", "http://a", nil, fakeBackend{answer: "HTTP/1.1 101 Switching"}},
-		{"interim answers only", "http://a", nil, fakeBackend{answer: raw("HTTP/1.1 103 Early Hints")}},
+		}, proxytest.FakeBackend{}},
+		{"answer", "http://a", nil, proxytest.FakeBackend{}},
+		{"half an answer", "http://a", nil, proxytest.FakeBackend{Answer: "HTTP/1.1 101 Switching"}},
+		{"interim answers only", "http://a", nil, proxytest.FakeBackend{Answer: proxytest.Head("HTTP/1.1 103 Early Hints")}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				network := newFakeNet()
-				network.set("a", tt.back)
+				network := proxytest.NewNetwork()
+				network.Set("a", tt.back)
 				if tt.dial == nil {
-					tt.dial = network.dial
+					tt.dial = network.Dial
 				}
 				var failed error
-				p := newProxy(t, wsproxy.WithBackends(tt.url), wsproxy.WithDialer(tt.dial),
+				p := proxytest.NewProxy(t, wsproxy.WithBackends(tt.url), wsproxy.WithDialer(tt.dial),
 					wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(i wsproxy.AttemptInfo) { failed = i.Err }}))
-				s := serveInMemory(t, p)
-				client := s.dial(t)
-				client.WriteRequest(upgradeTo("/chat"))
+				s := proxytest.ServeInMemory(t, p)
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
 				time.Sleep(10 * time.Second)
 				resp := client.ReadResponse()
-				wantStatus(t, resp, http.StatusGatewayTimeout)
+				proxytest.WantStatus(t, resp, http.StatusGatewayTimeout)
 				io.Copy(io.Discard, resp.Body)
 				client.WantEOF()
 				var be *wsproxy.BackendError
 				if !errors.As(failed, &be) || !be.Timeout() || !errors.Is(failed, context.DeadlineExceeded) {
 					t.Errorf("Attempted saw %v; want a *BackendError that is a timeout", failed)
 				}
-				s.wait()
-				wantNoTunnels(t, p)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
 			})
 		})
 	}
@@ -138,59 +139,59 @@ func TestHandshakeTimeoutCoversEachPhase(t *testing.T) {
 
 func TestHandshakeTimeoutCanBeOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		backend := newBackendInMemory(t)
-		p := newProxy(t, wsproxy.WithBackends("http://a"), backend.option(), wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: -1}))
-		client := serveInMemory(t, p).dial(t)
-		client.WriteRequest(upgradeTo("/chat"))
-		leg := backend.accept(t)
+		backend := proxytest.NewBackendInMemory(t)
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(), wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: -1}))
+		client := proxytest.ServeInMemory(t, p).Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		leg := backend.Accept(t)
 		time.Sleep(time.Hour)
 		leg.AcceptUpgrade(nil)
-		wantSwitch(t, client)
+		proxytest.WantSwitch(t, client)
 	})
 }
 
 func TestPassingOnARefusalHasATimeLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network := newFakeNet()
-		network.set("a", fakeBackend{answer: raw("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "drip"})
-		p := newProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.dial))
-		s := serveInMemory(t, p)
-		client := s.dial(t)
-		client.WriteRequest(upgradeTo("/chat"))
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "drip"})
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		time.Sleep(10*time.Second - time.Nanosecond)
 		synctest.Wait()
 		if st := p.Stats(); st.Upgrading != 1 {
 			t.Errorf("Stats() has %d upgrading before the limit; want 1", st.Upgrading)
 		}
 		time.Sleep(time.Nanosecond)
-		s.wait()
-		wantNoTunnels(t, p)
+		s.Wait()
+		proxytest.WantNoTunnels(t, p)
 	})
 }
 
 // tryOnce makes one upgrade and lets its tunnel end.
-func tryOnce(t *testing.T, s *site) (status int) {
+func tryOnce(t *testing.T, s *proxytest.Site) (status int) {
 	t.Helper()
-	client := s.dial(t)
-	client.WriteRequest(upgradeTo("/chat"))
+	client := s.Dial(t)
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	status = client.ReadResponse().StatusCode
 	client.Close()
-	s.wait()
+	s.Wait()
 	return status
 }
 
 func TestFailedBackendWaitsFromOneTo30Seconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
-		network.set("b", fakeBackend{answer: switching})
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 		for _, wait := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
 			wait *= time.Second
-			network.start = time.Now()
+			network.Start = time.Now()
 			tryOnce(t, s)
 			wantDials(t, network, "a at 0s", "b at 0s")
 
-			time.Sleep(wait - time.Nanosecond - time.Since(network.start))
-			network.start = time.Now()
+			time.Sleep(wait - time.Nanosecond - time.Since(network.Start))
+			network.Start = time.Now()
 			tryOnce(t, s)
 			wantDials(t, network, "b at 0s")
 			if state := p.Backends()[0].State(); state != wsproxy.BackendFailing {
@@ -199,16 +200,16 @@ func TestFailedBackendWaitsFromOneTo30Seconds(t *testing.T) {
 			time.Sleep(time.Nanosecond)
 		}
 		// It is back: one success, and the next failure waits 1 s again.
-		network.set("a", fakeBackend{answer: switching})
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 		tryOnce(t, s)
 		if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
 			t.Errorf("a is %v; want up", state)
 		}
-		network.set("a", fakeBackend{dialErr: errors.New("refused")})
+		network.Set("a", proxytest.FakeBackend{DialErr: errors.New("refused")})
 		tryOnce(t, s)
-		network.takeDials()
+		network.TakeDials()
 		time.Sleep(time.Second)
-		network.start = time.Now()
+		network.Start = time.Now()
 		tryOnce(t, s)
 		wantDials(t, network, "a at 0s", "b at 0s")
 	})
@@ -224,7 +225,7 @@ func TestFailedBackendIsTriedWhenNoOtherIsLeft(t *testing.T) {
 			}
 		}
 		wantTry(http.StatusBadGateway)
-		network.set("a", fakeBackend{answer: switching})
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 		wantTry(http.StatusSwitchingProtocols)
 	})
 }
@@ -232,24 +233,24 @@ func TestFailedBackendIsTriedWhenNoOtherIsLeft(t *testing.T) {
 func TestUpgradesThatFailTogetherCountAsOneFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
-		network.set("a", fakeBackend{}) // is about to restart
-		network.set("b", fakeBackend{answer: switching})
+		network.Set("a", proxytest.FakeBackend{}) // is about to restart
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 		var clients []*wstest.Peer
 		for range 10 {
-			client := s.dial(t)
-			client.WriteRequest(upgradeTo("/chat"))
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
 			clients = append(clients, client)
 		}
 		time.Sleep(5 * time.Second)
 		for _, client := range clients {
-			wantSwitch(t, client)
+			proxytest.WantSwitch(t, client)
 			client.Close()
 		}
-		s.wait()
-		network.takeDials()
-		network.set("a", fakeBackend{answer: switching})
+		s.Wait()
+		network.TakeDials()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 		time.Sleep(time.Second)
-		network.start = time.Now()
+		network.Start = time.Now()
 		tryOnce(t, s)
 		wantDials(t, network, "a at 0s")
 	})

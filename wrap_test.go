@@ -12,28 +12,29 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 func TestWrapHandsOnWhatIsNoUpgradeUntouched(t *testing.T) {
 	for name, request := range map[string]string{
-		"GET":                     raw("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: close"),
-		"POST":                    raw("POST /page?x=1 HTTP/1.1", "Host: chat.example", "Content-Length: 5", "Connection: close") + "hello",
-		"POST with Upgrade":       raw("POST /page?x=1 HTTP/1.1", "Host: chat.example", "Upgrade: websocket", "Connection: Upgrade, close"),
-		"Upgrade only":            raw("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Upgrade: websocket", "Connection: close"),
-		"Connection only":         raw("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: upgrade, close"),
-		"h2c":                     raw("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: upgrade, close", "Upgrade: h2c"),
-		"HTTP/1.0":                raw("GET /page?x=1 HTTP/1.0", "Host: chat.example", "Connection: upgrade", "Upgrade: websocket"),
-		"forwarded and nominated": raw("GET /page?x=1 HTTP/1.1", "Host: chat.example", "X-Forwarded-For: 192.0.2.1", "Connection: close, X-Forwarded-For"),
+		"GET":                     proxytest.Head("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: close"),
+		"POST":                    proxytest.Head("POST /page?x=1 HTTP/1.1", "Host: chat.example", "Content-Length: 5", "Connection: close") + "hello",
+		"POST with Upgrade":       proxytest.Head("POST /page?x=1 HTTP/1.1", "Host: chat.example", "Upgrade: websocket", "Connection: Upgrade, close"),
+		"Upgrade only":            proxytest.Head("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Upgrade: websocket", "Connection: close"),
+		"Connection only":         proxytest.Head("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: upgrade, close"),
+		"h2c":                     proxytest.Head("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: upgrade, close", "Upgrade: h2c"),
+		"HTTP/1.0":                proxytest.Head("GET /page?x=1 HTTP/1.0", "Host: chat.example", "Connection: upgrade", "Upgrade: websocket"),
+		"forwarded and nominated": proxytest.Head("GET /page?x=1 HTTP/1.1", "Host: chat.example", "X-Forwarded-For: 192.0.2.1", "Connection: close, X-Forwarded-For"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			want, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := newProxy(t, wsproxy.WithBackends("http://nobody"))
+			p := proxytest.NewProxy(t, wsproxy.WithBackends("http://nobody"))
 			p.Close() // next is served all the same
-			s := serve(t, p.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := proxytest.Serve(t, p.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method != want.Method || r.RequestURI != want.RequestURI || r.Host != want.Host || len(r.Header) != len(want.Header) {
 					t.Errorf("next got %s %s of %s with %v; want %s %s of %s with %v",
 						r.Method, r.RequestURI, r.Host, r.Header, want.Method, want.RequestURI, want.Host, want.Header)
@@ -43,9 +44,9 @@ func TestWrapHandsOnWhatIsNoUpgradeUntouched(t *testing.T) {
 				w.WriteHeader(http.StatusTeapot)
 				w.Write(body)
 			})))
-			resp, body := exchange(t, s.URL, request)
-			wantStatus(t, resp, http.StatusTeapot)
-			wantField(t, resp.Header, "X-From", "next")
+			resp, body := proxytest.Exchange(t, s.URL, request)
+			proxytest.WantStatus(t, resp, http.StatusTeapot)
+			proxytest.WantField(t, resp.Header, "X-From", "next")
 			if wantBody := request[strings.Index(request, "\r\n\r\n")+4:]; body != wantBody {
 				t.Errorf("client got body %q; want %q", body, wantBody)
 			}
@@ -54,36 +55,36 @@ func TestWrapHandsOnWhatIsNoUpgradeUntouched(t *testing.T) {
 }
 
 func TestWrapTakesEveryUpgrade(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
-	s := serve(t, p.Wrap(http.NotFoundHandler()))
-	client, _ := open(t, s.URL, upgradeTo("/anywhere"))
-	wantEcho(t, client)
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	s := proxytest.Serve(t, p.Wrap(http.NotFoundHandler()))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/anywhere"))
+	proxytest.WantEcho(t, client)
 }
 
 func TestWithoutNextTheAnswerNamesTheCheckThatFailed(t *testing.T) {
-	_, s := start(t, wsproxy.WithBackends("http://nobody"))
+	_, s := proxytest.Start(t, wsproxy.WithBackends("http://nobody"))
 	handshake := func(lines ...string) string {
-		return raw(append([]string{"GET / HTTP/1.1", "Host: a", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + sampleKey}, lines...)...)
+		return proxytest.Head(append([]string{"GET / HTTP/1.1", "Host: a", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + proxytest.SampleKey}, lines...)...)
 	}
 	for _, tt := range []struct{ name, request, body string }{
-		{"plain", raw("GET / HTTP/1.1", "Host: a"), "Upgrade was missing: only `websocket` is served here\n"},
+		{"plain", proxytest.Head("GET / HTTP/1.1", "Host: a"), "Upgrade was missing: only `websocket` is served here\n"},
 		{"proxy drops Upgrade", handshake("Connection: close"), "Upgrade was missing: does a proxy in front drop it?\n"},
 		{"proxy drops Connection", handshake("Upgrade: websocket"), "Connection was missing: does a proxy in front drop it?\n"},
 		{"proxy replaces Connection", handshake("Upgrade: websocket", "Connection: close"), "Connection was `close`: does a proxy in front drop it?\n"},
 		{"other token", handshake("Upgrade: h2c", "Connection: Upgrade"), "Upgrade was `h2c`: only `websocket` is served here\n"},
-		{"method", strings.Replace(upgradeTo("/"), "GET", "POST", 1), "Method was `POST`: a WebSocket is opened by GET\n"},
+		{"method", strings.Replace(proxytest.UpgradeTo("/"), "GET", "POST", 1), "Method was `POST`: a WebSocket is opened by GET\n"},
 		{"markup is not repeated as such", handshake("Upgrade: <script>\"x\"\x7f"+strings.Repeat("y", 100), "Connection: Upgrade"), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			resp, body := exchange(t, s.URL, tt.request)
+			resp, body := proxytest.Exchange(t, s.URL, tt.request)
 			if tt.body == "" { // net/http refuses it, or the body is plain text
 				if resp.StatusCode == http.StatusUpgradeRequired {
-					wantField(t, resp.Header, "X-Content-Type-Options", "nosniff")
+					proxytest.WantField(t, resp.Header, "X-Content-Type-Options", "nosniff")
 				}
 				return
 			}
-			wantStatus(t, resp, http.StatusUpgradeRequired)
-			wantField(t, resp.Header, "Upgrade", "websocket")
+			proxytest.WantStatus(t, resp, http.StatusUpgradeRequired)
+			proxytest.WantField(t, resp.Header, "Upgrade", "websocket")
 			if body != tt.body {
 				t.Errorf("client got body %q; want %q", body, tt.body)
 			}
@@ -92,19 +93,19 @@ func TestWithoutNextTheAnswerNamesTheCheckThatFailed(t *testing.T) {
 }
 
 func TestWrapOfNilHandsNothingOn(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
-	s := serve(t, p.Wrap(nil))
-	resp, _ := exchange(t, s.URL, raw("GET / HTTP/1.1", "Host: a"))
-	wantStatus(t, resp, http.StatusUpgradeRequired)
-	client, _ := open(t, s.URL, upgradeTo("/chat"))
-	wantEcho(t, client)
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	s := proxytest.Serve(t, p.Wrap(nil))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.Head("GET / HTTP/1.1", "Host: a"))
+	proxytest.WantStatus(t, resp, http.StatusUpgradeRequired)
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantEcho(t, client)
 }
 
 // "An endpoint MUST NOT generate an HTTP/2 message containing
 // connection-specific header fields" (RFC 9113 §8.2.2): Go would end the whole
 // connection for it, and with it everybody's requests.
 func TestRefusalOverHTTP2LeavesTheConnectionOpen(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends("http://nobody"))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends("http://nobody"))
 	var conns []string
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conns = append(conns, r.RemoteAddr)
@@ -120,9 +121,9 @@ func TestRefusalOverHTTP2LeavesTheConnectionOpen(t *testing.T) {
 		}
 		io.Copy(io.Discard, resp.Body)
 		resp.Body.Close()
-		wantStatus(t, resp, http.StatusUpgradeRequired)
-		wantField(t, resp.Header, "Connection")
-		wantField(t, resp.Header, "Upgrade")
+		proxytest.WantStatus(t, resp, http.StatusUpgradeRequired)
+		proxytest.WantField(t, resp.Header, "Connection")
+		proxytest.WantField(t, resp.Header, "Upgrade")
 	}
 	if conns[0] != conns[1] || conns[1] != conns[2] {
 		t.Errorf("requests came over %v; want one connection", conns)
@@ -171,26 +172,26 @@ func TestHiddenHijackerIsFoundOutBeforeTheDial(t *testing.T) {
 		{"TimeoutHandler", func(p http.Handler) http.Handler { return http.TimeoutHandler(p, time.Minute, "") }, "http.timeoutWriter"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var book logBook
-			backend := wstest.StartRaw(t, switching)
-			p := newProxy(t, wsproxy.WithBackends(backend.URL()), book.option())
-			resp, _ := exchange(t, serve(t, tt.handler(p)).URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
-			if lines := book.lines("level=ERROR", tt.typeName); len(lines) != 1 {
-				t.Errorf("log has %q; want one Error line that names %s", book.lines(), tt.typeName)
+			var book proxytest.LogBook
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()), book.Option())
+			resp, _ := proxytest.Exchange(t, proxytest.Serve(t, tt.handler(p)).URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			if lines := book.Lines("level=ERROR", tt.typeName); len(lines) != 1 {
+				t.Errorf("log has %q; want one Error line that names %s", book.Lines(), tt.typeName)
 			}
-			wantUntouched(t, backend)
-			wantNoTunnels(t, p)
+			proxytest.WantUntouched(t, backend)
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }
 
 func TestWrapperWithUnwrapIsSeenThrough(t *testing.T) {
-	p := newProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
-	s := serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter { return unwrapperWriter{unwrapperWriter{w}} }))
-	client, _ := open(t, s.URL, upgradeTo("/chat"))
-	wantEcho(t, client)
-	hangUp(t, client)
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	s := proxytest.Serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter { return unwrapperWriter{unwrapperWriter{w}} }))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantEcho(t, client)
+	proxytest.HangUp(t, client)
 }
 
 func TestHijackThatFailsClosesTheBackend(t *testing.T) {
@@ -202,20 +203,20 @@ func TestHijackThatFailsClosesTheBackend(t *testing.T) {
 		{"panic", func(w http.ResponseWriter) http.ResponseWriter { return panickyWriter{w} }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var book logBook
-			backend := wstest.StartRaw(t, switching)
-			p := newProxy(t, wsproxy.WithBackends(backend.URL()), book.option())
-			s := serve(t, wrapped(p, tt.wrap))
-			resp, _ := exchange(t, s.URL, upgradeTo("/chat"))
-			wantStatus(t, resp, http.StatusInternalServerError)
-			if _, _, rest := receivedHead(t, backend); rest != "" {
+			var book proxytest.LogBook
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()), book.Option())
+			s := proxytest.Serve(t, wrapped(p, tt.wrap))
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			if _, _, rest := proxytest.ReceivedHead(t, backend); rest != "" {
 				t.Errorf("backend received %q after the upgrade; want nothing", rest)
 			}
-			if lines := book.lines("level=ERROR"); len(lines) != 1 {
-				t.Errorf("log has %q; want one Error line", book.lines())
+			if lines := book.Lines("level=ERROR"); len(lines) != 1 {
+				t.Errorf("log has %q; want one Error line", book.Lines())
 			}
-			s.wait()
-			wantNoTunnels(t, p)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
 		})
 	}
 }

@@ -1,4 +1,4 @@
-package wsproxy_test
+package proxytest
 
 import (
 	"testing"
@@ -6,8 +6,8 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// forEachWay runs test blocking and detached.
-func forEachWay(t *testing.T, test func(t *testing.T, way wsproxy.Option)) {
+// ForEachWay runs test blocking and detached.
+func ForEachWay(t *testing.T, test func(t *testing.T, way wsproxy.Option)) {
 	for name, detached := range map[string]bool{"blocking": false, "detached": true} {
 		t.Run(name, func(t *testing.T) { test(t, wsproxy.WithDetached(detached)) })
 	}

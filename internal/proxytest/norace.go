@@ -1,0 +1,6 @@
+//go:build !race
+
+package proxytest
+
+// IsRace reports whether the race detector is on.
+const IsRace = false

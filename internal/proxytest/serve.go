@@ -1,0 +1,99 @@
+package proxytest
+
+import (
+	"io"
+	"log"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// DiscardLog is for servers whose errors are part of a test.
+var DiscardLog = log.New(io.Discard, "", 0)
+
+// NewProxy returns a proxy that runs until the test ends and logs nothing.
+func NewProxy(t testing.TB, opts ...wsproxy.Option) *wsproxy.Proxy {
+	t.Helper()
+	quiet := wsproxy.WithLogger(slog.New(slog.DiscardHandler))
+	p, err := wsproxy.New(append([]wsproxy.Option{quiet}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close() })
+	return p
+}
+
+// A Site is a server on 127.0.0.1, or in memory.
+type Site struct {
+	URL      string
+	ln       *memnet.Listener // of a server in memory
+	handling sync.WaitGroup   // calls of its handler
+}
+
+// Serve serves h until the test ends. The functions configure the server.
+func Serve(t testing.TB, h http.Handler, configure ...func(*http.Server)) *Site {
+	t.Helper()
+	s := new(Site)
+	srv := httptest.NewUnstartedServer(s.count(h))
+	srv.Config.ErrorLog = DiscardLog
+	for _, f := range configure {
+		f(srv.Config)
+	}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	s.URL = srv.URL
+	return s
+}
+
+// ServeInMemory is Serve in a synctest bubble.
+func ServeInMemory(t testing.TB, h http.Handler, configure ...func(*http.Server)) *Site {
+	t.Helper()
+	s := &Site{ln: memnet.Listen(4096)}
+	srv := &http.Server{Handler: s.count(h), ErrorLog: DiscardLog}
+	for _, f := range configure {
+		f(srv)
+	}
+	var running sync.WaitGroup
+	running.Go(func() { srv.Serve(s.ln) }) // until Close
+	t.Cleanup(func() {
+		srv.Close()
+		running.Wait()
+	})
+	return s
+}
+
+// Dial returns a client of a site in memory.
+func (s *Site) Dial(t testing.TB) *wstest.Peer {
+	t.Helper()
+	c, err := s.ln.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return wstest.NewClient(t, c)
+}
+
+// count counts the calls of h.
+func (s *Site) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.handling.Add(1)
+		defer s.handling.Done()
+		h.ServeHTTP(w, r)
+	})
+}
+
+// Wait waits until all calls of the handler have returned. The test must have seen an
+// effect of each.
+func (s *Site) Wait() { s.handling.Wait() }
+
+// Start serves a new proxy until the test ends.
+func Start(t testing.TB, opts ...wsproxy.Option) (*wsproxy.Proxy, *Site) {
+	t.Helper()
+	p := NewProxy(t, opts...)
+	return p, Serve(t, p)
+}

@@ -1,5 +1,0 @@
-//go:build race
-
-package wsproxy_test
-
-const isRace = true
