@@ -21,8 +21,8 @@ type Tunnel struct {
 	id      uint64 // set by registry.add
 	backend *Backend
 	opened  time.Duration // since p.start
-	texts   packed        // see unpack
-	more    *extras       // nil for most
+	request encodedSnapshot
+	more    *extras // nil for most
 }
 
 // ID returns a number that no other tunnel of its Proxy has.
@@ -57,10 +57,10 @@ func (t *Tunnel) abort() { t.relay.Cut(relay.CauseShutdown) }
 // newTunnel returns a tunnel of a, whose client's connection was taken over and has early
 // read from it. The tunnel takes over what a owns.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
-	local := addrString(a.client.LocalAddr())
+	s := newSnapshot(u.r, u.clientAddr, a.client.LocalAddr(), a.agreement)
 	return &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
-		texts: packTexts(u.r, u.clientAddr, local, a.agreement), more: u.extras(),
+		request: s.encode(), more: u.extras(),
 		relay: relay.New(relay.Config{
 			Client:      netconn.New(a.client, early),
 			Backend:     netconn.New(a.conn, a.early),

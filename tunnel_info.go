@@ -123,7 +123,8 @@ func (t *Tunnel) Info() TunnelInfo {
 		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: 1,
 		Engine: Engine(t.relay.Engine()),
 	}
-	i.unpack(t.texts)
+	s := t.request.decode()
+	s.addTo(&i)
 	if t.more != nil {
 		i.Attempts += t.more.retries
 		i.Header = t.more.header
@@ -164,60 +165,91 @@ func plainURL(path, rawPath, rawQuery string) *url.URL {
 	return &url.URL{Path: path, RawPath: rawPath, RawQuery: rawQuery}
 }
 
-// packTexts copies what a [TunnelInfo] tells in words. The request's own strings
-// are parts of its whole header, which a tunnel would keep alive. The client's address
-// is left out where it is the peer's.
-func packTexts(r *http.Request, client netip.Addr, local string, a handshake.Agreement) packed {
-	var behindProxies string
+// A snapshot is what a tunnel knows of the request that opened it, in strings.
+type snapshot struct {
+	forwarded   string // the client's address behind proxies; empty where it is the peer's
+	remoteAddr  string
+	localAddr   string
+	method      string
+	host        string
+	path        string
+	rawPath     string
+	rawQuery    string
+	subprotocol string
+	extensions  []string
+}
+
+// newSnapshot returns the snapshot of r.
+func newSnapshot(r *http.Request, client netip.Addr, local net.Addr, a handshake.Agreement) snapshot {
+	s := snapshot{
+		remoteAddr: r.RemoteAddr, method: r.Method, host: r.Host,
+		path: r.URL.Path, rawPath: r.URL.RawPath, rawQuery: r.URL.RawQuery,
+		subprotocol: a.Subprotocol, extensions: a.Extensions,
+	}
 	if client != handshake.PeerAddr(r.RemoteAddr) {
-		behindProxies = client.String()
+		s.forwarded = client.String()
 	}
-	texts := []string{behindProxies, r.RemoteAddr, local, r.Method, r.Host, r.URL.Path, r.URL.RawPath, r.URL.RawQuery, a.Subprotocol}
-	return pack(append(texts, a.Extensions...))
+	if local != nil { // a listener's own connection may have none
+		s.localAddr = local.String()
+	}
+	return s
 }
 
-// unpack fills in what was packed.
-func (i *TunnelInfo) unpack(p packed) {
-	var behindProxies, path, rawPath, rawQuery string
-	for _, s := range []*string{&behindProxies, &i.RemoteAddr, &i.LocalAddr, &i.Method, &i.Host, &path, &rawPath, &rawQuery, &i.Subprotocol} {
-		*s, p = p.next()
+// addTo sets the fields of i that the snapshot has.
+func (s *snapshot) addTo(i *TunnelInfo) {
+	if i.ClientAddr = handshake.PeerAddr(s.remoteAddr); s.forwarded != "" {
+		i.ClientAddr = netip.MustParseAddr(s.forwarded)
 	}
-	if i.ClientAddr = handshake.PeerAddr(i.RemoteAddr); behindProxies != "" {
-		i.ClientAddr = netip.MustParseAddr(behindProxies)
-	}
-	i.URL = plainURL(path, rawPath, rawQuery)
-	for len(p) > 0 {
-		var s string
-		s, p = p.next()
-		i.Extensions = append(i.Extensions, s)
+	i.RemoteAddr, i.LocalAddr = s.remoteAddr, s.localAddr
+	i.Method, i.Host, i.URL = s.method, s.host, plainURL(s.path, s.rawPath, s.rawQuery)
+	i.Subprotocol, i.Extensions = s.subprotocol, s.extensions
+}
+
+// fields are the strings of s in the order in which encode and decode go through them,
+// without the extensions, which come after them.
+func (s *snapshot) fields() [9]*string {
+	return [...]*string{
+		&s.forwarded, &s.remoteAddr, &s.localAddr, &s.method, &s.host,
+		&s.path, &s.rawPath, &s.rawQuery, &s.subprotocol,
 	}
 }
 
-// packed are strings in one: each after its length.
-type packed string
+// An encodedSnapshot is a snapshot in one string: each of its strings after its length.
+// It is one allocation of the size that is needed, and does not keep the header of the
+// request alive, which the request's own strings are parts of.
+type encodedSnapshot string
 
-func pack(texts []string) packed {
+func (s *snapshot) encode() encodedSnapshot {
 	b := make([]byte, 0, 512) // usually enough, and on the stack
-	for _, s := range texts {
-		b = binary.AppendUvarint(b, uint64(len(s)))
-		b = append(b, s...)
+	appendField := func(f string) {
+		b = binary.AppendUvarint(b, uint64(len(f)))
+		b = append(b, f...)
 	}
-	return packed(b)
+	for _, f := range s.fields() {
+		appendField(*f)
+	}
+	for _, e := range s.extensions {
+		appendField(e)
+	}
+	return encodedSnapshot(b)
 }
 
-// next returns the first string and what follows.
-func (p packed) next() (string, packed) {
-	var head [binary.MaxVarintLen64]byte
-	copy(head[:], p)
-	n, size := binary.Uvarint(head[:])
-	end := size + int(n)
-	return string(p[size:end]), p[end:]
-}
-
-// addrString returns a's text; a connection of somebody else's may have no address.
-func addrString(a net.Addr) string {
-	if a == nil {
-		return ""
+func (e encodedSnapshot) decode() snapshot {
+	var s snapshot
+	next := func() string {
+		var length [binary.MaxVarintLen64]byte
+		copy(length[:], e)
+		n, size := binary.Uvarint(length[:])
+		end := size + int(n)
+		f := e[size:end]
+		e = e[end:]
+		return string(f)
 	}
-	return a.String()
+	for _, f := range s.fields() {
+		*f = next()
+	}
+	for len(e) > 0 {
+		s.extensions = append(s.extensions, next())
+	}
+	return s
 }
