@@ -53,6 +53,8 @@ type Backend struct {
 	tunnels atomic.Int64 // upgrades under way included
 	removed atomic.Bool
 	health  atomic.Pointer[health.State] // never nil; the State does not change
+
+	open map[*Tunnel]struct{} // guarded by registry.mu
 }
 
 // healthy is the State of most backends. They share it, so that candidates reads little

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -64,8 +63,7 @@ func (c *http1Client) check() error {
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			c.p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
-				slog.String("type", fmt.Sprintf("%T", w)))
+			c.p.logNoHijacker(w)
 			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
 		}
 	}
@@ -80,8 +78,7 @@ func (c *http1Client) opening(buf *headBuffer, h http.Header, a handshake.Agreem
 func (c *http1Client) takeOver() (net.Conn, *bufio.Reader, error) {
 	conn, brw, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
-		c.p.logAttrs(slog.LevelError, "connection cannot be hijacked",
-			slog.String("type", fmt.Sprintf("%T", c.w)), slog.Any("err", err))
+		c.p.logNotHijacked(c.w, err)
 		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	c.isTakenOver = true
@@ -145,9 +142,7 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 // recordForwarded counts and logs an upgrade that the backend refused.
 func (c *http1Client) recordForwarded(a *attempt) {
 	c.p.registry.refused.Add(1)
-	c.p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, a.backend.id),
-		slog.String(logClient, c.r.RemoteAddr), slog.String("host", c.r.Host), slog.String("path", c.r.URL.Path),
-		slog.Int("status", a.resp.StatusCode))
+	c.p.logForwarded(c.r, a.backend, a.resp.StatusCode)
 }
 
 func (c *http1Client) refuse(err error) {
@@ -165,10 +160,7 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
 		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
 	}
-	what := "upgrade refused"
-	if p.registry.countRefusal(err) {
-		what = "upgrade failed"
-	}
+	p.registry.recordRefusal(err)
 	h := w.Header()
 	var status *StatusError
 	if errors.As(err, &status) {
@@ -180,10 +172,7 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", retryAfterSeconds)
 	}
 	closeAfter(r, h)
-	if p.logs(slog.LevelDebug) {
-		p.logAttrs(slog.LevelDebug, what, slog.String(logClient, r.RemoteAddr),
-			slog.String("host", r.Host), slog.String("path", r.URL.Path), slog.Any("err", err))
-	}
+	p.logRefused(r, err)
 	p.errorHandler(w, r, err)
 }
 

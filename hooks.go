@@ -2,9 +2,7 @@ package wsproxy
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
-	"runtime/debug"
 )
 
 // Everything here calls code of the user's. A panic in it is logged and becomes
@@ -27,8 +25,7 @@ func (p *Proxy) catch(hook string, err *error) {
 	}
 	*err = &hookPanic{hook, v}
 	if v != http.ErrAbortHandler { // which net/http does not log either
-		p.logAttrs(slog.LevelError, "panic in a hook",
-			slog.String("hook", hook), slog.Any("panic", v), slog.String("stack", string(debug.Stack())))
+		p.logPanic(hook, v)
 	}
 }
 

@@ -2,39 +2,119 @@ package wsproxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net/http"
+	"runtime/debug"
 )
+
+// Every line that the package logs is here. No line has a query, a cookie,
+// Authorization or Sec-WebSocket-Protocol: tokens travel there.
 
 // Keys of log lines.
 const (
-	logTunnel  = "tunnel"
-	logBackend = "backend"
-	logClient  = "client"
+	logAttempts          = "attempts"
+	logBackend           = "backend"
+	logCause             = "cause"
+	logClient            = "client"
+	logCode              = "code"
+	logCut               = "cut"
+	logDuration          = "duration"
+	logErr               = "err"
+	logHook              = "hook"
+	logHost              = "host"
+	logPanicValue        = "panic"
+	logPath              = "path"
+	logSide              = "side"
+	logStack             = "stack"
+	logStatus            = "status"
+	logToBackendBytes    = "to_backend_bytes"
+	logToBackendMessages = "to_backend_messages"
+	logToClientBytes     = "to_client_bytes"
+	logToClientMessages  = "to_client_messages"
+	logTunnel            = "tunnel"
+	logType              = "type"
 )
 
-// logOpened leaves the query out: tokens travel there.
+// logRefused logs an upgrade that ended with err before its tunnel opened.
+func (p *Proxy) logRefused(r *http.Request, err error) {
+	if !p.logs(slog.LevelDebug) {
+		return
+	}
+	msg := "upgrade refused"
+	if isFailure(err) {
+		msg = "upgrade failed"
+	}
+	p.logAttrs(slog.LevelDebug, msg, slog.String(logClient, r.RemoteAddr),
+		slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path), slog.Any(logErr, err))
+}
+
+// logForwarded logs an upgrade whose client gets b's own response.
+func (p *Proxy) logForwarded(r *http.Request, b *Backend, status int) {
+	p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, b.id),
+		slog.String(logClient, r.RemoteAddr), slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path),
+		slog.Int(logStatus, status))
+}
+
+// logClientLost logs a client that could not be sent its 101.
+func (p *Proxy) logClientLost(r *http.Request, err error) {
+	p.logAttrs(slog.LevelDebug, "client lost before its 101",
+		slog.String(logClient, r.RemoteAddr), slog.Any(logErr, err))
+}
+
+// logFailing logs that b is ejected, because an attempt failed with err.
+func (p *Proxy) logFailing(b *Backend, err error) {
+	p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any(logErr, err))
+}
+
+// logNoHijacker logs that w, a ResponseWriter, hides the connection.
+func (p *Proxy) logNoHijacker(w http.ResponseWriter) {
+	p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
+		slog.String(logType, fmt.Sprintf("%T", w)))
+}
+
+// logNotHijacked logs that the Hijack method behind w failed.
+func (p *Proxy) logNotHijacked(w http.ResponseWriter, err error) {
+	p.logAttrs(slog.LevelError, "connection cannot be hijacked",
+		slog.String(logType, fmt.Sprintf("%T", w)), slog.Any(logErr, err))
+}
+
+// logPanic logs a panic in a hook, with the stack of the caller.
+func (p *Proxy) logPanic(hook string, value any) {
+	p.logAttrs(slog.LevelError, "panic in a hook",
+		slog.String(logHook, hook), slog.Any(logPanicValue, value), slog.String(logStack, string(debug.Stack())))
+}
+
+// logOpened logs a tunnel that has opened.
 func (p *Proxy) logOpened(t *Tunnel) {
+	if !p.logs(slog.LevelDebug) {
+		return
+	}
 	i := t.Info()
 	p.logAttrs(slog.LevelDebug, "tunnel opened",
 		slog.Uint64(logTunnel, i.ID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
-		slog.String("host", i.Host), slog.String("path", i.URL.Path), slog.Int("attempts", i.Attempts))
+		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.Int(logAttempts, i.Attempts))
 }
 
+// logClosed logs a tunnel that has ended.
 func (p *Proxy) logClosed(e *TunnelEnd) {
+	if !p.logs(slog.LevelDebug) {
+		return
+	}
 	attrs := []slog.Attr{
 		slog.Uint64(logTunnel, e.ID), slog.String(logBackend, e.Backend.ID()), slog.String(logClient, e.RemoteAddr),
-		slog.Duration("duration", e.Duration), slog.String("side", e.Side.String()), slog.String("cause", e.Cause.String()),
-		slog.Int("code", e.Code), slog.Bool("cut", e.Cut),
-		slog.Uint64("to_backend_bytes", e.ToBackend.Bytes), slog.Uint64("to_backend_messages", e.ToBackend.Messages),
-		slog.Uint64("to_client_bytes", e.ToClient.Bytes), slog.Uint64("to_client_messages", e.ToClient.Messages),
+		slog.Duration(logDuration, e.Duration), slog.String(logSide, e.Side.String()), slog.String(logCause, e.Cause.String()),
+		slog.Int(logCode, e.Code), slog.Bool(logCut, e.Cut),
+		slog.Uint64(logToBackendBytes, e.ToBackend.Bytes), slog.Uint64(logToBackendMessages, e.ToBackend.Messages),
+		slog.Uint64(logToClientBytes, e.ToClient.Bytes), slog.Uint64(logToClientMessages, e.ToClient.Messages),
 	}
 	if e.Err != nil {
-		attrs = append(attrs, slog.String("err", e.Err.Error()))
+		attrs = append(attrs, slog.String(logErr, e.Err.Error()))
 	}
 	p.logAttrs(slog.LevelDebug, "tunnel closed", attrs...)
 }
 
-// log returns the logger. slog.Default is asked each time, because programs set it
+// log returns the logger. It calls slog.Default each time, because programs set it
 // late.
 func (p *Proxy) log() *slog.Logger {
 	if p.logger != nil {
@@ -43,15 +123,15 @@ func (p *Proxy) log() *slog.Logger {
 	return slog.Default()
 }
 
-// logAttrs logs. A handler's panic cannot be told to anybody, but must not end
-// what it was told of.
+// logAttrs logs. A panic of the logger's handler is dropped: it must not end the upgrade
+// or tunnel that the line is about.
 func (p *Proxy) logAttrs(level slog.Level, msg string, attrs ...slog.Attr) {
 	defer func() { recover() }()
 	p.log().LogAttrs(context.Background(), level, msg, attrs...)
 }
 
-// logs reports whether anybody reads lines of this level.
-func (p *Proxy) logs(level slog.Level) (isRead bool) {
+// logs reports whether the logger writes lines of this level.
+func (p *Proxy) logs(level slog.Level) (isEnabled bool) {
 	defer func() { recover() }()
 	return p.log().Enabled(context.Background(), level)
 }

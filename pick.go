@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -235,7 +234,7 @@ func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
 			err = statusFailure(a.resp)
 		}
 		if b.recordFailure(u.p.now(), o, err) {
-			u.p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any("err", err))
+			u.p.logFailing(b, err)
 		}
 	}
 }

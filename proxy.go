@@ -102,7 +102,7 @@ func (p *Proxy) Wrap(next http.Handler) http.Handler {
 // Tunnels iterates over the tunnels that are open when it begins, in no order.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
-		for _, t := range p.registry.all() {
+		for _, t := range p.registry.tunnels() {
 			if !yield(t) {
 				return
 			}
@@ -127,11 +127,11 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	select {
 	case <-p.registry.empty:
 		p.stopWorkers()
-		return p.registry.drained(nil)
+		return p.registry.drainError(nil)
 	case <-ctx.Done():
 	}
 	p.abortAll()
-	return p.registry.drained(ctx.Err())
+	return p.registry.drainError(ctx.Err())
 }
 
 // Close ends the proxy at once: new upgrades, and those under way, get 503, and
@@ -147,7 +147,7 @@ func (p *Proxy) Close() error {
 // abortAll cuts all tunnels and waits until they have ended, which a hook may
 // delay: not for ever.
 func (p *Proxy) abortAll() {
-	for _, t := range p.registry.abortAll() {
+	for _, t := range p.registry.abort() {
 		t.abort()
 	}
 	timeout := time.NewTimer(abortTimeout)

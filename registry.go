@@ -1,39 +1,41 @@
 package wsproxy
 
 import (
-	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// A registry knows all upgrades and tunnels of a Proxy, and what became of them.
+// A registry has all upgrades and tunnels of a Proxy, and counts those that have ended.
 type registry struct {
-	empty chan struct{} // closed when it is stopped and nothing is left
+	empty chan struct{} // closed when the registry is stopped and nothing is left
 
 	opened, refused, failed atomic.Uint64 // see Stats
 
-	mu        sync.Mutex
-	isStopped bool // there are no new upgrades
-	isCut     bool // there are no tunnels either: one that comes late is cut
-	upgrades  map[*upgrade]bool
-	tunnels   map[*Tunnel]struct{}
-	lastID    uint64
-	closed    int     // tunnels that ended by Close since it was stopped
-	cut       int     // tunnels that ended otherwise since then
-	toBackend Traffic // of tunnels that have ended
-	toClient  Traffic
+	// mu is held for these fields alone: no hook and no method of a connection is
+	// called under it.
+	mu         sync.Mutex
+	isStopped  bool // there are no new upgrades
+	isAborted  bool // there are no new tunnels either: a late one is aborted
+	upgrades   map[*upgrade]bool
+	backends   map[*Backend]struct{} // those with tunnels, which are in Backend.open
+	numTunnels int
+	lastID     uint64
+	closed     int     // tunnels that ended with a closing handshake since the registry was stopped
+	cut        int     // tunnels that ended without one since then
+	toBackend  Traffic // of tunnels that have ended
+	toClient   Traffic
 }
 
 func (r *registry) init() {
 	r.empty = make(chan struct{})
 	r.upgrades = make(map[*upgrade]bool)
-	r.tunnels = make(map[*Tunnel]struct{})
+	r.backends = make(map[*Backend]struct{})
 }
 
-// addUpgrade registers an upgrade, unless the registry is stopped. Each addUpgrade is
-// followed by one removeUpgrade.
+// addUpgrade registers an upgrade. It returns [ErrShutdown] if the registry is stopped;
+// otherwise one removeUpgrade follows.
 func (r *registry) addUpgrade(u *upgrade) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -51,26 +53,44 @@ func (r *registry) removeUpgrade(u *upgrade) {
 	r.signalIfEmptyLocked()
 }
 
-// addTunnel gives t its ID and registers it, and reports what has become of the registry
-// since the upgrade's addUpgrade: then it is t's turn to end. It is called before removeUpgrade.
-func (r *registry) addTunnel(t *Tunnel) (isStopped, isCut bool) {
+// addTunnel gives t its ID and registers it. It reports whether the registry was
+// stopped, or even aborted, since the addUpgrade of t's upgrade: then the caller ends
+// t. It is called before removeUpgrade.
+func (r *registry) addTunnel(t *Tunnel) (isStopped, isAborted bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lastID++
 	t.id = r.lastID
-	r.tunnels[t] = struct{}{}
-	return r.isStopped, r.isCut
+	b := t.backend
+	if len(b.open) == 0 {
+		if b.open == nil {
+			b.open = make(map[*Tunnel]struct{})
+		}
+		r.backends[b] = struct{}{}
+	}
+	b.open[t] = struct{}{}
+	r.numTunnels++
+	return r.isStopped, r.isAborted
 }
 
-// removeTunnel forgets t, which has ended.
-func (r *registry) removeTunnel(t *Tunnel, cut bool) {
-	toBackend, toClient := t.relay.Counts()
+// removeTunnel removes t, which has ended. WasCut says that it ended without a closing
+// handshake.
+func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
+	toBackend, toClient := t.traffic()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.tunnels, t)
-	r.toBackend.add(Traffic(toBackend))
-	r.toClient.add(Traffic(toClient))
-	if r.isStopped && cut {
+	b := t.backend
+	if _, ok := b.open[t]; !ok {
+		return // never added
+	}
+	delete(b.open, t)
+	if len(b.open) == 0 {
+		delete(r.backends, b)
+	}
+	r.numTunnels--
+	r.toBackend.add(toBackend)
+	r.toClient.add(toClient)
+	if r.isStopped && wasCut {
 		r.cut++
 	} else if r.isStopped {
 		r.closed++
@@ -88,7 +108,7 @@ func (r *registry) stop() []*Tunnel {
 		upgrades = slices.Collect(maps.Keys(r.upgrades))
 		r.signalIfEmptyLocked()
 	}
-	tunnels := slices.Collect(maps.Keys(r.tunnels))
+	tunnels := r.tunnelsLocked()
 	r.mu.Unlock()
 	for _, u := range upgrades {
 		u.canceler.cancel(ErrShutdown)
@@ -96,8 +116,17 @@ func (r *registry) stop() []*Tunnel {
 	return tunnels
 }
 
+// abort makes addTunnel report that new tunnels are to be aborted, and returns the
+// tunnels that are left.
+func (r *registry) abort() []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.isAborted = true
+	return r.tunnelsLocked()
+}
+
 func (r *registry) signalIfEmptyLocked() {
-	if r.isStopped && len(r.upgrades) == 0 && len(r.tunnels) == 0 {
+	if r.isStopped && len(r.upgrades) == 0 && r.numTunnels == 0 {
 		select {
 		case <-r.empty:
 		default:
@@ -106,41 +135,31 @@ func (r *registry) signalIfEmptyLocked() {
 	}
 }
 
-// all returns the open tunnels.
-func (r *registry) all() []*Tunnel {
+// tunnels returns the open tunnels.
+func (r *registry) tunnels() []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.tunnels))
+	return r.tunnelsLocked()
 }
 
-// abortAll makes addTunnel say that there are to be no tunnels, and returns those that
-// are left.
-func (r *registry) abortAll() []*Tunnel {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.isCut = true
-	return slices.Collect(maps.Keys(r.tunnels))
+func (r *registry) tunnelsLocked() []*Tunnel {
+	all := make([]*Tunnel, 0, r.numTunnels)
+	for b := range r.backends {
+		for t := range b.open {
+			all = append(all, t)
+		}
+	}
+	return all
 }
 
-// drained tells what became of the tunnels after stop.
-func (r *registry) drained(err error) error {
+// drainError returns what Shutdown returns when it does not wait any more, because of
+// err if that is not nil.
+func (r *registry) drainError(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	cut := r.cut + len(r.tunnels) // those that a hook still holds have been cut
+	cut := r.cut + r.numTunnels // a tunnel that a hook still delays has been cut
 	if cut == 0 && len(r.upgrades) == 0 {
 		return nil
 	}
 	return &DrainError{Closed: r.closed, Cut: cut, Err: err}
-}
-
-// countRefusal counts an upgrade that ended with err, and reports whether it failed; else it
-// was refused: see Stats.
-func (r *registry) countRefusal(err error) (hasFailed bool) {
-	var attempt *BackendError
-	if errors.As(err, &attempt) || errors.Is(err, ErrNoBackend) {
-		r.failed.Add(1)
-		return true
-	}
-	r.refused.Add(1)
-	return false
 }

@@ -1,5 +1,7 @@
 package wsproxy
 
+import "errors"
+
 // Stats are counters of a [Proxy] since [New], and gauges.
 type Stats struct {
 	Upgrading int // upgrades under way
@@ -28,21 +30,44 @@ func (t *Traffic) add(u Traffic) {
 	t.Messages += u.Messages
 }
 
-// Stats returns the current counters.
-func (p *Proxy) Stats() Stats { return p.registry.stats() }
-
-func (r *registry) stats() Stats {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	s := Stats{
-		Upgrading: len(r.upgrades), Tunnels: len(r.tunnels),
-		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
-		ToBackend: r.toBackend, ToClient: r.toClient,
-	}
-	for t := range r.tunnels {
-		toBackend, toClient := t.relay.Counts()
-		s.ToBackend.add(Traffic(toBackend))
-		s.ToClient.add(Traffic(toClient))
+// Stats returns the current counters. It adds up the traffic of all open tunnels, which
+// delays no upgrade.
+func (p *Proxy) Stats() Stats {
+	r := &p.registry
+	s, tunnels := r.snapshot()
+	// Without the lock. A tunnel that ends meanwhile is not counted twice: the totals in
+	// s are those of the moment at which it was still open.
+	for _, t := range tunnels {
+		toBackend, toClient := t.traffic()
+		s.ToBackend.add(toBackend)
+		s.ToClient.add(toClient)
 	}
 	return s
+}
+
+// snapshot returns the counters without the traffic of open tunnels, and these tunnels.
+func (r *registry) snapshot() (Stats, []*Tunnel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Stats{
+		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
+		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
+		ToBackend: r.toBackend, ToClient: r.toClient,
+	}, r.tunnelsLocked()
+}
+
+// recordRefusal counts an upgrade that ended with err before its tunnel opened.
+func (r *registry) recordRefusal(err error) {
+	if isFailure(err) {
+		r.failed.Add(1)
+	} else {
+		r.refused.Add(1)
+	}
+}
+
+// isFailure reports whether an upgrade that ended with err counts as failed, and not as
+// refused: see [Stats].
+func isFailure(err error) bool {
+	var attempt *BackendError
+	return errors.As(err, &attempt) || errors.Is(err, ErrNoBackend)
 }

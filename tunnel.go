@@ -18,7 +18,7 @@ type Tunnel struct {
 	// small: Info makes the rest of it.
 	p       *Proxy
 	relay   *relay.Relay
-	id      uint64 // set by registry.add
+	id      uint64 // set by registry.addTunnel
 	backend *Backend
 	opened  time.Duration // since p.start
 	request encodedSnapshot
@@ -54,6 +54,12 @@ func (t *Tunnel) closeForShutdown() { t.relay.Goodbye(relay.CauseShutdown, 0, ""
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Cut(relay.CauseShutdown) }
 
+// traffic returns what has passed so far.
+func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
+	b, c := t.relay.Counts()
+	return Traffic(b), Traffic(c)
+}
+
 // newTunnel returns a tunnel of a, whose client's connection was taken over and has early
 // read from it. The tunnel takes over what a owns.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
@@ -77,8 +83,8 @@ func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
 // begins to end.
 func (p *Proxy) register(t *Tunnel) {
 	p.stalls.start()
-	switch isStopped, isCut := p.registry.addTunnel(t); {
-	case isCut:
+	switch isStopped, isAborted := p.registry.addTunnel(t); {
+	case isAborted:
 		t.abort()
 	case isStopped:
 		t.closeForShutdown()
@@ -97,9 +103,7 @@ func (t *Tunnel) close() {
 // proxy is detached, behind the caller's back.
 func (p *Proxy) runTunnel(t *Tunnel) {
 	p.registry.opened.Add(1)
-	if p.logs(slog.LevelDebug) {
-		p.logOpened(t)
-	}
+	p.logOpened(t)
 	if p.trace.Opened != nil {
 		p.callOpened(t)
 	}
@@ -147,14 +151,12 @@ func (t *Tunnel) finishAsync(end relay.End) { go t.finish(end) }
 // reportEnd is apart because its frame is large: where nobody listens, the
 // goroutine's stack need not grow for it.
 func (t *Tunnel) reportEnd(end relay.End) {
-	toBackend, toClient := t.relay.Counts()
+	toBackend, toClient := t.traffic()
 	e := TunnelEnd{
 		TunnelInfo: t.Info(), Duration: t.p.now() - t.opened,
 		Side: Side(end.Side), Cause: Cause(end.Cause), Code: end.Code, Cut: end.Cut, Err: end.Err,
-		ToBackend: Traffic(toBackend), ToClient: Traffic(toClient),
+		ToBackend: toBackend, ToClient: toClient,
 	}
-	if t.p.logs(slog.LevelDebug) {
-		t.p.logClosed(&e)
-	}
+	t.p.logClosed(&e)
 	callHook(t.p, "Trace.Closed", t.p.trace.Closed, e)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -250,8 +249,7 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	owner = t
 	u.p.register(t)
 	if err := t.relay.Greet(opening, responseTimeout); err != nil {
-		u.p.logAttrs(slog.LevelDebug, "client lost before its 101",
-			slog.String(logClient, u.r.RemoteAddr), slog.Any("err", err))
+		u.p.logClientLost(u.r, err)
 		return fmt.Errorf("wsproxy: client lost before its 101: %w", err) // no handler sees it
 	}
 	owner = nil // the caller's, in u.tunnel
