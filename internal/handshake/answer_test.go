@@ -16,8 +16,8 @@ import (
 	"testing/iotest"
 )
 
-// Some servers send these; they mean nothing on a 101, and a proxy that heeded
-// them would take the first frames for a body (istio#25814, istio#29427).
+// Some servers send these fields on a 101, where they have no meaning. A proxy that
+// used them would treat the first frames as a body (istio#25814, istio#29427).
 func TestReadAnswerLeavesTheFramesBehindA101(t *testing.T) {
 	for _, line := range []string{
 		"", "Content-Length: 0", "Content-Length: 5", "Content-Length: 5\nContent-Length: 5",
@@ -65,16 +65,16 @@ func TestReadAnswerRefusesMalformedAnswers(t *testing.T) {
 	}
 }
 
-// echoes are what a backend may answer that repeats what it was asked for: the
-// URL has a token in it, and so may any field.
+// echoes are responses of a backend that echoes parts of the request. The URL
+// contains a token, and any field may contain one.
 var echoes = []string{
 	"HTTP/1.1\t/ws?token=SECRET\n",            // no space: the whole line is malformed
-	"HTTP/1.1 /ws?token=SECRET\n",             // for the status code
-	"/ws?token=SECRET 101 Switching\n",        // for the version
+	"HTTP/1.1 /ws?token=SECRET\n",             // in place of the status code
+	"/ws?token=SECRET 101 Switching\n",        // in place of the version
 	"HTTP/1.1 042 /ws?token=SECRET\n",         // after a status that is too low
-	"HTTP/1.1 +42 /ws?token=SECRET\n",         // and one that ReadResponse lets pass
-	"HTTP/1.1 101 /ws?token=SECRET\nSECRET\n", // a line without a colon
-	"HTTP/1.1 101 OK\n SECRET: 1\n",           // a first line that continues nothing
+	"HTTP/1.1 +42 /ws?token=SECRET\n",         // after a status that ReadResponse accepts
+	"HTTP/1.1 101 /ws?token=SECRET\nSECRET\n", // in a line without a colon
+	"HTTP/1.1 101 OK\n SECRET: 1\n",           // in a continuation without a line before it
 	with(switched, "", "/ws?token=\"SECRET: 1"),
 	with(switched, "", "SECRET : 1"),
 	with(switched, "", "Cookie: SECRET\x00"),
@@ -96,8 +96,7 @@ var echoes = []string{
 	with(switched, "", "Sec-WebSocket-Extensions: "+strings.Repeat("SECRET,", 17)),
 }
 
-// Errors are logged. Cookies, and the tokens that users have in URLs and for
-// subprotocols, must not be.
+// Errors are logged. Cookies, and tokens in URLs and subprotocols, must not be.
 func TestErrorsRepeatNothingOfTheAnswer(t *testing.T) {
 	for _, lines := range echoes {
 		resp, err := ReadAnswer(bufio.NewReader(strings.NewReader(wire(lines))), outRequest("/"))
@@ -143,7 +142,7 @@ func TestErrorsStillTellWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Before Go quoted the line, it repeated it as it was.
+// Older versions of Go include the line without quotes.
 func TestErrorsRepeatNoLineThatGoDoesNotQuote(t *testing.T) {
 	err := redactError(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
 	if want := "malformed MIME header line"; err.Error() != want {
@@ -151,7 +150,7 @@ func TestErrorsRepeatNoLineThatGoDoesNotQuote(t *testing.T) {
 	}
 }
 
-// Callers ask what ended the connection: a deadline is answered with a 504.
+// Callers check the error of the connection: a deadline leads to a 504.
 func TestReadAnswerReturnsErrorsOfTheConnectionAsTheyAre(t *testing.T) {
 	for _, want := range []error{
 		os.ErrDeadlineExceeded,
@@ -208,7 +207,7 @@ func TestReadAnswerReturnsOtherAnswersWithTheirBody(t *testing.T) {
 	}
 }
 
-// offered is what the client has sent in most of these tests.
+// offered is the client's header in most of these tests.
 var offered = header("Sec-WebSocket-Protocol: chat, superchat", "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, x-a")
 
 var verifyTests = []struct {
@@ -282,8 +281,8 @@ func TestVerifyTakesOnlyTheAnswerThatWasAskedFor(t *testing.T) {
 	}
 }
 
-// The client must understand what the backend chose from the rewritten offer,
-// and the backend must have been asked.
+// The client and the request to the backend must both have offered the choice. A
+// Rewrite hook may have changed the offer.
 func TestVerifyWantsTheChoiceInEveryOffer(t *testing.T) {
 	chosen, _ := parseAnswer(t, with(switched, "", "Sec-WebSocket-Protocol: chat\nSec-WebSocket-Extensions: x-a"))
 	canonical := header("Sec-Websocket-Protocol: chat", "Sec-Websocket-Extensions: x-a")
@@ -318,7 +317,7 @@ func TestVerifyTakesSixteenExtensions(t *testing.T) {
 	}
 }
 
-// To read it again for every name of the answer costs its square.
+// Reading the offer again for each name of the response has a quadratic cost.
 func TestInEveryReadsEachOfferOnce(t *testing.T) {
 	offers := []http.Header{offered, header("Sec-WebSocket-Protocol: superchat, chat, other"), offered}
 	read := 0

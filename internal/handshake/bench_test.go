@@ -18,7 +18,7 @@ Cookie: session=0123456789abcdef0123456789abcdef; theme=dark
 Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits
 `
 
-// BenchmarkHandshake is all that this package does for one tunnel.
+// BenchmarkHandshake measures the work of this package for one tunnel.
 func BenchmarkHandshake(b *testing.B) {
 	for _, tt := range []struct{ name, lines string }{{"bare", upgrade}, {"browser", browserUpgrade}} {
 		b.Run(tt.name, func(b *testing.B) {
@@ -37,8 +37,8 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// shakeHands does what the proxy does between a request and its 101, with one key
-// for both legs.
+// shakeHands performs the proxy's work between a request and its 101, with the
+// same key for client and backend.
 func shakeHands(in *http.Request, answer *bufio.Reader, buf []byte) error {
 	Validate(in)
 	new(TrustedProxies).Client(in.RemoteAddr, in.Header)

@@ -161,8 +161,8 @@ func TestValidateNamesTheOfferThatIsTooLong(t *testing.T) {
 	}
 }
 
-// A header of 49 KB has cost 35 s of CPU. Every name that is kept is memory, so
-// what is allocated tells how many are looked at, on a slow machine too.
+// A header of 49 KB has cost 35 s of CPU. Every name that is stored allocates
+// memory, so the allocations show how many names are read, even on a slow machine.
 func TestValidateCostsNoMoreForALongOfferThanForSeventeenExtensions(t *testing.T) {
 	cost := func(list string) float64 {
 		r := parseRequest(t, with(upgrade, "", "Sec-WebSocket-Extensions: "+list))
@@ -191,7 +191,7 @@ func TestValidateFindsFieldsInEitherSpelling(t *testing.T) {
 	wantStatus(t, Validate(r), 400)
 }
 
-// A body may be known from the request alone, when the fields are gone.
+// A request may have a body though the fields that announce it were removed.
 func TestValidateLooksAtTheBodyAsNetHTTPDoes(t *testing.T) {
 	for _, change := range []func(*http.Request){
 		func(r *http.Request) { r.ContentLength = -1 },
@@ -203,7 +203,7 @@ func TestValidateLooksAtTheBodyAsNetHTTPDoes(t *testing.T) {
 	}
 }
 
-// The decoder skips line ends, which could make a key longer than it looks.
+// The decoder skips line ends, so a key with line ends decodes to fewer bytes.
 func TestIsKeyTakesNoLineEnds(t *testing.T) {
 	for _, key := range []string{
 		"dGhlIHNhbXBsZSBub25j\r\n==",

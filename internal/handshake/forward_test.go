@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// trust makes TrustedProxies of prefixes.
+// trust returns TrustedProxies with prefixes.
 func trust(t testing.TB, prefixes ...string) *TrustedProxies {
 	t.Helper()
 	var p TrustedProxies
@@ -207,7 +207,7 @@ func TestOutboundHeaderTellsTLSAndThePlainPeer(t *testing.T) {
 	wantHeader(t, OutboundHeader(in, false), header("X-Forwarded-For: 192.0.2.9", "X-Forwarded-Proto: https"))
 }
 
-// Middleware may put any key into the map, or a key without values.
+// Middleware may add any key to the map, or a key without values.
 func TestOutboundHeaderFiltersKeysOfAnySpelling(t *testing.T) {
 	in := parseRequest(t, upgrade)
 	in.Header = http.Header{
@@ -240,7 +240,7 @@ func TestOutboundHeaderSharesNothingWithTheRequest(t *testing.T) {
 	}
 }
 
-// A header full of names must not cost their product.
+// The cost must not grow with the number of named fields times that of fields.
 func TestOutboundHeaderSurvivesManyNominations(t *testing.T) {
 	in := parseRequest(t, upgrade)
 	var options strings.Builder

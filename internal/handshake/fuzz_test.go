@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// fuzzHeader makes a header from lines "Name:value" of any content, which is
-// how a hook could misuse it. A \n in a name or value is written as \v.
+// fuzzHeader returns a header with lines "Name:value" of any content. A hook could
+// set such a header. In lines, \v stands for a \n in a name or value.
 func fuzzHeader(lines string) http.Header {
 	h := make(http.Header)
 	for line := range strings.SplitSeq(lines, "\n") {
@@ -23,8 +23,8 @@ func fuzzHeader(lines string) http.Header {
 	return h
 }
 
-// wantFields returns what appendFields may write of h: canonical keys, trimmed
-// values.
+// wantFields returns the fields of h that appendFields may write, with canonical
+// keys and trimmed values.
 func wantFields(h http.Header, skip func(string) bool) http.Header {
 	want := make(http.Header)
 	for key, lines := range h {
@@ -39,8 +39,8 @@ func wantFields(h http.Header, skip func(string) bool) http.Header {
 	return want
 }
 
-// sameFields reports whether both have the same lines under the same keys, in
-// any order: two keys of a map may be the same field.
+// sameFields reports whether both headers have the same lines under the same keys.
+// The order of lines may differ, because two keys of a map may be the same field.
 func sameFields(a, b http.Header) bool {
 	count := func(h http.Header) map[[2]string]int {
 		n := make(map[[2]string]int)
@@ -164,7 +164,7 @@ func FuzzVerifyNeverAcceptsAWrongAccept(f *testing.F) {
 			}
 			return
 		}
-		// Looked for in the bytes, where no parser can be fooled.
+		// The search is in the bytes, because a parser could be misled.
 		if !strings.Contains(stream, " 101") || !strings.Contains(stream, sampleAccept) {
 			t.Fatalf("Verify accepted %q", stream)
 		}
@@ -174,7 +174,7 @@ func FuzzVerifyNeverAcceptsAWrongAccept(f *testing.F) {
 		if (a.Deflate || a.Unknown) != (len(a.Extensions) > 0) || a.Deflate && a.Unknown {
 			t.Fatalf("Verify contradicts itself: %+v", a)
 		}
-		// What was agreed can be told to the client.
+		// The agreement can be written to the client.
 		if _, err := AppendSwitch(nil, SwitchHeader(nil, resp.Header), sampleKey, a); err != nil {
 			t.Fatalf("AppendSwitch after %q: %v", stream, err)
 		}
@@ -198,7 +198,7 @@ func FuzzTrustedProxiesClient(f *testing.F) {
 		if addr.Is4In6() || addr.Zone() != "" {
 			t.Fatalf("Client(%q, %q) = %v; want it plain", peer, lines, addr)
 		}
-		// What a client puts in front of its own address changes nothing.
+		// Elements that the client adds before its own address change nothing.
 		own := append([]string{"127.0.0.1, nonsense", chain}, "198.51.100.1", "10.0.0.2")
 		addr, _ = proxies.Client(peer, http.Header{"X-Forwarded-For": own})
 		if addr != netip.MustParseAddr("198.51.100.1") {
@@ -226,7 +226,7 @@ func FuzzOutboundURLNeverEscapesThePrefix(f *testing.F) {
 		if !strings.HasPrefix(out.EscapedPath(), "/ba%2fse/") {
 			t.Fatalf("%q became %q", target, out.EscapedPath())
 		}
-		// As a backend looks at it that decodes all, and takes \ for /.
+		// Interpret the path like a backend that decodes it fully and treats \ as /.
 		decoded := strings.ReplaceAll(out.Path, `\`, "/")
 		if clean := path.Clean(decoded); clean != "/ba/se" && !strings.HasPrefix(clean, "/ba/se/") {
 			t.Fatalf("%q became %q, which is %q", target, out.EscapedPath(), clean)
@@ -237,8 +237,8 @@ func FuzzOutboundURLNeverEscapesThePrefix(f *testing.F) {
 	})
 }
 
-// checkThrough checks that without a prefix the path goes through as it is, and
-// a query keeps its parameters.
+// checkThrough checks that without a prefix the path is unchanged, and that the
+// query has the same parameters.
 func checkThrough(t *testing.T, in *url.URL) {
 	t.Helper()
 	out, refusal := OutboundURL(in, "")

@@ -15,7 +15,7 @@ const (
 	sampleAccept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 )
 
-// upgrade is a sound upgrade request; tests add to it, or replace lines of it.
+// upgrade is a valid upgrade request. Tests add lines to it, or replace some.
 const upgrade = `GET /chat HTTP/1.1
 Host: example.com
 Upgrade: websocket
@@ -24,14 +24,14 @@ Sec-WebSocket-Key: ` + sampleKey + `
 Sec-WebSocket-Version: 13
 `
 
-// switched is a sound answer to it.
+// switched is a valid response to upgrade.
 const switched = `HTTP/1.1 101 Switching Protocols
 Upgrade: websocket
 Connection: Upgrade
 Sec-WebSocket-Accept: ` + sampleAccept + `
 `
 
-// wire gives lines the line ends of HTTP, and the empty line at the end.
+// wire returns lines with the line ends of HTTP and an empty line at the end.
 func wire(lines string) string {
 	return strings.ReplaceAll(lines, "\n", "\r\n") + "\r\n"
 }
@@ -62,7 +62,7 @@ func parseRequest(t testing.TB, lines string) *http.Request {
 	return r
 }
 
-// parseAnswer reads an answer, and returns what stands after it too.
+// parseAnswer reads a response, and also returns the reader of the bytes after it.
 func parseAnswer(t testing.TB, lines string) (*http.Response, *bufio.Reader) {
 	t.Helper()
 	br := bufio.NewReader(strings.NewReader(wire(lines) + "frames"))
@@ -73,7 +73,7 @@ func parseAnswer(t testing.TB, lines string) (*http.Response, *bufio.Reader) {
 	return resp, br
 }
 
-// header makes a header from lines "Name: value", with the names as they are.
+// header returns a header with lines "Name: value". It does not change the names.
 func header(lines ...string) http.Header {
 	h := make(http.Header)
 	for _, line := range lines {
@@ -83,7 +83,7 @@ func header(lines ...string) http.Header {
 	return h
 }
 
-// listExtensions lists n distinct extensions.
+// listExtensions returns a list of n distinct extensions.
 func listExtensions(n int) string {
 	names := make([]string, n)
 	for i := range names {
@@ -99,7 +99,7 @@ func wantHeader(t *testing.T, got, want http.Header) {
 	}
 }
 
-// wantStatus checks that refusal has the status, 0 being no refusal.
+// wantStatus checks that refusal has the status. Status 0 means no refusal.
 func wantStatus(t *testing.T, refusal *Refusal, want int) {
 	t.Helper()
 	switch {

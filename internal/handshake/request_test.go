@@ -17,7 +17,8 @@ func TestKeyAndAcceptAgreeWithTheRFC(t *testing.T) {
 	}
 }
 
-// outRequest makes a request as a hook may leave it.
+// outRequest returns a request to the backend with any header lines, as a hook
+// may set them.
 func outRequest(target string, lines ...string) *http.Request {
 	u, err := url.Parse(target)
 	if err != nil {
@@ -26,7 +27,7 @@ func outRequest(target string, lines ...string) *http.Request {
 	return &http.Request{Method: http.MethodGet, Host: "example.com", URL: u, Header: header(lines...)}
 }
 
-// ownLines are what AppendRequest writes of its own.
+// ownLines are the lines that AppendRequest always writes.
 const ownLines = "Host: example.com\nUpgrade: websocket\nConnection: Upgrade\n" +
 	"Sec-WebSocket-Version: 13\nSec-WebSocket-Key: " + sampleKey + "\n"
 

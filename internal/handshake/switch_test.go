@@ -13,7 +13,7 @@ func TestSwitchHeaderHasTheFieldsOfBothSides(t *testing.T) {
 	backend := header("Set-Cookie: b", "Set-Cookie: c", "Date: today", "Connection: Upgrade, X-Inner", "X-Inner: 2", "X-Outer: 2",
 		"Upgrade: websocket", "Content-Length: 0", "Transfer-Encoding: chunked", "Keep-Alive: 1", "Proxy-Authenticate: x",
 		"Sec-Websocket-Accept: x", "Sec-Websocket-Extensions: y", "X-Odd: 2")
-	// A Connection nominates fields of its own message only.
+	// A Connection names fields of its own message only.
 	want := header("Set-Cookie: a", "Set-Cookie: b", "Set-Cookie: c", "X-Frame-Options: deny", "Date: today",
 		"X-Inner: 1", "X-Outer: 2", "X-Odd: 1", "X-Odd: 2")
 	wantHeader(t, SwitchHeader(outer, backend), want)

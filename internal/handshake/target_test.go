@@ -94,8 +94,8 @@ func TestOutboundURLHasOnlyPathAndQuery(t *testing.T) {
 	}
 }
 
-// An escaped path that does not fit the path is stale: a handler has changed
-// the one and not the other.
+// An escaped path that does not match the path is stale: a handler has changed
+// Path and not RawPath.
 func TestOutboundURLTakesThePathThatHandlersHaveSet(t *testing.T) {
 	out, _ := OutboundURL(&url.URL{Path: "/new", RawPath: "/%6fld"}, "/base")
 	if got, want := out.RequestURI(), "/base/new"; got != want {
@@ -107,7 +107,7 @@ func TestOutboundURLWorksBehindStripPrefix(t *testing.T) {
 	for target, want := range map[string]string{
 		"/ws":        "/base/",
 		"/ws/a%2fb":  "/base/a%2fb",
-		"/wsx/../..": "", // the dots are seen though the prefix is not
+		"/wsx/../..": "", // refused for its dots, without the prefix /ws
 		"/wsx":       "/base/x",
 	} {
 		var got string

@@ -34,7 +34,7 @@ var extensionTests = []struct {
 	{`"a"`, nil, false},
 }
 
-// Whatever is compared with what afterwards, it is not more than 16 with 16.
+// Later comparisons are between 16 names and 16 names at most.
 func TestExtensionNamesAreAtMostSixteen(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
