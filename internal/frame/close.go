@@ -5,23 +5,23 @@ import (
 	"unicode/utf8"
 )
 
-// Status codes of Close frames that the relay sends or tells of.
+// Status codes of Close frames that the relay sends or reports.
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 and, for 1012 and up,
 // https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 const (
 	StatusNormal         = 1000
 	StatusGoingAway      = 1001
 	StatusProtocolError  = 1002
-	StatusNoStatus       = 1005 // never on the wire: a Close frame without a code
-	StatusAbnormal       = 1006 // never on the wire
+	StatusNoStatus       = 1005 // not sent; stands for a Close frame without a code
+	StatusAbnormal       = 1006 // not sent
 	StatusTooBig         = 1009
 	StatusInternalError  = 1011
 	StatusServiceRestart = 1012
-	StatusTLSHandshake   = 1015 // never on the wire
+	StatusTLSHandshake   = 1015 // not sent
 )
 
-// MaxReason is the longest reason, in bytes, that a Close frame can carry
-// beside its code.
+// MaxReason is the length in bytes of the longest reason that fits into a Close
+// frame after its code.
 const MaxReason = MaxControlPayload - 2
 
 // ValidCode reports whether an endpoint may send a Close frame with code.
@@ -34,10 +34,11 @@ func ValidCode(code int) bool {
 	return code >= 1000 && code <= 1014 || code >= 3000 && code <= 4999
 }
 
-// AppendClose appends a Close frame. Code [StatusNoStatus] makes an empty one. A
-// reason that is too long is cut at a rune's beginning. With a nil key the frame
-// is not masked: "a server MUST NOT mask any frames that it sends to the client",
-// and a client must mask all.
+// AppendClose appends a Close frame. With the code [StatusNoStatus] its payload is
+// empty. A reason that is too long is truncated at the start of a rune.
+//
+// With a nil key the frame is not masked: "A server MUST NOT mask any frames that
+// it sends to the client." A client must mask all frames.
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.1
 func AppendClose(dst []byte, code int, reason string, key *[4]byte) []byte {
 	var payload [MaxControlPayload]byte
@@ -49,8 +50,8 @@ func AppendClose(dst []byte, code int, reason string, key *[4]byte) []byte {
 	return AppendControl(dst, Close, payload[:n], key)
 }
 
-// AppendControl appends a control frame, whose payload is at most
-// [MaxControlPayload] bytes long.
+// AppendControl appends a control frame. It panics if payload is longer than
+// [MaxControlPayload].
 func AppendControl(dst []byte, op Opcode, payload []byte, key *[4]byte) []byte {
 	if len(payload) > MaxControlPayload {
 		panic("BUG: control frame with a payload of more than 125 bytes")
@@ -67,8 +68,8 @@ func AppendControl(dst []byte, op Opcode, payload []byte, key *[4]byte) []byte {
 	return dst
 }
 
-// CloseCode returns the status code in a whole Close frame, header included.
-// Without one it is [StatusNoStatus].
+// CloseCode returns the status code in a whole Close frame, which begins with its
+// header. It returns [StatusNoStatus] if the frame has no code.
 func CloseCode(whole []byte) int {
 	h, size, err := ParseHeader(whole)
 	if err != nil || size == 0 || len(whole) < size+2 || h.Length < 2 {
@@ -81,7 +82,7 @@ func CloseCode(whole []byte) int {
 	return int(binary.BigEndian.Uint16(code[:]))
 }
 
-// truncateReason shortens s to what fits, without splitting a rune.
+// truncateReason returns s, shortened to MaxReason without splitting a rune.
 func truncateReason(s string) string {
 	if len(s) <= MaxReason {
 		return s

@@ -1,16 +1,16 @@
-// Package frame knows the wire format of WebSocket frames (RFC 6455 §5) by their
-// headers: it parses and appends headers and control frames, and follows a stream
-// of frames without looking at data payloads.
+// Package frame implements the wire format of WebSocket frames (RFC 6455 §5). It
+// parses and appends headers and control frames, and tracks the frames of a stream
+// without reading data payloads.
 //
-// It is pure: bytes in, values out. It holds no connection, starts no goroutine,
-// reads no clock and never allocates by a length that a peer sent. It knows
-// nothing of the handshake (package handshake) nor of who reads and writes
-// (package relay).
+// The package is pure: bytes in, values out. It uses no connection, starts no
+// goroutine, reads no clock, and never allocates memory of a length that a peer
+// has sent. It does not depend on the opening handshake (package handshake) or on
+// how bytes are moved (package relay).
 package frame
 
 import "encoding/binary"
 
-// Opcode says what a frame's payload is.
+// An Opcode is the type of a frame.
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.2
 type Opcode byte
 
@@ -37,17 +37,17 @@ func (o Opcode) isKnown() bool {
 }
 
 const (
-	// MaxHeader is the longest header: two bytes, a length of eight, a key of four.
+	// MaxHeader is the length of the longest header: two bytes, a length of eight
+	// bytes, a key of four.
 	MaxHeader = 14
 
-	// MaxControlPayload is what a control frame may carry: "All control frames
-	// MUST have a payload length of 125 bytes or less".
+	// MaxControlPayload is the longest payload of a control frame: "All control
+	// frames MUST have a payload length of 125 bytes or less".
 	// https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 	MaxControlPayload = 125
 
-	// MaxHeld is the most that a stream can show without its next step being
-	// known: a control frame, complete but for its last byte, whose length was
-	// sent in the longest form.
+	// MaxHeld is the most bytes for which Tracker.Next returns no step: a control
+	// frame without its last byte, with the longest form of its length.
 	MaxHeld = MaxHeader + MaxControlPayload - 1
 )
 
@@ -55,7 +55,7 @@ const (
 // compressed message. https://www.rfc-editor.org/rfc/rfc7692#section-6
 const RSV1 = 0x4
 
-// A Header is what stands before a frame's payload.
+// A Header is the header of a frame.
 //
 //	 0               1               2 ...           n ...
 //	+-+-+-+-+-------+-+-------------+---------------+--------------+
@@ -74,12 +74,12 @@ type Header struct {
 }
 
 // ParseHeader parses the header at the beginning of p and returns it with its
-// size. The size is 0 while p is too short to hold all of it. The only error is a
-// 64-bit length with the top bit set, which is told as soon as it is seen.
+// size. The size is 0 if p does not contain the whole header. The only error is a
+// 64-bit length with the top bit set, which ParseHeader returns as soon as p
+// contains that bit.
 //
 // We deviate: "the minimal number of bytes MUST be used to encode the length" is
-// not enforced. A longer form is no danger to anybody who parses it, and both
-// peers see the same bytes.
+// not enforced. A longer form harms no parser, and both peers read the same bytes.
 func ParseHeader(p []byte) (h Header, size int, err error) {
 	if len(p) < 2 {
 		return h, 0, nil
@@ -144,7 +144,7 @@ func AppendHeader(dst []byte, h Header) []byte {
 	return dst
 }
 
-// Mask applies key to b in place; doing it twice undoes it.
+// Mask masks b with key in place. A second call unmasks it.
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.3
 func Mask(b []byte, key [4]byte) {
 	for i := range b {

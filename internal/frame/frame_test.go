@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// headerTests are headers in their shortest form. The first ones are the
-// examples of https://www.rfc-editor.org/rfc/rfc6455#section-5.7
+// headerTests are headers in their shortest form. The first are the examples of
+// https://www.rfc-editor.org/rfc/rfc6455#section-5.7
 var headerTests = []struct {
 	name string
 	wire string

@@ -9,7 +9,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// seeds are streams that the fuzz tests begin with.
+// seeds are the first streams of the fuzz tests.
 func seeds() [][]byte {
 	more, end := wstest.Fragment(wstest.OpText, false, "he"), wstest.Fragment(wstest.OpContinuation, true, "llo")
 	messages := []wstest.Frame{wstest.Text("hello"), more, wstest.Ping("x"), end, wstest.Binary(make([]byte, 300)), wstest.Close(1000, "bye"), wstest.Pong("")}
@@ -35,7 +35,7 @@ func seeds() [][]byte {
 	}
 }
 
-// rulesOf makes rules of the bits of b.
+// rulesOf returns the rules that the bits of b select.
 func rulesOf(b byte) Rules {
 	rules := Rules{Masked: b&1 != 0, Deflate: b&2 != 0, Unknown: b&4 != 0}
 	if b&8 != 0 {
@@ -44,18 +44,18 @@ func rulesOf(b byte) Rules {
 	return rules
 }
 
-// An outcome is what a Tracker told of a stream: bytes with one letter each, d
-// for data and the opcode for control frames, however the stream was split; then
-// the error.
+// An outcome is the result of a Tracker for a stream. events has one letter for
+// each byte, d for data and the opcode for a control frame, so that it does not
+// depend on how the stream was split.
 type outcome struct {
 	events   string
 	messages uint32
 	err      Violation
-	held     int // bytes that are still to be shown again
+	held     int // bytes that must be passed again
 }
 
-// followPieces shows stream in pieces whose ends cut gives, and holds back what
-// has to be shown again, as a relay does.
+// followPieces passes stream to a Tracker in pieces whose lengths cut returns. Like
+// a relay it buffers the bytes that must be passed again.
 func followPieces(rules Rules, stream []byte, cut func(left int) int) (o outcome, maxHeld int) {
 	tr := Tracker{Rules: rules}
 	var events, held []byte

@@ -19,20 +19,19 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// FuzzTrackerAgreesWithCoderWebsocket generates streams of frames, sound and
-// broken ones, and compares what the Tracker tells of them with what an
-// endpoint reads.
+// FuzzTrackerAgreesWithCoderWebsocket generates valid and invalid streams of
+// frames, and compares the Tracker's result with that of an endpoint.
 //
-// They differ on purpose in this:
-//   - A stream that ends within a header may be refused by the Tracker already,
-//     where an endpoint waits for the rest of it.
+// They differ on purpose in these points:
+//   - The Tracker may refuse a stream that ends within a header. An endpoint waits
+//     for the rest of the header.
 //   - The Tracker refuses a masked frame from a backend ("A client MUST close a
-//     connection if it detects a masked frame"); coder/websocket takes it.
-//   - What a Close frame carries is between the peers, so the Tracker does not
-//     look whether its code and reason are valid. The streams have valid ones.
-//   - After a Close frame an endpoint reads nothing. The streams end there.
-//   - An endpoint inflates messages; the Tracker knows their size on the wire.
-//     So a compressed stream is not cut off.
+//     connection if it detects a masked frame"). coder/websocket accepts it.
+//   - The Tracker does not check the code and the reason of a Close frame, which
+//     concern the peers only. The streams have valid ones.
+//   - An endpoint reads nothing after a Close frame. The streams end there.
+//   - An endpoint inflates messages. The Tracker counts their bytes on the wire.
+//     So a compressed stream is not truncated.
 func FuzzTrackerAgreesWithCoderWebsocket(f *testing.F) {
 	for i := range uint64(64) {
 		f.Add(i, byte(i), []byte{byte(i), byte(i * 3), byte(i * 5), byte(i * 7), 1, 0, 3, 9})
@@ -47,7 +46,7 @@ func FuzzTrackerAgreesWithCoderWebsocket(f *testing.F) {
 		case got.err != nil && got.err.Reason == "frame from the backend is masked":
 			want.sizes = want.sizes[:min(len(want.sizes), len(sizes))]
 		case got.err != nil && want.isShort && len(s.wire)-got.taken < MaxHeader:
-			// It ended within a header.
+			// The stream ended within a header.
 		case (got.err != nil) != want.isRefused:
 			t.Fatalf("%+v, %x: tracker: %v; endpoint: %v", rules, s.wire, got.err, want.err)
 		}
@@ -63,14 +62,14 @@ func FuzzTrackerAgreesWithCoderWebsocket(f *testing.F) {
 	})
 }
 
-// A stream is what generate made.
+// A stream is a result of generate.
 type stream struct {
 	wire    []byte
-	isSound bool // no rule was broken
+	isSound bool // breaks no rule
 }
 
-// generate makes a frame or a few of each byte of script; the high values break
-// a rule.
+// generate returns a stream with one or a few frames for each byte of script. High
+// values of a byte break a rule.
 func generate(rules Rules, script []byte, random *rand.Rand) stream {
 	s := stream{isSound: true}
 	add := func(f wstest.Frame) { s.wire = appendFrame(s.wire, f, rules.Masked, random) }
@@ -93,7 +92,7 @@ func generate(rules Rules, script []byte, random *rand.Rand) stream {
 		case b < 0xA4:
 			add(wstest.Close(1000, "bye"))
 			return s
-		case b >= 0xC0: // any header at all
+		case b >= 0xC0: // an arbitrary header
 			s.isSound = false
 			f := wstest.Frame{Fin: b&1 != 0, RSV: b >> 1 & 7, Opcode: byte(random.IntN(16)), Payload: payload}
 			switch {
@@ -104,7 +103,7 @@ func generate(rules Rules, script []byte, random *rand.Rand) stream {
 			}
 			s.wire = appendFrame(s.wire, f, rules.Masked != (random.IntN(4) == 0), random)
 			return s
-		case b >= 0xB8 && !rules.Deflate: // cut off
+		case b >= 0xB8 && !rules.Deflate: // a truncated frame
 			s.wire = s.wire[:len(s.wire)-random.IntN(min(len(s.wire), 300)+1)]
 			return s
 		}
@@ -112,7 +111,7 @@ func generate(rules Rules, script []byte, random *rand.Rand) stream {
 	return s
 }
 
-// message returns a frame whose payload is compressed where that may be.
+// message returns a frame, whose payload is compressed if rules allow it.
 func message(rules Rules, op byte, fin bool, payload []byte) wstest.Frame {
 	f := wstest.Frame{Fin: fin, Opcode: op, Payload: payload}
 	if rules.Deflate {
@@ -134,15 +133,15 @@ func appendFrame(dst []byte, f wstest.Frame, masked bool, random *rand.Rand) []b
 	return wstest.AppendFrame(dst, f, &key)
 }
 
-// A tracked is what a Tracker told of a stream.
+// A tracked is the result of a Tracker for a stream.
 type tracked struct {
 	messages uint32
 	taken    int
 	err      *Violation
 }
 
-// trackSizes follows wire part by part, headers and payloads, up to a Close
-// frame, and returns the sizes of its messages.
+// trackSizes passes wire to a Tracker, up to a Close frame, and returns the
+// payload sizes of its messages on the wire.
 func trackSizes(rules Rules, wire []byte) (got tracked, sizes []int) {
 	tr := Tracker{Rules: rules}
 	messageBytes := 0
@@ -171,16 +170,16 @@ func trackSizes(rules Rules, wire []byte) (got tracked, sizes []int) {
 	return got, sizes
 }
 
-// An endpointRead is what an endpoint read of a stream.
+// An endpointRead is the result of an endpoint for a stream.
 type endpointRead struct {
 	sizes     []int
 	err       error
-	isShort   bool // the stream ended, at a boundary or not
-	isRefused bool // it was broken
+	isShort   bool // the stream ended, perhaps within a frame
+	isRefused bool // the stream breaks a rule
 }
 
 func readWithCoder(t *testing.T, rules Rules, wire []byte) endpointRead {
-	near, far := memnet.Pipe(len(wire) + 64<<10) // answers must never block
+	near, far := memnet.Pipe(len(wire) + 64<<10) // large enough that the endpoint never blocks
 	defer far.Close()
 	c := coderConn(t, rules, endless{near})
 	defer c.CloseNow()
@@ -205,8 +204,8 @@ func readWithCoder(t *testing.T, rules Rules, wire []byte) endpointRead {
 	}
 }
 
-// An endless connection does not end with io.EOF, which coder/websocket takes for
-// the end of a message where it comes between two fragments.
+// An endless connection returns errEnd in place of io.EOF. coder/websocket treats
+// an io.EOF between two fragments as the end of the message.
 type endless struct{ net.Conn }
 
 var errEnd = errors.New("end of the test's stream")
@@ -219,8 +218,8 @@ func (e endless) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// coderConn returns the end of a connection that reads what comes under rules: a
-// server where frames are masked.
+// coderConn returns an endpoint that reads frames under rules. It is a server if
+// frames are masked.
 func coderConn(t *testing.T, rules Rules, conn net.Conn) *websocket.Conn {
 	t.Helper()
 	mode := websocket.CompressionDisabled
@@ -264,7 +263,7 @@ func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
 }
 
-// A switcher answers an upgrade with 101, and conn after it.
+// A switcher responds to an upgrade with a 101 and conn as its body.
 type switcher struct {
 	conn    net.Conn
 	deflate bool

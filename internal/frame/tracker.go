@@ -2,8 +2,8 @@ package frame
 
 import "math"
 
-// A Violation tells how a stream broke the protocol or a limit, and the status
-// code that its sender is to be told.
+// A Violation is the error of a stream that breaks the protocol or a limit. Code
+// is the status code for the Close frame to its sender.
 type Violation struct {
 	Code   int // StatusProtocolError or StatusTooBig
 	Reason string
@@ -13,55 +13,57 @@ func (v *Violation) Error() string { return v.Reason }
 
 // Rules say what a stream may contain.
 type Rules struct {
-	// Masked says that every frame must be masked (those of a client) or that
-	// none may be (those of a server).
+	// Masked means that every frame must be masked, as a client's are. Otherwise
+	// no frame may be masked.
 	Masked bool
 
-	// Deflate says that permessage-deflate was negotiated: RSV1 may be set on the
+	// Deflate means that permessage-deflate was negotiated: RSV1 may be set on the
 	// first frame of a message.
 	Deflate bool
 
-	// Unknown says that an extension was negotiated that we do not know. It may
-	// give a meaning to any reserved bit and opcode, so only masking and lengths
-	// are checked, and messages are counted by FIN bits.
+	// Unknown means that an unknown extension was negotiated. It may define any
+	// reserved bit and opcode. So only masking and lengths are checked, and
+	// messages are counted by their FIN bits.
 	Unknown bool
 
-	// MaxMessage bounds the payload bytes of a message, all fragments together.
-	// Zero means no bound.
+	// MaxMessage bounds the payload of a message in bytes, for all its fragments
+	// together. Zero means no bound.
 	MaxMessage uint64
 }
 
-// A Tracker follows one direction of a WebSocket connection from frame to frame.
-// Its user shows it the stream piece by piece and learns what each piece is,
-// where frames end, and whether the peer breaks the rules. The zero Tracker with
-// Rules set stands at the beginning of a stream.
+// A Tracker tracks the frames of one direction of a WebSocket connection. The
+// caller passes it the stream in pieces. For each piece, the Tracker returns the
+// type of its bytes and where the frames end, or an error if the peer breaks the
+// rules. A zero Tracker with Rules set is at the beginning of a stream.
 type Tracker struct {
 	Rules Rules
 
 	rest       uint64 // payload bytes of the current data frame that are still to come
-	begun      uint64 // bytes of the current data frame that were taken, its header included
-	size       uint64 // payload bytes of the current message so far, the rest included
+	begun      uint64 // consumed bytes of the current data frame, including its header
+	size       uint64 // payload bytes of the current message so far, including rest
 	fragmented bool   // between the fragments of a message
 	final      bool   // the current frame is the last of its message
-	messages   uint32 // see TakeMessages; it need not be wider than one piece, and each tunnel has two
+	messages   uint32 // see TakeMessages; 32 bits suffice for one piece, and keep a tunnel small
 }
 
-// A Step is what stands at the beginning of a piece of the stream.
+// A Step describes the bytes at the beginning of a piece of the stream.
 type Step struct {
-	// Len is how many bytes of the piece the step takes. Zero means that the
-	// piece ends within a header or a control frame: show it again with what
-	// follows. That is at most MaxHeld bytes.
+	// Len is the number of bytes that the step consumes. Zero means that the piece
+	// ends within a header or a control frame. The caller must pass its bytes, at
+	// most MaxHeld, again with those that follow.
 	Len int
 
-	// Control is the opcode of a whole control frame, which the step then is.
-	// Otherwise it is 0, and the step is data: any number of frames or parts of
-	// frames without a control frame among them.
+	// Control is the opcode of a control frame. The step is then one whole control
+	// frame. Otherwise Control is 0, and the step is data: any number of data
+	// frames or parts of them.
 	Control Opcode
 }
 
-// Next tells what p begins with, and takes it as seen. p continues the stream
-// after all that was taken before. An error is a [*Violation]; it concerns the
-// frame that begins at p, and the Tracker still stands before it.
+// Next returns the step at the beginning of p, and consumes its bytes. p must
+// continue the stream after the bytes consumed before.
+//
+// The error is a [*Violation] of the frame that begins at p. The Tracker does not
+// consume that frame.
 func (t *Tracker) Next(p []byte) (Step, error) {
 	n := 0
 	for n < len(p) {
@@ -71,7 +73,7 @@ func (t *Tracker) Next(p []byte) (Step, error) {
 		}
 		h, size, err := t.header(p[n:])
 		if err != nil || size == 0 || t.isControl(h) {
-			if n > 0 { // first what was found before it
+			if n > 0 { // return the data before it first
 				break
 			}
 			if err != nil || size == 0 {
@@ -85,8 +87,8 @@ func (t *Tracker) Next(p []byte) (Step, error) {
 	return Step{Len: n}, nil
 }
 
-// Finish is Next up to the end of the frame that is under way at most. It
-// returns 0 at a boundary.
+// Finish consumes the bytes of p that belong to the current data frame, and
+// returns their number. It returns 0 at a frame boundary.
 func (t *Tracker) Finish(p []byte) int {
 	if t.rest == 0 {
 		return 0
@@ -94,19 +96,19 @@ func (t *Tracker) Finish(p []byte) int {
 	return t.advance(len(p))
 }
 
-// Skip takes n bytes of payload as seen that nobody has shown; n is at most Rest.
+// Skip consumes the next n bytes of payload without a copy of them. It panics if n
+// is greater than Rest.
 func (t *Tracker) Skip(n int) {
 	if t.advance(n) != n {
-		panic("BUG: more is skipped than the frame has")
+		panic("BUG: skipped more bytes than the frame has")
 	}
 }
 
-// Rest returns how many payload bytes of the frame that is under way are still to
-// come.
+// Rest returns how many payload bytes of the current data frame are still to come.
 func (t *Tracker) Rest() uint64 { return t.rest }
 
-// Begun returns how many bytes were taken of the frame that is under way, its header
-// included. It is 0 at a boundary.
+// Begun returns how many bytes of the current data frame were consumed, including
+// its header. It returns 0 at a frame boundary.
 func (t *Tracker) Begun() uint64 {
 	if t.rest == 0 {
 		return 0
@@ -114,7 +116,7 @@ func (t *Tracker) Begun() uint64 {
 	return t.begun
 }
 
-// AtBoundary reports whether all that was taken ends with a whole frame.
+// AtBoundary reports whether the consumed bytes end with a whole frame.
 func (t *Tracker) AtBoundary() bool { return t.rest == 0 }
 
 // TakeMessages returns how many messages have ended since its last call.
@@ -124,10 +126,11 @@ func (t *Tracker) TakeMessages() uint32 {
 	return n
 }
 
-// Ignore lifts the bound of messages: what follows is parsed to be discarded.
+// Ignore removes the bound of messages. The caller discards the frames that
+// follow.
 func (t *Tracker) Ignore() { t.Rules.MaxMessage = 0 }
 
-// advance takes up to n bytes of payload.
+// advance consumes up to n bytes of payload and returns their number.
 func (t *Tracker) advance(n int) int {
 	taken := min(uint64(n), t.rest)
 	t.rest -= taken
@@ -138,9 +141,10 @@ func (t *Tracker) advance(n int) int {
 	return int(taken)
 }
 
-// header parses and checks the header of the next frame, in an order that does
-// not depend on how much of it is there: first what its two first bytes show,
-// which is soon enough to stop a stream that is no WebSocket at all.
+// header parses and checks the header of the next frame. It checks the first two
+// bytes first, however many there are, so that the error does not depend on how
+// the stream was split. Two bytes are enough to refuse most streams that are not
+// WebSocket.
 func (t *Tracker) header(p []byte) (h Header, size int, err error) {
 	if len(p) < 2 {
 		return h, 0, nil
@@ -158,7 +162,7 @@ func (t *Tracker) header(p []byte) (h Header, size int, err error) {
 	return h, size, nil
 }
 
-// check looks at all of a header but its length.
+// check checks all of a header except its length.
 func (t *Tracker) check(h Header) *Violation {
 	switch {
 	case t.Rules.Masked && !h.Masked:
@@ -179,15 +183,15 @@ func (t *Tracker) check(h Header) *Violation {
 			return violation("control frame is fragmented")
 		}
 	case h.Opcode == Continuation && !t.fragmented:
-		return violation("continuation of no message")
+		return violation("continuation frame without a message")
 	case h.Opcode != Continuation && t.fragmented:
-		return violation("message begun within a message")
+		return violation("new message within a fragmented message")
 	}
 	return nil
 }
 
-// checkLength looks at the length of a whole header. "All control frames MUST have
-// a payload length of 125 bytes or less and MUST NOT be fragmented."
+// checkLength checks the length in a whole header. "All control frames MUST have a
+// payload length of 125 bytes or less and MUST NOT be fragmented."
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 func (t *Tracker) checkLength(h Header) *Violation {
 	switch {
@@ -201,17 +205,18 @@ func (t *Tracker) checkLength(h Header) *Violation {
 	return nil
 }
 
-// mayCompress reports whether h may set the reserved bits that it sets: RSV1 at
-// the beginning of a message where permessage-deflate was negotiated. "An endpoint
-// MUST NOT set the 'Per-Message Compressed' bit of control frames and
-// non-first fragments of a data message."
+// mayCompress reports whether the reserved bits of h are allowed: RSV1 on the
+// first frame of a message, if permessage-deflate was negotiated. "An endpoint
+// MUST NOT set the 'Per-Message Compressed' bit of control frames and non-first
+// fragments of a data message."
 // https://www.rfc-editor.org/rfc/rfc7692#section-6.1
 func (t *Tracker) mayCompress(h Header) bool {
 	return t.Rules.Deflate && h.RSV == RSV1 && (h.Opcode == Text || h.Opcode == Binary)
 }
 
-// isControl reports whether h is to be held back until it is complete. Under an
-// unknown extension that is what looks like a control frame in every respect.
+// isControl reports whether h is the header of a control frame, which Next returns
+// as a step of its own. With an unknown extension it must follow all rules for
+// control frames, because the extension may use their opcodes otherwise.
 func (t *Tracker) isControl(h Header) bool {
 	if !t.Rules.Unknown {
 		return h.Opcode.IsControl()
@@ -219,13 +224,15 @@ func (t *Tracker) isControl(h Header) bool {
 	return h.Opcode.IsControl() && h.Opcode.isKnown() && h.RSV == 0 && h.Fin && h.Length <= MaxControlPayload
 }
 
-// isTooBig is careful with sums: lengths are a peer's.
+// isTooBig reports whether the frame makes its message larger than the limit.
 func (t *Tracker) isTooBig(h Header) bool {
 	limit := t.Rules.MaxMessage
+	// Not a sum: it could overflow, since a peer chooses the lengths.
 	return limit > 0 && (h.Length > limit || t.size > limit-h.Length)
 }
 
-// controlStep takes a control frame, if all of it is there.
+// controlStep returns the step for a control frame, or none if fewer than all of
+// its bytes are there.
 func (t *Tracker) controlStep(h Header, size, have int) Step {
 	if uint64(have-size) < h.Length {
 		return Step{}
@@ -233,7 +240,7 @@ func (t *Tracker) controlStep(h Header, size, have int) Step {
 	return Step{Len: size + int(h.Length), Control: h.Opcode}
 }
 
-// beginFrame takes the header of a data frame.
+// beginFrame begins a data frame, of whose header it is passed the size.
 func (t *Tracker) beginFrame(h Header, size int) {
 	t.rest = h.Length
 	t.begun = uint64(size)
@@ -249,7 +256,7 @@ func (t *Tracker) beginFrame(h Header, size int) {
 	}
 }
 
-// endFrame stands after the last byte of a data frame.
+// endFrame ends a data frame after its last byte.
 func (t *Tracker) endFrame() {
 	if t.final {
 		t.messages++

@@ -39,8 +39,8 @@ func compressed(f wstest.Frame) wstest.Frame {
 	return f
 }
 
-// follow shows all of p to tr and returns what it told of, one letter a step: d
-// for data, 8, 9 and A for control frames.
+// follow passes all of p to tr and returns its steps, one letter each: d for data,
+// 8, 9 and A for control frames.
 func follow(tr *Tracker, p []byte) (steps string, err error) {
 	for len(p) > 0 {
 		step, err := tr.Next(p)
@@ -111,7 +111,7 @@ func TestTrackerGuardsTheProtocol(t *testing.T) {
 		name string
 		from string
 		wire []byte
-		rule string // "" where it is allowed
+		rule string // "" if allowed
 	}
 	tests := []test{
 		{"client masks", client, fromClient(text), ""},
@@ -127,11 +127,11 @@ func TestTrackerGuardsTheProtocol(t *testing.T) {
 		{"control frame of 126 bytes", backend, header(true, Pong, 126), "control frame of more than 125 bytes"},
 		{"control frame of 65536 bytes", backend, header(true, Ping, 65536), "control frame of more than 125 bytes"},
 		{"control frame of 2^63-1 bytes", backend, header(true, Close, math.MaxInt64), "control frame of more than 125 bytes"},
-		{"continuation of nothing", backend, fromBackend(wstest.Fragment(wstest.OpContinuation, true, "")), "continuation of no message"},
-		{"continuation after a whole message", backend, fromBackend(text, wstest.Fragment(wstest.OpContinuation, true, "")), "continuation of no message"},
-		{"text within a message", backend, fromBackend(more, text), "message begun within a message"},
-		{"binary within a message", backend, fromBackend(more, wstest.Ping(""), wstest.Binary(nil)), "message begun within a message"},
-		{"fragment of another message", backend, fromBackend(more, more), "message begun within a message"},
+		{"continuation of nothing", backend, fromBackend(wstest.Fragment(wstest.OpContinuation, true, "")), "continuation frame without a message"},
+		{"continuation after a whole message", backend, fromBackend(text, wstest.Fragment(wstest.OpContinuation, true, "")), "continuation frame without a message"},
+		{"text within a message", backend, fromBackend(more, text), "new message within a fragmented message"},
+		{"binary within a message", backend, fromBackend(more, wstest.Ping(""), wstest.Binary(nil)), "new message within a fragmented message"},
+		{"fragment of another message", backend, fromBackend(more, more), "new message within a fragmented message"},
 		{"length with its top bit set", backend, header(true, Binary, 1<<63), "frame length with its top bit set"},
 		{"length of all ones", backend, header(true, Binary, math.MaxUint64), "frame length with its top bit set"},
 		{"length of a control frame with its top bit set", backend, header(true, Ping, 1<<63), "frame length with its top bit set"},
@@ -153,8 +153,8 @@ func TestTrackerGuardsTheProtocol(t *testing.T) {
 	}
 }
 
-// wantViolation wants err to be a violation with a code and a reason, or to be
-// nil where the reason is empty.
+// wantViolation checks that err is a violation with a code and a reason, or that
+// it is nil if the reason is empty.
 func wantViolation(t *testing.T, err error, code int, reason string) {
 	t.Helper()
 	var v *Violation
@@ -279,7 +279,7 @@ func TestMessageTooBigIsToldByItsHeader(t *testing.T) {
 }
 
 func TestTrackerIsCarefulWithSums(t *testing.T) {
-	// The payloads are not there, so the tracker is told that they were.
+	// There are no payloads: the test sets rest to 0 after each header.
 	const huge = math.MaxInt64
 	t.Run("at the largest limit", func(t *testing.T) {
 		tr := Tracker{Rules: Rules{MaxMessage: math.MaxUint64}}
