@@ -25,8 +25,8 @@ var kinds = []struct {
 	{"memory", memoryPair},
 }
 
-// forEachKind runs test over both ends of each kind of connection, the near one
-// as a Conn that takes over buffered.
+// forEachKind runs test with both ends of each kind of connection. The near end is
+// a Conn with buffered.
 func forEachKind(t *testing.T, buffered []byte, test func(t *testing.T, c *Conn, far net.Conn)) {
 	for _, kind := range kinds {
 		t.Run(kind.name, func(t *testing.T) {
@@ -56,8 +56,8 @@ func wrappedPair(t testing.TB) (near, far net.Conn) {
 	return &wrapper{Conn: near}, far
 }
 
-// A wrapper hides all of a connection but what [net.Conn] has, as that of a
-// listener which counts its connections does.
+// A wrapper has only the methods of [net.Conn], like the connection of a listener
+// that counts its connections.
 type wrapper struct {
 	net.Conn
 	mu     sync.Mutex
@@ -93,8 +93,8 @@ func wrappedTLSPair(t testing.TB) (near, far net.Conn) {
 	return wstest.ShakeHands(t, near, far)
 }
 
-// dialedTLSPair is TLS to a backend. The server sends a session ticket, so there
-// is something to read that is no data.
+// dialedTLSPair returns a TLS connection to a backend. The server sends a session
+// ticket, so that there are bytes to read that are not data.
 func dialedTLSPair(t testing.TB) (near, far net.Conn) {
 	near, far = tcpPair(t)
 	client := TLSClient(near, &tls.Config{InsecureSkipVerify: true})
@@ -115,7 +115,7 @@ func shakeHands(t testing.TB, client, server *tls.Conn) {
 	}
 }
 
-// fill is Fill with a copy of what it returned.
+// fill calls Fill and returns a copy of the bytes.
 func fill(c *Conn, head string) (string, error) {
 	b, err := c.Fill([]byte(head))
 	if err != nil {

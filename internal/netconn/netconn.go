@@ -1,9 +1,9 @@
-// Package netconn makes of a [net.Conn] what a tunnel needs of a connection: the
-// bytes that somebody has already read from it come first, waiting for more holds
-// no buffer where the connection allows, writing can be ended alone, and it is
-// closed exactly once.
+// Package netconn wraps a [net.Conn] for a tunnel. A Conn first returns the bytes
+// that were already read from the connection, such as those of a Hijacker's
+// reader. It waits for more without a buffer if the connection allows that. It can
+// close the write side alone, and closes the connection exactly once.
 //
-// It does not know what the bytes mean, and starts no goroutine.
+// The package does not interpret the bytes, and starts no goroutine.
 package netconn
 
 import (
@@ -19,16 +19,16 @@ import (
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-const maxEmptyReads = 100 // one after the other; a connection that has more is broken
+const maxEmptyReads = 100 // in succession; a connection with more is broken
 
-// A Conn is one connection of a tunnel. Fill may be called by one goroutine at a
-// time, Write by another; the rest at any time.
+// A Conn is one connection of a tunnel. One goroutine at a time may call Fill, and
+// one may call Write. The other methods may be called at any time.
 type Conn struct {
 	conn   net.Conn // immutable
 	reader reader   // immutable; nil for a plain socket
 
 	// Owned by the goroutine that calls Fill.
-	plain    reader // for a plain socket; made by Fill, for an event loop has no need of it
+	plain    reader // of a plain socket; created by Fill, because an event loop does not use it
 	buffered []byte
 	large    bool // the last read filled a small buffer, or would have
 
@@ -36,16 +36,16 @@ type Conn struct {
 	closeErr  error
 }
 
-// A reader reads from a connection of which it knows enough to hold no buffer
-// while it waits, or a very small one. It is nil where that is impossible.
+// A reader reads from a connection of a known type. While it waits it uses no
+// buffer, or a very small one. It is nil for other connections.
 type reader interface {
-	// fill waits until there is something to read and returns it in a buffer of
-	// a pool, after a copy of head.
+	// fill waits until there are bytes to read and returns them in a buffer of a
+	// pool, after a copy of head.
 	fill(head []byte) (*Buffer, error)
 }
 
-// New returns a Conn over c, from which buffered has been read already. It owns
-// both from now on.
+// New returns a Conn over c. buffered are bytes that were already read from c. The
+// Conn owns c and buffered.
 func New(c net.Conn, buffered []byte) *Conn {
 	n := &Conn{conn: c, buffered: buffered}
 	if plainSocket(c) == nil {
@@ -54,16 +54,17 @@ func New(c net.Conn, buffered []byte) *Conn {
 	return n
 }
 
-// Unwrap returns the connection beneath, and what has been read from it already.
-// Both are still the Conn's.
+// Unwrap returns the underlying connection, and the bytes that were already read
+// from it. The Conn still owns both.
 func (c *Conn) Unwrap() (conn net.Conn, buffered []byte) { return c.conn, c.buffered }
 
-// PlainSocket returns the connection beneath, if it is certainly a plain TCP or unix
-// socket, else nil. It is still the Conn's.
+// PlainSocket returns the underlying connection if it is a plain TCP or unix
+// socket, and nil otherwise. The Conn still owns it.
 func (c *Conn) PlainSocket() syscall.Conn { return plainSocket(c.conn) }
 
-// plainSocket does not look through wrappers: one that counts bytes, or holds a
-// slot of a listener, must see its reads, and its end.
+// plainSocket returns c if it is a plain TCP or unix socket, and nil otherwise. It
+// does not unwrap other types: a wrapper that counts bytes, or frees a slot of a
+// listener, must get the calls of Read and Close.
 func plainSocket(c net.Conn) syscall.Conn {
 	switch c := c.(type) {
 	case *net.TCPConn:
@@ -85,8 +86,9 @@ func readerFor(c net.Conn) reader {
 }
 
 // Fill waits for bytes and returns them in a buffer, after a copy of head, which
-// must not be longer than [MaxHead]. The buffer is the caller's until it frees it.
-// Errors are those of [net.Conn.Read]; there is either an error or a byte.
+// must not be longer than [MaxHead]. The caller owns the buffer and must free it.
+// Errors are those of [net.Conn.Read]. Fill returns either an error or at least
+// one byte.
 func (c *Conn) Fill(head []byte) (*Buffer, error) {
 	r := c.reader
 	if r == nil {
@@ -107,7 +109,8 @@ func (c *Conn) Fill(head []byte) (*Buffer, error) {
 	return c.read(head)
 }
 
-// plainReader returns the reader of a plain socket, or nil.
+// plainReader returns the reader of a plain socket, or nil. It creates the reader
+// on the first call.
 func (c *Conn) plainReader() reader {
 	if c.plain == nil && plainSocket(c.conn) != nil {
 		c.plain = readerFor(c.conn)
@@ -115,9 +118,9 @@ func (c *Conn) plainReader() reader {
 	return c.plain
 }
 
-// read is Fill for connections of which nothing is known, such as one that
-// somebody has wrapped: they must be given a buffer before they wait. It is small
-// until one read fills it, and again after one that would not have.
+// read is Fill for connections of an unknown type, such as a wrapper. Their Read
+// needs a buffer before it waits. The buffer is large after a read that filled a
+// small one, and small otherwise.
 func (c *Conn) read(head []byte) (*Buffer, error) {
 	pool := &smallBuffers
 	if c.large {
@@ -131,10 +134,11 @@ func (c *Conn) read(head []byte) (*Buffer, error) {
 	}
 	b.extend(n)
 	c.large = b.len >= smallSize
-	return b, nil // an error will come again
+	return b, nil // the next read returns an error again
 }
 
-// readNonEmpty is Read without "(0, nil)", which is discouraged, not forbidden.
+// readNonEmpty calls Read until it returns bytes or an error. [io.Reader]
+// discourages the result 0, nil, but allows it.
 func (c *Conn) readNonEmpty(p []byte) (n int, err error) {
 	for range maxEmptyReads {
 		if n, err = c.conn.Read(p); n > 0 || err != nil {
@@ -147,7 +151,7 @@ func (c *Conn) readNonEmpty(p []byte) (n int, err error) {
 // Write writes p.
 func (c *Conn) Write(p []byte) (int, error) { return c.conn.Write(p) }
 
-// SetReadDeadline is that of [net.Conn]; it wakes Fill.
+// SetReadDeadline implements [net.Conn]. It applies to a waiting Fill too.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	if r, ok := c.reader.(*tlsReader); ok {
 		return r.setReadDeadline(t)
@@ -155,25 +159,26 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.conn.SetReadDeadline(t)
 }
 
-// SetWriteDeadline is that of [net.Conn]; it wakes Write.
+// SetWriteDeadline implements [net.Conn]. It applies to a waiting Write too.
 func (c *Conn) SetWriteDeadline(t time.Time) { c.conn.SetWriteDeadline(t) }
 
-// Interrupt makes Fill and Write fail at once, from now on: by a deadline or, on a
-// connection that has none, by abandoning it.
+// Interrupt makes this and all later calls of Fill and Write fail at once. It sets
+// deadlines in the past or, if the connection has no deadlines, calls Abandon.
 func (c *Conn) Interrupt() {
 	if c.SetReadDeadline(longAgo) != nil || c.conn.SetWriteDeadline(longAgo) != nil {
 		c.Abandon()
 	}
 }
 
-// CanCloseWrite reports whether CloseWrite can work.
+// CanCloseWrite reports whether the connection has a CloseWrite.
 func (c *Conn) CanCloseWrite() bool {
 	_, ok := c.conn.(interface{ CloseWrite() error })
 	return ok
 }
 
-// CloseWrite ends the stream towards the peer, who can still be read from. The
-// error is [errors.ErrUnsupported] where the connection has no such thing.
+// CloseWrite closes the write side. The peer reads end of stream, and its bytes can
+// still be read. The error is [errors.ErrUnsupported] if the connection has no
+// CloseWrite.
 func (c *Conn) CloseWrite() error {
 	cw, ok := c.conn.(interface{ CloseWrite() error })
 	if !ok {
@@ -182,9 +187,9 @@ func (c *Conn) CloseWrite() error {
 	return cw.CloseWrite()
 }
 
-// Drain ends the stream towards the peer and discards what it sends, until its end
-// of stream or the given time: closing with unread input would send a reset, which
-// can destroy what is still on its way.
+// Drain closes the write side and discards what the peer sends, until its end of
+// stream or the given time. Closing a connection with unread input would send a
+// reset, and the peer could lose bytes that it has not read yet.
 func (c *Conn) Drain(until time.Time) {
 	c.CloseWrite()
 	c.SetReadDeadline(until)
@@ -197,32 +202,34 @@ func (c *Conn) Drain(until time.Time) {
 	}
 }
 
-// Close closes the connection, once. Over TLS it tells the peer so first, which
-// takes up to five seconds if the peer does not read.
+// Close closes the connection, once. Over TLS it first sends a close_notify alert,
+// which takes up to five seconds if the peer does not read.
 func (c *Conn) Close() error {
 	c.closeOnce.Do(func() { c.closeErr = c.conn.Close() })
 	return c.closeErr
 }
 
-// Abandon is Close without a word to the peer: it never waits.
+// Abandon closes the connection without a close_notify alert. It never blocks.
 func (c *Conn) Abandon() error {
 	c.closeOnce.Do(func() { c.closeErr = underlyingConn(c.conn).Close() })
 	return c.closeErr
 }
 
-// Reset is Abandon that forgets what is still to be sent, where the connection lets
-// that be said: else the system keeps it, for minutes if the peer does not read.
+// Reset is Abandon, and discards the bytes that are still to be sent if the
+// connection has a SetLinger. Otherwise the system keeps them, for minutes if the
+// peer does not read.
 func (c *Conn) Reset() error {
 	if l, ok := underlyingConn(c.conn).(interface{ SetLinger(sec int) error }); ok {
 		l.SetLinger(0)
 	}
-	c.Interrupt() // whatever a wrapper would still write to say goodbye
+	c.Interrupt() // a wrapper's Close could write, and block
 	return c.Abandon()
 }
 
-// LimitBuffers bounds what the system keeps of c's bytes, received and to be sent,
-// if bytes is not 0 and c, or what carries its TLS, lets that be said. One that is
-// broken shows it when it is used.
+// LimitBuffers sets the size of the system's receive and send buffers of c, or of
+// the connection under its TLS. It does nothing if bytes is 0 or if the connection
+// does not support it. It ignores errors: a broken connection fails when it is
+// used.
 func LimitBuffers(c net.Conn, bytes int) {
 	if bytes == 0 {
 		return
@@ -236,7 +243,7 @@ func LimitBuffers(c net.Conn, bytes int) {
 	}
 }
 
-// underlyingConn returns what carries c, if c is TLS, else c.
+// underlyingConn returns the connection under c's TLS, or c if it is not TLS.
 func underlyingConn(c net.Conn) net.Conn {
 	if t, ok := c.(*tls.Conn); ok {
 		return t.NetConn()

@@ -60,7 +60,7 @@ func TestHeadStandsBeforeWhatIsRead(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				clear(own) // it was copied
+				clear(own) // Fill returned a copy
 				if got := string(b.Bytes()); got != head+body {
 					t.Errorf("Fill(%q) = %q; want %q after the head", head, got, body)
 				}
@@ -196,7 +196,8 @@ func TestFillSurvivesReadsOfNothing(t *testing.T) {
 	}
 }
 
-// A stutterer reads nothing a few times, which is discouraged, not forbidden.
+// A stutterer returns 0, nil from its first reads. [io.Reader] discourages that,
+// but allows it.
 type stutterer struct {
 	net.Conn
 	times int
@@ -247,7 +248,7 @@ func TestDeadlineWakesWrite(t *testing.T) {
 	forEachKind(t, nil, func(t *testing.T, c *Conn, _ net.Conn) {
 		errc := make(chan error)
 		go func() {
-			for { // until the peer, who does not read, takes nothing more
+			for { // until the buffers are full: the peer does not read
 				if _, err := c.Write(make([]byte, 1<<20)); err != nil {
 					errc <- err
 					return
@@ -327,11 +328,11 @@ func TestOnlyCloseWaitsForATLSPeerThatDoesNotRead(t *testing.T) {
 		shut func(*Conn) error
 		want time.Duration
 	}{
-		{"Close", (*Conn).Close, 5 * time.Second}, // crypto/tls gives it so long
+		{"Close", (*Conn).Close, 5 * time.Second}, // the timeout of crypto/tls for close_notify
 		{"Abandon", (*Conn).Abandon, 0},
 		{"Reset", (*Conn).Reset, 0},
 	}
-	wstest.Certificate() // outside of the bubble: it uses sockets
+	wstest.Certificate() // outside the bubble, because it uses sockets
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -367,7 +368,7 @@ func TestResetReachesThePeerAsOne(t *testing.T) {
 	}
 }
 
-// A sizer notes what its buffers are to be.
+// A sizer records the sizes that are set for its buffers.
 type sizer struct {
 	net.Conn
 	sizes []int
@@ -388,7 +389,7 @@ func TestBuffersAreLimitedBeneathTLSToo(t *testing.T) {
 			t.Errorf("%T: buffers of %v bytes; want %v", c, s.sizes, want)
 		}
 	}
-	LimitBuffers(near, 1234) // which has no such thing
+	LimitBuffers(near, 1234) // near does not support it
 }
 
 func TestInterruptEndsFillAndWriteForGood(t *testing.T) {

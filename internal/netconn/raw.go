@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// rawConn returns the descriptor of a plain socket, else nil.
+// rawConn returns access to the descriptor of c if it is a plain socket, and nil
+// otherwise.
 func rawConn(c net.Conn) syscall.RawConn {
 	s := plainSocket(c)
 	if s == nil {

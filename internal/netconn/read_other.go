@@ -4,5 +4,5 @@ package netconn
 
 import "net"
 
-// newReader returns nil: here a connection cannot be waited for without a buffer.
+// newReader returns nil: this system has no way to wait without a buffer.
 func newReader(net.Conn) reader { return nil }

@@ -9,12 +9,12 @@ import (
 	"syscall"
 )
 
-// A rawReader waits for readability through the runtime's poller and takes a
-// buffer only when there is something to put into it.
+// A rawReader waits for readability with the runtime's poller, and gets a buffer
+// only when there are bytes to read.
 type rawReader struct {
 	raw syscall.RawConn
 	src source
-	try func(fd uintptr) bool // r.read, made once: a closure a call would be an allocation a call
+	try func(fd uintptr) bool // r.read; stored to avoid the allocation of a closure in each call
 
 	large bool // the last read filled a small buffer, or would have
 
@@ -24,15 +24,15 @@ type rawReader struct {
 	err  error
 }
 
-// A source is read from without waiting.
+// A source can be read without waiting.
 type source interface {
-	// readNow reads from fd. The error is errWouldBlock if nothing has come, io.EOF at
-	// the end; there is either an error or a byte.
+	// readNow reads from fd. The error is errWouldBlock if there are no bytes, and
+	// io.EOF at the end of stream. It returns either an error or at least one byte.
 	readNow(fd int, p []byte) (int, error)
 }
 
-// newReader returns a reader for plain sockets, and for TLS that [TLSClient] made
-// over one.
+// newReader returns a reader for a plain socket, or for TLS over one that
+// [TLSClient] returned. For other connections it returns nil.
 func newReader(c net.Conn) reader {
 	r := new(rawReader)
 	if t := newTLSSource(c); t != nil {
@@ -57,10 +57,10 @@ func (r *rawReader) fill(head []byte) (*Buffer, error) {
 	return b, err
 }
 
-// read tries to read, and reports whether that is all: false means that there
-// is nothing yet. The attempt must be made here: the poller is edge-triggered and
-// calls this before it waits, so that a callback which only waited could wait for
-// bytes that have come already.
+// read tries to read from fd, and reports whether it is done. If it returns false,
+// the poller waits and calls it again. It must always try to read: the poller is
+// edge-triggered, and a call that only asked to wait could miss bytes that have
+// arrived already.
 func (r *rawReader) read(fd uintptr) bool {
 	pool := &smallBuffers
 	if r.large {
@@ -72,7 +72,7 @@ func (r *rawReader) read(fd uintptr) bool {
 		b.extend(n)
 		r.large = b.len >= smallSize
 		r.buf = b
-		return true // an error will come again
+		return true // the next read returns an error again
 	}
 	b.Free()
 	if err == errWouldBlock {
@@ -101,8 +101,9 @@ func (s socket) readNow(fd int, p []byte) (int, error) {
 	return 0, &net.OpError{Op: "read", Net: s.LocalAddr().Network(), Err: os.NewSyscallError("read", err)}
 }
 
-// errWouldBlock is what crypto/tls takes for a deadline that has passed: it keeps what
-// it has read of a record, and goes on with it the next time.
+// errWouldBlock is the error of a read that would have to wait. For crypto/tls it
+// is a deadline that has passed: it stores the part of a record that it has read,
+// and continues with the next call.
 var errWouldBlock error = wouldBlockError{}
 
 type wouldBlockError struct{}

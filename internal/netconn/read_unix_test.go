@@ -12,8 +12,7 @@ import (
 	"testing"
 )
 
-// sockets are the kinds of connections that are read without a buffer to wait
-// with.
+// sockets are the kinds of connections that wait without a buffer.
 var sockets = map[string]func(testing.TB) (near, far net.Conn){
 	"TCP": tcpPair, "unix": unixPair, "TLS that we dialed": dialedTLSPair,
 }
@@ -63,7 +62,7 @@ func TestWaitingOverTLSHoldsLittleWhateverCameBefore(t *testing.T) {
 	}
 }
 
-// heldWhileWaiting returns how much memory more a connection takes while a Fill
+// heldWhileWaiting returns how much memory a connection allocates for a Fill that
 // waits.
 func heldWhileWaiting(t *testing.T, open func() *Conn) int {
 	const waiting = 100
@@ -88,7 +87,7 @@ func heldWhileWaiting(t *testing.T, open func() *Conn) int {
 	return held
 }
 
-// heapBytes empties the pools first: what is in them is held by nobody.
+// heapBytes returns the size of the heap. It empties the pools first.
 func heapBytes() int {
 	for range 3 {
 		runtime.GC()
@@ -131,7 +130,7 @@ func TestResetReadsLikeThatOfANetConn(t *testing.T) {
 }
 
 func TestFillOnASocketAllocatesNothing(t *testing.T) {
-	// crypto/tls allocates whenever it reads: once before the wait, once after it.
+	// crypto/tls allocates in each read: one before the wait, one after it.
 	want := map[string]float64{"TLS that we dialed": 2}
 	for network, pair := range sockets {
 		near, far := pair(t)

@@ -7,16 +7,16 @@ import (
 	"syscall"
 )
 
-// A rawReader waits for readability by the runtime's zero-byte read, and takes a
+// A rawReader waits for readability with the runtime's zero-byte read, and gets a
 // buffer only after it.
 type rawReader struct {
 	conn   net.Conn
 	raw    syscall.RawConn
-	try    func(fd uintptr) bool // r.wait, made once
+	try    func(fd uintptr) bool // r.wait; stored to avoid an allocation in each call
 	waited bool
 }
 
-// newReader returns a reader for plain sockets.
+// newReader returns a reader for a plain socket, and nil for other connections.
 func newReader(c net.Conn) reader {
 	raw := rawConn(c)
 	if raw == nil {
@@ -42,7 +42,8 @@ func (r *rawReader) fill(head []byte) (*Buffer, error) {
 	return b, nil
 }
 
-// wait lets the runtime wait once: it calls this again when there is something.
+// wait makes the runtime wait once. The runtime calls it again when the connection
+// is readable.
 func (r *rawReader) wait(uintptr) bool {
 	done := r.waited
 	r.waited = true

@@ -7,24 +7,25 @@ import (
 	"time"
 )
 
-// A tlsReader reads from a TLS connection that somebody else has made, as
-// net/http makes a client's. It reads ahead into buffers that nobody can see, so
-// it must be given a buffer before it waits. That is a tiny one: how much is left
-// of a record that fills it is found out with a deadline that has passed, under
-// which a read returns what crypto/tls has, and does not wait.
+// A tlsReader reads from a TLS connection that another package has created, such
+// as a client's connection from net/http. crypto/tls reads ahead into its own
+// buffers, so the tlsReader must call Read, and needs a buffer while it waits. It
+// uses a tiny buffer. If a read fills it, the tlsReader reads the rest of the
+// record with a deadline in the past: such a read returns the bytes that
+// crypto/tls has, and does not wait.
 type tlsReader struct {
 	conn *tls.Conn
 
 	// Owned by the goroutine that calls fill.
-	large bool // the last record that was too much for the held buffer filled a small one, or would have
+	large bool // the last record that did not fit into the tiny buffer filled a small one, or would have
 
 	mu        sync.Mutex
-	deadline  time.Time // of reads, as others have set it
-	isPolling bool      // the deadline of conn is another one for the moment
+	deadline  time.Time // of setReadDeadline
+	isPolling bool      // conn has a deadline in the past, in place of deadline
 }
 
-// newTLSReader returns nil unless c is TLS over a plain socket: of a wrapper it is
-// not known what it does with a deadline.
+// newTLSReader returns a reader for TLS over a plain socket, and nil for other
+// connections: a wrapper may not support deadlines.
 func newTLSReader(c net.Conn) *tlsReader {
 	t, ok := c.(*tls.Conn)
 	if !ok || plainSocket(t.NetConn()) == nil {
@@ -44,11 +45,11 @@ func (r *tlsReader) fill(head []byte) (*Buffer, error) {
 	if len(b.space()) == 0 {
 		b = r.readRest(b)
 	}
-	return b, nil // an error will come again
+	return b, nil // the next read returns an error again
 }
 
-// readRest returns what is in b, which it frees, and after it what is left of the
-// record.
+// readRest returns a buffer with the bytes of b and the rest of the record. It
+// frees b.
 func (r *tlsReader) readRest(b *Buffer) *Buffer {
 	pool := &smallBuffers
 	if r.large {
@@ -57,14 +58,14 @@ func (r *tlsReader) readRest(b *Buffer) *Buffer {
 	whole := pool.get(b.Bytes())
 	b.Free()
 	r.beginPoll()
-	n, _ := r.conn.Read(whole.space()) // an error is the deadline's, or will come again
+	n, _ := r.conn.Read(whole.space()) // the error is a timeout, or the next read returns it again
 	r.endPoll()
 	whole.extend(n)
 	r.large = whole.len >= smallSize
 	return whole
 }
 
-// beginPoll makes reads return at once, until endPoll.
+// beginPoll sets a deadline in the past, so that reads return at once.
 func (r *tlsReader) beginPoll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,6 +73,7 @@ func (r *tlsReader) beginPoll() {
 	r.conn.SetReadDeadline(longAgo)
 }
 
+// endPoll sets the deadline of setReadDeadline again.
 func (r *tlsReader) endPoll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,7 +81,8 @@ func (r *tlsReader) endPoll() {
 	r.conn.SetReadDeadline(r.deadline)
 }
 
-// setReadDeadline is SetReadDeadline for everybody else.
+// setReadDeadline implements Conn.SetReadDeadline. During a poll, endPoll sets the
+// deadline.
 func (r *tlsReader) setReadDeadline(t time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -7,5 +7,5 @@ import (
 	"net"
 )
 
-// TLSClient is [tls.Client]: here no read can be told not to wait.
+// TLSClient is [tls.Client]: this system has no way to wait without a buffer.
 func TLSClient(c net.Conn, config *tls.Config) *tls.Conn { return tls.Client(c, config) }

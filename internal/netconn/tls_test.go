@@ -11,7 +11,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// acceptedTLSPair is TLS from a client that sends records as large as they may be.
+// acceptedTLSPair returns a TLS connection from a client that sends records of the
+// maximum size.
 func acceptedTLSPair(t testing.TB) (near, far *tls.Conn) {
 	a, b := tcpPair(t)
 	near = tls.Server(a, &tls.Config{Certificates: []tls.Certificate{wstest.Certificate()}})

@@ -7,24 +7,25 @@ import (
 	"net"
 )
 
-// TLSClient is [tls.Client]. What it returns over a plain socket can be waited for
-// without a buffer once its handshake is done.
+// TLSClient is [tls.Client]. If c is a plain socket, a Conn over the result waits
+// without a buffer after the handshake.
 func TLSClient(c net.Conn, config *tls.Config) *tls.Conn {
-	if rawConn(c) == nil || config.Renegotiation != tls.RenegotiateNever { // a new handshake waits inside of a read
+	// With renegotiation, a Read may perform a handshake, which has to wait.
+	if rawConn(c) == nil || config.Renegotiation != tls.RenegotiateNever {
 		return tls.Client(c, config)
 	}
 	return tls.Client(&tlsSocket{socket: socket{c}}, config)
 }
 
-// A tlsSocket is the socket below a TLS connection that we dialed. Its Read can
-// be told not to wait. Then that of the TLS connection does not wait either: it
-// uses up what it has read ahead, which nobody else can see, and says that no
-// more has come.
+// A tlsSocket is the socket under a TLS connection from TLSClient. Its Read has a
+// nonblocking mode. In that mode the Read of the TLS connection does not wait
+// either: it returns the bytes that crypto/tls has read ahead, and errWouldBlock
+// after them.
 type tlsSocket struct {
 	socket
 
 	// Owned by the goroutine that reads.
-	isNonblocking bool // Read reads from fd, without waiting
+	isNonblocking bool // Read calls readNow with fd
 	fd            int
 }
 
@@ -36,13 +37,14 @@ func (s *tlsSocket) Read(p []byte) (int, error) {
 	return s.Conn.Read(p)
 }
 
-// A tlsSource is a TLS connection over a tlsSocket as a source.
+// A tlsSource is a source for a TLS connection over a tlsSocket.
 type tlsSource struct {
 	conn   *tls.Conn
 	socket *tlsSocket
 }
 
-// newTLSSource returns nil unless c is one of TLSClient over a plain socket.
+// newTLSSource returns a source if c is a result of TLSClient over a plain socket,
+// and nil otherwise.
 func newTLSSource(c net.Conn) *tlsSource {
 	if t, ok := c.(*tls.Conn); ok {
 		if s, ok := t.NetConn().(*tlsSocket); ok {
@@ -57,7 +59,7 @@ func (s *tlsSource) readNow(fd int, p []byte) (int, error) {
 	n, err := s.conn.Read(p)
 	s.socket.isNonblocking = false
 	if n > 0 {
-		err = nil // it comes again
+		err = nil // the next read returns it again
 	}
 	return n, err
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// Types of records and of handshake messages, and what they may hold.
+// Types of records and of handshake messages, and their maximum sizes.
 // https://www.rfc-editor.org/rfc/rfc8446#appendix-B
 const (
 	recordHandshake = 22
@@ -32,11 +32,11 @@ const (
 	maxCiphertext = 16<<10 + 256 // "The length MUST NOT exceed 2^14 + 256 bytes"
 )
 
-// FuzzTLSRecordsArriveHoweverTheyAreSplit is what reading without a buffer rests
-// on: whatever crypto/tls has read ahead, a read that does not wait returns all
-// that has come whole.
+// FuzzTLSRecordsArriveHoweverTheyAreSplit checks that a read that does not wait
+// returns all records that have arrived completely, whatever crypto/tls has read
+// ahead. Waiting without a buffer depends on that.
 func FuzzTLSRecordsArriveHoweverTheyAreSplit(f *testing.F) {
-	// What the server sends, one byte a record, and where the stream is cut.
+	// The records of the server, one byte for each, and the sizes of the writes.
 	f.Add([]byte{0}, []byte{1})
 	f.Add([]byte("hello, world"), []byte{1, 4, 1, 200, 3})
 	f.Add([]byte("dtkpeDtKPE"), []byte{0})
@@ -70,7 +70,7 @@ func FuzzTLSRecordsArriveHoweverTheyAreSplit(f *testing.F) {
 	})
 }
 
-// cutSize makes of one byte a few bytes, or much.
+// cutSize returns the size of a write for one byte: a few bytes, or many.
 func cutSize(b byte) int {
 	if b < 128 {
 		return int(b) + 1
@@ -78,7 +78,7 @@ func cutSize(b byte) int {
 	return int(b-127) * 300
 }
 
-// readAllNow reads as r does, until it would wait.
+// readAllNow reads like r until it would wait.
 func readAllNow(r *rawReader) (got []byte, err error) {
 	r.raw.Read(func(fd uintptr) bool {
 		for p := make([]byte, 1000); err == nil; {
@@ -91,7 +91,7 @@ func readAllNow(r *rawReader) (got []byte, err error) {
 	return got, err
 }
 
-// A recordServer is a server that sends records which crypto/tls would not.
+// A recordServer is a server that sends records that crypto/tls does not send.
 type recordServer struct {
 	net.Conn
 	secret []byte
@@ -99,10 +99,11 @@ type recordServer struct {
 	data   []byte // sent in whole records
 }
 
-// newRecordPair shakes hands, so that near has read all that the server has sent.
+// newRecordPair performs a handshake. near has then read all that the server has
+// sent.
 func newRecordPair(t testing.TB) (near *tls.Conn, far *recordServer) {
 	t.Helper()
-	a, b := unixPair(t) // what is written to one end is there at the other at once
+	a, b := unixPair(t) // bytes written to one end can be read from the other at once
 	near = TLSClient(a, &tls.Config{InsecureSkipVerify: true})
 	keys := new(bytes.Buffer)
 	server := tls.Server(b, &tls.Config{
@@ -120,12 +121,12 @@ func newRecordPair(t testing.TB) (near *tls.Conn, far *recordServer) {
 	return near, &recordServer{Conn: b, secret: secret}
 }
 
-// perform returns the records of a script, and how much is whole at the end of
-// each.
+// perform returns the records of a script, and how many bytes of data are complete
+// at the end of each record.
 func (s *recordServer) perform(script []byte) (stream []byte, m marks) {
 	useless := 0
 	for _, step := range script {
-		if useless++; useless > 8 { // crypto/tls gives up at 16
+		if useless++; useless > 8 { // crypto/tls returns an error after 16
 			step = 'd'
 		}
 		switch step {
@@ -149,12 +150,13 @@ func (s *recordServer) perform(script []byte) (stream []byte, m marks) {
 	return stream, m
 }
 
-// marks tell how much of the data is whole where a record ends.
+// marks are the lengths of the complete data at the ends of records.
 type marks []mark
 
 type mark struct{ streamLen, dataLen int }
 
-// whole returns how many bytes of data are whole in the first n of the stream.
+// whole returns how many bytes of data are complete after the first n bytes of the
+// stream.
 func (m marks) whole(n int) (dataLen int) {
 	for _, mark := range m {
 		if mark.streamLen <= n {
