@@ -1,12 +1,12 @@
-// Package memnet is a network in memory, for tests.
+// Package memnet implements a network in memory, for tests.
 //
-// Its calls wait on condition variables and timers only, so that they block
-// durably in a testing/synctest bubble, where a socket would stall the clock. No
-// state is shared between pipes: one made in a bubble belongs to that bubble.
+// Its calls wait on condition variables and timers only. So they block durably in
+// a testing/synctest bubble, where a socket would stop the clock. Pipes share no
+// state: a pipe created in a bubble belongs to that bubble.
 //
-// It behaves like TCP where a test can tell, with two simplifications: a Close
-// with unread bytes is no reset, and the first write to a closed peer fails
-// already. A test that needs these needs sockets.
+// A connection behaves like TCP, with two simplifications: a Close with unread
+// bytes is not a reset, and already the first write to a closed peer fails. A test
+// that depends on these needs sockets.
 package memnet
 
 import (
@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// A Conn is one end of a connection. Its errors are [*net.OpError], except
-// [io.EOF]; a passed deadline is [os.ErrDeadlineExceeded] in it.
+// A Conn is one end of a connection. Its errors are of type [*net.OpError], except
+// [io.EOF]. After a deadline the error wraps [os.ErrDeadlineExceeded].
 type Conn struct {
 	in, out       *stream
 	local, remote addr
@@ -26,8 +26,9 @@ type Conn struct {
 	numCloses atomic.Int64
 }
 
-// Pipe returns the two ends of a connection with a buffer of bufferBytes, at
-// least 1, in each direction: a Write blocks while the other end's is full.
+// Pipe returns the two ends of a connection. Each direction has a buffer of
+// bufferBytes, which must be at least 1. A Write blocks while the buffer of its
+// direction is full.
 func Pipe(bufferBytes int) (a, b *Conn) {
 	return pipe(bufferBytes, "192.0.2.1:1024", "192.0.2.2:80")
 }
@@ -39,23 +40,23 @@ func pipe(bufferBytes int, addrA, addrB addr) (a, b *Conn) {
 	return a, b
 }
 
-// Read reads what the peer has written. After its Close or CloseWrite, io.EOF
-// follows the last byte.
+// Read reads bytes that the peer has written. If the peer has called Close or
+// CloseWrite, Read returns io.EOF after the last byte.
 func (c *Conn) Read(b []byte) (int, error) {
 	n, err := c.in.read(b)
 	return n, c.opError("read", err)
 }
 
-// Write returns when all of b is in the peer's buffer. Concurrent calls do not
-// mix their bytes.
+// Write returns when all of b is in the buffer. The bytes of concurrent calls are
+// not mixed.
 func (c *Conn) Write(b []byte) (int, error) {
 	n, err := c.out.write(b)
 	return n, c.opError("write", err)
 }
 
-// Close ends both directions. The peer reads what is in its buffer, then io.EOF;
-// its writes fail with EPIPE. Like a socket's, a second Close returns
-// [net.ErrClosed].
+// Close closes both directions. The peer reads the bytes in its buffer, then
+// io.EOF, and its writes fail with EPIPE. A second Close returns [net.ErrClosed],
+// as that of a socket does.
 func (c *Conn) Close() error {
 	c.numCloses.Add(1)
 	if !c.isClosed.CompareAndSwap(false, true) {
@@ -66,15 +67,15 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// CloseWrite ends the direction to the peer, which reads io.EOF after what is in
-// its buffer.
+// CloseWrite closes the direction to the peer. The peer reads the bytes in its
+// buffer, then io.EOF.
 func (c *Conn) CloseWrite() error {
 	return c.opError("close", c.out.shutdown())
 }
 
-// Reset closes the connection as a socket does whose linger time is zero: what
-// is in the buffers is lost, and the peer's reads and writes fail at once with
-// ECONNRESET. After Close it does nothing. It does not count as a Close.
+// Reset closes the connection like a socket with a linger time of zero: the bytes
+// in the buffers are lost, and the peer's reads and writes fail at once with
+// ECONNRESET. After Close it does nothing. NumCloses does not count it.
 func (c *Conn) Reset() {
 	if !c.isClosed.CompareAndSwap(false, true) {
 		return
@@ -83,7 +84,7 @@ func (c *Conn) Reset() {
 	c.out.resetWriter()
 }
 
-// NumCloses returns how often Close was called on this end.
+// NumCloses returns the number of calls of Close on this end.
 func (c *Conn) NumCloses() int { return int(c.numCloses.Load()) }
 
 // IsClosed reports whether this end was closed, by Close or by Reset.
@@ -128,9 +129,8 @@ func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: c.local.Network(), Source: c.local, Addr: c.remote, Err: err}
 }
 
-// An addr looks like an IP address with a port, from the range for
-// documentation, because handlers split and parse what they find in
-// Request.RemoteAddr.
+// An addr is an IP address with a port, from the range for documentation. Handlers
+// split and parse Request.RemoteAddr.
 type addr string
 
 func (addr) Network() string  { return "mem" }

@@ -23,7 +23,7 @@ func TestConnBehavesLikeNetConn(t *testing.T) {
 		name        string
 		bufferBytes int
 	}{
-		{"buffer of 16 bytes", 16}, // with 13 to go there and back, the suite's own minimum
+		{"buffer of 16 bytes", 16}, // the suite sends up to 13 bytes there and back
 		{"buffer of 64 KiB", 64 << 10},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestPastDeadlineWakesBlockedCalls(t *testing.T) {
 		a, _ := Pipe(10)
 		errc := make(chan error, 3)
 		go func() { errc <- second(a.Read(make([]byte, 1))) }()
-		for range 2 { // one inside of its write, one waiting for its turn
+		for range 2 { // the second write waits for the first
 			go func() { errc <- second(a.Write(make([]byte, 100))) }()
 		}
 		synctest.Wait()
@@ -157,7 +157,7 @@ func TestCloseWakesBothEnds(t *testing.T) {
 		go func() { closerErrc <- second(a.Write(make([]byte, 9))) }()
 		go func() { peerErrc <- second(b.Write(make([]byte, 9))) }()
 		synctest.Wait()
-		// The closer's reader took one byte and has returned.
+		// The read of the closing end has returned one byte.
 		wantErr(t, "Read", <-closerErrc, nil)
 		a.Close()
 		wantErr(t, "closer's Write", <-closerErrc, net.ErrClosed)

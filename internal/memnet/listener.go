@@ -10,12 +10,12 @@ import (
 
 const listenerAddr addr = "192.0.2.2:80"
 
-// A Listener is a [net.Listener] that is reached with its own Dial.
+// A Listener is a [net.Listener]. Its Dial connects to it.
 type Listener struct {
 	bufferBytes int
 
 	mu        sync.Mutex
-	changed   sync.Cond // queue and isClosed
+	changed   sync.Cond // for changes of queue and isClosed
 	queue     []*Conn   // dialed, not yet accepted
 	isClosed  bool
 	numDialed int
@@ -46,7 +46,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close ends Accept and Dial, and resets the connections that nobody accepted.
+// Close makes Accept and Dial fail, and resets the connections that were not
+// accepted.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -65,9 +66,10 @@ func (l *Listener) Close() error {
 // Addr returns the RemoteAddr of dialed connections.
 func (l *Listener) Addr() net.Addr { return listenerAddr }
 
-// Dial returns the other end, a [*Conn], of a connection that waits for Accept.
-// Like a kernel with a backlog it does not wait for it, so ctx matters only if
-// it is done already. Each connection has a LocalAddr of its own.
+// Dial returns the client's end of a new connection, a [*Conn], and queues the
+// other end for Accept. Like a kernel with a backlog it does not wait for Accept,
+// so it uses ctx only to check whether it is done. Each connection has a LocalAddr
+// of its own.
 func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, l.opError("dial", err)
@@ -85,8 +87,8 @@ func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
 	return front, nil
 }
 
-// DialContext is Dial in the form that transports ask for; wherever they want to
-// go, they come here.
+// DialContext is Dial with the signature that an http.Transport wants. It ignores
+// the network and the address.
 func (l *Listener) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	return l.Dial(ctx)
 }

@@ -11,31 +11,32 @@ import (
 	"time"
 )
 
-// The errors of a dead connection, in the form in which sockets have them.
+// The errors of a closed connection, in the form of socket errors.
 var (
 	errReadReset  = os.NewSyscallError("read", syscall.ECONNRESET)
 	errWriteReset = os.NewSyscallError("write", syscall.ECONNRESET)
 	errPipe       = os.NewSyscallError("write", syscall.EPIPE)
 )
 
-// A stream is one direction of a connection: the writer's out, the reader's in.
+// A stream is one direction of a connection. It is out of the writing end, and in
+// of the reading end.
 type stream struct {
 	limitBytes int
 
 	mu      sync.Mutex
-	changed sync.Cond // everything below; all waiters wait for it
+	changed sync.Cond // for changes of all fields below
 
 	buf       bytes.Buffer
-	isWriting bool // a write has begun: another waits until it has ended
-	isEnded   bool // nothing follows what is in buf
+	isWriting bool // a write is in progress; other writes wait for its end
+	isEnded   bool // no bytes follow those in buf
 
-	readErr, writeErr           error // of every call from now on; nil while the side is open
+	readErr, writeErr           error // the result of all further calls; nil while the side is open
 	readDeadline, writeDeadline deadline
 }
 
 // A deadline is guarded by its stream's mu.
 type deadline struct {
-	timer    *time.Timer // nil before the first
+	timer    *time.Timer // nil before the first deadline
 	numStops int
 	isPassed bool
 }
@@ -93,8 +94,8 @@ func (s *stream) write(b []byte) (n int, err error) {
 	}
 }
 
-// beginWriteLocked waits for its turn. A second mutex would do the same, but
-// waiting for one does not block durably.
+// beginWriteLocked waits until no other write is in progress. It does not use a
+// second mutex, because waiting for a mutex does not block durably.
 func (s *stream) beginWriteLocked() error {
 	for s.isWriting {
 		if err := s.writeFaultLocked(); err != nil {
@@ -118,7 +119,7 @@ func (s *stream) writeFaultLocked() error {
 	return s.writeErr
 }
 
-// shutdown ends the stream on behalf of a writer that stays open.
+// shutdown ends the stream. The writing end stays open for reading.
 func (s *stream) shutdown() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +180,8 @@ func (s *stream) endReaderLocked() {
 	s.changed.Broadcast()
 }
 
-// setDeadline sets d, one of the stream's two; the zero time means none.
+// setDeadline sets d, which is one of the stream's deadlines. The zero time means
+// no deadline.
 func (s *stream) setDeadline(d *deadline, t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,8 +200,9 @@ func (s *stream) setDeadline(d *deadline, t time.Time) {
 	d.timer = time.AfterFunc(left, func() { s.expire(d, numStops) })
 }
 
-// expire is called by the timer that was started after numStops stops. It may have
-// been firing already while it was stopped.
+// expire marks d as passed. The timer that was started after numStops calls of stop
+// calls it. If stop was called again, the timer fired too late to be stopped, and
+// expire does nothing.
 func (s *stream) expire(d *deadline, numStops int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
