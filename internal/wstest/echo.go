@@ -8,9 +8,10 @@ import (
 	"testing"
 )
 
-// StartEcho starts a WebSocket server that sends every data frame back, answers
-// Ping with Pong and Close with the same code, and then closes. Any request
-// without a key is answered with 400. It runs until the test ends.
+// StartEcho starts a WebSocket server that echoes every data frame, responds to a
+// Ping with a Pong, and to a Close frame with the same code before it closes the
+// connection. It responds to a request without a key with 400. The server runs
+// until the test ends.
 func StartEcho(t testing.TB) (url string) {
 	t.Helper()
 	s := new(server)
@@ -47,8 +48,8 @@ func serveEcho(c net.Conn) {
 	}
 }
 
-// echoOf returns the answer to f. It sends back a stray Pong too: nobody who
-// tests with this server sends one.
+// echoOf returns the response to f. A Pong is echoed like a data frame, because no
+// test with this server sends one.
 func echoOf(f Frame) Frame {
 	switch f.Opcode {
 	case OpPing:

@@ -18,14 +18,14 @@ const (
 	OpPong         = 0xA
 )
 
-const maxPayloadBytes = 64 << 20 // a longer one is a reader that is out of step
+const maxPayloadBytes = 64 << 20 // a longer payload means that the reader has lost the frame boundaries
 
-// A Frame is a WebSocket frame with its payload in the clear.
+// A Frame is a WebSocket frame with an unmasked payload.
 type Frame struct {
 	Fin     bool
 	RSV     byte // three bits; RSV1 is 4
 	Opcode  byte // four bits
-	Masked  bool // of a frame that was read; who sends decides it for the others
+	Masked  bool // set by ReadFrame; ignored when a frame is sent
 	Payload []byte
 }
 
@@ -41,7 +41,7 @@ func Ping(s string) Frame { return Fragment(OpPing, true, s) }
 // Pong returns a pong.
 func Pong(s string) Frame { return Fragment(OpPong, true, s) }
 
-// Close returns a Close frame; with code 0 its payload is empty.
+// Close returns a Close frame. With code 0 its payload is empty.
 func Close(code uint16, reason string) Frame {
 	f := Frame{Fin: true, Opcode: OpClose}
 	if code != 0 {
@@ -50,8 +50,8 @@ func Close(code uint16, reason string) Frame {
 	return f
 }
 
-// Fragment returns a part of a message, whose opcode is OpContinuation except in
-// the first part.
+// Fragment returns a fragment of a message. The opcode is OpContinuation in all
+// fragments but the first.
 func Fragment(opcode byte, fin bool, payload string) Frame {
 	return Frame{Fin: fin, Opcode: opcode, Payload: []byte(payload)}
 }
@@ -93,7 +93,7 @@ func opcodeName(opcode byte) string {
 	return fmt.Sprintf("opcode %#x", opcode)
 }
 
-// excerpt quotes as much of b as a failure text has room for.
+// excerpt returns a quote of b for a failure text, at most 64 bytes of it.
 func excerpt[T string | []byte](b T) string {
 	const maxBytes = 64
 	if len(b) <= maxBytes {
@@ -102,8 +102,9 @@ func excerpt[T string | []byte](b T) string {
 	return fmt.Sprintf("%q and %d bytes more", b[:maxBytes], len(b)-maxBytes)
 }
 
-// AppendFrame appends f to dst, masked with key unless that is nil, whatever
-// f.Masked says: scripts that break the rules send the result with SendRaw.
+// AppendFrame appends f to dst. The frame is masked with key, unless key is nil. It
+// ignores f.Masked. A script that breaks the rules of masking sends the result with
+// SendRaw.
 //
 //	byte 0   fin (1 bit), rsv (3), opcode (4)
 //	byte 1   masked (1), length (7): 0 to 125, 126: 2 bytes follow, 127: 8 do
@@ -135,7 +136,7 @@ func AppendFrame(dst []byte, f Frame, key *[4]byte) []byte {
 	return dst
 }
 
-// ReadFrame reads a frame and unmasks it. The error is io.EOF only where r ends
+// ReadFrame reads a frame and unmasks it. The error is io.EOF only if r ends
 // between two frames.
 func ReadFrame(r *bufio.Reader) (Frame, error) {
 	b0, err := r.ReadByte()

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// RFC 6455 §5.7 has these as examples.
+// The examples of RFC 6455 §5.7.
 func TestFramesHaveTheBytesOfTheSpec(t *testing.T) {
 	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
 	for _, tt := range []struct {
@@ -32,7 +32,7 @@ func TestFramesHaveTheBytesOfTheSpec(t *testing.T) {
 	}
 }
 
-// RFC 6455 §1.3 has this key and its answer.
+// The example of RFC 6455 §1.3.
 func TestAcceptAgreesWithTheSpec(t *testing.T) {
 	const key, want = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 	if got := Accept(key); got != want {

@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// Accept returns the Sec-WebSocket-Accept that answers a key, RFC 6455 §4.2.2.
+// Accept returns the Sec-WebSocket-Accept for a key, RFC 6455 §4.2.2.
 func Accept(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// UpgradeRequest returns an upgrade request. Fields of header replace those that
-// it would have, and remove them where they have no value.
+// UpgradeRequest returns an upgrade request. The fields of header replace its
+// default fields. A field without a value removes the default.
 func UpgradeRequest(path, key string, header http.Header) string {
 	return head("GET "+path+" HTTP/1.1", http.Header{
 		"Host":                  {"wstest.example"},
@@ -29,9 +29,8 @@ func UpgradeRequest(path, key string, header http.Header) string {
 	}, header)
 }
 
-// UpgradeAnswer returns the answer 101 to a key, with header as in
-// [UpgradeRequest]. AcceptUpgrade sends it; this is for scripts that put frames
-// in the same write.
+// UpgradeAnswer returns the 101 for a key, with header as in [UpgradeRequest].
+// Scripts that send frames in the same write use it in place of AcceptUpgrade.
 func UpgradeAnswer(key string, header http.Header) string {
 	return head("HTTP/1.1 101 Switching Protocols", http.Header{
 		"Upgrade":              {"websocket"},
@@ -49,8 +48,8 @@ func head(firstLine string, fields, header http.Header) string {
 	return b.String()
 }
 
-// Handshake is RequestUpgrade and WantUpgrade, for an other end that answers by
-// itself.
+// Handshake calls RequestUpgrade and WantUpgrade. Use it if the other end is not
+// part of the script.
 func (p *Peer) Handshake(path string, header http.Header) *http.Response {
 	p.t.Helper()
 	p.RequestUpgrade(path, header)
@@ -66,8 +65,7 @@ func (p *Peer) RequestUpgrade(path string, header http.Header) {
 	p.WriteRequest(UpgradeRequest(path, p.key, header))
 }
 
-// WantUpgrade reads the answer to RequestUpgrade, which must be 101 with the
-// fields that belong to it.
+// WantUpgrade reads the response to RequestUpgrade, which must be a valid 101.
 func (p *Peer) WantUpgrade() *http.Response {
 	p.t.Helper()
 	resp := p.ReadResponse()
@@ -101,8 +99,8 @@ func (p *Peer) WriteRequest(raw string) {
 	p.SendRaw([]byte(raw))
 }
 
-// ReadResponse reads a response up to its body, which the test reads, if there
-// is one, before the next step.
+// ReadResponse reads a response up to its body. The test must read the body, if
+// there is one, before the next step.
 func (p *Peer) ReadResponse() *http.Response {
 	p.t.Helper()
 	p.setReadTimeout()
@@ -113,8 +111,8 @@ func (p *Peer) ReadResponse() *http.Response {
 	return resp
 }
 
-// ReadRequest reads a request up to its body, which the test reads, if there is
-// one, before the next step.
+// ReadRequest reads a request up to its body. The test must read the body, if there
+// is one, before the next step.
 func (p *Peer) ReadRequest() *http.Request {
 	p.t.Helper()
 	p.setReadTimeout()
@@ -125,8 +123,8 @@ func (p *Peer) ReadRequest() *http.Request {
 	return req
 }
 
-// AcceptUpgrade reads a request, which must have a key, and answers it with an
-// [UpgradeAnswer] in one write.
+// AcceptUpgrade reads a request, which must have a key, and writes an
+// [UpgradeAnswer] with one call.
 func (p *Peer) AcceptUpgrade(header http.Header) *http.Request {
 	p.t.Helper()
 	req := p.ReadRequest()

@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// A RawBackend gives every connection the same answer and records what it
-// receives, byte for byte.
+// A RawBackend sends the same response on every connection, and records the bytes
+// that it receives.
 type RawBackend struct {
 	server
 	answer string
-	ends   bool          // it ends its stream after the answer
-	endedc chan struct{} // capacity 1; a hint that numOpen went down
+	ends   bool          // close the write side after the response
+	endedc chan struct{} // capacity 1; receives a value after numOpen has decreased
 
 	recordMu sync.Mutex
 	records  []*bytes.Buffer // in the order of connections
 	numOpen  int
 }
 
-// StartRaw returns a RawBackend that runs until the test ends. On each
-// connection it sends answer after the first request head, with {accept}
-// replaced by the Sec-WebSocket-Accept for the request's key, and reads on until
-// the other end closes. An answer that ends in {end} ends its stream.
+// StartRaw returns a RawBackend that runs until the test ends. On each connection
+// it sends answer after the first request head, and reads until the other end
+// closes. In answer, {accept} stands for the Sec-WebSocket-Accept for the request's
+// key. After an answer with {end} at its end, the backend closes the write side.
 func StartRaw(t testing.TB, answer string) *RawBackend {
 	t.Helper()
 	b := &RawBackend{endedc: make(chan struct{}, 1)}
@@ -40,8 +40,8 @@ func StartRaw(t testing.TB, answer string) *RawBackend {
 	return b
 }
 
-// Received waits, for 5 s at most, until there was a connection and all have
-// ended, and returns the bytes of each.
+// Received waits, for 5 s at most, until there was at least one connection and all
+// have ended. It returns the bytes received on each.
 func (b *RawBackend) Received(t testing.TB) []string {
 	t.Helper()
 	timeout := time.NewTimer(stepTimeout)
@@ -84,7 +84,7 @@ func (b *RawBackend) endConn() {
 	b.recordMu.Unlock()
 	select {
 	case b.endedc <- struct{}{}:
-	default: // the hint is there already
+	default: // Received has not read the last value yet
 	}
 }
 
@@ -109,8 +109,8 @@ func (b *RawBackend) serve(c net.Conn, record *bytes.Buffer) {
 	}
 }
 
-// appendRecord adds to record, and returns the head of the first request once that is
-// complete.
+// appendRecord adds received to record. It returns the head of the first request,
+// or nil if that is not complete yet.
 func (b *RawBackend) appendRecord(record *bytes.Buffer, received []byte) []byte {
 	b.recordMu.Lock()
 	defer b.recordMu.Unlock()

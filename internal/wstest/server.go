@@ -11,14 +11,14 @@ import (
 type server struct {
 	ln       net.Listener
 	accepted func(net.Conn) // called by the goroutine that accepts
-	running  sync.WaitGroup // that goroutine, and those which accepted starts with it
+	running  sync.WaitGroup // that goroutine, and those that accepted starts
 
 	mu        sync.Mutex
-	conns     []net.Conn // all that were accepted, to be closed at the end
+	conns     []net.Conn // all accepted connections; stop closes them
 	isStopped bool
 }
 
-// start serves once accepted is set.
+// start starts the server. The caller must have set accepted.
 func (s *server) start(t testing.TB) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -40,7 +40,8 @@ func (s *server) accept() {
 	}
 }
 
-// add reports whether it is not too late for c.
+// add adds c to the connections that stop closes. If the server is stopped, it
+// closes c and returns false.
 func (s *server) add(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,15 +71,15 @@ func (s *server) closeConns() {
 // URL returns http://127.0.0.1:port.
 func (s *server) URL() string { return "http://" + s.ln.Addr().String() }
 
-// NumAccepted returns how many connections were accepted, whether a test has
-// taken them or not.
+// NumAccepted returns the number of accepted connections, including those that no
+// call of Accepted has returned.
 func (s *server) NumAccepted() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
 }
 
-// A Backend accepts TCP connections for a test to play their other end.
+// A Backend accepts TCP connections. The test scripts their backend ends.
 type Backend struct {
 	server
 	queue chan net.Conn
@@ -87,7 +88,7 @@ type Backend struct {
 // StartBackend returns a Backend that runs until the test ends.
 func StartBackend(t testing.TB) *Backend {
 	t.Helper()
-	b := &Backend{queue: make(chan net.Conn, 1024)} // more than tests leave lying about
+	b := &Backend{queue: make(chan net.Conn, 1024)} // more than any test leaves unaccepted
 	b.accepted = func(c net.Conn) { b.queue <- c }
 	b.start(t)
 	return b

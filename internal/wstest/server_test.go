@@ -69,5 +69,5 @@ func TestBackendHandsOutConnectionsInOrder(t *testing.T) {
 	}
 	b.Accepted(t).WantRaw("first")
 	b.Accepted(t).WantRaw("second")
-	Dial(t, b.URL()) // nobody takes this one
+	Dial(t, b.URL()) // this one is not accepted
 }

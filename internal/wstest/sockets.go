@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// SocketPair returns the two ends of a connection over a socket at addr. They are the
-// caller's to close.
+// SocketPair returns the two ends of a connection over a socket at addr. The caller
+// must close them.
 func SocketPair(t testing.TB, network, addr string) (dialed, accepted net.Conn) {
 	t.Helper()
 	ln, err := net.Listen(network, addr)

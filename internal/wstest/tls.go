@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// ShakeHands speaks TLS over the two ends of a connection: near is the server.
+// ShakeHands performs a TLS handshake between the two ends of a connection. near is
+// the server's end.
 func ShakeHands(t testing.TB, near, far net.Conn) (server, client *tls.Conn) {
 	t.Helper()
 	server = tls.Server(near, &tls.Config{Certificates: []tls.Certificate{Certificate()}})

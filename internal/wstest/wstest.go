@@ -1,4 +1,4 @@
-// Package wstest holds scripted WebSocket peers, for tests that read as a script:
+// Package wstest provides WebSocket peers for tests that read like a script:
 //
 //	client.RequestUpgrade("/chat", nil)
 //	backend.AcceptUpgrade(nil)
@@ -8,9 +8,9 @@
 //	backend.CloseWrite()
 //	client.WantEOF()
 //
-// The peers know frames and bytes, not what a good peer would do, so a script
-// can break any rule. Nothing here shares code with what it tests. For the rest,
-// see TestHarnessTour.
+// The peers send and check frames and bytes, and follow no rules of the protocol by
+// themselves, so a script can break any rule. The package shares no code with the
+// packages that it tests. TestHarnessTour shows more.
 package wstest
 
 import (
@@ -27,23 +27,23 @@ import (
 	"time"
 )
 
-// What a step waits for is there at once if all is well. In a synctest bubble
-// this is the bubble's time: sleep first until something is due.
+// stepTimeout bounds the time of each step. In a synctest bubble it is in the
+// bubble's time: a script must sleep before it expects a later event.
 const stepTimeout = 5 * time.Second
 
-// A role decides about masking.
+// A role decides which frames are masked.
 type role string
 
 const (
-	client  role = "client"  // masks what it sends, wants what it gets unmasked
-	backend role = "backend" // the reverse
+	client  role = "client"  // sends masked frames, wants unmasked frames
+	backend role = "backend" // sends unmasked frames, wants masked frames
 )
 
 // A Peer is one end of a connection that follows a script.
 //
-// Its steps wait for 5 s at most, fail the test where they cannot be done, and
-// so must run on the test's own goroutine. The methods that return an error may
-// run on others, without limit of time, one that reads and one that writes at a
+// A step waits for 5 s at most, and fails the test if it cannot be done. So steps
+// must run on the test's own goroutine. Methods that return an error have no time
+// limit and may run on other goroutines: one that reads and one that writes at a
 // time.
 type Peer struct {
 	t    testing.TB
@@ -53,16 +53,15 @@ type Peer struct {
 	key  string        // Sec-WebSocket-Key of RequestUpgrade
 }
 
-// NewClient returns a peer that talks as a client does on c, which is closed
-// when the test ends.
+// NewClient returns a peer with the role of a client on c. It closes c when the
+// test ends.
 func NewClient(t testing.TB, c net.Conn) *Peer { return newPeer(t, client, c) }
 
-// NewBackend returns a peer that talks as a backend does on c, which is closed
-// when the test ends.
+// NewBackend returns a peer with the role of a backend on c. It closes c when the
+// test ends.
 func NewBackend(t testing.TB, c net.Conn) *Peer { return newPeer(t, backend, c) }
 
-// Dial returns a client that is connected with a URL of the form
-// http://host:port.
+// Dial returns a client that is connected to a URL of the form http://host:port.
 func Dial(t testing.TB, url string) *Peer {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", strings.TrimPrefix(url, "http://"), stepTimeout)
@@ -92,8 +91,8 @@ func (p *Peer) SendRaw(b []byte) {
 	}
 }
 
-// Want reads frames and compares all but Masked: whether they must be masked is
-// a matter of the role.
+// Want reads frames and compares all fields but Masked. It checks masking by the
+// peer's role.
 func (p *Peer) Want(frames ...Frame) {
 	p.t.Helper()
 	for i, want := range frames {
@@ -108,7 +107,8 @@ func (p *Peer) Want(frames ...Frame) {
 	}
 }
 
-// WantClose reads a Close frame with a code, 0 for none, and any reason.
+// WantClose reads a Close frame with the code and any reason. Code 0 means that the
+// frame must have no code.
 func (p *Peer) WantClose(code uint16) {
 	p.t.Helper()
 	got, err := p.readFrameInTime()
@@ -121,7 +121,7 @@ func (p *Peer) WantClose(code uint16) {
 	p.checkMasking(got)
 }
 
-// WantRaw reads as many bytes as s has, and compares them.
+// WantRaw reads len(s) bytes and compares them with s.
 func (p *Peer) WantRaw(s string) {
 	p.t.Helper()
 	p.setReadTimeout()
@@ -135,8 +135,8 @@ func (p *Peer) WantRaw(s string) {
 	}
 }
 
-// WantEOF waits for the orderly end of what the other end sends. A reset is no
-// such thing, nor is a byte before it.
+// WantEOF waits for the other end's end of stream. A reset fails the test, and so
+// does a byte before the end of stream.
 func (p *Peer) WantEOF() {
 	p.t.Helper()
 	p.setReadTimeout()
@@ -150,8 +150,8 @@ func (p *Peer) WantEOF() {
 	}
 }
 
-// WantReset waits for a reset. It skips what comes before: how much of that
-// survives the reset is chance.
+// WantReset waits for a reset. It skips the bytes before it: how many of them
+// arrive depends on timing.
 func (p *Peer) WantReset() {
 	p.t.Helper()
 	p.setReadTimeout()
@@ -164,7 +164,7 @@ func (p *Peer) WantReset() {
 	}
 }
 
-// CloseWrite ends the direction to the other end.
+// CloseWrite closes the write side.
 func (p *Peer) CloseWrite() {
 	p.t.Helper()
 	c, ok := p.conn.(interface{ CloseWrite() error })
@@ -176,8 +176,8 @@ func (p *Peer) CloseWrite() {
 	}
 }
 
-// Close closes the connection. A kernel makes a reset of it if something that
-// was received has not been read.
+// Close closes the connection. The kernel sends a reset if received bytes have not
+// been read.
 func (p *Peer) Close() {
 	p.t.Helper()
 	if err := p.conn.Close(); err != nil {
@@ -201,23 +201,24 @@ func (p *Peer) Reset() {
 	}
 }
 
-// Conn returns the connection, for its addresses and its socket's options; what
-// a peer has read ahead is missing from it.
+// Conn returns the connection, for its addresses and its socket options. Do not
+// read from it: the peer may have read ahead.
 func (p *Peer) Conn() net.Conn { return p.conn }
 
-// ReadFrame is the function ReadFrame on the connection.
+// ReadFrame reads a frame from the connection and unmasks it.
 func (p *Peer) ReadFrame() (Frame, error) {
 	p.conn.SetReadDeadline(time.Time{})
 	return ReadFrame(p.r)
 }
 
-// WriteFrames is Send for any goroutine.
+// WriteFrames writes frames like Send. Any goroutine may call it.
 func (p *Peer) WriteFrames(frames ...Frame) error {
 	_, err := p.Write(p.appendFrames(nil, frames))
 	return err
 }
 
-// Peek waits for a byte, until the connection's deadline, and reads nothing.
+// Peek waits for a byte, until the connection's deadline, and returns it without
+// reading it.
 func (p *Peer) Peek() (byte, error) {
 	b, err := p.r.Peek(1)
 	if err != nil {
@@ -256,8 +257,8 @@ func (p *Peer) readFrameInTime() (Frame, error) {
 	return ReadFrame(p.r)
 }
 
-// setReadTimeout ignores the error: on a dead connection the read that follows has
-// the better one.
+// setReadTimeout sets the deadline of a step's reads. It ignores the error: on a
+// closed connection the read that follows returns a better one.
 func (p *Peer) setReadTimeout() { p.conn.SetReadDeadline(time.Now().Add(stepTimeout)) }
 
 func (p *Peer) checkMasking(f Frame) {
@@ -278,8 +279,8 @@ func closeCode(f Frame) uint16 {
 	return binary.BigEndian.Uint16(f.Payload)
 }
 
-// isReset knows Windows by its text: its number for a reset is not the one that
-// has this name.
+// isReset reports whether err is a reset. It checks the text for Windows, where the
+// error of a reset is not syscall.ECONNRESET.
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || strings.Contains(err.Error(), "forcibly closed")
 }

@@ -16,11 +16,11 @@ import (
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
-// TestHarnessTour shows the harness in use. A test of the proxy has the proxy in
-// the middle; here the two peers are connected with each other.
+// TestHarnessTour shows how to use the harness. In a test of the proxy, the proxy
+// is between the two peers. Here they are connected to each other.
 func TestHarnessTour(t *testing.T) {
 	t.Run("in memory", func(t *testing.T) {
-		// In a bubble nothing waits in real time; memnet makes this possible.
+		// In a bubble no step waits in real time. Only memnet works in a bubble.
 		synctest.Test(t, func(t *testing.T) {
 			a, b := memnet.Pipe(4096)
 			tour(t, NewClient(t, a), NewBackend(t, b))
@@ -37,8 +37,8 @@ func TestHarnessTour(t *testing.T) {
 }
 
 func tour(t *testing.T, client, backend *Peer) {
-	// The handshake is three steps, because here the test plays both ends. With
-	// an end that answers by itself it is one: client.Handshake.
+	// The handshake has three steps, because the test scripts both ends. If the
+	// other end is a server, client.Handshake is one step.
 	client.RequestUpgrade("/chat", http.Header{"Sec-Websocket-Protocol": {"v1"}})
 	req := backend.AcceptUpgrade(http.Header{"Sec-Websocket-Protocol": {"v1"}})
 	if req.URL.Path != "/chat" {
@@ -49,7 +49,7 @@ func tour(t *testing.T, client, backend *Peer) {
 		t.Errorf("client was given subprotocol %q; want v1", got)
 	}
 
-	// One Send is one write. Masking is the role's business, in Want too.
+	// One Send is one write. The role decides about masking, in Want too.
 	client.Send(Text("hi"), Binary([]byte{0, 1, 2}))
 	backend.Want(Text("hi"), Binary([]byte{0, 1, 2}))
 
@@ -60,8 +60,8 @@ func tour(t *testing.T, client, backend *Peer) {
 	client.Send(Pong("x"))
 	backend.Want(Pong("x"))
 
-	// What no role would send goes out raw: here a frame cut in two, and one
-	// that is compressed.
+	// Bytes that no role sends are sent raw: here a frame in two parts, and a
+	// compressed frame.
 	raw := AppendFrame(nil, Frame{Fin: true, RSV: 4, Opcode: OpText, Payload: []byte("zip")}, nil)
 	backend.SendRaw(raw[:1])
 	backend.SendRaw(raw[1:])
@@ -77,7 +77,7 @@ func tour(t *testing.T, client, backend *Peer) {
 		t.Error(err)
 	}
 
-	// The end, in order.
+	// An orderly end.
 	client.Send(Close(1000, "bye"))
 	backend.WantClose(1000)
 	backend.Send(Close(1000, ""))
@@ -85,7 +85,7 @@ func tour(t *testing.T, client, backend *Peer) {
 	client.Want(Close(1000, ""))
 	client.WantEOF()
 
-	// A reset is no end in order.
+	// A reset is not an orderly end.
 	client.Reset()
 	backend.WantReset()
 }
@@ -124,7 +124,7 @@ func TestRefusalHasItsBody(t *testing.T) {
 	}
 }
 
-// A fatalTB is a test that records its failure and ends only itself.
+// A fatalTB is a test that records its failure, and ends only its goroutine.
 type fatalTB struct {
 	testing.TB
 	text string
@@ -135,7 +135,7 @@ func (t *fatalTB) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// failureOf returns the failure text of a test that does step.
+// failureOf returns the failure text of a test that performs step.
 func failureOf(t *testing.T, step func(t testing.TB)) string {
 	tb := &fatalTB{TB: t}
 	donec := make(chan struct{})
