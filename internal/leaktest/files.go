@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// openFiles returns the open descriptors, each with what it refers to: a number
-// alone may have been given to something else meanwhile. It is empty where the
-// system does not say.
+// openFiles returns the open descriptors, each with the file that it refers to: its
+// number alone may have been reused for another file. The result is empty on
+// systems other than Linux.
 func openFiles() map[string]bool {
 	if runtime.GOOS != "linux" {
 		return nil
@@ -24,15 +24,15 @@ func openFiles() map[string]bool {
 	for _, e := range entries {
 		target, err := os.Readlink(filepath.Join(dir, e.Name()))
 		if err != nil || strings.HasPrefix(target, "/proc/") && strings.HasSuffix(target, "/fd") {
-			continue // that with which dir was read
+			continue // the descriptor of dir itself
 		}
 		files[fmt.Sprintf("%s -> %s", e.Name(), target)] = true
 	}
 	return files
 }
 
-// startPoller makes the runtime open its own descriptors, which it does with the
-// first one that it polls and then keeps.
+// startPoller makes the runtime open the descriptors of its poller. The runtime
+// opens them for the first file that it polls, and never closes them.
 func startPoller() {
 	r, w, err := os.Pipe()
 	if err != nil {

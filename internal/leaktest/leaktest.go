@@ -13,18 +13,19 @@ import (
 	"time"
 )
 
-// What has been told to end needs a moment to do so.
+// grace is how long goroutines may take to end.
 const grace = 5 * time.Second
 
-// Main is the body of a TestMain: it runs the tests and exits, with status 1
-// where they passed but left something behind.
+// Main is the body of a TestMain. It runs the tests and exits, with status 1 if
+// they passed but have leaked goroutines or descriptors.
 func Main(m *testing.M) {
 	os.Exit(run(m, os.Stderr, grace))
 }
 
-// Check fails t if something that was not there at this call is still there when
-// t has ended and its later cleanups have run, so call it first. It sees the
-// whole process: not for parallel tests, nor inside of a synctest bubble.
+// Check fails t if, after t and its cleanups, the process has goroutines or
+// descriptors that it did not have before the call. Call it first, so that the
+// cleanups registered later run before its check. It examines the whole process, so
+// it must not be used in parallel tests or in a synctest bubble.
 func Check(t testing.TB) {
 	before := takeSnapshot()
 	t.Cleanup(func() { check(t, before, grace) })
@@ -32,14 +33,14 @@ func Check(t testing.TB) {
 
 func check(t testing.TB, before snapshot, grace time.Duration) {
 	if t.Failed() {
-		return // a test that gives up half-way leaves things behind
+		return // a test that has failed may not have cleaned up
 	}
 	if left := before.leftAfter(grace); left != "" {
 		t.Errorf("leaktest: the test left behind:\n\n%s", left)
 	}
 }
 
-// run takes the place of a testing.M's Run.
+// run runs the tests and checks for leaks. It returns the exit status.
 func run(m interface{ Run() int }, out io.Writer, grace time.Duration) int {
 	before := takeSnapshot()
 	code := m.Run()
@@ -53,7 +54,7 @@ func run(m interface{ Run() int }, out io.Writer, grace time.Duration) int {
 	return 0
 }
 
-// A snapshot is what a process has at one moment.
+// A snapshot lists the goroutines and open files of the process.
 type snapshot struct {
 	goroutines map[string]string // stack by "goroutine N"
 	files      map[string]bool   // "descriptor -> what it refers to"
@@ -64,9 +65,9 @@ func takeSnapshot() snapshot {
 	return snapshot{goroutines: goroutines(), files: openFiles()}
 }
 
-// leftAfter describes what is there and was not in s; it is empty as soon as
-// there is nothing, and waits up to grace for that. It has to ask again and
-// again: nothing tells when a goroutine has ended.
+// leftAfter describes the goroutines and files that are not in s. It waits up to
+// grace until there are none. It polls, because there is no event for the end of a
+// goroutine.
 func (s snapshot) leftAfter(grace time.Duration) string {
 	const pause = 5 * time.Millisecond
 	for deadline := time.Now().Add(grace); ; time.Sleep(pause) {
@@ -93,8 +94,8 @@ func (s snapshot) left() string {
 	return left.String()
 }
 
-// isForeign reports whether a goroutine is neither of the tests' making nor of
-// the tested code's.
+// isForeign reports whether a goroutine was started by the testing package or the
+// runtime, not by a test or the tested code.
 func isForeign(stack string) bool {
 	for _, maker := range []string{"testing", "internal/fuzz", "os/signal", "runtime", "runtime/pprof", "runtime/trace"} {
 		if strings.Contains(stack, "\ncreated by "+maker+".") {
@@ -104,7 +105,7 @@ func isForeign(stack string) bool {
 	return false
 }
 
-// goroutines returns all but the caller's own.
+// goroutines returns the stacks of all goroutines but the caller's.
 func goroutines() map[string]string {
 	stacks := strings.Split(strings.TrimSpace(allStacks()), "\n\n")
 	byID := make(map[string]string, len(stacks))

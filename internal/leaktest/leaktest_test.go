@@ -13,13 +13,13 @@ import (
 
 func TestMain(m *testing.M) { Main(m) }
 
-// A fakeTests is what run is given in place of a testing.M.
+// A fakeTests replaces the testing.M of run.
 type fakeTests func() int
 
 func (f fakeTests) Run() int { return f() }
 
-// leaveBehind starts a goroutine that is to be found by its name. It returns when that
-// runs: before, a stack need not tell what it is going to be.
+// leaveBehind starts a goroutine that the tests find by its name. It returns when the
+// goroutine runs: before that, its stack may not contain the name.
 func leaveBehind(donec <-chan struct{}) {
 	runs := make(chan struct{})
 	go blockUntil(runs, donec)
@@ -133,7 +133,7 @@ func TestRunForgivesTheRuntimeItsOwn(t *testing.T) {
 	}
 }
 
-// An errorTB records what Check says of it.
+// An errorTB records the errors of Check.
 type errorTB struct {
 	testing.TB
 	isFailed bool
