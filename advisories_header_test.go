@@ -2,8 +2,6 @@ package wsproxy_test
 
 import (
 	"net/http"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -227,15 +225,4 @@ func TestTrustedProxysFieldsAreKept(t *testing.T) {
 	proxytest.WantField(t, req.Header, "X-Real-Ip", "192.0.2.66")
 	proxytest.WantField(t, req.Header, "Forwarded", "for=192.0.2.66")
 	proxytest.WantField(t, req.Header, "X_Forwarded_Proto")
-}
-
-// The flood was possible up to Go 1.22.1.
-func TestGoVersionFloorIsBeyondTheCONTINUATIONFlood(t *testing.T) {
-	mod, err := os.ReadFile("go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !regexp.MustCompile(`(?m)^go 1\.(2[3-9]|[3-9]\d)\b`).Match(mod) {
-		t.Errorf("go.mod is %q; want a go directive of 1.23 or newer", mod)
-	}
 }

@@ -3,6 +3,7 @@ package wsproxy_test
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
+
+var update = flag.Bool("update", false, "write "+memoryFile)
 
 const (
 	memoryFile = "testdata/memory.json"
@@ -79,8 +82,12 @@ func TestIdleTunnelCostsNoMoreThanItDid(t *testing.T) {
 
 func readTunnelCosts(t *testing.T) map[string]tunnelCost {
 	t.Helper()
+	text, err := os.ReadFile(memoryFile)
+	if err != nil {
+		t.Fatal(err)
+	}
 	costs := make(map[string]tunnelCost)
-	if err := json.Unmarshal([]byte(read(t, memoryFile)), &costs); err != nil {
+	if err := json.Unmarshal(text, &costs); err != nil {
 		t.Fatalf("%s: %v", memoryFile, err)
 	}
 	return costs

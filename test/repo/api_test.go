@@ -1,4 +1,4 @@
-package wsproxy_test
+package repo_test
 
 import (
 	"encoding/json"
@@ -18,7 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the files that the run tests compare with: "+apiFile+", "+memoryFile)
+var update = flag.Bool("update", false, "write "+apiFile)
 
 const apiFile = "api.txt"
 
@@ -48,7 +48,7 @@ func TestAPIIsTheOneInTheFile(t *testing.T) {
 	want := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("%s (-) differs from the code (+):\n%s\n"+
-			"If this is meant, run: go test -run TestAPI -update .", apiFile, diff)
+			"If this is meant, run: go test -run TestAPI -update ./test/repo", apiFile, diff)
 	}
 }
 

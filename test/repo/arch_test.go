@@ -1,13 +1,11 @@
-package wsproxy_test
+package repo_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -104,14 +102,6 @@ var thirdParty = map[string]string{
 	"golang.org/x/net/http/httpguts": "what a token is, and a field value, as net/http itself decides it",
 }
 
-// requirements are the modules that go.mod may require.
-var requirements = map[string]string{
-	"github.com/coder/websocket": "a WebSocket of somebody else's, for tests and examples",
-	"github.com/google/go-cmp":   "differences, in tests",
-	"golang.org/x/net":           "httpguts; nettest, in tests",
-	"golang.org/x/text":          "golang.org/x/net requires it",
-}
-
 func TestPackagesKeepTheRulesOfTheirRooms(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, name := range sourceFiles(t) {
@@ -165,28 +155,6 @@ func TestRulesOfRoomsCatchBreaches(t *testing.T) {
 		if !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
 			t.Errorf("breaches of %s with %s: %q; want %q", tt.file, tt.src, got, tt.want)
 		}
-	}
-}
-
-func TestCoreRequiresNoOtherModules(t *testing.T) {
-	out, err := exec.Command("go", "mod", "edit", "-json").Output()
-	if err != nil {
-		t.Fatalf("go mod edit -json: %v", err)
-	}
-	var mod struct {
-		Require []struct{ Path string }
-		Replace []any
-	}
-	if err := json.Unmarshal(out, &mod); err != nil {
-		t.Fatal(err)
-	}
-	for _, m := range mod.Require {
-		if requirements[m.Path] == "" {
-			t.Errorf("go.mod requires %s: what needs another module is a nested module", m.Path)
-		}
-	}
-	if len(mod.Replace) > 0 {
-		t.Error("go.mod has a replace directive: it is ignored in a dependency, so users would get something else than what was tested")
 	}
 }
 

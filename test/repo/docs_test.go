@@ -1,4 +1,4 @@
-package wsproxy_test
+package repo_test
 
 import (
 	"go/parser"
