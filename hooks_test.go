@@ -82,7 +82,7 @@ func TestBackendMayChooseOnlyWhatRewriteOffered(t *testing.T) {
 			r.Out.Header.Del("Sec-WebSocket-Extensions")
 			return nil
 		}))
-		resp, _ := proxytest.Exchange(t, s.URL, chatOffer)
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeWithOffers)
 		if resp.StatusCode != http.StatusBadGateway {
 			t.Errorf("%s: client got %d; want 502", choice, resp.StatusCode)
 		}

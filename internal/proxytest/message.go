@@ -27,6 +27,10 @@ func UpgradeTo(target string, lines ...string) string {
 	}, lines...)...)
 }
 
+// UpgradeWithOffers is an upgrade request that offers two subprotocols and one
+// extension.
+var UpgradeWithOffers = UpgradeTo("/chat", "Sec-WebSocket-Protocol: v1, v2", "Sec-WebSocket-Extensions: permessage-deflate")
+
 // Switching is a 101 for a [wstest.RawBackend] or a [FakeBackend], which replace
 // {accept}.
 var Switching = SwitchingWith()

@@ -13,7 +13,7 @@ import (
 )
 
 func TestAdvisoriesNameTestsThatExist(t *testing.T) {
-	text, err := os.ReadFile("testdata/advisories.txt")
+	text, err := os.ReadFile("test/security/testdata/advisories.txt")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package wsproxy_test
+package security_test
 
 import (
 	"bytes"
@@ -27,7 +27,7 @@ func TestCompressedMessagesAreMeasuredOnTheWire(t *testing.T) {
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithLimits(wsproxy.Limits{MessageSize: 4096}),
 		wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { closed <- e }}))
 	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(chatOffer)
+	client.WriteRequest(proxytest.UpgradeWithOffers)
 	leg := backend.Accepted(t)
 	leg.AcceptUpgrade(map[string][]string{"Sec-Websocket-Extensions": {"permessage-deflate"}})
 	proxytest.WantSwitch(t, client)

@@ -1,4 +1,4 @@
-package wsproxy_test
+package security_test
 
 import (
 	"fmt"
