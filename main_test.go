@@ -6,9 +6,5 @@ import (
 	"github.com/wsproxy/wsproxy/internal/leaktest"
 )
 
-// TestMain fails the binary if its tests leave a goroutine or a descriptor. The
-// binary is also what TestIdleTunnelCostsNoMoreThanItDid starts.
-func TestMain(m *testing.M) {
-	beMemoryProcess()
-	leaktest.Main(m)
-}
+// TestMain fails the binary if its tests leave a goroutine or a descriptor.
+func TestMain(m *testing.M) { leaktest.Main(m) }

@@ -223,3 +223,7 @@ func TestShutdownOfThousandsOfTunnelsWhileTrafficFlows(t *testing.T) {
 	s.Wait()
 	proxytest.WantNoTunnels(t, p)
 }
+
+func TestChild(t *testing.T) {
+	proxytest.PlayRole(t, map[string]proxytest.Role{"clients": playClients, "backends": playBackends})
+}

@@ -1,4 +1,4 @@
-package wsproxy_test
+package process_test
 
 import (
 	"bytes"

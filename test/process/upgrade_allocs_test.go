@@ -1,6 +1,6 @@
 //go:build !race
 
-package wsproxy_test
+package process_test
 
 import (
 	"io"

@@ -1,6 +1,6 @@
 //go:build linux
 
-package wsproxy_test
+package process_test
 
 import (
 	"slices"
