@@ -13,6 +13,7 @@ import (
 )
 
 func TestAdvisoriesNameTestsThatExist(t *testing.T) {
+	atRoot(t)
 	text, err := os.ReadFile("test/security/testdata/advisories.txt")
 	if err != nil {
 		t.Fatal(err)

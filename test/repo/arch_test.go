@@ -103,6 +103,7 @@ var thirdParty = map[string]string{
 }
 
 func TestPackagesKeepTheRulesOfTheirRooms(t *testing.T) {
+	atRoot(t)
 	seen := make(map[string]bool)
 	for _, name := range sourceFiles(t) {
 		seen[path.Dir(name)] = true

@@ -20,6 +20,7 @@ var documents = []string{
 }
 
 func TestProgramOfTheReadmeCompiles(t *testing.T) {
+	atRoot(t)
 	_, rest, ok := strings.Cut(read(t, "README.md"), "```go\n")
 	program, _, closed := strings.Cut(rest, "```\n")
 	if !ok || !closed {
@@ -35,6 +36,7 @@ func TestProgramOfTheReadmeCompiles(t *testing.T) {
 }
 
 func TestProgramOfThePackageDocumentationIsTheReadmes(t *testing.T) {
+	atRoot(t)
 	_, rest, _ := strings.Cut(read(t, "README.md"), "```go\n")
 	program, _, _ := strings.Cut(rest, "```\n")
 	file, err := parser.ParseFile(token.NewFileSet(), "doc.go", nil, parser.ParseComments|parser.PackageClauseOnly)
@@ -49,6 +51,7 @@ func TestProgramOfThePackageDocumentationIsTheReadmes(t *testing.T) {
 }
 
 func TestDocumentsNameTestsThatExist(t *testing.T) {
+	atRoot(t)
 	declared := make(map[string]bool)
 	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Example|Fuzz)\w*)\(`)
 	walkFiles(t, func(name string) {
@@ -69,6 +72,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 }
 
 func TestDocumentsNameFilesThatExist(t *testing.T) {
+	atRoot(t)
 	link := regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`)
 	for _, doc := range documents {
 		for _, m := range link.FindAllStringSubmatch(read(t, doc), -1) {

@@ -3,18 +3,16 @@
 package repo_test
 
 import (
-	"fmt"
-	"os"
 	"testing"
 
 	"github.com/wsproxy/wsproxy/internal/leaktest"
 )
 
-// TestMain makes the root of the repository the working directory.
-func TestMain(m *testing.M) {
-	if err := os.Chdir("../.."); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	leaktest.Main(m)
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// atRoot makes the root of the repository the working directory of a test. The go
+// command sees that, so it knows the files on which a cached result depends.
+func atRoot(t *testing.T) {
+	t.Helper()
+	t.Chdir("../..")
 }

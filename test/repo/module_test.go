@@ -10,6 +10,7 @@ import (
 
 // The flood was possible up to Go 1.22.1.
 func TestGoVersionFloorIsBeyondTheCONTINUATIONFlood(t *testing.T) {
+	atRoot(t)
 	mod, err := os.ReadFile("go.mod")
 	if err != nil {
 		t.Fatal(err)
@@ -28,6 +29,7 @@ var requirements = map[string]string{
 }
 
 func TestCoreRequiresNoOtherModules(t *testing.T) {
+	atRoot(t)
 	out, err := exec.Command("go", "mod", "edit", "-json").Output()
 	if err != nil {
 		t.Fatalf("go mod edit -json: %v", err)
