@@ -1,6 +1,6 @@
 //go:build linux
 
-package wsproxy_test
+package soak_test
 
 import (
 	"bufio"

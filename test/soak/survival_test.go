@@ -1,4 +1,4 @@
-package wsproxy_test
+package soak_test
 
 import (
 	"io"
