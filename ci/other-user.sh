@@ -38,5 +38,6 @@ run() {
 
 run internal/epoll
 run internal/relay
+run .
 run test/process
 run test/soak
