@@ -1,17 +1,24 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -116,4 +123,327 @@ func (c *closingConn) Close() error {
 		close(c.closed)
 	}
 	return c.Conn.Close()
+}
+
+// A backend with a limit of its own for headers answers when it has read that much,
+// and closes the connection on the rest.
+func TestRefusalOfAHalfReadRequestReachesTheClient(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() { // until ln is closed
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.(*net.TCPConn).SetReadBuffer(8 << 10)
+			io.ReadFull(c, make([]byte, 16<<10))
+			io.WriteString(c, proxytest.Refusing(431, "too much"))
+			c.Close() // resets the connection: not all was read
+		}
+	}()
+	for range 10 {
+		p, s := proxytest.Start(t, wsproxy.WithBackends("http://"+ln.Addr().String()),
+			wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: 64 << 10}))
+		resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat", "X-Large: "+strings.Repeat("x", 600<<10)))
+		proxytest.WantStatus(t, resp, http.StatusRequestHeaderFieldsTooLarge)
+		if body != "too much" {
+			t.Errorf("client got body %q; want the backend's", body)
+		}
+		wantStates(t, p, wsproxy.BackendUp)
+		s.Wait()
+	}
+}
+
+func TestChoiceOfSubprotocolAndExtensionReachesTheClient(t *testing.T) {
+	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
+	opened := make(chan wsproxy.TunnelInfo, 1)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
+		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) { opened <- i }}))
+	_, resp := proxytest.Open(t, s.URL, proxytest.UpgradeWithOffers)
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Protocol", "v2")
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_takeover")
+	if i := <-opened; i.Subprotocol != "v2" || len(i.Extensions) != 1 {
+		t.Errorf("TunnelInfo has subprotocol %q and extensions %q; want v2 and permessage-deflate", i.Subprotocol, i.Extensions)
+	}
+}
+
+func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
+	for _, tt := range []struct{ name, answer string }{
+		{"length", proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no"},
+		{"chunked", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n"},
+		{"chunk with a bare line feed", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2;a\nno\r\n0\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, tt.answer+"{end}")
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+			client := wstest.Dial(t, s.URL)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+			if err == nil { // else not even the head was flushed
+				_, err = io.ReadAll(resp.Body)
+			}
+			if err == nil {
+				t.Error("client took a part of the body for the whole")
+			}
+			proxytest.ReceivedHead(t, backend)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
+		})
+	}
+}
+
+func TestRefusalsWithAndWithoutLengthArriveWhole(t *testing.T) {
+	long := strings.Repeat("0123456789abcdef", 1<<14) // 256 KiB
+	for _, tt := range []struct{ name, answer string }{
+		{"length", proxytest.Refusing(403, long)},
+		{"chunked", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(long), long)},
+		{"until the end", proxytest.Head("HTTP/1.1 403 Forbidden") + long},
+		{"until the end, HTTP/1.0", proxytest.Head("HTTP/1.0 403 Forbidden") + long},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, tt.answer+"{end}")
+			_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+			resp, body := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusForbidden)
+			if body != long {
+				t.Errorf("client got a body of %d bytes; want the backend's %d", len(body), len(long))
+			}
+		})
+	}
+}
+
+func TestRefusalAfterTheServersWriteTimeoutReachesTheClient(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer string // 2 s after the request; empty: none
+		status int
+	}{
+		{"the proxy's", "", http.StatusGatewayTimeout},
+		{"a backend's", proxytest.Refusing(403, "no"), http.StatusForbidden},
+		{"a tunnel", proxytest.Switching, http.StatusSwitchingProtocols},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := proxytest.NewBackendInMemory(t)
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(),
+					wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: 3 * time.Second}))
+				s := proxytest.ServeInMemory(t, p, func(s *http.Server) { s.WriteTimeout = time.Second })
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				leg := backend.Accept(t)
+				key := leg.ReadRequest().Header.Get("Sec-WebSocket-Key")
+				time.Sleep(2 * time.Second)
+				leg.SendRaw([]byte(strings.ReplaceAll(tt.answer, "{accept}", wstest.Accept(key))))
+				time.Sleep(time.Second)
+				proxytest.WantStatus(t, client.ReadResponse(), tt.status)
+			})
+		})
+	}
+}
+
+func TestClientThatDoesNotReadARefusalIsGivenUpBehindAnyWrapper(t *testing.T) {
+	for name, wrap := range map[string]func(http.ResponseWriter) http.ResponseWriter{
+		"none":        func(w http.ResponseWriter) http.ResponseWriter { return w },
+		"Unwrap":      func(w http.ResponseWriter) http.ResponseWriter { return unwrapperWriter{w} },
+		"Hijack only": hijackOnly,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := proxytest.NewNetwork()
+				network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(403, strings.Repeat("x", 1<<20))})
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
+				s := proxytest.ServeInMemory(t, wrapped(p, wrap))
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				time.Sleep(10*time.Second - time.Nanosecond)
+				synctest.Wait()
+				if n := p.Backends()[0].NumTunnels(); n != 1 {
+					t.Errorf("backend has %d tunnels before the limit; want 1", n)
+				}
+				time.Sleep(time.Nanosecond)
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
+			})
+		})
+	}
+}
+
+// A writeRecorder is a listener whose connections note each of their writes.
+type writeRecorder struct {
+	net.Listener
+	mu     sync.Mutex
+	writes [][]byte
+}
+
+func (l *writeRecorder) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return recordedConn{c, l}, err
+}
+
+// take returns the writes up to now.
+func (l *writeRecorder) take() [][]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.writes
+}
+
+type recordedConn struct {
+	net.Conn
+	l *writeRecorder
+}
+
+func (c recordedConn) Write(p []byte) (int, error) {
+	c.l.mu.Lock()
+	c.l.writes = append(c.l.writes, bytes.Clone(p))
+	c.l.mu.Unlock()
+	return c.Conn.Write(p)
+}
+
+// startRecorded serves h behind a writeRecorder.
+func startRecorded(t *testing.T, h http.Handler) (url string, l *writeRecorder) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l = &writeRecorder{Listener: ln}
+	srv := &http.Server{Handler: h}
+	var running sync.WaitGroup
+	running.Go(func() { srv.Serve(l) }) // until Close
+	t.Cleanup(func() {
+		srv.Close()
+		running.Wait()
+	})
+	return "http://" + ln.Addr().String(), l
+}
+
+func TestThe101IsOneWriteInTheRFCsSpelling(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
+	outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Set-Cookie", "outer=1")
+		w.Header().Set("X-Request-Id", "7")
+		w.Header().Set("Content-Type", "text/html")
+		w.Header().Set("Connection", "close")
+		w.Header().Set("Transfer-Encoding", "chunked")
+		w.Header().Set("Sec-WebSocket-Accept", "forged")
+		p.ServeHTTP(w, r)
+	})
+	url, recorder := startRecorded(t, outer)
+	client := wstest.Dial(t, url)
+	client.WriteRequest(proxytest.UpgradeTo("/chat", "sec-websocket-protocol: v1, v2",
+		"SEC-WEBSOCKET-EXTENSIONS: permessage-deflate; client_max_window_bits"))
+
+	leg := backend.Accepted(t)
+	req := leg.ReadRequest()
+	frame := string(wstest.AppendFrame(nil, wstest.Text("first"), nil))
+	leg.SendRaw([]byte(proxytest.Head("HTTP/1.1 101 Whatever", "upgrade: WebSocket", "connection: keep-alive, upgrade",
+		"sec-websocket-accept: "+wstest.Accept(req.Header.Get("Sec-WebSocket-Key")), "SEC-WEBSOCKET-PROTOCOL: v2",
+		"sec-websocket-extensions: permessage-deflate", "Set-Cookie: backend=1", "Upgrade-Insecure: 1") + frame))
+	want := proxytest.Head("HTTP/1.1 101 Switching Protocols",
+		"Upgrade: websocket",
+		"Connection: Upgrade",
+		"Sec-WebSocket-Accept: "+proxytest.SampleAccept,
+		"Sec-WebSocket-Protocol: v2",
+		"Sec-WebSocket-Extensions: permessage-deflate",
+		"Content-Type: text/html",
+		"Set-Cookie: outer=1",
+		"Set-Cookie: backend=1",
+		"Upgrade-Insecure: 1",
+		"X-Request-Id: 7")
+	client.WantRaw(want + frame)
+	if writes := recorder.take(); string(writes[0]) != want {
+		t.Errorf("first write is %q; want %q", writes[0], want)
+	}
+}
+
+func TestFramesAfterRequestAndAnswerBothArrive(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+	client := wstest.Dial(t, s.URL)
+	var early []byte
+	for range 100 { // more than the server's buffer holds
+		early = wstest.AppendFrame(early, wstest.Text(strings.Repeat("x", 100)), &[4]byte{1, 2, 3, 4})
+	}
+	client.SendRaw(append([]byte(proxytest.UpgradeTo("/chat")), early...))
+	leg := backend.Accepted(t)
+	req := leg.ReadRequest()
+	late := wstest.AppendFrame(nil, wstest.Text("late"), nil)
+	leg.SendRaw(append([]byte(wstest.UpgradeAnswer(req.Header.Get("Sec-WebSocket-Key"), nil)), late...))
+	proxytest.WantSwitch(t, client)
+	client.Want(wstest.Text("late"))
+	for range 100 {
+		leg.Want(wstest.Text(strings.Repeat("x", 100)))
+	}
+}
+
+func TestResponseHooksCookieGoesWithThe101(t *testing.T) {
+	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Set-Cookie: backend=1", "X-Secret: 1"))
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+		if r.StatusCode != 101 || r.Backend.URL() != backend.URL() || r.Request.URL.Path != "/chat" {
+			t.Errorf("hook got %d of %s for %s; want 101 of %s for /chat", r.StatusCode, r.Backend.URL(), r.Request.URL, backend.URL())
+		}
+		for name := range r.Header {
+			if strings.HasPrefix(strings.ToLower(name), "sec-websocket-") || name == "Upgrade" || name == "Connection" {
+				t.Errorf("hook got %s, which is the proxy's own", name)
+			}
+		}
+		http.SetCookie(cookieWriter(r.Header), &http.Cookie{Name: "sticky", Value: r.Backend.ID()})
+		r.Header.Del("X-Secret")
+		r.Header.Set("Sec-WebSocket-Accept", "forged")
+		r.Header.Set("Sec-WebSocket-Protocol", "forged")
+		r.Header.Set("Connection", "close")
+		r.Header.Set("Content-Length", "7")
+		return nil
+	}))
+	_, resp := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantField(t, resp.Header, "Set-Cookie", "backend=1", `sticky=`+backend.URL())
+	proxytest.WantField(t, resp.Header, "X-Secret")
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Accept", proxytest.SampleAccept)
+	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Protocol")
+	proxytest.WantField(t, resp.Header, "Connection", "Upgrade")
+	proxytest.WantField(t, resp.Header, "Content-Length")
+}
+
+// A cookieWriter is what http.SetCookie needs of a ResponseWriter.
+type cookieWriter http.Header
+
+func (w cookieWriter) Header() http.Header { return http.Header(w) }
+
+func (w cookieWriter) Write(p []byte) (int, error) { return len(p), nil }
+
+func (w cookieWriter) WriteHeader(int) {}
+
+func TestOuterHeadersGoWithARefusalToo(t *testing.T) {
+	backend := wstest.StartRaw(t, proxytest.Refusing(403, "no", "Set-Cookie: backend=1"))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Set-Cookie", "outer=1")
+		p.ServeHTTP(w, r)
+	}))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	proxytest.WantField(t, resp.Header, "Set-Cookie", "outer=1", "backend=1")
+}
+
+func TestPassingOnARefusalHasATimeLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "drip"})
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		time.Sleep(10*time.Second - time.Nanosecond)
+		synctest.Wait()
+		if st := p.Stats(); st.Upgrading != 1 {
+			t.Errorf("Stats() has %d upgrading before the limit; want 1", st.Upgrading)
+		}
+		time.Sleep(time.Nanosecond)
+		s.Wait()
+		proxytest.WantNoTunnels(t, p)
+	})
 }

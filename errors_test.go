@@ -93,3 +93,9 @@ func TestStatusTellsWhatWentWrong(t *testing.T) {
 		}
 	}
 }
+
+func TestErrShutdownIsNetErrClosed(t *testing.T) {
+	if !errors.Is(wsproxy.ErrShutdown, net.ErrClosed) {
+		t.Error("ErrShutdown does not unwrap to net.ErrClosed")
+	}
+}

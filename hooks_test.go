@@ -1,9 +1,12 @@
 package wsproxy_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -392,5 +395,83 @@ func isStatus(want int) func(error) bool {
 	return func(err error) bool {
 		var status *wsproxy.StatusError
 		return errors.As(err, &status) && status.Status == want
+	}
+}
+
+func TestHookThatEndsItsGoroutineBeforeThe101Gives500(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		option wsproxy.Option
+	}{
+		{"Rewrite", wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { runtime.Goexit(); return nil })},
+		{"Response", wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { runtime.Goexit(); return nil })},
+		{"Pick", wsproxy.WithBalancer(wsproxy.BalancerFunc(func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			runtime.Goexit()
+			return nil, nil
+		}))},
+		{"dialer", wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) { runtime.Goexit(); return nil, nil })},
+		{"Picked", wsproxy.WithTrace(&wsproxy.Trace{Picked: func(wsproxy.PickedInfo) { runtime.Goexit() }})},
+		{"Attempted", wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(wsproxy.AttemptInfo) { runtime.Goexit() }})},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), tt.option)
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			s.Wait()
+			proxytest.WantNoTunnels(t, p)
+			if backend.NumAccepted() > 0 {
+				proxytest.ReceivedHead(t, backend) // its connection has ended
+			}
+		})
+	}
+}
+
+func TestHookThatEndsItsGoroutineAfterThe101EndsTheTunnel(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	ends := make(chan wsproxy.TunnelEnd, 1)
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(wsproxy.TunnelInfo) { runtime.Goexit() },
+		Closed: func(e wsproxy.TunnelEnd) { ends <- e; runtime.Goexit() },
+	}))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
+	leg := backend.Accepted(t)
+	leg.AcceptUpgrade(nil)
+	proxytest.WantSwitch(t, client)
+	client.WantClose(1011)
+	leg.WantClose(1001)
+	client.Close()
+	leg.Close()
+	if e := <-ends; e.Cause != wsproxy.CausePanic {
+		t.Errorf("tunnel ended by %v; want %v", e.Cause, wsproxy.CausePanic)
+	}
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
+}
+
+// What an error wraps is the hook's business, and no timeout of a backend's.
+func TestErrorOfRewriteIs500WhateverItWraps(t *testing.T) {
+	for _, tt := range []struct {
+		err    error
+		status int
+	}{
+		{fmt.Errorf("auth service: %w", context.DeadlineExceeded), 500},
+		{fmt.Errorf("auth service: %w", context.Canceled), 500},
+		{&net.OpError{Op: "dial", Err: context.DeadlineExceeded}, 500},
+		{errors.Join(errors.New("detail"), context.DeadlineExceeded), 500},
+		{errors.Join(&wsproxy.StatusError{Status: 401, Err: errors.New("log in")}, errors.New("detail")), 401},
+		{errors.Join(errors.New("detail"), &wsproxy.StatusError{Status: 401, Err: errors.New("log in")}), 401},
+	} {
+		backend := wstest.StartRaw(t, proxytest.Switching)
+		p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { return tt.err }))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+		if resp.StatusCode != tt.status {
+			t.Errorf("client got status %d for the error %q; want %d", resp.StatusCode, tt.err, tt.status)
+		}
+		proxytest.WantUntouched(t, backend)
+		if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
+			t.Errorf("backend is %v after the error %q; want up", state, tt.err)
+		}
 	}
 }

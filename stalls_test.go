@@ -1,10 +1,6 @@
 package wsproxy_test
 
 import (
-	"context"
-	"fmt"
-	"net"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -139,70 +135,5 @@ func TestTunnelWhoseClientDoesNotReadEndsWhenTooManyAreStalled(t *testing.T) {
 			p.Close()
 			s.Wait()
 		})
-	}
-}
-
-// A callRecorder notes what is done with its connection.
-type callRecorder struct {
-	net.Conn
-	mu    sync.Mutex
-	calls []string
-}
-
-func (c *callRecorder) record(call string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.calls = append(c.calls, call)
-}
-
-func (c *callRecorder) first(n int) []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.calls[:min(n, len(c.calls))])
-}
-
-func (c *callRecorder) SetReadBuffer(n int) error {
-	c.record(fmt.Sprint("receive ", n))
-	return nil
-}
-
-func (c *callRecorder) SetWriteBuffer(n int) error {
-	c.record(fmt.Sprint("send ", n))
-	return nil
-}
-
-func (c *callRecorder) Write(p []byte) (int, error) {
-	c.record("write")
-	return c.Conn.Write(p)
-}
-
-func TestSocketBuffersAreSetBeforeTheBackendIsAsked(t *testing.T) {
-	for _, tt := range []struct {
-		scheme string
-		bytes  int
-		want   []string
-	}{
-		{"http", 200, []string{"receive 200", "send 200", "write"}},
-		{"https", 200, []string{"receive 200", "send 200", "write"}},
-		{"http", 0, []string{"write"}},
-		{"http", -1, []string{"write"}},
-	} {
-		var recorder *callRecorder
-		network := proxytest.NewNetwork()
-		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
-		_, s := proxytest.Start(t, wsproxy.WithBackends(tt.scheme+"://a"), wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: tt.bytes}),
-			wsproxy.WithDialer(func(ctx context.Context, kind, addr string) (net.Conn, error) {
-				c, err := network.Dial(ctx, kind, addr)
-				recorder = &callRecorder{Conn: c}
-				return recorder, err
-			}))
-		client := wstest.Dial(t, s.URL)
-		client.WriteRequest(proxytest.UpgradeTo("/"))
-		client.ReadResponse() // which need not be 101: nobody speaks TLS here
-		client.Close()
-		s.Wait()
-		if got := recorder.first(len(tt.want)); !slices.Equal(got, tt.want) {
-			t.Errorf("%s, %d bytes: the first calls are %q; want %q", tt.scheme, tt.bytes, got, tt.want)
-		}
 	}
 }

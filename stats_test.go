@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -81,4 +82,29 @@ func visit(t *testing.T, front *httptest.Server, messages int) {
 	}
 	c.Write([]byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8})
 	io.Copy(io.Discard, br)
+}
+
+func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
+	p := proxytest.OpenPair(t)
+	p.Client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
+	p.Backend.Want(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
+	p.Backend.Send(wstest.Binary(make([]byte, 300)))
+	p.Client.Want(wstest.Binary(make([]byte, 300)))
+	toBackend := wsproxy.Traffic{Bytes: 4*6 + 5 + 1 + 1 + 1, Messages: 2}
+	toClient := wsproxy.Traffic{Bytes: 4 + 300, Messages: 1}
+	if !proxytest.Becomes(func() bool {
+		s := p.Proxy.Stats()
+		return s.ToBackend == toBackend && s.ToClient == toClient && s.Tunnels == 1 && s.Opened == 1
+	}) {
+		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", p.Proxy.Stats(), toBackend, toClient)
+	}
+	proxytest.OnlyTunnel(t, p.Proxy).Close(1000, "") // the proxy's own frames do not count
+	p.Client.Close()
+	p.Backend.Close()
+	if e := p.End(t); e.ToBackend != toBackend || e.ToClient != toClient {
+		t.Errorf("tunnel ended with %+v to the backend, %+v to the client; want %+v, %+v", e.ToBackend, e.ToClient, toBackend, toClient)
+	}
+	if s := p.Proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient {
+		t.Errorf("Stats() after the end = %+v; want %+v to the backend, %+v to the client", s, toBackend, toClient)
+	}
 }

@@ -2,15 +2,23 @@ package wsproxy_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/leaktest"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
@@ -113,83 +121,6 @@ func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 	}
 }
 
-func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
-	p := proxytest.OpenPair(t)
-	p.Client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
-	p.Backend.Want(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
-	p.Backend.Send(wstest.Binary(make([]byte, 300)))
-	p.Client.Want(wstest.Binary(make([]byte, 300)))
-	toBackend := wsproxy.Traffic{Bytes: 4*6 + 5 + 1 + 1 + 1, Messages: 2}
-	toClient := wsproxy.Traffic{Bytes: 4 + 300, Messages: 1}
-	if !proxytest.Becomes(func() bool {
-		s := p.Proxy.Stats()
-		return s.ToBackend == toBackend && s.ToClient == toClient && s.Tunnels == 1 && s.Opened == 1
-	}) {
-		t.Errorf("Stats() of the open tunnel = %+v; want %+v to the backend, %+v to the client", p.Proxy.Stats(), toBackend, toClient)
-	}
-	proxytest.OnlyTunnel(t, p.Proxy).Close(1000, "") // the proxy's own frames do not count
-	p.Client.Close()
-	p.Backend.Close()
-	if e := p.End(t); e.ToBackend != toBackend || e.ToClient != toClient {
-		t.Errorf("tunnel ended with %+v to the backend, %+v to the client; want %+v, %+v", e.ToBackend, e.ToClient, toBackend, toClient)
-	}
-	if s := p.Proxy.Stats(); s.ToBackend != toBackend || s.ToClient != toClient {
-		t.Errorf("Stats() after the end = %+v; want %+v to the backend, %+v to the client", s, toBackend, toClient)
-	}
-}
-
-func TestTraceAndLogSeeATunnelUnderTheSameID(t *testing.T) {
-	opened, closed := make(chan uint64, 2), make(chan uint64, 2)
-	book := new(proxytest.LogBook)
-	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.Option(), wsproxy.WithTrace(&wsproxy.Trace{
-		Opened: func(i wsproxy.TunnelInfo) { opened <- i.ID },
-		Closed: func(e wsproxy.TunnelEnd) { closed <- e.ID },
-	}))
-	for want := range uint64(2) {
-		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
-		proxytest.HangUp(t, client)
-		if a, b := <-opened, <-closed; a != want+1 || b != want+1 {
-			t.Errorf("Opened saw tunnel %d, Closed tunnel %d; want %d", a, b, want+1)
-		}
-	}
-	for _, event := range []string{"tunnel opened", "tunnel closed"} {
-		for id := range 2 {
-			if got := book.Lines(event, fmt.Sprintf("tunnel=%d ", id+1)); len(got) != 1 {
-				t.Errorf("%q of tunnel %d has %d log lines; want 1", event, id+1, len(got))
-			}
-		}
-	}
-}
-
-func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
-	infos := make(chan wsproxy.TunnelInfo, 2)
-	ends := make(chan wsproxy.TunnelEnd, 1)
-	var kept *http.Request
-	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
-		Opened: func(i wsproxy.TunnelInfo) {
-			kept.Header.Set("X-Kept", "changed") // as a router that reuses what hangs on a request
-			kept.URL.Path = "/changed"
-			infos <- i
-		},
-		Closed: func(e wsproxy.TunnelEnd) { ends <- e },
-	}))
-	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		kept = r
-		p.ServeHTTP(w, r)
-	}))
-	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/room?x=1", "X-Kept: original"))
-	proxytest.HangUp(t, client)
-	end := <-ends
-	for _, i := range []wsproxy.TunnelInfo{<-infos, end.TunnelInfo} {
-		if i.Method != "GET" || i.Host != "chat.example" || i.URL.String() != "/room?x=1" || i.Header.Get("X-Kept") != "original" {
-			t.Errorf("hook saw %s %s %s with %q; want the request as it came", i.Method, i.Host, i.URL, i.Header)
-		}
-		if i.RemoteAddr == "" || i.LocalAddr != strings.TrimPrefix(s.URL, "http://") || i.ClientAddr.String() != "127.0.0.1" {
-			t.Errorf("hook saw addresses %q, %q, %v", i.RemoteAddr, i.LocalAddr, i.ClientAddr)
-		}
-	}
-}
-
 func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
 	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
@@ -275,31 +206,6 @@ func TestExtensionsDecideWhatReservedBitsMean(t *testing.T) {
 	}
 }
 
-func TestClosedIsCalledOnceForEachOpened(t *testing.T) {
-	var log []string
-	events := make(chan string, 10)
-	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
-		Picked:    func(i wsproxy.PickedInfo) { events <- fmt.Sprintf("picked %d of %d", i.Attempt, i.Candidates) },
-		Attempted: func(i wsproxy.AttemptInfo) { events <- fmt.Sprintf("attempted %d: %v", i.Status, i.Err) },
-		Opened:    func(wsproxy.TunnelInfo) { events <- "opened" },
-		Closed:    func(wsproxy.TunnelEnd) { events <- "closed" },
-	}))
-	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
-	proxytest.HangUp(t, client)
-	for range 4 {
-		log = append(log, <-events)
-	}
-	if got, want := strings.Join(log, ", "), "picked 1 of 1, attempted 101: <nil>, opened, closed"; got != want {
-		t.Errorf("hooks were called: %s; want %s", got, want)
-	}
-	s.Wait()
-	select {
-	case e := <-events:
-		t.Errorf("one more hook was called: %s", e)
-	default:
-	}
-}
-
 func TestSidesAndCausesHaveNames(t *testing.T) {
 	for _, s := range []wsproxy.Side{wsproxy.SideProxy, wsproxy.SideClient, wsproxy.SideBackend} {
 		if regexp.MustCompile(`\d`).MatchString(s.String()) {
@@ -321,4 +227,160 @@ func TestTheErrorOfALostClientIsItsConnections(t *testing.T) {
 	if e := p.End(t); !errors.Is(e.Err, syscall.ECONNRESET) || e.Cut {
 		t.Errorf("tunnel ended with error %v, cut %t; want a reset, not cut", e.Err, e.Cut)
 	}
+}
+
+var detached = wsproxy.WithDetached(true)
+
+// openDetached opens one tunnel through a new proxy, whose handler has returned.
+func openDetached(t *testing.T, opts ...wsproxy.Option) *proxytest.Pair {
+	t.Helper()
+	b := wstest.StartBackend(t)
+	ends, trace := proxytest.TraceEnds()
+	p, s := proxytest.Start(t, append([]wsproxy.Option{wsproxy.WithBackends(b.URL()), trace, detached}, opts...)...)
+	client, backend := wstest.Dial(t, s.URL), (*wstest.Peer)(nil)
+	client.RequestUpgrade("/room", nil)
+	backend = b.Accepted(t)
+	backend.AcceptUpgrade(nil)
+	client.WantUpgrade()
+	s.Wait()
+	return &proxytest.Pair{Proxy: p, Client: client, Backend: backend, Ends: ends}
+}
+
+func TestDetachedTunnelOutlivesItsHandler(t *testing.T) {
+	p := openDetached(t)
+	p.WantOpen(t)
+	if n := p.Proxy.Stats().Tunnels; n != 1 {
+		t.Errorf("Stats() has %d tunnels; want 1", n)
+	}
+	p.Client.Send(wstest.Close(1000, ""))
+	p.Backend.WantClose(1000)
+	p.Backend.Send(wstest.Close(1000, ""))
+	p.Client.WantClose(1000)
+	p.Client.Close()
+	p.Backend.Close()
+	if e := p.End(t); e.Cause != wsproxy.CauseClosed || e.ToBackend.Messages != 1 || e.ToClient.Messages != 1 {
+		t.Errorf("tunnel ended with %+v; want it closed, with a message each way", e)
+	}
+}
+
+// Access logs, spans and in-flight counters end at the upgrade.
+func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
+	b := wstest.StartBackend(t)
+	ends, trace := proxytest.TraceEnds()
+	proxy := proxytest.NewProxy(t, wsproxy.WithBackends(b.URL()), trace, detached)
+	left := make(chan context.Context, 1)
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(w, r)
+		left <- r.Context()
+	}))
+	client := wstest.Dial(t, s.URL)
+	client.RequestUpgrade("/", nil)
+	backend := b.Accepted(t)
+	backend.AcceptUpgrade(nil)
+	client.WantUpgrade()
+	ctx := <-left
+	<-ctx.Done() // the server ends it after the handler
+	p := &proxytest.Pair{Proxy: proxy, Client: client, Backend: backend, Ends: ends}
+	p.WantOpen(t)
+}
+
+func TestServerThatIsClosedBeforeItsDetachedTunnelsLeavesThemOpen(t *testing.T) {
+	leaktest.Check(t)
+	ends, trace := proxytest.TraceEnds()
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), trace, detached)
+	srv := httptest.NewServer(p)
+	client, _ := proxytest.Open(t, srv.URL, proxytest.UpgradeTo("/"))
+	other, _ := proxytest.Open(t, srv.URL, proxytest.UpgradeTo("/"))
+	srv.Close()
+	proxytest.WantEcho(t, client)
+	proxytest.HangUp(t, client)
+	if e := <-ends; e.Cause != wsproxy.CauseClosed {
+		t.Errorf("tunnel ended by %v; want closed", e.Cause)
+	}
+	proxytest.WantEcho(t, other)
+	p.Close()
+	other.WantEOF()
+}
+
+func TestPlaceOfADetachedTunnelIsGivenBackWhenItEnds(t *testing.T) {
+	ends, trace := proxytest.TraceEnds()
+	_, s := proxytest.Start(t, trace, detached, wsproxy.WithBackendConfigs(
+		wsproxy.BackendConfig{URL: wstest.StartEcho(t), MaxTunnels: 1}))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	proxytest.HangUp(t, client)
+	<-ends
+	next, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantEcho(t, next)
+}
+
+// A timeout middleware must not end what has outlived it.
+func TestTimeoutOfMiddlewareEndsNoDetachedTunnel(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), detached)
+	contexts := make(chan context.Context, 1)
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Hour)
+		defer cancel()
+		contexts <- ctx
+		p.ServeHTTP(w, r.WithContext(ctx))
+	}))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	<-(<-contexts).Done()
+	proxytest.WantEcho(t, client)
+	proxytest.HangUp(t, client)
+}
+
+// What a proxy in front sees of an idle tunnel is what backend and clients say to
+// each other. Their pings pass.
+func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
+	ponged := make(chan error, 1)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			ponged <- err
+			return
+		}
+		defer conn.CloseNow()
+		ctx := conn.CloseRead(r.Context())
+		ponged <- conn.Ping(ctx)
+		<-ctx.Done()
+	}))
+	defer backend.Close()
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL))
+
+	client := connect(s.URL)
+	defer client.CloseNow()
+	ctx := client.CloseRead(t.Context()) // answers pings
+	if err := <-ponged; err != nil {
+		t.Errorf("the backend's ping: %v", err)
+	}
+	client.Close(websocket.StatusNormalClosure, "")
+	<-ctx.Done()
+}
+
+// The kernel keeps what a slow client has not read. Limits.SocketBuffer bounds it.
+func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
+	const bufferBytes = 32 << 10
+	backend := wstest.StartBackend(t)
+	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
+		wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: bufferBytes}))
+	client := wstest.Dial(t, s.URL)
+	client.Conn().(*net.TCPConn).SetReadBuffer(bufferBytes)
+	client.WriteRequest(proxytest.UpgradeTo("/"))
+	leg := backend.Accepted(t)
+	leg.AcceptUpgrade(nil)
+	proxytest.WantSwitch(t, client)
+
+	// Four sockets' buffers, which a kernel may double, and one of the proxy's.
+	const bound = 1 << 20
+	leg.Conn().(*net.TCPConn).SetWriteBuffer(bufferBytes)
+	leg.Conn().SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+	message := wstest.AppendFrame(nil, wstest.Binary(make([]byte, 16*bound)), nil)
+	n, err := leg.Conn().Write(message)
+	if !os.IsTimeout(err) || n > bound {
+		t.Errorf("the backend could send %d bytes, with error %v; want at most %d and a timeout", n, err, bound)
+	}
+	p.Close()
+	s.Wait()
 }

@@ -11,8 +11,6 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// The tests of docs/production.md.
-
 func TestOuterProxyTellsWhoTheClientIs(t *testing.T) {
 	for _, tt := range []struct {
 		name      string

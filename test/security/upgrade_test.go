@@ -13,9 +13,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// What is tested here has been a security hole in some proxy: advisories.txt
-// tells which.
-
+// secondRequest is a request that an attacker sends behind an upgrade.
 const secondRequest = "GET /secret HTTP/1.1\r\nHost: chat.example\r\n\r\n"
 
 func TestRefusedUpgradeLeavesNoWayToTheBackend(t *testing.T) {

@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -11,17 +12,37 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
-	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
+
+func TestDialersConnectionIsClosedOnceWhenTLSTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		front, back := memnet.Pipe(64 << 10)
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("https://a"), wsproxy.WithDialer(
+			func(context.Context, string, string) (net.Conn, error) { return front, nil }))
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		time.Sleep(10 * time.Second)
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusGatewayTimeout)
+		s.Wait()
+		synctest.Wait() // for whoever might close it late
+		if n := front.NumCloses(); n != 1 {
+			t.Errorf("connection was closed %d times; want 1", n)
+		}
+		back.Close()
+		proxytest.WantNoTunnels(t, p)
+	})
+}
 
 // An authority signs certificates for tests.
 type authority struct {
@@ -167,67 +188,6 @@ func TestEachBackendHasItsOwnServerName(t *testing.T) {
 		proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
 		if got := (<-seen).TLS.ServerName; got != name {
 			t.Errorf("SNI asked for %q; want %q", got, name)
-		}
-	}
-}
-
-func TestSchemesHTTPAndWSAreTheSame(t *testing.T) {
-	for _, scheme := range []string{"http", "ws", "HTTP"} {
-		url := scheme + strings.TrimPrefix(wstest.StartEcho(t), "http")
-		_, s := proxytest.Start(t, wsproxy.WithBackends(url))
-		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
-		proxytest.WantEcho(t, client)
-	}
-}
-
-func TestUnixBackendGetsTheClientsHost(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	p, s := proxytest.Start(t, wsproxy.WithBackends("unix://"+path))
-	client := wstest.Dial(t, s.URL)
-	client.WriteRequest(proxytest.UpgradeTo("/chat/../x?y=1"))
-	c, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	leg := wstest.NewBackend(t, c)
-	req := leg.AcceptUpgrade(nil)
-	if req.Host != "chat.example" || req.RequestURI != "/chat/../x?y=1" {
-		t.Errorf("backend was asked for %q of %q; want /chat/../x?y=1 of chat.example", req.RequestURI, req.Host)
-	}
-	proxytest.WantSwitch(t, client)
-	client.Send(wstest.Text("hello"))
-	leg.Want(wstest.Text("hello"))
-	leg.Send(wstest.Close(1000, ""))
-	client.WantClose(1000)
-	client.Send(wstest.Close(1000, ""))
-	leg.WantClose(1000)
-	leg.Close()
-	client.WantEOF()
-	client.Close()
-	s.Wait()
-	proxytest.WantNoTunnels(t, p)
-}
-
-func TestStripPrefixWorksInFront(t *testing.T) {
-	for _, tt := range []struct{ prefix, target, want string }{
-		{"", "/ws/room%2F1?x=%2F", "/room%2F1?x=%2F"},
-		{"", "/ws/", "/"},
-		{"", "/ws", "/"},
-		{"", "/wsx", "/x"},
-		{"/base", "/ws/room%2F1", "/base/room%2F1"},
-		{"/base", "/wsx", "/base/x"},
-	} {
-		backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
-		p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()+tt.prefix))
-		s := proxytest.Serve(t, http.StripPrefix("/ws", p))
-		proxytest.Exchange(t, s.URL, proxytest.UpgradeTo(tt.target))
-		if req, _, _ := proxytest.ReceivedHead(t, backend); req.RequestURI != tt.want {
-			t.Errorf("prefix %q, target %q: backend was asked for %q; want %q", tt.prefix, tt.target, req.RequestURI, tt.want)
 		}
 	}
 }

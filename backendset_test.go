@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"slices"
 	"testing"
-	"testing/synctest"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
@@ -112,36 +111,6 @@ func TestUpgradeUsesOneVersionOfItsBackend(t *testing.T) {
 		t.Errorf("backend was asked for %q; want /../admin", req.RequestURI)
 	}
 	proxytest.WantUntouched(t, changed)
-}
-
-func TestMaxTunnelsCountsUpgradesUnderWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		backend := proxytest.NewBackendInMemory(t)
-		p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}), backend.Option())
-		s := proxytest.ServeInMemory(t, p)
-		first, second := s.Dial(t), s.Dial(t)
-		first.WriteRequest(proxytest.UpgradeTo("/chat"))
-		leg1 := backend.Accept(t)
-		second.WriteRequest(proxytest.UpgradeTo("/chat"))
-		leg2 := backend.Accept(t)
-
-		resp, _ := proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
-		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
-		proxytest.WantField(t, resp.Header, "Retry-After", "1")
-
-		leg1.ReadRequest()
-		leg1.SendRaw([]byte(proxytest.Refusing(403, "")))
-		proxytest.WantStatus(t, first.ReadResponse(), http.StatusForbidden)
-		synctest.Wait()
-		third := s.Dial(t)
-		third.WriteRequest(proxytest.UpgradeTo("/chat"))
-		backend.Accept(t).AcceptUpgrade(nil)
-		proxytest.WantSwitch(t, third)
-		leg2.AcceptUpgrade(nil)
-		proxytest.WantSwitch(t, second)
-		resp, _ = proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
-		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
-	})
 }
 
 func TestBackendThatIsRemovedWhilePickedTakesNoTunnel(t *testing.T) {

@@ -1,11 +1,14 @@
 package wsproxy_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,5 +191,73 @@ func TestBackendThatBeginsToFailIsLoggedOnceAtWarn(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A panickyLog is a handler that panics.
+type panickyLog struct {
+	slog.Handler
+	inEnabled bool
+	calls     *atomic.Int64
+}
+
+func (l panickyLog) Enabled(context.Context, slog.Level) bool {
+	if l.inEnabled {
+		l.calls.Add(1)
+		panic("log")
+	}
+	return true
+}
+
+func (l panickyLog) Handle(context.Context, slog.Record) error {
+	l.calls.Add(1)
+	panic("log")
+}
+
+func TestPanicOfTheLoggerEndsNothing(t *testing.T) {
+	for _, inEnabled := range []bool{false, true} {
+		t.Run(fmt.Sprintf("in Enabled %t", inEnabled), func(t *testing.T) {
+			log := panickyLog{slog.DiscardHandler, inEnabled, new(atomic.Int64)}
+			network := proxytest.NewNetwork() // where nobody is at a
+			network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+			ends, trace := proxytest.TraceEnds()
+			p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial),
+				wsproxy.WithLogger(slog.New(log)), trace,
+				wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+					if r.In.URL.Path == "/panic" {
+						panic("boom")
+					}
+					return nil
+				}))
+			wantLogged := func(what string) {
+				t.Helper()
+				if log.calls.Swap(0) == 0 {
+					t.Errorf("%s was not logged", what)
+				}
+			}
+			client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantEcho(t, client)
+			proxytest.HangUp(t, client)
+			if e := <-ends; e.Cause != wsproxy.CauseClosed || e.Cut {
+				t.Errorf("tunnel ended by %v, cut %t; want closed", e.Cause, e.Cut)
+			}
+			wantLogged("tunnel")
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.Head("GET / HTTP/1.1", "Host: a"))
+			proxytest.WantStatus(t, resp, http.StatusUpgradeRequired)
+			wantLogged("refusal")
+			resp, _ = proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/panic"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			wantLogged("panic")
+			hidden := proxytest.Serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter { return hidingWriter{w} }))
+			resp, _ = proxytest.Exchange(t, hidden.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.WantStatus(t, resp, http.StatusInternalServerError)
+			wantLogged("hidden Hijack")
+			s.Wait()
+			hidden.Wait()
+			proxytest.WantNoTunnels(t, p)
+			if err := p.Shutdown(t.Context()); err != nil {
+				t.Errorf("Shutdown() = %v; want nil: nothing is left", err)
+			}
+		})
 	}
 }

@@ -1,0 +1,320 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+func TestMaxTunnelsCountsUpgradesUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		backend := proxytest.NewBackendInMemory(t)
+		p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}), backend.Option())
+		s := proxytest.ServeInMemory(t, p)
+		first, second := s.Dial(t), s.Dial(t)
+		first.WriteRequest(proxytest.UpgradeTo("/chat"))
+		leg1 := backend.Accept(t)
+		second.WriteRequest(proxytest.UpgradeTo("/chat"))
+		leg2 := backend.Accept(t)
+
+		resp, _ := proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
+		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+		proxytest.WantField(t, resp.Header, "Retry-After", "1")
+
+		leg1.ReadRequest()
+		leg1.SendRaw([]byte(proxytest.Refusing(403, "")))
+		proxytest.WantStatus(t, first.ReadResponse(), http.StatusForbidden)
+		synctest.Wait()
+		third := s.Dial(t)
+		third.WriteRequest(proxytest.UpgradeTo("/chat"))
+		backend.Accept(t).AcceptUpgrade(nil)
+		proxytest.WantSwitch(t, third)
+		leg2.AcceptUpgrade(nil)
+		proxytest.WantSwitch(t, second)
+		resp, _ = proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
+		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	})
+}
+
+// wantStates checks the states of the backends, in configuration order.
+func wantStates(t testing.TB, p *wsproxy.Proxy, want ...wsproxy.BackendState) {
+	t.Helper()
+	for i, b := range p.Backends() {
+		if got := b.State(); got != want[i] {
+			t.Errorf("backend %s is %v; want %v", b.ID(), got, want[i])
+		}
+	}
+}
+
+func TestNoBackendIsToBlameWhereDescriptorsAreShort(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{DialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
+		p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+		proxytest.WantStatus(t, resp, http.StatusBadGateway)
+		wantStates(t, p, wsproxy.BackendUp)
+		s.Wait()
+	}
+}
+
+func TestMiddlewareThatAllowsLessThanASecondBlamesNobody(t *testing.T) {
+	for allowed, want := range map[time.Duration]wsproxy.BackendState{
+		1900 * time.Millisecond: wsproxy.BackendUp, // half of it for the first attempt
+		2 * time.Second:         wsproxy.BackendFailing,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			network := proxytest.NewNetwork()
+			network.Set("a", proxytest.FakeBackend{}) // never answers
+			network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+			p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), proxytest.FirstCandidate, wsproxy.WithDialer(network.Dial))
+			s := proxytest.ServeInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithTimeout(r.Context(), allowed)
+				defer cancel()
+				p.ServeHTTP(w, r.WithContext(ctx))
+			}))
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			proxytest.WantSwitch(t, client)
+			wantStates(t, p, want, wsproxy.BackendUp)
+			proxytest.HangUp(t, client)
+		})
+	}
+}
+
+func TestOneUpgradeAtATimeFindsOutWhetherABackendWorksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
+		network.Set("a", proxytest.FakeBackend{}) // never answers
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		for range 2 {
+			first := s.Dial(t)
+			first.WriteRequest(proxytest.UpgradeTo("/chat"))
+			synctest.Wait()
+			if dials := network.TakeDials(); len(dials) != 1 {
+				t.Errorf("dials are %q; want a to be tried", dials)
+			}
+			if p.Backends()[0].State() == wsproxy.BackendFailing { // nobody else waits for it
+				for range 20 {
+					client := s.Dial(t)
+					client.WriteRequest(proxytest.UpgradeTo("/chat"))
+					synctest.Wait()
+					proxytest.WantSwitch(t, client)
+					proxytest.HangUp(t, client)
+				}
+			}
+			time.Sleep(5 * time.Second) // half of what the upgrade has
+			proxytest.WantSwitch(t, first)
+			proxytest.HangUp(t, first)
+			network.TakeDials()
+			time.Sleep(2 * time.Second)
+		}
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		time.Sleep(2 * time.Second)
+		for range 2 {
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			proxytest.WantSwitch(t, client)
+			proxytest.HangUp(t, client)
+		}
+		if dials := network.TakeDials(); len(dials) != 2 || dials[0][0] != 'a' || dials[1][0] != 'a' {
+			t.Errorf("dials are %q; want a, which works again", dials)
+		}
+		wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
+	})
+}
+
+// Any client can send what a backend closes the connection for. It must not be able to
+// keep backends out of use, and so to part those that are to meet on one of them.
+func TestBackendThatWasReachedRestsForASecondEachTime(t *testing.T) {
+	for name, answer := range map[string]string{"answers wrongly": "nonsense\r\n\r\n", "answers 503": proxytest.Refusing(503, "")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, s, network := startInMemory(t)
+				network.Set("a", proxytest.FakeBackend{Answer: answer})
+				network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+				for range 4 {
+					tryOnce(t, s)
+					tryOnce(t, s)
+					dials := network.TakeDials()
+					if len(dials) != 3 || dials[0][0] != 'a' || dials[1][0] != 'b' || dials[2][0] != 'b' {
+						t.Errorf("dials are %q; want a once, and b twice", dials)
+					}
+					time.Sleep(time.Second)
+				}
+			})
+		})
+	}
+}
+
+func TestBackendWithANewAddressIsTriedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := wsproxy.BackendConfig{ID: "a", URL: "http://a"} // where nobody is
+		b := wsproxy.BackendConfig{URL: "http://b"}
+		p, s, network := startInMemory(t, wsproxy.WithBackendConfigs(a, b))
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		network.Set("new", proxytest.FakeBackend{Answer: proxytest.Switching})
+		tryOnce(t, s)
+		a.Weight = 2
+		p.SetBackends(a, b)
+		wantStates(t, p, wsproxy.BackendFailing, wsproxy.BackendUp)
+		a.URL = "http://new"
+		p.SetBackends(a, b)
+		wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
+		tryOnce(t, s)
+		wantDials(t, network, "a at 0s", "b at 0s", "new at 0s")
+	})
+}
+
+func TestClientThatLeavesAtOnceBlamesNobody(t *testing.T) {
+	for _, tt := range []struct {
+		after time.Duration
+		want  wsproxy.BackendState
+	}{
+		{0, wsproxy.BackendUp},
+		{time.Second - time.Nanosecond, wsproxy.BackendUp},
+		{time.Second, wsproxy.BackendFailing},
+	} {
+		t.Run(tt.after.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
+				network.Set("a", proxytest.FakeBackend{})
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				synctest.Wait()
+				time.Sleep(tt.after)
+				client.Close()
+				s.Wait()
+				wantDials(t, network, "a at 0s") // and nobody for a client that has gone
+				wantStates(t, p, tt.want, wsproxy.BackendUp)
+				proxytest.WantNoTunnels(t, p)
+			})
+		})
+	}
+}
+
+func TestShutdownBlamesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
+		network.Set("a", proxytest.FakeBackend{})
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		time.Sleep(3 * time.Second)
+		p.Close()
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
+		wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
+	})
+}
+
+func TestSlowRewriteBlamesNoBackend(t *testing.T) {
+	for _, tt := range []struct {
+		takes  time.Duration
+		status int
+	}{
+		{9 * time.Second, http.StatusSwitchingProtocols},
+		{11 * time.Second, http.StatusGatewayTimeout},
+	} {
+		t.Run(tt.takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"),
+					wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { time.Sleep(tt.takes); return nil }))
+				network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+				network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				time.Sleep(tt.takes)
+				proxytest.WantStatus(t, client.ReadResponse(), tt.status)
+				wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
+				client.Close()
+				s.Wait()
+				proxytest.WantNoTunnels(t, p)
+			})
+		})
+	}
+}
+
+func TestFailedBackendWaitsFromOneTo30Seconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		for _, wait := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+			wait *= time.Second
+			network.Start = time.Now()
+			tryOnce(t, s)
+			wantDials(t, network, "a at 0s", "b at 0s")
+
+			time.Sleep(wait - time.Nanosecond - time.Since(network.Start))
+			network.Start = time.Now()
+			tryOnce(t, s)
+			wantDials(t, network, "b at 0s")
+			if state := p.Backends()[0].State(); state != wsproxy.BackendFailing {
+				t.Errorf("a is %v; want failing", state)
+			}
+			time.Sleep(time.Nanosecond)
+		}
+		// It is back: one success, and the next failure waits 1 s again.
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		tryOnce(t, s)
+		if state := p.Backends()[0].State(); state != wsproxy.BackendUp {
+			t.Errorf("a is %v; want up", state)
+		}
+		network.Set("a", proxytest.FakeBackend{DialErr: errors.New("refused")})
+		tryOnce(t, s)
+		network.TakeDials()
+		time.Sleep(time.Second)
+		network.Start = time.Now()
+		tryOnce(t, s)
+		wantDials(t, network, "a at 0s", "b at 0s")
+	})
+}
+
+func TestFailedBackendIsTriedWhenNoOtherIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"))
+		wantTry := func(want int) {
+			t.Helper()
+			if got := tryOnce(t, s); got != want {
+				t.Errorf("upgrade got %d; want %d", got, want)
+			}
+		}
+		wantTry(http.StatusBadGateway)
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		wantTry(http.StatusSwitchingProtocols)
+	})
+}
+
+func TestUpgradesThatFailTogetherCountAsOneFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
+		network.Set("a", proxytest.FakeBackend{}) // is about to restart
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		var clients []*wstest.Peer
+		for range 10 {
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			clients = append(clients, client)
+		}
+		time.Sleep(5 * time.Second)
+		for _, client := range clients {
+			proxytest.WantSwitch(t, client)
+			client.Close()
+		}
+		s.Wait()
+		network.TakeDials()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		time.Sleep(time.Second)
+		network.Start = time.Now()
+		tryOnce(t, s)
+		wantDials(t, network, "a at 0s")
+	})
+}
