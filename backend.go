@@ -13,26 +13,27 @@ import (
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
-// A BackendConfig is what the user says about one backend.
+// A BackendConfig configures one backend.
 type BackendConfig struct {
-	// ID is the backend's identity: its counters live as long as the ID is in
-	// the set or has tunnels, whatever else changes. Default: the URL.
+	// ID is the backend's identity: its counters are kept as long as the ID is in the
+	// set or has tunnels, even if its other fields change. Default: the URL.
 	ID string
 
-	// URL says where the backend is. Schemes: http and ws; https and wss, over
+	// URL is the backend's address. Schemes: http and ws; https and wss, over
 	// TLS (see [WithTLSConfig]); unix, with the path of the socket
 	// (unix:///run/chat.sock). A path of an http, ws, https or wss URL is a
 	// prefix of every request's path. User information, a query and a fragment
 	// are errors. A host name is resolved at each dial and never cached.
 	URL string
 
-	// ServerName is the name that the backend's TLS certificate must have, and
-	// that SNI asks for. Default: the URL's host. An error unless the scheme is
+	// ServerName is the name that the backend's TLS certificate must have, and that
+	// is sent as SNI. Default: the URL's host. It is an error unless the scheme is
 	// https or wss.
 	ServerName string
 
-	// Weight is the backend's share of new tunnels, relative to the others.
-	// Zero means 1. Negative is an error: leave the backend out instead.
+	// Weight is the backend's share of new tunnels, relative to the others. Zero
+	// means 1. A negative weight is an error: remove the backend from the set
+	// instead.
 	Weight int
 
 	// MaxTunnels bounds the backend's tunnels, upgrades under way included.
@@ -41,9 +42,8 @@ type BackendConfig struct {
 }
 
 // A Backend is one backend of a [Proxy], with its live counters. Its methods are
-// safe for concurrent use. It stays valid when the backend is removed from the
-// set, and while it still has tunnels it is the same one when a backend of that ID
-// comes back.
+// safe for concurrent use. It stays valid when the backend is removed from the set. If a
+// backend with its ID is added again while it still has tunnels, it is used again.
 type Backend struct {
 	id     string
 	idHash uint64 // of id, for rendezvous hashing
@@ -68,14 +68,14 @@ func newBackend(id string) *Backend {
 	return b
 }
 
-// A BackendState tells whether a backend is in the set, and what became of the last
-// attempt to reach it. It does not tell whether the backend is full.
+// A BackendState says whether a backend is in the set, and whether the last attempt on it
+// succeeded. It does not say whether the backend has its MaxTunnels.
 type BackendState uint8
 
 const (
 	BackendUp      BackendState = iota // its last attempt succeeded, or there was none
-	BackendFailing                     // its last attempt failed: for a while offered only when no other is left
-	BackendRemoved                     // no longer in the set: takes no new tunnels, keeps those that it has
+	BackendFailing                     // its last attempt failed: for a while a candidate only when no other is left
+	BackendRemoved                     // not in the set any longer: it gets no new tunnels, and keeps the ones that it has
 )
 
 // String returns "up", "failing" or "removed".
@@ -100,11 +100,11 @@ func (b *Backend) URL() string { return b.target.Load().config.URL }
 // Weight returns the backend's weight, at least 1.
 func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 
-// NumTunnels returns the number of the backend's tunnels. It counts from the
-// pick: upgrades under way are included.
+// NumTunnels returns the number of the backend's tunnels, including upgrades under way
+// that have picked it.
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 
-// State tells whether the backend is in the set, and whether its last attempt failed.
+// State returns whether the backend is in the set, and whether its last attempt failed.
 func (b *Backend) State() BackendState {
 	switch {
 	case b.removed.Load():
@@ -115,14 +115,14 @@ func (b *Backend) State() BackendState {
 	return BackendUp
 }
 
-// isFull reports whether the backend's limit is reached.
+// isFull reports whether the backend has its MaxTunnels.
 func (b *Backend) isFull() bool {
 	limit := b.target.Load().config.MaxTunnels
 	return limit > 0 && b.tunnels.Load() >= int64(limit)
 }
 
-// reserve counts one more tunnel, unless the backend's limit is reached. It is
-// undone by [Proxy.release].
+// reserve counts one more tunnel, unless the backend has its MaxTunnels. [Proxy.release]
+// undoes it.
 func (b *Backend) reserve() bool {
 	limit := int64(b.target.Load().config.MaxTunnels)
 	for {
@@ -196,18 +196,17 @@ type target struct {
 	config  BackendConfig // defaults filled in
 	network string        // "tcp" or "unix"
 	addr    string        // for the dialer
-	host    string        // without the port; what TLS verifies by default
+	host    string        // without the port; the default ServerName
 	isTLS   bool
-	prefix  string // escaped path put before every request's, without a slash at its end
+	prefix  string // escaped path before the path of each request, without a slash at its end
 }
 
-// isAt reports whether t and u are reached in the same way.
-func (t *target) isAt(u *target) bool {
+// hasSameAddress reports whether t and u are dialed in the same way.
+func (t *target) hasSameAddress(u *target) bool {
 	return t.network == u.network && t.addr == u.addr && t.isTLS == u.isTLS
 }
 
-// compileTarget checks c and fills its defaults in. Errors name their field
-// within option.
+// compileTarget checks c and fills its defaults in. Errors name the field of option.
 func compileTarget(option string, c BackendConfig) (*target, []error) {
 	var errs []error
 	bad := func(field string, value any, format string, args ...any) {
@@ -221,7 +220,7 @@ func compileTarget(option string, c BackendConfig) (*target, []error) {
 		t.config.ID = c.URL
 	}
 	if c.Weight < 0 {
-		bad(".Weight", c.Weight, "negative; leave a backend that shall take no tunnels out of the set")
+		bad(".Weight", c.Weight, "negative; to give a backend no tunnels, remove it from the set")
 	}
 	if c.Weight == 0 {
 		t.config.Weight = 1
@@ -232,14 +231,14 @@ func compileTarget(option string, c BackendConfig) (*target, []error) {
 	return t, errs
 }
 
-// parse fills in what the URL says.
+// parse sets the fields of t from the URL.
 func (t *target) parse(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return err
 	}
 	if u.User != nil {
-		return errors.New("user information is never sent; set what the backend expects with WithRewrite")
+		return errors.New("user information is never sent; set the header that the backend expects with WithRewrite")
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return errors.New("a query or fragment has no meaning here")

@@ -7,19 +7,20 @@ import (
 	"time"
 )
 
-// A backendSet is one configuration of backends, never changed once it is in use.
+// A backendSet is one configuration of backends. It does not change once it is in use.
 type backendSet struct {
 	all []*Backend // in configuration order
 }
 
-// candidates appends to dst what may be chosen now: not tried yet and below its
-// limit, first choice those that are not waiting after a failure, and only if
-// there are none, those that are (see isAvoided). If nothing is left, it tells why.
+// candidates appends to dst the backends that the balancer may choose at now: the
+// ones that are not among tried and are not full. Of these it appends the ones that are not avoided
+// ([Backend.isAvoided]), or all if all are avoided. If there is none, the error says
+// why.
 func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
 	avoided, full := 0, 0
 	for _, b := range s.all {
 		isFull, isAvoided := b.isFull(), b.isAvoided(now, len(tried) > 0)
-		switch { // the usual case first: a set may be large
+		switch { // the usual case comes first: a set may be large
 		case !isFull && !isAvoided && (len(tried) == 0 || !slices.Contains(tried, b)):
 			dst = append(dst, b)
 		case slices.Contains(tried, b):
@@ -36,12 +37,12 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Ba
 	case len(dst) > 0:
 		return dst, nil
 	case full > 0:
-		return nil, fmt.Errorf("%w: every backend carries its MaxTunnels", ErrLimit)
+		return nil, fmt.Errorf("%w: every backend has its MaxTunnels", ErrLimit)
 	}
 	return nil, ErrNoBackend
 }
 
-// appendOthers appends what was not tried and is not full, waiting or not.
+// appendOthers appends the backends that were not tried and are not full, avoided or not.
 func (s *backendSet) appendOthers(dst, tried []*Backend) []*Backend {
 	for _, b := range s.all {
 		if !b.isFull() && !slices.Contains(tried, b) {
@@ -58,10 +59,10 @@ func (s *backendSet) hasOther(tried []*Backend) bool {
 	})
 }
 
-// SetBackends replaces the set of backends. Counters stay with a backend's ID. No
-// tunnel is closed: a removed backend takes no new ones, and keeps those that it
-// has. An empty set is allowed: upgrades then get 503. On an error, which joins a
-// [*ConfigError] for each mistake, nothing changes.
+// SetBackends replaces the set of backends. The counters belong to a backend's ID. No
+// tunnel is closed: a removed backend gets no new tunnels and keeps the ones that it
+// has. An empty set is allowed: upgrades then get 503. If SetBackends returns an error,
+// which joins a [*ConfigError] for each mistake, nothing has changed.
 func (p *Proxy) SetBackends(configs ...BackendConfig) error {
 	return p.setBackends("SetBackends", configs)
 }
@@ -85,8 +86,8 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 			b = newBackend(t.config.ID)
 			p.known[b.id] = b
 		}
-		if old := b.target.Load(); old != nil && !old.isAt(t) {
-			b.recordSuccess() // what is known of the old address does not hold for the new one
+		if old := b.target.Load(); old != nil && !old.hasSameAddress(t) {
+			b.recordSuccess() // its failures were those of the old address
 		}
 		b.target.Store(t)
 		all[i], inSet[b] = b, true
@@ -99,14 +100,14 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 	return nil
 }
 
-// forgetLocked forgets a backend that is out of the set and out of use.
+// forgetLocked removes b from known, unless b is in the set or has tunnels.
 func (p *Proxy) forgetLocked(b *Backend) {
 	if b.removed.Load() && b.NumTunnels() == 0 && p.known[b.id] == b {
 		delete(p.known, b.id)
 	}
 }
 
-// release gives back a place that was reserved at b.
+// release undoes reserve.
 func (p *Proxy) release(b *Backend) {
 	b.tunnels.Add(-1)
 	if b.removed.Load() {
@@ -116,7 +117,7 @@ func (p *Proxy) release(b *Backend) {
 	}
 }
 
-// compileTargets checks a whole set.
+// compileTargets compiles a set. The error joins those of all backends.
 func compileTargets(option string, configs []BackendConfig) ([]*target, error) {
 	var errs []error
 	targets := make([]*target, len(configs))

@@ -10,22 +10,22 @@ import (
 
 // A Balancer chooses the backend for an upgrade.
 //
-// Pick is called concurrently. It must not block, and must not keep or modify
-// candidates, which lists the backends that may be chosen now (in the set, below
-// their limit, not yet tried for this request; those whose last attempt failed
-// only when no other is left), in configuration order, and is never empty. It
-// must return one of them, or an error, which ends the upgrade: a [*StatusError]
-// chooses the client's status, [ErrNoBackend] gives 503, any other error 500. After
-// an attempt that failed, ErrNoBackend means that no other backend is to be tried:
-// the client gets what the attempt would have given it.
+// Pick is called concurrently. It must not block, and must not retain or modify
+// candidates. These are the backends that are in the set, are below their MaxTunnels and
+// were not yet tried for this request, in configuration order; backends whose last
+// attempt failed are included only when no other is left. There is at least one.
 //
-// r is the client's request; Pick must not modify it. Counting is done by the
-// proxy: [Backend.NumTunnels] includes upgrades under way. What must be said to
-// the client, such as a cookie, is said in the hook of [WithResponse]; what
-// became of a pick is seen in [Trace].
+// Pick must return one of the candidates, or an error, which ends the upgrade: a
+// [*StatusError] chooses the client's status, [ErrNoBackend] gives 503, any other error
+// 500. After an attempt that failed, ErrNoBackend means that no other backend is to be
+// tried: the client gets the response for the failed attempt.
 //
-// The built-in balancers may be shared by several proxies. A balancer around one
-// of them may hand on a part of its candidates; if that is none, they return
+// r is the client's request; Pick must not modify it. The proxy counts tunnels:
+// [Backend.NumTunnels] includes upgrades under way. To set a cookie in the client's
+// response, use the hook of [WithResponse]; to see the result of a pick, use [Trace].
+//
+// Several proxies may share a built-in balancer. A balancer around a built-in one may
+// pass on some of its candidates; for an empty list the built-in ones return
 // [ErrNoBackend].
 //
 // [github.com/wsproxy/wsproxy/wsproxytest.TestBalancer] checks this contract.
@@ -41,19 +41,19 @@ func (f BalancerFunc) Pick(r *http.Request, candidates []*Backend) (*Backend, er
 	return f(r, candidates)
 }
 
-// LeastTunnels returns a [Balancer] that chooses the backend with the fewest
-// tunnels in proportion to its weight, the one to come counted: the lowest
-// (NumTunnels+1)/Weight. Equal ones take turns.
+// LeastTunnels returns a [Balancer] that chooses the backend with the fewest tunnels in
+// proportion to its weight, including the new one: the lowest (NumTunnels+1)/Weight.
+// Backends with equal values take turns.
 //
-// It is the default, and right for most: WebSocket connections live long, so
-// that what a restart or a burst has made uneven stays uneven unless the next
-// ones make up for it. The counts are this proxy's own: replicas that share
-// backends each even out their own part. It takes no lock.
+// It is the default, and right for most uses: WebSocket connections live long, so that
+// an uneven load after a restart or a burst stays uneven unless new tunnels even it out.
+// The counts are this proxy's own: replicas that share backends each even out their own
+// tunnels. It takes no lock.
 func LeastTunnels() Balancer { return new(leastTunnels) }
 
 type leastTunnels struct {
-	// next is where the search starts, so that the first of several equal
-	// candidates is not always the same one.
+	// next is the index at which the search starts, so that the first of several
+	// equal candidates is not always the same one.
 	next atomic.Uint64
 }
 
@@ -76,8 +76,8 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 		}
 	}
 	if skipped > 0 {
-		// The next search starts after the one chosen: without this, the one
-		// that follows a busy backend would get its turns too.
+		// The next search starts after the chosen backend. Otherwise the backend
+		// that follows a busy one would get its turns too.
 		l.next.Add(uint64(skipped))
 	}
 	return best, nil
@@ -91,33 +91,33 @@ func (b *Backend) nextLoad() (tunnels, weight float64) {
 
 // RoundRobin returns a [Balancer] that lets the backends take turns, smoothly by
 // weight: weights 5, 1 and 1 give a a b a c a a, and not five times a in a row.
-// Over requests whose candidates differ, because some backend is full, failing
-// or new, each backend still gets its share of those requests that it was a
-// candidate for.
+// If the candidates differ between requests, because a backend is full, failing or new,
+// each backend still gets its share of the requests that it was a candidate for.
 //
-// Choose it where tunnels are short or the number of backends never changes, and
-// an even rate of upgrades matters more than an even number of tunnels: after a
-// backend's restart it stays with fewer tunnels than the others. It takes one
-// lock, for a time linear in the candidates.
+// Choose it if tunnels are short or the number of backends never changes, and an even
+// rate of upgrades matters more than an even number of tunnels: a backend that was
+// restarted stays with fewer tunnels than the others. It takes one lock, for a time
+// linear in the candidates.
 func RoundRobin() Balancer { return new(roundRobin) }
 
 type roundRobin struct {
 	mu sync.Mutex
 
-	// turns has those that have been candidates, in configuration order as far
-	// as it is known, so that candidates are found in one walk. Those that the
-	// set has lost are removed when they are come across.
+	// turns has the backends that have been candidates, in configuration order as
+	// far as it is known, so that one pass finds all candidates. chooseLocked removes
+	// backends that are not in the set any longer.
 	turns []turn
-	count uint64 // calls of mark
+	count uint64 // calls of markLocked
 }
 
-// A turn tells what one backend is owed. It gains its weight at each pick that it
-// is a candidate for, and pays the sum of all candidates' weights when chosen.
+// A turn has the credit of one backend. Each pick with the backend as a candidate adds
+// the backend's weight; when the backend is chosen, the sum of all candidates' weights is
+// subtracted.
 type turn struct {
 	backend *Backend
 	weight  float64 // as of the last pick
 	credit  float64 // an integer, until the candidates' total changes
-	total   float64 // what credit is a fraction of
+	total   float64 // the candidates' sum of weights that credit refers to
 	marked  uint64  // the value of count when it was last a candidate
 }
 
@@ -135,8 +135,8 @@ func (rr *roundRobin) Pick(_ *http.Request, candidates []*Backend) (*Backend, er
 	return rr.chooseLocked(total), nil
 }
 
-// markLocked finds candidates among the turns and returns the sum of their
-// weights. It reports false if one is not there, or is there in another order.
+// markLocked marks the turns of candidates and returns the sum of their weights. It
+// returns false if a candidate has no turn, or the turns are in another order.
 func (rr *roundRobin) markLocked(candidates []*Backend) (total float64, ok bool) {
 	rr.count++
 	i := 0
@@ -155,7 +155,7 @@ func (rr *roundRobin) markLocked(candidates []*Backend) (total float64, ok bool)
 	return total, true
 }
 
-// chooseLocked returns the marked backend that is owed most.
+// chooseLocked returns the marked backend with the highest credit.
 func (rr *roundRobin) chooseLocked(total float64) *Backend {
 	var best *turn
 	stale := false
@@ -166,8 +166,9 @@ func (rr *roundRobin) chooseLocked(total float64) *Backend {
 			continue
 		}
 		if t.total != total {
-			// A turn is worth the same among few as among many. Without this, where
-			// candidates vary regularly, some backends fall behind without end.
+			// A turn has the same value among few candidates as among many.
+			// Otherwise some backends would fall behind without limit if the
+			// candidates vary regularly.
 			t.credit *= total / t.total
 			t.total = total
 		}
@@ -186,9 +187,9 @@ func (rr *roundRobin) chooseLocked(total float64) *Backend {
 	return chosen
 }
 
-// learnLocked puts candidates among the turns. Those that are there already share
-// out their places in their own order: each call can only bring the turns closer
-// to configuration order, so that in the end markLocked finds any candidates.
+// learnLocked adds candidates to the turns. Candidates that have turns already share
+// these places in their own order. So each call can only bring the turns closer to
+// configuration order, until markLocked finds any candidates.
 func (rr *roundRobin) learnLocked(candidates []*Backend) {
 	known := make(map[*Backend]turn, len(rr.turns))
 	for _, t := range rr.turns {
@@ -221,9 +222,8 @@ func (rr *roundRobin) learnLocked(candidates []*Backend) {
 
 // Random returns a [Balancer] that chooses at random in proportion to weights.
 //
-// Choose it where many proxies share the backends and each sees few upgrades, so
-// that neither counts nor turns of one of them mean much. It takes no lock and
-// keeps no state.
+// Choose it if many proxies share the backends and each proxy has few upgrades, so that
+// the counts or turns of one proxy say little. It takes no lock and has no state.
 func Random() Balancer { return random{} }
 
 type random struct{}
@@ -242,6 +242,6 @@ func (random) Pick(_ *http.Request, candidates []*Backend) (*Backend, error) {
 			return b, nil
 		}
 	}
-	// Rounding, or a weight that changed meanwhile.
+	// Because of rounding, or of a weight that changed meanwhile.
 	return candidates[len(candidates)-1], nil
 }

@@ -8,17 +8,17 @@ import (
 )
 
 // Hash returns a [Balancer] that sends requests with the same key to the same
-// backend, as long as it is a candidate. The choice is a pure function of the key
-// and of the candidates' IDs and weights (rendezvous hashing): all replicas of
-// the program decide alike, without talking to each other, and across restarts.
-// Keys spread in proportion to weights. When a backend is added, only those keys
-// move that it takes over, its fair share; when one is lost, only its own.
+// backend, as long as it is a candidate. The choice depends only on the key and on the
+// candidates' IDs and weights (rendezvous hashing): all replicas of the program choose
+// the same backend, without communication and across restarts. Keys are spread in
+// proportion to weights. When a backend is added, only the keys of its fair share move,
+// to this backend; when a backend is removed, only its own keys move.
 //
-// A request whose key is empty goes where [LeastTunnels] would send it.
+// For a request with an empty key it chooses as [LeastTunnels] does.
 //
-// Choose it where a backend keeps state by key: rooms, caches, sessions. Clients
-// that choose their key choose their backend, and one popular key is one
-// backend's load: [BoundedHash] bounds both. It takes no lock.
+// Choose it if a backend has state by key: rooms, caches, sessions. A client that can
+// choose its key can choose its backend, and all requests with one popular key go to one
+// backend: [BoundedHash] limits both. It takes no lock.
 func Hash(key KeyFunc) Balancer { return &rendezvous{key: key} }
 
 type rendezvous struct {
@@ -54,21 +54,19 @@ func (h *rendezvous) Pick(r *http.Request, candidates []*Backend) (*Backend, err
 	return best, nil
 }
 
-// BoundedHash returns a [Balancer] that chooses as [Hash] does, but passes over
-// backends that carry too much: the next tunnel must not bring one above factor
-// times its fair share of the candidates' tunnels, rounded up. The fair share is
-// by weight. A key whose backend is passed over goes to the one that comes next
-// for this key.
+// BoundedHash returns a [Balancer] that chooses as [Hash] does, but skips backends with
+// too many tunnels: the new tunnel must not bring a backend above factor times its fair
+// share of the candidates' tunnels, rounded up. The fair share is by weight. If the
+// backend of a key is skipped, the next one for this key is chosen.
 //
-// factor must be above 1. 1.25 lets no backend carry more than 25 % above its
-// share and moves some keys away from theirs when they come unevenly; at 2 few
-// ever move; near 1 it is little more than an even spread.
+// factor must be above 1. With 1.25 no backend has more than 25 % above its share, and
+// some keys move to other backends if the load of the keys is uneven; with 2 few keys
+// move; near 1 it is little more than an even spread.
 //
-// Counts are the proxy's own, and differ between replicas: so may their choices,
-// and one replica's from one moment to the next. Choose it where a key's own
-// backend is better (a warm cache) but any other is right too; where only one
-// is right, choose Hash. A request whose key is empty goes where [LeastTunnels]
-// would send it. It takes no lock.
+// The counts are the proxy's own, so that the choices may differ between replicas and
+// over time. Choose it if a key's own backend is better (a warm cache) but any other
+// works too; if only one backend works, choose Hash. For a request with an empty key it
+// chooses as [LeastTunnels] does. It takes no lock.
 func BoundedHash(key KeyFunc, factor float64) Balancer {
 	return &boundedRendezvous{rendezvous: rendezvous{key: key}, factor: factor}
 }
@@ -108,14 +106,14 @@ func (h *boundedRendezvous) Pick(r *http.Request, candidates []*Backend) (*Backe
 		}
 	}
 	if best == nil {
-		// The shares add up to more than all tunnels and one more, so that some
-		// backend is below its own, unless counts rose since they were added up.
+		// The shares add up to more than all tunnels with the new one, so that some
+		// backend is below its share, unless counts rose since they were added up.
 		return h.rendezvous.Pick(r, candidates)
 	}
 	return best, nil
 }
 
-// share returns how many tunnels a backend may have for each unit of its weight.
+// share returns the number of tunnels that a backend may have per unit of its weight.
 func (h *boundedRendezvous) share(candidates []*Backend) float64 {
 	tunnels, weights := 1.0, 0.0
 	for _, b := range candidates {
@@ -125,17 +123,16 @@ func (h *boundedRendezvous) share(candidates []*Backend) float64 {
 	return h.factor * tunnels / weights
 }
 
-// A score is what one key gives one backend. The highest one wins, as in "A
+// A score is the value of one backend for one key. The highest one wins, as in "A
 // Name-Based Mapping Scheme for Rendezvous" (Thaler and Ravishankar); weights
 // enter as in "Weighted Distributed Hash Tables" (Schindelhauer and Schomaker).
 type score struct {
-	hash   uint64 // 53 bits that key and ID alone decide, evenly spread
+	hash   uint64 // 53 bits, evenly spread, of the key and the ID alone
 	weight float64
 }
 
-// score returns what b gets for the key with hash k. What it computes decides
-// where keys live: a change moves them all, and replicas of two versions of this
-// package would disagree.
+// score returns the score of b for the key with hash k. If its formula changed, all keys
+// would move, and replicas with two versions of this package would disagree.
 func (b *Backend) score(k uint64) score {
 	return score{hash: mix(k^b.idHash) >> 11, weight: float64(b.Weight())}
 }
@@ -148,23 +145,23 @@ func (s score) better(t score) bool {
 	return s.betterByWeight(t)
 }
 
-// betterByWeight computes a logarithm only for what is luckier and lighter, or
-// the reverse: never where weights are equal. It is slow, and platforms round it
-// differently.
+// betterByWeight computes a logarithm only if one score has the higher hash and the
+// other one the higher weight, so never if the weights are equal: a logarithm is slow,
+// and platforms round it differently.
 func (s score) betterByWeight(t score) bool {
 	return s.hash >= t.hash && s.weight >= t.weight || s.interval() < t.interval()
 }
 
-// interval is the reciprocal of the score, which unlike it is always finite. It has
-// the exponential distribution of rate weight: of several such waits each is the
-// shortest in proportion to its rate.
+// interval returns the reciprocal of the score, which is always finite. It has the
+// exponential distribution with rate weight: of several intervals, the probability of
+// each one to be the shortest is in proportion to its rate.
 func (s score) interval() float64 {
 	u := float64(s.hash+1) * 0x1p-53 // above 0, at most 1
 	return -math.Log(u) / s.weight
 }
 
-// hashString returns the FNV-1a hash of s, mixed: FNV alone leaves strings that
-// differ at their end close to each other.
+// hashString returns the FNV-1a hash of s, mixed: without mixing, strings that differ
+// only at their end have hashes close to each other.
 func hashString(s string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(s) {
@@ -173,7 +170,8 @@ func hashString(s string) uint64 {
 	return mix(h)
 }
 
-// mix is the finaliser of SplitMix64: each bit of x changes half of the result's.
+// mix is the finaliser of SplitMix64: each bit of x changes half of the bits of the
+// result.
 func mix(x uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb

@@ -18,7 +18,7 @@ type canceler struct {
 	// dialer's own and may block, are called without it.
 	mu         sync.Mutex
 	cause      error              // why the handshake was canceled; nil if it was not
-	conn       net.Conn           // what the handshake waits on; nil if on none
+	conn       net.Conn           // the connection that the handshake waits on; nil if none
 	cancelDial context.CancelFunc // cancels the dialer's context; nil if there is none
 }
 

@@ -19,7 +19,7 @@ import (
 // version of HTTP. Its methods are called by one goroutine at a time.
 //
 // [http1Client] is the only one. Over HTTP/2 (RFC 8441) there is no connection to
-// hijack and no 101: such a client would send the header of its 200 in takeOver, return
+// hijack and no 101: such a client would send the header of its 200 in hijack, return
 // the stream as a connection, and have an empty opening.
 type client interface {
 	// check returns why no tunnel can be opened to the client, or nil. It is called
@@ -29,27 +29,27 @@ type client interface {
 	// header returns what middleware has set for the response.
 	header() http.Header
 
-	// opening returns, in buf, what the connection of takeOver is sent before the
-	// first frame. H is the response's header; a what the backend agreed to.
+	// opening returns the bytes that are written to the hijacked connection before the
+	// first frame: the client's 101, with header h. They are in buf.
 	opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error)
 
-	// takeOver takes the connection over from the server, with what was read ahead
-	// from it. From then on nothing may be written to the ResponseWriter.
-	takeOver() (net.Conn, *bufio.Reader, error)
+	// hijack takes the connection from the server, with the bytes that the server has
+	// read ahead. From then on nothing may be written to the ResponseWriter.
+	hijack() (net.Conn, *bufio.Reader, error)
 
 	// forward sends the backend's response, with header h, which refuses the upgrade.
 	forward(a *attempt, h http.Header) error
 
-	// refuse sends the error handler's response, unless the connection was taken over.
+	// refuse sends the error handler's response, unless the connection was hijacked.
 	refuse(err error)
 }
 
 // An http1Client is a client over HTTP/1.1.
 type http1Client struct {
-	p           *Proxy
-	w           http.ResponseWriter
-	r           *http.Request
-	isTakenOver bool
+	p          *Proxy
+	w          http.ResponseWriter
+	r          *http.Request
+	isHijacked bool
 }
 
 // check looks for the server's connection behind the wrappers that middleware puts
@@ -75,13 +75,13 @@ func (c *http1Client) opening(buf *headBuffer, h http.Header, a handshake.Agreem
 	return handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.r), a)
 }
 
-func (c *http1Client) takeOver() (net.Conn, *bufio.Reader, error) {
+func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 	conn, brw, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
 		c.p.logNotHijacked(c.w, err)
 		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
-	c.isTakenOver = true
+	c.isHijacked = true
 	return conn, brw.Reader, nil
 }
 
@@ -121,7 +121,7 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 	if err != nil {
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
-	c.isTakenOver = true
+	c.isHijacked = true
 	c.recordForwarded(a)
 	client := netconn.New(conn, nil)
 	defer client.Close()
@@ -146,7 +146,7 @@ func (c *http1Client) recordForwarded(a *attempt) {
 }
 
 func (c *http1Client) refuse(err error) {
-	if c.isTakenOver {
+	if c.isHijacked {
 		return
 	}
 	// The server's WriteTimeout may have passed while backends were tried.

@@ -1,5 +1,5 @@
 // Package wsproxy balances WebSocket connections over several backends, inside a
-// program that has an [http.Server] already.
+// program that already has an [http.Server].
 //
 //	package main
 //
@@ -22,66 +22,64 @@
 //	}
 //
 // A [Proxy] is a handler. With [Proxy.Wrap] it is middleware: upgrades of a route
-// are proxied, any other request goes to the handler that was there before. It
-// knows where WebSocket frames begin and end, so that it can refuse what breaks
-// the protocol, and say goodbye instead of cutting a connection. Its tunnels live
-// in the program, and end with it: see the Limitations below first.
+// are proxied, and any other request goes to the handler that was there before. It
+// knows where WebSocket frames begin and end. So it can refuse frames that break the
+// protocol, and close a tunnel with a Close frame instead of cutting it. The tunnels
+// are part of the program and end with it: read the Limitations below first.
 //
 // # Limitations
 //
-//   - Every tunnel ends when the program ends that carries it. Where that is often,
-//     a small program of its own that is deployed rarely carries the tunnels: see
-//     docs/production.md.
-//   - What else the program computes competes with the relaying: on cores that
-//     are all busy, messages wait for their turn.
+//   - All tunnels end when your program exits. If you deploy it often, run the proxy
+//     in a small program of its own that you deploy rarely: see docs/production.md.
+//   - The relaying competes with the other work of the program: if all cores are busy,
+//     messages are delayed.
 //   - A peer that does not read keeps data in the kernel's socket buffers. With
 //     Linux defaults this can be several MB for one connection, which no figure of
 //     the Go runtime shows. [Limits.SocketBuffer] and [Limits.StalledTunnels] bound it.
-//   - A peer that vanishes without a word is found by TCP keepalive, after about
-//     two and a half minutes with the defaults of package [net]; when data was
-//     under way to it, by the kernel's limit of retransmissions, on Linux after
-//     about 15 minutes.
-//   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441),
-//     which [http.Server] does not offer by default, is refused with 501.
+//   - A peer that disappears without closing its connection is detected by TCP
+//     keepalive, after about two and a half minutes with the defaults of package [net].
+//     If data was under way to it, it is detected by the kernel's limit of
+//     retransmissions, on Linux after about 15 minutes.
+//   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441) is
+//     refused with 501; [http.Server] does not offer it by default.
 //
 // # Choosing a backend
 //
-// A [Balancer] picks one of the backends that may be chosen: in the set, below
-// [BackendConfig.MaxTunnels], not yet tried for this request. [LeastTunnels] is
+// A [Balancer] picks one of the candidates: the backends in the set that are below
+// [BackendConfig.MaxTunnels] and were not yet tried for this request. [LeastTunnels] is
 // the default; [RoundRobin], [Random], [Hash] and [BoundedHash] are built in, and
-// a [BalancerFunc] is a few lines. Backends share no memory: where two clients
-// must meet on one backend, route them by what they have in common, for instance
-// with [Hash] and [ByQuery], or have the backends talk to each other.
+// a [BalancerFunc] is a few lines. Backends share no memory: if two clients must be
+// connected to the same backend, route them by a common value, for instance with
+// [Hash] and [ByQuery], or connect the backends to each other.
 //
 // If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or
-// with something that is no proper answer, another one is tried: at most three for
-// one upgrade, all within [Timeouts.Handshake]. A backend whose last attempt failed
-// is offered only when no other is left, for 1 s; that doubles up to 30 s while it
-// cannot be reached or takes too long. Then one upgrade at a time is tried on it,
-// until one succeeds. A new address is tried at once.
+// sends a malformed response, another one is tried: at most three for one upgrade, all
+// within [Timeouts.Handshake]. A backend whose last attempt failed is a candidate only
+// when no other is left, for 1 s. That time doubles up to 30 s while the backend cannot
+// be reached or takes too long. Afterwards one upgrade at a time is tried on it, until
+// one succeeds. A backend with a new address is tried at once.
 // [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
 // and whose Connection names upgrade. It is checked against RFC 6455 before any
-// backend is dialed; a request that fails is answered with a status and a body
+// backend is dialed. A request that fails a check is answered with a status and a body
 // that names the check. Then the request goes to the backend with its Host, path,
 // query, Origin, cookies, subprotocols and extensions. Hop-by-hop fields are
-// removed, X-Forwarded-For, -Host and -Proto are set, and what an untrusted peer
-// says in such fields is dropped: see [WithTrustedProxies]. [WithRewrite] has the
-// last word.
+// removed, X-Forwarded-For, -Host and -Proto are set, and such fields of an untrusted
+// peer are dropped: see [WithTrustedProxies]. [WithRewrite] runs last.
 //
-// The backend's 101 is verified, its Sec-WebSocket-Accept included; none of a wrong
-// one, or of what follows it, reaches the client. An answer that is not 101 is passed
-// on to the client within 10 s, and both connections are closed after it. The header
-// of an answer may have 64 KiB. [WithResponse] sees it, whatever its status. What
-// either side sent early is passed on, the client's not before the 101.
+// The backend's 101 is verified, its Sec-WebSocket-Accept included. If the 101 is
+// wrong, no byte of it reaches the client. A response that is not 101 is passed on to
+// the client within 10 s, and then both connections are closed. The head of a response
+// may have 64 KiB. [WithResponse] is called for every status. Bytes that a peer sent
+// early are relayed, the client's after the 101.
 //
 // # Tunnels
 //
 // An open tunnel has no time limit and no idle timeout: the server's timeouts and
-// the request's context end with the 101. Payloads are neither unmasked nor
+// the request's context do not apply after the 101. Payloads are neither unmasked nor
 // buffered as a whole. The first of the following events ends a tunnel; the client
 // and the backend then get a Close frame with these codes, at a frame boundary:
 //
@@ -116,52 +114,50 @@
 //
 // # Errors
 //
-// [New] and [Proxy.SetBackends] report every mistake, each as a [*ConfigError].
-// The error handler ([WithErrorHandler]) answers for upgrades that fail before
-// their 101: it gets a [*StatusError] for a request that was refused,
-// [ErrNoBackend], [ErrLimit] or [ErrShutdown], or a join of one [*BackendError]
-// for each attempt. The default one answers with 4xx, 502, 503 or 504 as fits, and
-// tells the client nothing about backends. How a tunnel ended is in [TunnelEnd]:
-// the side, the cause, the code, and what was wrong.
+// [New] and [Proxy.SetBackends] report all mistakes at once, each as a [*ConfigError].
+// The error handler ([WithErrorHandler]) answers upgrades that fail before their 101.
+// It gets a [*StatusError] for a request that was refused, [ErrNoBackend], [ErrLimit] or
+// [ErrShutdown], or a join of one [*BackendError] for each attempt. The default handler
+// answers with 4xx, 502, 503 or 504, and its text says nothing about backends.
+// [TunnelEnd] says how a tunnel ended: the side, the cause, the code and the error.
 //
 // # Observability
 //
 // [Trace] has hooks for each pick, each attempt, and each tunnel that opens or
-// ends; [Proxy.Stats] has counters. The logger ([WithLogger], else [slog.Default])
+// ends; [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default])
 // gets a line at Debug for each upgrade that is refused or fails and for each tunnel
 // that opens or ends, one at Warn when a backend begins to fail, and one at Error for
 // a fault of the program: a middleware that hides the connection, a hook that panics.
-// A line and a hook name the tunnel by the same ID. Payloads, queries, cookies,
+// Lines and hooks have the same ID for a tunnel. Payloads, queries, cookies,
 // Authorization and Sec-WebSocket-Protocol are never logged.
 //
 // # Security
 //
 // Browsers let any page open a WebSocket to any host, with cookies. By default
-// Host and Origin reach the backend unchanged, for its own check; a backend that
-// has none needs [WithOriginPatterns]. X-Forwarded-For is believed only from peers
-// that [WithTrustedProxies] names. Only a verified 101 opens a tunnel, and
-// only WebSocket frames pass through it, so that a faked upgrade does not smuggle
-// requests to a backend. Messages have no size limit unless [Limits.MessageSize]
-// sets one. Give the server a ReadHeaderTimeout: what precedes the handler is the
-// server's.
+// Host and Origin reach the backend unchanged, for its own check. If the backend does
+// not check the origin, set [WithOriginPatterns]. X-Forwarded-For is believed only from
+// peers that [WithTrustedProxies] names. Only a verified 101 opens a tunnel, and only
+// WebSocket frames pass through it, so that a fake upgrade cannot smuggle requests to a
+// backend. Messages have no size limit unless [Limits.MessageSize] sets one. Give the
+// server a ReadHeaderTimeout: the time before the handler is called is the server's to
+// limit.
 //
 // # Platforms
 //
 // All platforms of Go have the same behaviour and the same exported names. A
-// tunnel takes two descriptors. What else it takes depends on who moves its bytes,
-// which [TunnelInfo.Engine] tells:
+// tunnel takes two descriptors. Its other costs depend on its engine, which is in
+// [TunnelInfo.Engine]:
 //
 //   - [EngineEventLoop]: one goroutine for every two of GOMAXPROCS, at least one,
-//     moves the bytes of all tunnels. It takes over connections that are plain TCP or
-//     unix sockets on both sides, on Linux. An idle tunnel takes less than 1 KB of the
-//     heap. What the server keeps for the request adds about 12 KB, or nothing with
-//     [WithDetached].
-//   - [EnginePortable]: a goroutine for each direction, on every platform and over
-//     any connection, of which one is the server's. On Unix and Windows no buffer is
-//     held while a plain TCP or unix connection is idle, nor, on Unix, while one to
-//     a backend over TLS is. A client's over TLS holds 512 bytes. One that a listener
-//     or a dialer has wrapped holds 4 KiB, or 32 KiB after a large read. What
-//     crypto/tls keeps for a connection comes on top.
+//     moves the bytes of all tunnels. It is used on Linux, where both connections are
+//     plain TCP or unix sockets. An idle tunnel takes less than 1 KB of the heap. The
+//     server's memory for the request adds about 12 KB, or nothing with [WithDetached].
+//   - [EnginePortable]: a goroutine for each direction; one of them is the server's. It
+//     works on every platform and over any connection. On Unix and Windows an idle
+//     plain TCP or unix connection holds no buffer; on Unix this also holds for a
+//     connection to a backend over TLS. A client's connection over TLS holds 512 bytes.
+//     A connection that a listener or a dialer has wrapped holds 4 KiB, or 32 KiB after
+//     a large read. The memory of crypto/tls for a connection is not included.
 //
 // The build tag wsproxy_portable makes all tunnels portable ones.
 //

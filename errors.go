@@ -7,14 +7,14 @@ import (
 	"net/http"
 )
 
-// Decisions that callers branch on, with [errors.Is].
+// Errors that callers compare with [errors.Is].
 var (
-	// ErrNoBackend means that no backend may be chosen now: the set is empty,
-	// or all that it holds have been tried for this request. The client gets 503.
+	// ErrNoBackend means that there is no backend to choose: the set is empty, or
+	// all of its backends have been tried for this request. The client gets 503.
 	ErrNoBackend = errors.New("wsproxy: no backend to choose")
 
-	// ErrLimit means that a limit is reached: every backend that could be
-	// chosen carries its MaxTunnels. The client gets 503 and Retry-After.
+	// ErrLimit means that a limit is reached: all backends that are left to choose
+	// have their MaxTunnels. The client gets 503 and Retry-After.
 	ErrLimit = errors.New("wsproxy: limit reached")
 
 	// ErrShutdown means that [Proxy.Shutdown] or [Proxy.Close] has been called.
@@ -27,13 +27,12 @@ type shutdownError struct{}
 func (shutdownError) Error() string { return "wsproxy: proxy is shut down" }
 func (shutdownError) Unwrap() error { return net.ErrClosed }
 
-// A ConfigError tells which option was given a value that cannot be used.
-// [New] joins one for every mistake that it finds (see [errors.Join]);
-// [Proxy.SetBackends] does the same.
+// A ConfigError reports an option with a value that cannot be used. [New] and
+// [Proxy.SetBackends] join one for each mistake (see [errors.Join]).
 type ConfigError struct {
 	Option string // the option's name, and the field within it: "WithBackendConfigs[2].URL"
-	Value  any    // what was given
-	Err    error  // what is wrong with it
+	Value  any    // the value
+	Err    error  // why it cannot be used
 }
 
 func (e *ConfigError) Error() string {
@@ -43,7 +42,7 @@ func (e *ConfigError) Error() string {
 // Unwrap returns e.Err.
 func (e *ConfigError) Unwrap() error { return e.Err }
 
-// quoted makes strings stand out, so that an empty one can be seen.
+// quoted puts strings in quotes, so that an empty string can be seen.
 func quoted(v any) any {
 	if s, ok := v.(string); ok {
 		return fmt.Sprintf("%q", s)
@@ -51,13 +50,13 @@ func quoted(v any) any {
 	return v
 }
 
-// A StatusError refuses a request with an HTTP status. The proxy makes one for
-// each request that fails a check of RFC 6455 or a policy; a hook returns one to
-// choose the status that its client gets.
+// A StatusError refuses a request with an HTTP status. The proxy returns one for a
+// request that fails a check of RFC 6455 or a policy. A hook returns one to choose the
+// client's status.
 type StatusError struct {
-	Status int         // 400 to 599; any other is answered with 500
-	Header http.Header // set on the answer; may be nil
-	Err    error       // says why; its text is the body of the answer. If nil, that of the status is
+	Status int         // 400 to 599; with any other value the client gets 500
+	Header http.Header // fields to set in the response; may be nil
+	Err    error       // the reason, whose text is the response's body; if nil, the text of Status is
 }
 
 func (e *StatusError) Error() string {
@@ -71,12 +70,12 @@ func (e *StatusError) Error() string {
 // Unwrap returns e.Err.
 func (e *StatusError) Unwrap() error { return e.Err }
 
-// A BackendError tells why one attempt to reach one backend failed. When several
-// were tried, the error that the handler of [WithErrorHandler] sees joins one for
-// each (see [errors.Join]), in the order of the attempts.
+// A BackendError reports why an attempt on one backend failed. The error for the handler
+// of [WithErrorHandler] joins one for each attempt (see [errors.Join]), in the order of
+// the attempts.
 type BackendError struct {
 	ID  string // the backend's
-	Op  string // "dial"; "handshake", TLS included, for what comes after it
+	Op  string // "dial"; or "handshake" for all that follows the dial, TLS included
 	Err error
 }
 
@@ -93,11 +92,11 @@ func (e *BackendError) Timeout() bool {
 	return errors.As(e.Err, &t) && t.Timeout()
 }
 
-// A DrainError tells what became of the tunnels that a shutdown found, when some of
-// them had to be cut.
+// A DrainError reports how the tunnels ended that were open when a shutdown began, if
+// some of them had to be cut.
 type DrainError struct {
-	Closed int   // ended by a closing handshake, or by a side that went away
-	Cut    int   // a side was cut without a Close frame, or did not answer it
+	Closed int   // tunnels that ended by a closing handshake, or because a side disconnected
+	Cut    int   // tunnels with a side that was sent no Close frame, or did not answer it
 	Err    error // the context's error; nil if the context did not end
 }
 

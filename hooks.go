@@ -5,11 +5,11 @@ import (
 	"net/http"
 )
 
-// Everything here calls code of the user's. A panic in it is logged and becomes
-// an error, so that it ends the one upgrade or tunnel that it belongs to, whose
-// goroutine net/http may know nothing of.
+// The functions of this file call the program's hooks. A panic in a hook is logged and
+// becomes an error, so that it ends one upgrade or tunnel only: net/http recovers
+// panics only on its own goroutines.
 
-// A hookPanic is a panic of a hook, which has been logged.
+// A hookPanic is a panic in a hook. It has been logged.
 type hookPanic struct {
 	hook  string
 	value any
@@ -17,14 +17,14 @@ type hookPanic struct {
 
 func (e *hookPanic) Error() string { return fmt.Sprintf("wsproxy: panic in %s: %v", e.hook, e.value) }
 
-// catch is deferred around the call of a hook.
+// catch makes an error of a panic in a hook. It is deferred by the caller of the hook.
 func (p *Proxy) catch(hook string, err *error) {
 	v := recover()
 	if v == nil {
 		return
 	}
 	*err = &hookPanic{hook, v}
-	if v != http.ErrAbortHandler { // which net/http does not log either
+	if v != http.ErrAbortHandler { // net/http does not log it either
 		p.logPanic(hook, v)
 	}
 }
@@ -44,7 +44,7 @@ func (p *Proxy) callResponse(r *ProxyResponse) (err error) {
 	return p.response(r)
 }
 
-// callHook calls a hook that observes; it may be nil. The error is a panic.
+// callHook calls a hook of [Trace], which may be nil. The error is that of a panic.
 func callHook[T any](p *Proxy, name string, hook func(T), info T) (err error) {
 	if hook == nil {
 		return nil

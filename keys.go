@@ -11,17 +11,17 @@ import (
 	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
-// A KeyFunc tells what a request is balanced by: see [Hash]. The empty string
-// means that the request has no key. It is called concurrently, and must not
-// block or modify the request.
+// A KeyFunc returns the key by which a request is balanced: see [Hash]. The empty string
+// means that the request has no key. It is called concurrently, and must not block or
+// modify the request.
 type KeyFunc func(*http.Request) string
 
 // ByClientIP returns a [KeyFunc] for the client's address behind trusted proxies
-// (see [WithTrustedProxies]): an IPv4 address whole, an IPv6 address by its /64,
-// because that is what one client has. There is none on a unix socket.
+// (see [WithTrustedProxies]): the whole IPv4 address, or the /64 of an IPv6 address,
+// because one client usually has a /64. A client on a unix socket has no key.
 //
-// Clients behind one NAT have one key, and a client that changes its network
-// another one.
+// Clients behind one NAT have the same key. The key of a client changes when it changes
+// its network.
 func ByClientIP() KeyFunc { return clientIP }
 
 func clientIP(r *http.Request) string {
@@ -50,8 +50,9 @@ func ByHeader(name string) KeyFunc {
 	}
 }
 
-// ByCookie returns a [KeyFunc] for the value of a cookie, without its quotes: the
-// first one of that name, as [http.Request.Cookie] finds it, however many there are.
+// ByCookie returns a [KeyFunc] for the value of a cookie, without its quotes: the first
+// one with that name, as [http.Request.Cookie] finds it, without a limit on the number of
+// cookies.
 func ByCookie(name string) KeyFunc {
 	if (&http.Cookie{Name: name}).Valid() != nil {
 		return func(*http.Request) string { return "" } // no request can have it
@@ -66,7 +67,9 @@ func ByCookie(name string) KeyFunc {
 	}
 }
 
-// findCookie returns the first valid value of a cookie in a Cookie field.
+// findCookie returns the first valid value of the cookie in a line of a Cookie field.
+// With [http.Request.Cookie] instead, collecting ten candidates and a pick of [Hash] took
+// 1.9 times as long (0.60 µs instead of 0.32).
 func findCookie(line, name string) (value string, ok bool) {
 	for line != "" {
 		var pair string
@@ -85,8 +88,8 @@ func findCookie(line, name string) (value string, ok bool) {
 	return "", false
 }
 
-// isCookieValue reports whether [net/http] would accept v. It is more lenient
-// than the RFC in that it lets spaces and commas pass:
+// isCookieValue reports whether [net/http] would accept v. Unlike the RFC it accepts
+// spaces and commas:
 // https://www.rfc-editor.org/rfc/rfc6265#section-4.1.1
 func isCookieValue(v string) bool {
 	for i := range len(v) {
@@ -97,11 +100,12 @@ func isCookieValue(v string) bool {
 	return true
 }
 
-// ByQuery returns a [KeyFunc] for the first value of a parameter of the URL's
-// query, as [url.URL.Query] finds it: parameters that are not escaped as they
-// should be, or that contain a semicolon, are skipped.
+// ByQuery returns a [KeyFunc] for the first value of a parameter of the URL's query, as
+// [url.URL.Query] finds it: parameters with a wrong escape or a semicolon are skipped.
 func ByQuery(name string) KeyFunc {
 	return func(r *http.Request) string {
+		// With url.URL.Query instead, collecting ten candidates and a pick of Hash
+		// took 2.3 times as long (0.86 µs instead of 0.37).
 		query := r.URL.RawQuery
 		for query != "" {
 			var pair string
@@ -118,7 +122,7 @@ func ByQuery(name string) KeyFunc {
 	}
 }
 
-// isQueryName reports whether escaped stands for name.
+// isQueryName reports whether escaped is an escaped form of name.
 func isQueryName(escaped, name string) bool {
 	if !strings.ContainsAny(escaped, "%+") {
 		return escaped == name
@@ -130,25 +134,25 @@ func isQueryName(escaped, name string) bool {
 	return err == nil && k == name
 }
 
-// clientKey is the key of the request context's value that tells who the client
-// is; its type is *clientInfo.
+// clientKey is the key of the value in the request's context that has the client's
+// address. The value is a *clientInfo.
 type clientKey struct{}
 
 type clientInfo struct {
 	addr netip.Addr // invalid on a unix socket
-	key  string     // what ByClientIP returns
+	key  string     // ByClientIP's
 }
 
-// withClient returns r with the client noted in its context, where that is not the
-// peer.
+// withClient returns r with addr, the client's address, in its context. It is used if
+// the client is not the peer.
 func withClient(r *http.Request, addr netip.Addr) *http.Request {
 	addr = addr.Unmap()
 	c := &clientInfo{addr: addr, key: addrKey(addr)}
 	return r.WithContext(context.WithValue(r.Context(), clientKey{}, c))
 }
 
-// clientAddr returns the client that withClient noted, else the peer. It is
-// invalid if the peer has no address.
+// clientAddr returns the address that withClient has set, or else the peer's. It is
+// invalid if the peer has none.
 func clientAddr(r *http.Request) netip.Addr {
 	if c, ok := r.Context().Value(clientKey{}).(*clientInfo); ok {
 		return c.addr
@@ -156,7 +160,7 @@ func clientAddr(r *http.Request) netip.Addr {
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		return a.Addr().Unmap()
 	}
-	return handshake.PeerAddr(r.RemoteAddr) // some middleware for X-Forwarded-For leaves no port
+	return handshake.PeerAddr(r.RemoteAddr) // some middleware for X-Forwarded-For sets an address without a port
 }
 
 // addrKey returns the text of an IPv4 address, or of an IPv6 address's /64.

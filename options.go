@@ -15,22 +15,21 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// Defaults, and bounds that are no option.
+// Defaults, and bounds that no option changes.
 const (
 	defaultHandshakeTimeout = 10 * time.Second // all attempts of one upgrade together
 
-	maxResponseHead   = 64 << 10         // a backend's answer up to its body; more is an attack on memory
-	typicalHead       = 1 << 10          // bytes of most requests and answers: a capacity, no bound
-	responseTimeout   = 10 * time.Second // writing an answer to the client, 101 or not
-	drainTimeout      = 1 * time.Second  // for a client to end its stream after a refusal
+	maxResponseHead   = 64 << 10         // head of a backend's response; more is an attack on memory
+	typicalHead       = 1 << 10          // bytes, enough for the head of most messages: a capacity, not a bound
+	responseTimeout   = 10 * time.Second // to write a response to the client, 101 or not
+	drainTimeout      = 1 * time.Second  // for a client to end its stream after a response
 	abortTimeout      = 1 * time.Second  // for hooks of tunnels that were cut to return
-	retryAfterSeconds = "1"              // what a client is told that was refused for a moment only
+	retryAfterSeconds = "1"              // Retry-After of a refusal that will not last
 )
 
-// An Option configures a [Proxy]. Options only record what they are given; [New]
-// checks all of them together. Where one is given twice, the last one counts, and
-// replaces all that the first one set. A nil function, interface or pointer means the
-// default.
+// An Option configures a [Proxy]. An option only records its arguments; [New] checks
+// all options together. If an option is given twice, the second one replaces the first
+// one as a whole. A nil function, interface or pointer means the default.
 type Option interface {
 	apply(*settings)
 }
@@ -41,62 +40,63 @@ func (f optionFunc) apply(s *settings) { f(s) }
 
 // A DialFunc connects to a backend: network is "tcp" or "unix". It has the
 // contract of [net.Dialer.DialContext], and must not return a connection that
-// speaks TLS already: the proxy adds TLS where the backend's URL says so. The
-// connection is the proxy's from then on, to close and, if it is plain, to take
-// over: see [EngineEventLoop]. Its methods must not panic: once the tunnel is open,
-// that ends the program.
+// speaks TLS already: the proxy adds TLS where the backend's URL asks for it. The
+// proxy owns the connection from then on: it closes it, and may take over its
+// descriptor if the connection is plain (see [EngineEventLoop]). The methods of the
+// connection must not panic: once the tunnel is open, a panic ends the program.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Timeouts bound how long something may take. An open tunnel has no time limit:
-// one that looks idle stays open.
+// Timeouts are time limits. An open tunnel has none: it stays open even if it is
+// idle.
 type Timeouts struct {
-	// Handshake bounds an upgrade from its arrival to the backend's answer, all
-	// attempts together: name resolution, dial, TLS, request and answer. While
-	// another backend can be tried, one attempt gets at most half of what is
-	// left. Zero means 10 s, negative means no bound.
+	// Handshake bounds an upgrade from its arrival to the backend's response, all
+	// attempts together: name resolution, dial, TLS, request and response. While
+	// another backend is left to try, an attempt gets at most half of the remaining
+	// time. Zero means 10 s, negative means no bound.
 	Handshake time.Duration
 }
 
-// Limits bound what a client or a backend may ask for.
+// Limits bound the resources that one peer can use.
 type Limits struct {
-	// MessageSize bounds the payload bytes of one message as they are on the
-	// wire (compressed, where permessage-deflate was negotiated), the sum of its
-	// fragments, in both directions. A larger one ends the tunnel: its sender
-	// gets Close 1009. The part below the bound may have been passed on. Zero and
-	// negative mean no bound.
+	// MessageSize bounds the payload of one message, in bytes, in both directions:
+	// the sum of its fragments, as they are on the wire (compressed, if
+	// permessage-deflate was negotiated). A larger message ends the tunnel, and its
+	// sender gets Close 1009. The part below the bound may have been relayed. Zero
+	// and negative mean no bound.
 	MessageSize int64
 
-	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: to
-	// receive and to send, of both connections. It is set as by
+	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: the
+	// receive and the send buffer of both connections. It is set with
 	// [net.TCPConn.SetReadBuffer] and SetWriteBuffer, on the client's connection when
 	// it is hijacked, and on the backend's when it is dialed; beneath TLS, but not
-	// beneath a wrapper that lacks these methods. Linux doubles it for what it keeps
-	// besides, and takes at most net.core.rmem_max and net.core.wmem_max.
+	// beneath a wrapper that lacks these methods. Linux doubles the value to have room
+	// for its own records, and limits it to net.core.rmem_max and net.core.wmem_max.
 	//
-	// A tunnel of which one side does not read what the other sends was measured to
-	// hold 0.3 MB with 64 KiB, 1.0 MB with 256 KiB, and 5 to 34 MB with what Linux
-	// chooses. In exchange, one connection carries at most about SocketBuffer bytes
-	// for each round trip, and bulk costs more CPU, with less than 64 KiB very much
-	// more: see docs/production.md. Zero and negative leave the size to the kernel,
-	// which adapts it. A value above 2 GiB - 1 counts as that.
+	// A tunnel with one side that does not read was measured to hold 0.3 MB with
+	// 64 KiB, 1.0 MB with 256 KiB, and 5 to 34 MB with the buffers that Linux chooses.
+	// In exchange, one connection carries at most about SocketBuffer bytes in each
+	// round trip, and bulk data costs more CPU, much more with less than 64 KiB: see
+	// docs/production.md. Zero and negative leave the size to the kernel, which adapts
+	// it. A value above 2 GiB - 1 means 2 GiB - 1.
 	SocketBuffer int
 
-	// StalledTunnels bounds how many tunnels may be stalled at once: one of their sides has
-	// taken nothing for a second, while something waited to be written to it. Once a
-	// second those beyond the bound that have been stalled for the longest are ended:
-	// see [CauseStalled].
+	// StalledTunnels bounds how many tunnels may be stalled at once. A tunnel is stalled
+	// if one of its connections has accepted no byte for a second, although there were
+	// bytes to write to it. Once a second, the tunnels above the bound are ended, those
+	// that have been stalled for the longest first: see [CauseStalled].
 	//
-	// Taken means by the kernel, which takes more only when a good part of a full
-	// buffer has reached the peer. A client that read 256 KB/s was measured to take
-	// nothing for 5.6 s with the buffers that Linux chooses, and for 0.5 s with a
-	// SocketBuffer of 64 KiB: so set both. With [EnginePortable], up to 32 KiB count
-	// as taken when the last of them is. Zero and negative mean no bound.
+	// The kernel accepts bytes, and when its buffer was full it accepts more only after
+	// a good part of the buffer has reached the peer. For a client that read 256 KB/s
+	// it was measured to accept nothing for 5.6 s with the buffers that Linux chooses,
+	// and for 0.5 s with a SocketBuffer of 64 KiB: so set both. With [EnginePortable],
+	// up to 32 KiB count as accepted when the last of them is. Zero and negative mean
+	// no bound.
 	StalledTunnels int
 }
 
 // WithBackends sets the backends by their URLs: weight 1, no limits, the URL as
-// ID. See [BackendConfig] for the schemes. No URL at all is an empty set, which
-// is allowed: upgrades get 503 until [Proxy.SetBackends] brings some.
+// ID. See [BackendConfig] for the schemes. Without URLs the set is empty, which is
+// allowed: upgrades get 503 until [Proxy.SetBackends] adds backends.
 func WithBackends(urls ...string) Option {
 	configs := make([]BackendConfig, len(urls))
 	for i, u := range urls {
@@ -107,7 +107,7 @@ func WithBackends(urls ...string) Option {
 	})
 }
 
-// WithBackendConfigs sets the backends. It replaces what [WithBackends] set.
+// WithBackendConfigs sets the backends, instead of [WithBackends].
 func WithBackendConfigs(configs ...BackendConfig) Option {
 	configs = append([]BackendConfig{}, configs...)
 	return optionFunc(func(s *settings) {
@@ -115,18 +115,19 @@ func WithBackendConfigs(configs ...BackendConfig) Option {
 	})
 }
 
-// WithBalancer sets who chooses the backend. Default: [LeastTunnels].
+// WithBalancer sets the balancer, which chooses the backend of each upgrade. Default:
+// [LeastTunnels].
 func WithBalancer(b Balancer) Option {
 	return optionFunc(func(s *settings) { s.balancer = b })
 }
 
-// WithDialer sets how backends are reached. Default: a [net.Dialer] with its
-// default TCP keepalive.
+// WithDialer sets the function that connects to backends. Default: a [net.Dialer] with
+// its default TCP keepalive.
 func WithDialer(dial DialFunc) Option {
 	return optionFunc(func(s *settings) { s.dial = dial })
 }
 
-// WithTLSConfig sets how TLS is spoken with backends whose URL says https or
+// WithTLSConfig sets the TLS configuration for backends with the scheme https or
 // wss: root certificates, a client certificate, versions. The configuration is
 // cloned; its ServerName is ignored (see [BackendConfig]), and so is NextProtos:
 // the only protocol offered is http/1.1, because an Upgrade is impossible in
@@ -136,68 +137,70 @@ func WithTLSConfig(c *tls.Config) Option {
 }
 
 // WithTrustedProxies names the proxies in front of this one by address or prefix
-// ("10.0.0.0/8", "::1"). What a trusted peer says of the client is believed and
-// passed on: X-Forwarded-For is read from the right up to the first address that
-// is not trusted; X-Forwarded-Host, X-Forwarded-Proto, Forwarded and X-Real-Ip
-// stay. From any other peer all of these are removed. Default: nobody is trusted.
+// ("10.0.0.0/8", "::1"). The forwarding fields of a trusted peer are believed and
+// passed on: the client's address is found by reading X-Forwarded-For from the right
+// up to the first address that is not trusted; X-Forwarded-Host, X-Forwarded-Proto,
+// Forwarded and X-Real-Ip stay. From any other peer all of these fields are removed.
 // A peer on a unix socket has no address: it is trusted if "unix" is among the
-// prefixes.
+// prefixes. Default: no peer is trusted.
 func WithTrustedProxies(prefixes ...string) Option {
 	prefixes = append([]string{}, prefixes...)
 	return optionFunc(func(s *settings) { s.trusted = prefixes })
 }
 
 // WithOriginPatterns refuses, with 403 and before any dial, an upgrade whose
-// Origin is neither the request's Host nor matched by one of the patterns: the
-// guard against cross-site WebSocket hijacking. A pattern is matched, as by
+// Origin is neither the request's Host nor matched by one of the patterns. This is
+// the protection against cross-site WebSocket hijacking. A pattern is matched, as by
 // [path.Match] and without regard to case, against the origin's host and, if the
-// origin names one, port ("chat.example:8443"); one that contains "://" is matched
-// against the scheme as well. A request without an Origin header comes from no
-// browser and passes. Without patterns only the request's own Host passes.
+// origin names one, port ("chat.example:8443"); a pattern that contains "://" is
+// matched against the scheme as well. A request without an Origin header does not
+// come from a browser and passes. Without patterns only the request's own Host passes.
 //
-// Default: no check here. Host and Origin reach the backend unchanged, so that
-// the backend's own check goes on working.
+// Default: the proxy does not check the origin. Host and Origin reach the backend
+// unchanged, so that the backend's own check goes on working.
 func WithOriginPatterns(patterns ...string) Option {
 	patterns = append([]string{}, patterns...)
 	return optionFunc(func(s *settings) { s.origins = patterns })
 }
 
 // WithRewrite sets a hook that changes, or refuses, the request that a backend
-// gets. What it sets no client can remove, as a client can what a middleware sets in
-// the request's header: fields that its Connection names are not passed on (RFC 9110,
-// section 7.6.1). It runs after each pick, before the dial: see [ProxyRequest]. An error ends
-// the upgrade; it reaches the error handler as it is, so that a [*StatusError]
-// chooses the client's status (else 500).
+// gets. It runs after each pick, before the dial: see [ProxyRequest]. An error ends the
+// upgrade. The error handler gets it as it is, so that a [*StatusError] chooses the
+// client's status; any other error is answered with 500.
+//
+// Set fields for the backend here and not in a middleware: a client can remove a field
+// that a middleware has set in the request, by naming it in Connection (RFC 9110,
+// section 7.6.1).
 func WithRewrite(hook func(*ProxyRequest) error) Option {
 	return optionFunc(func(s *settings) { s.rewrite = hook })
 }
 
-// WithResponse sets a hook that changes, or refuses, the answer that a client
-// gets from a backend: a 101, or what the backend answered instead. See
-// [ProxyResponse]. An error ends the upgrade, and the backend's connection is
-// closed; a [*StatusError] chooses the client's status (else 502).
+// WithResponse sets a hook that changes, or refuses, the backend's response before the
+// client gets it: a 101, or the response with which the backend refused the upgrade. See
+// [ProxyResponse]. An error ends the upgrade, and the backend's connection is closed. A
+// [*StatusError] chooses the client's status; any other error is answered with 502.
 func WithResponse(hook func(*ProxyResponse) error) Option {
 	return optionFunc(func(s *settings) { s.response = hook })
 }
 
-// WithErrorHandler sets who answers a request that gets neither a tunnel nor a
-// backend's answer: one that is no upgrade, or one that failed before its 101.
-// Headers that the answer needs (Upgrade, Sec-WebSocket-Version, Retry-After,
+// WithErrorHandler sets the function that answers a request that gets neither a tunnel
+// nor a backend's response: the request is no upgrade, or the upgrade failed before its
+// 101. Headers that the answer needs (Upgrade, Sec-WebSocket-Version, Retry-After,
 // Connection: close) are set already. The error is one of
 //
 //   - a [*StatusError]: the request failed a check or a policy, or a hook
 //     refused it;
 //   - [ErrNoBackend], [ErrLimit], [ErrShutdown];
 //   - a join of [*BackendError], one for each attempt;
-//   - [context.Canceled]: the client has gone;
+//   - [context.Canceled]: the client has disconnected;
 //   - [context.DeadlineExceeded]: a middleware's deadline has passed, or
 //     [Timeouts.Handshake] while no backend was being tried;
-//   - anything else: what a hook or the balancer returned, or a fault of the
-//     program, such as a panic in a hook, a request or an answer that a hook has made
+//   - any other error: a hook or the balancer returned it, or it is a fault of the
+//     program, such as a panic in a hook, a request or a response that a hook made
 //     invalid, a pick that is no candidate, a connection that cannot be hijacked.
 //
-// Default: the status that fits, and for a [*StatusError] the text of its Err,
-// else that of the status: nothing about backends.
+// Default: the status that fits the error. The body is the text of a [*StatusError]'s
+// Err, or else of the status: it says nothing about backends.
 func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option {
 	return optionFunc(func(s *settings) { s.errorHandler = h })
 }
@@ -212,34 +215,33 @@ func WithLimits(l Limits) Option {
 	return optionFunc(func(s *settings) { s.limits = l })
 }
 
-// WithDetached makes [Proxy.ServeHTTP] return as soon as the tunnel is open: the
-// server then frees the request's goroutine, stack and buffers, which are most of
-// what an idle tunnel costs. To middleware around the handler the request ends
-// there: an access log's line is written, a span ends and a counter of requests in
-// flight goes down at the upgrade. The end of the tunnel is seen by [Trace] alone,
-// and [Proxy.Shutdown] is what waits for it. Default: false, ServeHTTP returns
-// when the tunnel has ended.
+// WithDetached makes [Proxy.ServeHTTP] return as soon as the tunnel is open. The server
+// then frees the request's goroutine, stack and buffers, which are most of the cost of
+// an idle tunnel. For middleware around the handler the request ends there: an access
+// log's line is written, a span ends and a counter of requests in flight goes down at
+// the upgrade. Only [Trace] sees the end of the tunnel, and [Proxy.Shutdown] waits for
+// it. Default: false, ServeHTTP returns when the tunnel has ended.
 func WithDetached(detached bool) Option {
 	return optionFunc(func(s *settings) { s.detached = detached })
 }
 
-// WithLogger sets the logger: faults of the program (a hidden Hijack, a panic in
-// a hook) at Error, backends that begin to fail at Warn, tunnels and refusals at
-// Debug. Payloads, cookies, Authorization and
-// Sec-WebSocket-Protocol are never logged. Default: [slog.Default].
+// WithLogger sets the logger. Faults of the program (a hidden Hijack, a panic in a
+// hook) are logged at Error, backends that begin to fail at Warn, tunnels and refusals
+// at Debug. Payloads, cookies, Authorization and Sec-WebSocket-Protocol are never
+// logged. Default: [slog.Default].
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(s *settings) { s.logger = l })
 }
 
-// WithTrace sets the hooks that see what happens to upgrades and tunnels.
+// WithTrace sets the hooks that observe upgrades and tunnels.
 func WithTrace(t *Trace) Option {
 	return optionFunc(func(s *settings) { s.trace = t })
 }
 
-// settings is what the options recorded. It is read by compile alone.
+// settings are the arguments of the options. Only compile reads them.
 type settings struct {
 	backends       []BackendConfig
-	backendsOption string // which option set backends; empty if none did
+	backendsOption string // the option that set backends; empty if none did
 	balancer       Balancer
 	dial           DialFunc
 	tls            *tls.Config
@@ -253,10 +255,10 @@ type settings struct {
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
-	loops          *relay.Loops // nil but in tests: the proxy's own
+	loops          *relay.Loops // nil except in tests: the proxy makes its own
 }
 
-// config is what the options mean: checked, defaults filled in, never changed.
+// config is the compiled settings: checked, with defaults filled in. It never changes.
 type config struct {
 	balancer         Balancer
 	dial             DialFunc
@@ -272,7 +274,7 @@ type config struct {
 	socketBuffer     int           // bytes; 0: the kernel's choice
 	maxStalled       int           // 0: no bound
 	detached         bool
-	logger           *slog.Logger // nil: slog.Default(), asked each time
+	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
 }
 
@@ -288,7 +290,7 @@ func (s *settings) compile() (config, []error) {
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		messageSize:      max(s.limits.MessageSize, 0),
-		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // what a kernel can be told
+		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
 		maxStalled:       max(s.limits.StalledTunnels, 0),
 		detached:         s.detached,
 		logger:           s.logger,
@@ -315,7 +317,7 @@ func (s *settings) compile() (config, []error) {
 	errs = s.compileOrigins(errs, &c)
 	if s.backendsOption == "" {
 		errs = append(errs, &ConfigError{Option: "WithBackends", Value: "",
-			Err: errors.New("not given; an empty set is allowed, but must be asked for with WithBackends()")})
+			Err: errors.New("not given; for an empty set give WithBackends()")})
 	}
 	return c, errs
 }
@@ -342,8 +344,8 @@ func (s *settings) compileOrigins(errs []error, c *config) []error {
 	return errs
 }
 
-// orDefault applies the rule of all durations: zero means the default, negative
-// means off, which is 0 from here on.
+// orDefault applies the rule of all durations: zero means the default, negative means
+// off. It returns 0 for off.
 func orDefault(d, def time.Duration) time.Duration {
 	if d == 0 {
 		return def
@@ -351,13 +353,13 @@ func orDefault(d, def time.Duration) time.Duration {
 	return max(d, 0)
 }
 
-// backendTLS returns the configuration that every dial over TLS clones.
+// backendTLS returns the configuration that is cloned for each connection over TLS.
 func backendTLS(c *tls.Config) *tls.Config {
 	if c == nil {
 		c = new(tls.Config)
 	}
 	c = c.Clone()
-	// By ALPN a backend could choose HTTP/2, where Upgrade does not exist:
+	// With ALPN a backend could choose HTTP/2, which has no Upgrade:
 	// https://www.rfc-editor.org/rfc/rfc9113#section-8.6-1
 	c.NextProtos = []string{"http/1.1"}
 	return c

@@ -16,20 +16,21 @@ import (
 // The retry rule, all of it. Nothing has been sent to the client before a backend has
 // given its response, so that another backend may be tried.
 //
-//   - Who is offered: the backends of the set that were not tried for this upgrade and
-//     are below their MaxTunnels; of these, the ones that are not ejected, or if all
+//   - Candidates: the backends of the set that were not tried for this upgrade and
+//     are below their MaxTunnels; of these, the ones that are not avoided, or if all
 //     are, all of them ([backendSet.candidates]). The balancer chooses.
-//   - How often: at most maxAttempts backends, each once.
+//   - Number of attempts: at most maxAttempts backends, each once.
 //   - Deadlines: all attempts end by the upgrade's deadline. While another backend is
 //     left to try, an attempt ends when half of the remaining time has passed.
-//   - What counts as failure: the connection failed, or the deadline passed, or the
+//   - Failure of an attempt: the connection failed, or the deadline passed, or the
 //     response is not a proper one; while another backend is left, also 502, 503 and
 //     504. Any other response ends the search: it is the client's.
-//   - Nothing more is tried when a hook or the balancer returned an error, when the
+//   - The search ends when a hook or the balancer returned an error, when the
 //     upgrade was canceled, or when no backend is left.
-//   - What is recorded of the backend: success for a proper response other than 502,
+//   - Outcome for the backend: success for a proper response other than 502,
 //     503 and 504; failure for the rest, unless the client or this host is to blame
-//     ([upgrade.outcome]). What follows from it is in internal/health.
+//     ([upgrade.outcome]). Its consequences are in internal/health.
+
 const (
 	maxAttempts = 3
 
@@ -42,14 +43,14 @@ const (
 
 // An attempt is one backend that is tried for an upgrade. It owns a place at the
 // backend, then also the backend's connection, then also the client's, until it is
-// closed or a tunnel takes all of them over.
+// closed or a tunnel owns all of them.
 type attempt struct {
 	u       *upgrade
 	backend *Backend
 	isLast  bool // no other backend will be tried after this one
 
 	backendResponse          // after run
-	client          net.Conn // after the client's connection was taken over
+	client          net.Conn // after the client's connection was hijacked
 }
 
 // close closes the connections and gives the place back.
@@ -109,7 +110,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		if !b.reserve() {
 			continue // other upgrades have taken the last places in the meantime
 		}
-		if b.removed.Load() { // read after reserve, so that either this or SetBackends sees the other
+		if b.removed.Load() { // read after reserve: otherwise SetBackends could miss the place and pick the removal
 			u.p.release(b)
 			continue
 		}
@@ -222,8 +223,8 @@ func statusFailure(resp *http.Response) error {
 	return fmt.Errorf("answered %s", http.StatusText(resp.StatusCode))
 }
 
-// recordOutcome records what a, an attempt that began at start, has shown of its
-// backend.
+// recordOutcome records the outcome of a, an attempt that began at start and ended with
+// err.
 func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
 	b := a.backend
 	switch o := u.outcome(a, err, start); o {
@@ -239,8 +240,7 @@ func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
 	}
 }
 
-// outcome returns what a, an attempt that began at start and ended with err, has shown
-// of its backend.
+// outcome returns the outcome of a, an attempt that began at start and ended with err.
 func (u *upgrade) outcome(a *attempt, err error, start time.Time) health.Outcome {
 	failed, _ := err.(*BackendError)
 	switch {
@@ -260,8 +260,8 @@ func (u *upgrade) outcome(a *attempt, err error, start time.Time) health.Outcome
 	return health.BadResponse
 }
 
-// isAbandoned reports whether an attempt that began at start ended because nothing
-// waits for it any more, and not because the backend was slow.
+// isAbandoned reports whether an attempt that began at start ended because it was
+// canceled, and not because the backend was slow.
 func (u *upgrade) isAbandoned(start time.Time) bool {
 	cause := u.canceled()
 	return cause != nil && (time.Since(start) < minFairTimeout || cause == ErrShutdown)

@@ -17,9 +17,9 @@ import (
 // A Proxy is an [http.Handler] that balances WebSocket connections over
 // backends. Its methods are safe for concurrent use.
 //
-// [New] makes one; the zero value cannot be used. It starts nothing before its
-// first upgrade. What it has started ends with [Proxy.Shutdown] or [Proxy.Close],
-// and not before: call one of them when the Proxy is no longer needed.
+// Use [New] to make one; the zero value cannot be used. A Proxy starts no goroutine before
+// its first upgrade. Its goroutines end with [Proxy.Shutdown] or [Proxy.Close], and not
+// before: call one of them when the Proxy is no longer needed.
 type Proxy struct {
 	config // immutable
 
@@ -33,7 +33,7 @@ type Proxy struct {
 	registry registry
 
 	mu    sync.Mutex          // held to change set and known
-	known map[string]*Backend // by ID: those in the set, and removed ones that still have tunnels
+	known map[string]*Backend // by ID: the backends in the set, and removed ones that still have tunnels
 }
 
 // New returns a Proxy. It checks all options together: the error joins a
@@ -65,16 +65,16 @@ func New(opts ...Option) (*Proxy, error) {
 	return p, nil
 }
 
-// ServeHTTP relays a WebSocket upgrade to a backend and returns when the tunnel
-// has ended; with [WithDetached], as soon as it is open. Any other request gets 426
-// Upgrade Required, with a body that tells which check failed; a CONNECT gets 405, or
-// 501 if it asks for a WebSocket over HTTP/2.
+// ServeHTTP relays a WebSocket upgrade to a backend and returns when the tunnel has
+// ended, or with [WithDetached] as soon as it is open. Any other request gets 426 Upgrade
+// Required, with a body that names the check that failed; a CONNECT gets 405, or 501 if it
+// asks for a WebSocket over HTTP/2.
 //
-// The request's context bounds the upgrade only: after the 101 it ends nothing.
+// The request's context bounds the upgrade only. It has no effect after the 101.
 //
-// The 101 is written to the connection itself: middleware that records a status
-// through WriteHeader does not see it, and its ResponseWriter must have a Hijack or
-// an Unwrap method (see [http.ResponseController]).
+// The 101 is written to the connection itself: a middleware that records the status in
+// WriteHeader does not see it, and its ResponseWriter must have a Hijack or an Unwrap
+// method (see [http.ResponseController]).
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
 		p.refuse(w, r, refusalError(otherwise))
@@ -84,8 +84,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Wrap returns a handler that relays every WebSocket upgrade as [Proxy.ServeHTTP]
-// does, and hands any other request to next. Wrap a route, not a mux that
-// serves WebSockets of its own. A nil next is none: see [Proxy.ServeHTTP].
+// does, and calls next for any other request. Wrap a route, not a mux that serves
+// WebSockets of its own. If next is nil, Wrap returns p.
 func (p *Proxy) Wrap(next http.Handler) http.Handler {
 	if next == nil {
 		return p
@@ -99,7 +99,7 @@ func (p *Proxy) Wrap(next http.Handler) http.Handler {
 	})
 }
 
-// Tunnels iterates over the tunnels that are open when it begins, in no order.
+// Tunnels iterates over the tunnels that are open when the iteration begins, in no order.
 func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	return func(yield func(*Tunnel) bool) {
 		for _, t := range p.registry.tunnels() {
@@ -144,8 +144,8 @@ func (p *Proxy) Close() error {
 	return nil
 }
 
-// abortAll cuts all tunnels and waits until they have ended, which a hook may
-// delay: not for ever.
+// abortAll cuts all tunnels and waits until they have ended, at most for abortTimeout: a
+// hook may delay the end.
 func (p *Proxy) abortAll() {
 	for _, t := range p.registry.abort() {
 		t.abort()
@@ -159,12 +159,12 @@ func (p *Proxy) abortAll() {
 	p.stopWorkers()
 }
 
-// stopWorkers ends what runs for all tunnels, of which there are none any more.
+// stopWorkers ends the goroutines that serve all tunnels. The tunnels have ended.
 func (p *Proxy) stopWorkers() {
 	p.stalls.close()
 	p.loops.Close()
 }
 
-// now returns the time since the proxy's start, which no change of the clock
-// disturbs.
+// now returns the time since the proxy's start. Changes of the system's clock do not
+// affect it.
 func (p *Proxy) now() time.Duration { return time.Since(p.start) }

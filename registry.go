@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 )
 
-// A registry has all upgrades and tunnels of a Proxy, and counts those that have ended.
+// A registry has all upgrades and tunnels of a Proxy, and the counts of ended ones.
 type registry struct {
 	empty chan struct{} // closed when the registry is stopped and nothing is left
 
@@ -152,8 +152,8 @@ func (r *registry) tunnelsLocked() []*Tunnel {
 	return all
 }
 
-// drainError returns what Shutdown returns when it does not wait any more, because of
-// err if that is not nil.
+// drainError returns the result of a shutdown that does not wait longer. Err is the
+// context's error, or nil.
 func (r *registry) drainError(err error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

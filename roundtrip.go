@@ -21,16 +21,16 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// This file has one opening handshake with one backend: dial, TLS, request, verified
-// response. It knows no client, so that whatever needs a WebSocket connection to a
-// backend can use it. When an upgrade uses it, and for which backend, is in pick.go.
+// This file performs one opening handshake with one backend: dial, TLS, request, verified
+// response. It knows no client, so that a health probe can use it as well as an upgrade.
+// The rule by which an upgrade uses it is in pick.go.
 
 // An outboundRequest is the opening handshake that one backend is sent. It is complete
-// before the dial: what the Rewrite hook did wrong is not the backend's fault.
+// before the dial: a fault of the Rewrite hook is not the backend's.
 type outboundRequest struct {
 	target  *target       // where the request goes; the path was checked for this target
 	out     *http.Request // what head was made of
-	offer   http.Header   // what a 101 may agree to must be in it, as well as in out.Header
+	offer   http.Header   // a 101 may only agree to extensions and a subprotocol that are in offer and in out.Header
 	key     string        // Sec-WebSocket-Key
 	head    []byte        // out as it is on the wire
 	forLoop bool          // the event loop will probably relay the connection
@@ -49,13 +49,13 @@ func (r *outboundRequest) encode(buf *headBuffer) error {
 	return nil
 }
 
-// A backendResponse is what a backend answered, with the connection on which it did.
+// A backendResponse is a response of a backend, with its connection.
 type backendResponse struct {
 	conn      net.Conn
 	reader    *responseReader // reads the body of resp; nil after a 101
 	resp      *http.Response
 	agreement handshake.Agreement // if resp is a 101
-	early     []byte              // what the backend sent right behind a 101
+	early     []byte              // bytes that the backend sent right behind a 101
 }
 
 // close closes the connection.
@@ -211,7 +211,7 @@ func (r *responseReader) read(out *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// buffered returns a copy of what was read after the head of the response.
+// buffered returns a copy of the bytes that were read after the head of the response.
 func (r *responseReader) buffered() []byte {
 	b, _ := r.buf.Peek(r.buf.Buffered())
 	return slices.Clone(b)

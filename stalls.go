@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// stallTime is how long a side takes nothing before its tunnel counts as stalled,
-// and how often that is looked at. A peer on a slow link makes the kernel's buffer
-// free in large steps: see [Limits.StalledTunnels].
+// stallTime is the time without progress after which a tunnel counts as stalled, and the
+// interval of the checks. The kernel's buffer for a peer on a slow link becomes free in
+// large steps: see [Limits.StalledTunnels].
 const stallTime = time.Second
 
 // A stallGuard ends tunnels when too many are stalled.
@@ -23,14 +23,14 @@ type stallGuard struct {
 
 func (g *stallGuard) init(p *Proxy) { g.p, g.stop = p, make(chan struct{}) }
 
-// start begins to look, if there is a bound. It is called for each tunnel.
+// start starts the checks, if there is a bound. It is called for each tunnel.
 func (g *stallGuard) start() {
 	if g.p.maxStalled > 0 {
 		g.startOnce.Do(func() { g.running.Go(g.run) }) // ends with close
 	}
 }
 
-// close ends what start has begun, and waits for that. A later start does nothing.
+// close ends the checks and waits for their goroutine. A later start does nothing.
 func (g *stallGuard) close() {
 	g.startOnce.Do(func() {})
 	g.stopOnce.Do(func() { close(g.stop) })
@@ -45,13 +45,14 @@ func (g *stallGuard) run() {
 		case <-g.stop:
 			return
 		case <-tick.C:
-			g.check()
+			g.endExcess()
 		}
 	}
 }
 
-// check ends those that have been stalled for the longest, up to the bound.
-func (g *stallGuard) check() {
+// endExcess ends the tunnels that have been stalled for the longest, so many that the
+// bound holds.
+func (g *stallGuard) endExcess() {
 	type stalled struct {
 		t  *Tunnel
 		is time.Duration

@@ -2,27 +2,27 @@ package wsproxy
 
 import "errors"
 
-// Stats are counters of a [Proxy] since [New], and gauges.
+// Stats are gauges of a [Proxy], and counters since [New].
 type Stats struct {
 	Upgrading int // upgrades under way
 	Tunnels   int // open tunnels
 
-	// Requests, by what came of them. Refused are those that got no tunnel because of
-	// a check, a policy, a limit, a hook, a shutdown, a client that left, a deadline of
-	// a middleware, or the backend's own answer.
+	// Requests by their result. A request is refused if it got no tunnel because of a
+	// check, a policy, a limit, a hook, a shutdown, a client that disconnected, a
+	// deadline of a middleware, or the backend's own response.
 	Opened  uint64 // a tunnel opened
 	Refused uint64
-	Failed  uint64 // no backend answered properly, or there was none
+	Failed  uint64 // no backend gave a proper response, or there was no backend
 
-	// Traffic of all tunnels, open ones included, frames of the proxy's own
-	// not included.
+	// Traffic of all tunnels, open ones included, without frames that the proxy itself
+	// sent.
 	ToBackend, ToClient Traffic
 }
 
-// Traffic counts what passed in one direction.
+// Traffic counts bytes and messages in one direction.
 type Traffic struct {
 	Bytes    uint64 // on the wire, frame headers included
-	Messages uint64 // data messages that passed to their end; where a tunnel was cut, perhaps some that did not
+	Messages uint64 // data messages that were relayed to their end; if a tunnel was cut, some may not have been
 }
 
 func (t *Traffic) add(u Traffic) {

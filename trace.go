@@ -5,42 +5,42 @@ import (
 	"time"
 )
 
-// A Trace is a set of hooks that see what happens; any of them may be nil. Each
-// is called on a goroutine of the upgrade or tunnel that it tells of: one that
-// blocks delays that one only, one that panics ends that one only. They must be
-// safe for concurrent use.
+// A Trace is a set of hooks that observe upgrades and tunnels. Any of them may be nil.
+// They must be safe for concurrent use. Each call is made on a goroutine of the upgrade
+// or tunnel that it is about: a hook that blocks delays only this one, and a hook that
+// panics ends only this one.
 type Trace struct {
 	// Picked is called after the balancer has chosen, before the dial.
 	Picked func(PickedInfo)
 
-	// Attempted is called when an attempt has ended, with the backend's answer or
-	// without: after the backend's handshake, not after the dial alone. An attempt
-	// that the Rewrite hook refused was none.
+	// Attempted is called when an attempt has ended: after the opening handshake with
+	// the backend, or when the attempt failed. It is not called if the Rewrite hook
+	// refused the request.
 	Attempted func(AttemptInfo)
 
 	// Opened is called when the client has been sent its 101, before the first
 	// frame is relayed.
 	Opened func(TunnelInfo)
 
-	// Closed is called once for each tunnel that has opened, whether Opened is set or
-	// not, when both connections are closed.
+	// Closed is called once for each tunnel that has opened, when both connections are
+	// closed. It does not depend on Opened.
 	Closed func(TunnelEnd)
 }
 
-// A PickedInfo tells of a choice.
+// A PickedInfo describes a choice of the balancer.
 type PickedInfo struct {
 	Request    *http.Request // the client's; must not be modified or kept
 	Backend    *Backend
 	Attempt    int // 1 for the first
-	Candidates int // how many there were to choose from
+	Candidates int // the number of candidates
 }
 
-// An AttemptInfo tells how an attempt ended.
+// An AttemptInfo describes an attempt that has ended.
 type AttemptInfo struct {
 	Request  *http.Request // the client's; must not be modified or kept
 	Backend  *Backend
 	Attempt  int           // 1 for the first
-	Duration time.Duration // from the dial to the answer
-	Status   int           // the backend's answer; 0 if the attempt failed
-	Err      error         // a [*BackendError] if it failed, by a 502, 503 or 504 too where another is tried
+	Duration time.Duration // from the dial to the response
+	Status   int           // of the backend's response; 0 if the attempt failed
+	Err      error         // a [*BackendError] if the attempt failed; a 502, 503 or 504 is a failure if another backend is tried
 }

@@ -14,8 +14,8 @@ import (
 // A Tunnel is a client and a backend between which frames are relayed. Its
 // methods are safe for concurrent use.
 type Tunnel struct {
-	// Immutable. This is what an idle tunnel costs besides its relay, so it is kept
-	// small: Info makes the rest of it.
+	// Immutable, and small: these fields and the relay are the memory of an idle
+	// tunnel. Info computes the rest.
 	p       *Proxy
 	relay   *relay.Relay
 	id      uint64 // set by registry.addTunnel
@@ -25,14 +25,14 @@ type Tunnel struct {
 	more    *extras // nil for most
 }
 
-// ID returns a number that no other tunnel of its Proxy has.
+// ID returns the tunnel's number, which is unique within its Proxy.
 func (t *Tunnel) ID() uint64 { return t.id }
 
-// Close ends the tunnel: as soon as they stand at a frame boundary, the client is
-// sent a Close frame with code and reason, and the backend one with 1001. It does
-// not wait, and does nothing if the tunnel is ending already. The error is about
-// code, which must be one that may be sent (1000 to 1014 but for 1004, 1005 and
-// 1006, or 3000 to 4999), or reason, which must be UTF-8 of at most 123 bytes.
+// Close ends the tunnel: at the next frame boundary, the client is sent a Close frame
+// with code and reason, and the backend one with 1001. Close does not wait, and does
+// nothing if the tunnel is ending already. It returns an error if code may not be sent
+// (valid are 1000 to 1014 except 1004, 1005 and 1006, and 3000 to 4999), or if reason is
+// not UTF-8 or is longer than 123 bytes.
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
 func (t *Tunnel) Close(code int, reason string) error {
 	if !frame.ValidCode(code) {
@@ -54,16 +54,16 @@ func (t *Tunnel) closeForShutdown() { t.relay.Goodbye(relay.CauseShutdown, 0, ""
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Cut(relay.CauseShutdown) }
 
-// traffic returns what has passed so far.
+// traffic returns the traffic so far.
 func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
 	b, c := t.relay.Counts()
 	return Traffic(b), Traffic(c)
 }
 
-// newTunnel returns a tunnel of a, whose client's connection was taken over and has early
-// read from it. The tunnel takes over what a owns.
+// newTunnel returns a tunnel for a, whose client's connection was hijacked after early was
+// read from it. The tunnel then owns the connections and the place of a.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
-	s := newSnapshot(u.r, u.clientAddr, a.client.LocalAddr(), a.agreement)
+	s := newRequestSnapshot(u.r, u.clientAddr, a.client.LocalAddr(), a.agreement)
 	return &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
 		request: s.encode(), more: u.extras(),
@@ -99,8 +99,8 @@ func (t *Tunnel) close() {
 	t.relay.Run()
 }
 
-// runTunnel tells of t, which is open, and relays: until it has ended or, if the
-// proxy is detached, behind the caller's back.
+// runTunnel calls the hook and logs for t, which is open, and relays until t has ended; if
+// the proxy is detached, it returns at once.
 func (p *Proxy) runTunnel(t *Tunnel) {
 	p.registry.opened.Add(1)
 	p.logOpened(t)
@@ -118,8 +118,8 @@ func (p *Proxy) relayTunnel(t *Tunnel) {
 	t.finish(t.relay.Run())
 }
 
-// callOpened calls the hook. A panic in it ends the tunnel, properly, and so does
-// the end of its goroutine.
+// callOpened calls the hook. If the hook panics or ends its goroutine, the tunnel ends
+// with a closing handshake.
 func (p *Proxy) callOpened(t *Tunnel) {
 	isDone := false
 	defer func() {
@@ -134,8 +134,8 @@ func (p *Proxy) callOpened(t *Tunnel) {
 	isDone = true
 }
 
-// finish tells everybody that the tunnel has ended. It leaves the registry last,
-// so that Shutdown returns after the last hook.
+// finish releases the backend's place, logs the end and calls the hook. It removes the
+// tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
 	t.p.release(t.backend)
 	defer t.p.registry.removeTunnel(t, end.Cut)
@@ -144,12 +144,12 @@ func (t *Tunnel) finish(end relay.End) {
 	}
 }
 
-// finishAsync is finish on a goroutine of its own: a hook may wait, and who moves the
-// bytes of other tunnels must not.
-func (t *Tunnel) finishAsync(end relay.End) { go t.finish(end) }
+// finishAsync calls finish on a goroutine of its own: a hook may block, and the caller
+// relays other tunnels too.
+func (t *Tunnel) finishAsync(end relay.End) { go t.finish(end) } // ends with the hook
 
-// reportEnd is apart because its frame is large: where nobody listens, the
-// goroutine's stack need not grow for it.
+// reportEnd logs the end and calls the hook. It is a function of its own because of its
+// large stack frame: without a hook and a log line, the goroutine's stack need not grow.
 func (t *Tunnel) reportEnd(end relay.End) {
 	toBackend, toClient := t.traffic()
 	e := TunnelEnd{

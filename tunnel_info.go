@@ -12,54 +12,54 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// TunnelInfo tells which tunnel it is. It is a snapshot of the request that
-// opened it: nothing in it is shared with the server or a router. Header and URL
-// must not be modified.
+// A TunnelInfo describes a tunnel by the request that opened it. It shares nothing with
+// the server or a router. Header and URL must not be modified.
 type TunnelInfo struct {
 	ID          uint64 // unique within its Proxy, counted from 1
 	Backend     *Backend
 	Opened      time.Time
-	Attempts    int        // backends tried, the one that answered included
-	ClientAddr  netip.Addr // who the client is behind trusted proxies; invalid on a unix socket
+	Attempts    int        // backends tried, including the one that answered
+	ClientAddr  netip.Addr // the client's behind trusted proxies; invalid on a unix socket
 	RemoteAddr  string     // the peer's address, as in [http.Request]
 	LocalAddr   string     // the address of the server that accepted it
-	Engine      Engine     // who moves its bytes; see TunnelEnd for who did
+	Engine      Engine     // what relays its bytes; TunnelEnd has what relayed them in the end
 	Method      string
 	Host        string
 	URL         *url.URL
 	Subprotocol string
 	Extensions  []string // values of Sec-WebSocket-Extensions, as the backend answered
 
-	// Header is a copy of the request's header. It is nil unless [Trace] has
-	// Opened or Closed set: an idle tunnel does not carry what nobody reads.
+	// Header is a copy of the request's header. It is nil unless [Trace] has Opened or
+	// Closed set: otherwise an idle tunnel would keep memory that is never read.
 	Header http.Header
 }
 
-// TunnelEnd tells how a tunnel ended. Its Engine is the one that the tunnel had in
-// the end: one that was meant for the event loop has become portable if the system had
-// no room for it.
+// A TunnelEnd describes how a tunnel ended. Its Engine is the last one of the tunnel: a
+// tunnel moves from the event loop to the portable engine if the system has no descriptor
+// for it.
 type TunnelEnd struct {
 	TunnelInfo
 	Duration time.Duration
 
-	Side  Side  // who ended it
-	Cause Cause // why
+	Side  Side  // the side that ended it
+	Cause Cause // the reason
 
 	// Code is the status code of the Close frame that ended the tunnel: for
-	// CauseClosed that of Side, 1005 if it had none; else the one that the client
-	// was sent, or the backend where the client was sent none; 0 if neither was.
+	// CauseClosed that of Side, or 1005 if it had none; otherwise the code that the
+	// client was sent, or the backend if the client was sent none; 0 if neither was
+	// sent one.
 	Code int
 
-	// Cut reports that a side that was still there was sent no Close frame, or did
-	// not answer in time.
+	// Cut reports that a side that was still connected was sent no Close frame, or did
+	// not answer it in time.
 	Cut bool
 
-	Err error // what was wrong with Side's stream; nil after a closing handshake
+	Err error // the error of Side's stream; nil after a closing handshake
 
 	ToBackend, ToClient Traffic
 }
 
-// A Side is who did something.
+// A Side is one of the parties of a tunnel.
 type Side uint8
 
 const (
@@ -71,8 +71,8 @@ const (
 // String returns "proxy", "client" or "backend".
 func (s Side) String() string { return relay.Side(s).String() }
 
-// A Cause is why a tunnel ended. What the two sides hear of it is in the package
-// documentation.
+// A Cause is the reason why a tunnel ended. The codes that the two sides are sent are in
+// the package documentation.
 type Cause uint8
 
 const (
@@ -83,10 +83,10 @@ const (
 	CauseShutdown    Cause = Cause(relay.CauseShutdown) // Proxy.Shutdown or Proxy.Close
 	CauseApplication Cause = Cause(relay.CauseCaller)   // Tunnel.Close
 	CausePanic       Cause = Cause(relay.CausePanic)    // the Opened hook panicked
-	CauseStalled     Cause = Cause(relay.CauseStalled)  // Side took nothing, and more tunnels than Limits.StalledTunnels were like that
+	CauseStalled     Cause = Cause(relay.CauseStalled)  // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
 )
 
-// String returns a word or two.
+// String returns one or two words.
 func (c Cause) String() string {
 	if c == CauseApplication {
 		return "application"
@@ -94,30 +94,32 @@ func (c Cause) String() string {
 	return relay.Cause(c).String()
 }
 
-// An Engine is who moves the bytes of a tunnel.
+// An Engine is the way in which the bytes of a tunnel are relayed.
 type Engine uint8
 
 const (
-	// EnginePortable is a goroutine for each direction. It takes any connection.
+	// EnginePortable is a goroutine for each direction. It works over any connection.
 	EnginePortable Engine = Engine(relay.Portable)
 
-	// EngineEventLoop is a few goroutines for all tunnels, which costs less memory
-	// and less CPU. A tunnel gets it on Linux where both of its connections are
-	// plain: a [*net.TCPConn] or [*net.UnixConn] itself, neither TLS nor wrapped by
-	// a listener or a dialer of the program's. The connection is taken over then:
-	// what the program holds of it (from [http.Server.ConnState], say) is closed at
-	// the upgrade and ends the tunnel no more, and what it has set with
-	// [net.TCPConn.SetLinger] does not hold. A File that it has made of the connection
-	// must not be made a blocking one after the upgrade, which [os.File.Fd] does.
+	// EngineEventLoop is a few goroutines for all tunnels. It needs less memory and
+	// less CPU. A tunnel gets it on Linux if both of its connections are plain: each is
+	// a [*net.TCPConn] or [*net.UnixConn] itself, neither TLS nor wrapped by a listener
+	// or a dialer of the program.
 	//
-	// The build tag wsproxy_portable makes all tunnels portable ones.
+	// The event loop takes over the connection's descriptor. A reference of the program
+	// to the connection (from [http.Server.ConnState], for instance) is then closed and
+	// cannot end the tunnel, and the effect of [net.TCPConn.SetLinger] is lost. A File
+	// that the program has made of the connection must not be made blocking after the
+	// upgrade, which [os.File.Fd] does.
+	//
+	// The build tag wsproxy_portable gives all tunnels the portable engine.
 	EngineEventLoop Engine = Engine(relay.EventLoop)
 )
 
 // String returns "portable" or "event loop".
 func (e Engine) String() string { return relay.Engine(e).String() }
 
-// Info returns what is known about the tunnel.
+// Info returns a description of the tunnel.
 func (t *Tunnel) Info() TunnelInfo {
 	i := TunnelInfo{
 		ID: t.id, Backend: t.backend, Opened: t.p.start.Add(t.opened), Attempts: 1,
@@ -135,14 +137,14 @@ func (t *Tunnel) Info() TunnelInfo {
 	return i
 }
 
-// extras are what most tunnels do not carry.
+// extras are fields that most tunnels do not need.
 type extras struct {
 	retries int // backends tried before the one that answered
 	header  http.Header
 	url     *url.URL // if it has more than a path and a query
 }
 
-// extras returns what a tunnel carries of the request only if it must.
+// extras returns the fields that the tunnel needs besides its snapshot, or nil.
 func (u *upgrade) extras() *extras {
 	e := extras{retries: len(u.tried) - 1}
 	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
@@ -160,13 +162,13 @@ func (u *upgrade) extras() *extras {
 	return &e
 }
 
-// plainURL returns what the usual request asks for.
+// plainURL returns the URL of a request that has only a path and a query in it.
 func plainURL(path, rawPath, rawQuery string) *url.URL {
 	return &url.URL{Path: path, RawPath: rawPath, RawQuery: rawQuery}
 }
 
-// A snapshot is what a tunnel knows of the request that opened it, in strings.
-type snapshot struct {
+// A requestSnapshot has the parts of a request that its tunnel keeps, as strings.
+type requestSnapshot struct {
 	forwarded   string // the client's address behind proxies; empty where it is the peer's
 	remoteAddr  string
 	localAddr   string
@@ -179,9 +181,9 @@ type snapshot struct {
 	extensions  []string
 }
 
-// newSnapshot returns the snapshot of r.
-func newSnapshot(r *http.Request, client netip.Addr, local net.Addr, a handshake.Agreement) snapshot {
-	s := snapshot{
+// newRequestSnapshot returns the snapshot of r.
+func newRequestSnapshot(r *http.Request, client netip.Addr, local net.Addr, a handshake.Agreement) requestSnapshot {
+	s := requestSnapshot{
 		remoteAddr: r.RemoteAddr, method: r.Method, host: r.Host,
 		path: r.URL.Path, rawPath: r.URL.RawPath, rawQuery: r.URL.RawQuery,
 		subprotocol: a.Subprotocol, extensions: a.Extensions,
@@ -196,7 +198,7 @@ func newSnapshot(r *http.Request, client netip.Addr, local net.Addr, a handshake
 }
 
 // addTo sets the fields of i that the snapshot has.
-func (s *snapshot) addTo(i *TunnelInfo) {
+func (s *requestSnapshot) addTo(i *TunnelInfo) {
 	if i.ClientAddr = handshake.PeerAddr(s.remoteAddr); s.forwarded != "" {
 		i.ClientAddr = netip.MustParseAddr(s.forwarded)
 	}
@@ -207,7 +209,7 @@ func (s *snapshot) addTo(i *TunnelInfo) {
 
 // fields are the strings of s in the order in which encode and decode go through them,
 // without the extensions, which come after them.
-func (s *snapshot) fields() [9]*string {
+func (s *requestSnapshot) fields() [9]*string {
 	return [...]*string{
 		&s.forwarded, &s.remoteAddr, &s.localAddr, &s.method, &s.host,
 		&s.path, &s.rawPath, &s.rawQuery, &s.subprotocol,
@@ -215,11 +217,11 @@ func (s *snapshot) fields() [9]*string {
 }
 
 // An encodedSnapshot is a snapshot in one string: each of its strings after its length.
-// It is one allocation of the size that is needed, and does not keep the header of the
-// request alive, which the request's own strings are parts of.
+// It is one allocation of the size that is needed. The request's own strings would keep
+// the memory of its whole header alive.
 type encodedSnapshot string
 
-func (s *snapshot) encode() encodedSnapshot {
+func (s *requestSnapshot) encode() encodedSnapshot {
 	b := make([]byte, 0, 512) // usually enough, and on the stack
 	appendField := func(f string) {
 		b = binary.AppendUvarint(b, uint64(len(f)))
@@ -234,8 +236,8 @@ func (s *snapshot) encode() encodedSnapshot {
 	return encodedSnapshot(b)
 }
 
-func (e encodedSnapshot) decode() snapshot {
-	var s snapshot
+func (e encodedSnapshot) decode() requestSnapshot {
+	var s requestSnapshot
 	next := func() string {
 		var length [binary.MaxVarintLen64]byte
 		copy(length[:], e)

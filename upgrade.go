@@ -14,18 +14,18 @@ import (
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-// A ProxyRequest is what the hook of [WithRewrite] works on.
+// A ProxyRequest is the argument of the hook of [WithRewrite].
 type ProxyRequest struct {
-	// In is the client's request. It must not be modified or kept.
+	// In is the client's request. It must not be modified or retained.
 	In *http.Request
 
-	// Out is the request that the backend gets: its Host, Header, URL.Path,
-	// URL.RawPath and URL.RawQuery count. It may be replaced. Hop-by-hop fields are removed, so are
-	// query parameters that net/url cannot parse (the backend might read them
-	// differently from whoever chose it; In.URL.RawQuery still has them), and
-	// X-Forwarded-For, -Host and -Proto are set already, so that what the hook
-	// sets no client can forge or remove. Upgrade, Connection,
-	// Sec-WebSocket-Key and Sec-WebSocket-Version are the proxy's own and written
+	// Out is the request for the backend. Its Host, Header, URL.Path, URL.RawPath and
+	// URL.RawQuery are used. It may be replaced. Hop-by-hop fields are removed and
+	// X-Forwarded-For, -Host and -Proto are set before the hook is called, so that no
+	// client can forge or remove a field that the hook sets. Query parameters that
+	// net/url cannot parse are removed too, because the backend might read them in
+	// another way than the balancer did; In.URL.RawQuery still has them. Upgrade,
+	// Connection, Sec-WebSocket-Key and Sec-WebSocket-Version are set by the proxy
 	// afterwards.
 	Out *http.Request
 
@@ -33,20 +33,20 @@ type ProxyRequest struct {
 	Backend *Backend
 }
 
-// A ProxyResponse is what the hook of [WithResponse] works on.
+// A ProxyResponse is the argument of the hook of [WithResponse].
 type ProxyResponse struct {
-	// Request is the client's request. It must not be modified or kept.
+	// Request is the client's request. It must not be modified or retained.
 	Request *http.Request
 
 	// Backend is the backend that answered.
 	Backend *Backend
 
-	// StatusCode is what it answered: 101, or what it refused the upgrade with. To
-	// change it has no effect.
+	// StatusCode is the status of its response: 101, or the status with which it
+	// refused the upgrade. Changing it has no effect.
 	StatusCode int
 
-	// Header is what the client will get; a cookie is set here. It may be replaced.
-	// The handshake's own fields are not in it and cannot be set.
+	// Header is the header of the client's response. Set a cookie here. Header may be
+	// replaced. The fields of the handshake are not in it and cannot be set.
 	Header http.Header
 }
 
@@ -67,7 +67,7 @@ type upgrade struct {
 	tried      []*Backend // one for each attempt
 	triedArray [maxAttempts]*Backend
 
-	head headBuffer // of a request for a backend, then of what opens the tunnel for the client
+	head headBuffer // of a request for a backend, then of the client's 101
 
 	// The result is one of these.
 	err      error
@@ -77,7 +77,7 @@ type upgrade struct {
 
 // serveUpgrade serves r, which is an upgrade.
 //
-// All that comes before the tunnel runs on a goroutine of its own. Its deep stack is
+// The steps before the tunnel run on a goroutine of their own. Its deep stack is
 // freed when the tunnel opens, and the stack of the server's goroutine, which stays
 // with the tunnel, has never grown: 4 KB instead of 8, of 27 KB in all.
 func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
@@ -115,7 +115,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 	return u.tunnel
 }
 
-// run does all that comes before the tunnel, in the order of ARCHITECTURE.md, which is a
+// run performs the steps before the tunnel, in the order of ARCHITECTURE.md, which is a
 // security property.
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
@@ -138,7 +138,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 }
 
-// check refuses what no backend needs to be dialed for.
+// check returns an error if the request can be refused before a backend is dialed.
 func (u *upgrade) check() error {
 	if refusal := handshake.Validate(u.r); refusal != nil {
 		return refusalError(refusal)
@@ -151,12 +151,12 @@ func (u *upgrade) check() error {
 	return u.client.check()
 }
 
-// refusalError returns the error for what package handshake refuses.
+// refusalError returns the error for a refusal of package handshake.
 func refusalError(f *handshake.Refusal) error {
 	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
 }
 
-// setClientAddr finds out who the client is.
+// setClientAddr sets the address of the client, which may be behind trusted proxies.
 func (u *upgrade) setClientAddr() {
 	u.clientAddr, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
 	if u.trusted {
@@ -221,7 +221,7 @@ func (u *upgrade) forward() error {
 	return u.client.forward(a, h)
 }
 
-// switchProtocols takes the client's connection over, registers a tunnel and writes the
+// switchProtocols hijacks the client's connection, registers a tunnel and writes the
 // 101. The tunnel is registered first: a client that has its 101 is then seen by
 // [Proxy.Tunnels] and by Shutdown.
 //
@@ -238,14 +238,14 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	if err != nil {
 		return err
 	}
-	conn, ahead, err := u.client.takeOver()
+	conn, ahead, err := u.client.hijack()
 	if err != nil {
 		return err
 	}
 	a.client = conn
 	netconn.LimitBuffers(conn, u.p.socketBuffer)
 	conn.SetDeadline(time.Time{}) // the server's deadlines do not hold for a tunnel
-	t := u.p.newTunnel(u, a, takeBuffered(ahead))
+	t := u.p.newTunnel(u, a, detachBuffered(ahead))
 	owner = t
 	u.p.register(t)
 	if err := t.relay.Greet(opening, responseTimeout); err != nil {
@@ -257,17 +257,17 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	return nil
 }
 
-// takeBuffered returns what br has read ahead, and frees br's buffer: 4 KB of what an
-// idle tunnel costs, because the server's connection refers to br as long as ServeHTTP
-// runs.
-func takeBuffered(br *bufio.Reader) []byte {
+// detachBuffered returns the bytes that br has read ahead, and drops br's buffer: the
+// server's connection refers to br as long as ServeHTTP runs, and the buffer would be 4 KB
+// of the cost of an idle tunnel.
+func detachBuffered(br *bufio.Reader) []byte {
 	early, _ := br.Peek(br.Buffered())
 	early = slices.Clone(early)
 	*br = bufio.Reader{}
 	return early
 }
 
-// opening returns what opens the tunnel for the client, after the Response hook.
+// opening returns the bytes that open the tunnel for the client, after the Response hook.
 func (u *upgrade) opening(a *attempt) ([]byte, error) {
 	h, err := u.applyResponseHook(a, handshake.SwitchHeader(u.client.header(), a.resp.Header))
 	if err != nil {
@@ -299,8 +299,8 @@ func (u *upgrade) applyResponseHook(a *attempt, h http.Header) (http.Header, err
 	return nil, &responseError{err}
 }
 
-// A responseError says that a backend's response cannot be passed on: the Response hook
-// refused it, or left a header that cannot be written.
+// A responseError reports that a backend's response cannot be passed on: the Response
+// hook refused it, or set a header that cannot be written.
 type responseError struct{ err error }
 
 func (e *responseError) Error() string { return "wsproxy: answer for the client: " + e.err.Error() }
