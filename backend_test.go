@@ -16,7 +16,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestMaxTunnelsCountsUpgradesUnderWay(t *testing.T) {
+func TestMaxTunnelsCountsPendingUpgrades(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}), backend.Option())
@@ -56,7 +56,7 @@ func wantStates(t testing.TB, p *wsproxy.Proxy, want ...wsproxy.BackendState) {
 	}
 }
 
-func TestNoBackendIsToBlameWhereDescriptorsAreShort(t *testing.T) {
+func TestBackendStaysUpWithoutDescriptors(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
 		network := proxytest.NewNetwork()
 		network.Set("a", proxytest.FakeBackend{DialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
@@ -68,7 +68,7 @@ func TestNoBackendIsToBlameWhereDescriptorsAreShort(t *testing.T) {
 	}
 }
 
-func TestMiddlewareThatAllowsLessThanASecondBlamesNobody(t *testing.T) {
+func TestBackendStaysUpAfterShortDeadlineOfMiddleware(t *testing.T) {
 	for allowed, want := range map[time.Duration]wsproxy.BackendState{
 		1900 * time.Millisecond: wsproxy.BackendUp, // half of it for the first attempt
 		2 * time.Second:         wsproxy.BackendFailing,
@@ -92,7 +92,7 @@ func TestMiddlewareThatAllowsLessThanASecondBlamesNobody(t *testing.T) {
 	}
 }
 
-func TestOneUpgradeAtATimeFindsOutWhetherABackendWorksAgain(t *testing.T) {
+func TestBackendIsProbedByOneUpgradeAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
 		network.Set("a", proxytest.FakeBackend{}) // never answers
@@ -136,7 +136,7 @@ func TestOneUpgradeAtATimeFindsOutWhetherABackendWorksAgain(t *testing.T) {
 
 // Any client can send what a backend closes the connection for. It must not be able to
 // keep backends out of use, and so to part those that are to meet on one of them.
-func TestBackendThatWasReachedRestsForASecondEachTime(t *testing.T) {
+func TestBackendRestsOneSecondAfterBadResponse(t *testing.T) {
 	for name, answer := range map[string]string{"answers wrongly": "nonsense\r\n\r\n", "answers 503": proxytest.Refusing(503, "")} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestBackendThatWasReachedRestsForASecondEachTime(t *testing.T) {
 	}
 }
 
-func TestBackendWithANewAddressIsTriedAtOnce(t *testing.T) {
+func TestBackendIsTriedAtOnceAfterChangeOfAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := wsproxy.BackendConfig{ID: "a", URL: "http://a"} // where nobody is
 		b := wsproxy.BackendConfig{URL: "http://b"}
@@ -176,7 +176,7 @@ func TestBackendWithANewAddressIsTriedAtOnce(t *testing.T) {
 	})
 }
 
-func TestClientThatLeavesAtOnceBlamesNobody(t *testing.T) {
+func TestBackendStaysUpAfterClientLeavesEarly(t *testing.T) {
 	for _, tt := range []struct {
 		after time.Duration
 		want  wsproxy.BackendState
@@ -203,7 +203,7 @@ func TestClientThatLeavesAtOnceBlamesNobody(t *testing.T) {
 	}
 }
 
-func TestShutdownBlamesNobody(t *testing.T) {
+func TestBackendStaysUpAfterShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
 		network.Set("a", proxytest.FakeBackend{})
@@ -216,7 +216,7 @@ func TestShutdownBlamesNobody(t *testing.T) {
 	})
 }
 
-func TestSlowRewriteBlamesNoBackend(t *testing.T) {
+func TestBackendStaysUpAfterSlowRewrite(t *testing.T) {
 	for _, tt := range []struct {
 		takes  time.Duration
 		status int
@@ -243,7 +243,7 @@ func TestSlowRewriteBlamesNoBackend(t *testing.T) {
 	}
 }
 
-func TestFailedBackendWaitsFromOneTo30Seconds(t *testing.T) {
+func TestBackendRestsOneTo30Seconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
 		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
@@ -278,7 +278,7 @@ func TestFailedBackendWaitsFromOneTo30Seconds(t *testing.T) {
 	})
 }
 
-func TestFailedBackendIsTriedWhenNoOtherIsLeft(t *testing.T) {
+func TestBackendIsTriedWhileFailingIfNoOtherIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"))
 		wantTry := func(want int) {
@@ -293,7 +293,7 @@ func TestFailedBackendIsTriedWhenNoOtherIsLeft(t *testing.T) {
 	})
 }
 
-func TestUpgradesThatFailTogetherCountAsOneFailure(t *testing.T) {
+func TestBackendCountsConcurrentFailuresOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a", "http://b"))
 		network.Set("a", proxytest.FakeBackend{}) // is about to restart

@@ -10,7 +10,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestSetBackendsWithAMistakeChangesNothing(t *testing.T) {
+func TestSetBackendsWithMistakeChangesNothing(t *testing.T) {
 	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	before := p.Backends()
 	err := p.SetBackends(
@@ -31,7 +31,7 @@ func TestSetBackendsWithAMistakeChangesNothing(t *testing.T) {
 	proxytest.WantEcho(t, client)
 }
 
-func TestCountersSurviveAChangeOfTheSet(t *testing.T) {
+func TestSetBackendsPreservesCounters(t *testing.T) {
 	url := wstest.StartEcho(t)
 	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
 	a := p.Backends()[0]
@@ -45,7 +45,7 @@ func TestCountersSurviveAChangeOfTheSet(t *testing.T) {
 	proxytest.WantEcho(t, client)
 }
 
-func TestRemovedBackendKeepsItsTunnelsAndIsThenForgotten(t *testing.T) {
+func TestSetBackendsForgetsBackendAfterItsTunnels(t *testing.T) {
 	url := wstest.StartEcho(t)
 	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: url}))
 	a := p.Backends()[0]
@@ -79,7 +79,7 @@ func TestRemovedBackendKeepsItsTunnelsAndIsThenForgotten(t *testing.T) {
 	}
 }
 
-func TestBackendRemovedUnderAnUpgradeIsForgotten(t *testing.T) {
+func TestSetBackendsForgetsBackendRemovedDuringUpgrade(t *testing.T) {
 	for name, answer := range map[string]string{"refusal": proxytest.Refusing(403, ""), "failure": "nonsense\r\n\r\n"} {
 		t.Run(name, func(t *testing.T) {
 			backend := wstest.StartRaw(t, answer)
@@ -113,7 +113,7 @@ func TestUpgradeUsesOneVersionOfItsBackend(t *testing.T) {
 	proxytest.WantUntouched(t, changed)
 }
 
-func TestBackendThatIsRemovedWhilePickedTakesNoTunnel(t *testing.T) {
+func TestSetBackendsStopsUpgradeToPickedBackend(t *testing.T) {
 	url := wstest.StartEcho(t)
 	one := wsproxy.BackendConfig{ID: "a", URL: url, MaxTunnels: 1}
 	for _, tt := range []struct {

@@ -28,7 +28,7 @@ func homes(t testing.TB, n int, candidates []*Backend) []*Backend {
 }
 
 // Replicas of different versions share backends: what is chosen must never change.
-func TestHashChoosesAsItAlwaysDid(t *testing.T) {
+func TestHashPicksStoredChoices(t *testing.T) {
 	for _, tt := range []struct {
 		weights []int
 		want    string
@@ -46,7 +46,7 @@ func TestHashChoosesAsItAlwaysDid(t *testing.T) {
 	}
 }
 
-func TestHashIgnoresEverythingButKeyIDsAndWeights(t *testing.T) {
+func TestHashDependsOnlyOnKeyIDsAndWeights(t *testing.T) {
 	weights := []int{1, 2, 3, 1, 1, 4}
 	all, twins := newTestBackends(t, weights...), newTestBackends(t, weights...)
 	for i, b := range twins {
@@ -79,7 +79,7 @@ func TestHashFollowsWeights(t *testing.T) {
 	}
 }
 
-func TestHashMovesKeysOnlyToTheBackendAdded(t *testing.T) {
+func TestHashMovesKeysOnlyToAddedBackend(t *testing.T) {
 	const keys = 20_000
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 10 {
@@ -111,7 +111,7 @@ func TestHashMovesKeysOnlyToTheBackendAdded(t *testing.T) {
 	}
 }
 
-func TestHashMovesKeysOnlyToABackendThatGainsWeight(t *testing.T) {
+func TestHashMovesKeysOnlyToBackendThatGainsWeight(t *testing.T) {
 	const keys = 20_000
 	before := homes(t, keys, newTestBackends(t, 2, 2, 2))
 	for i, b := range homes(t, keys, newTestBackends(t, 2, 3, 2)) {
@@ -121,7 +121,7 @@ func TestHashMovesKeysOnlyToABackendThatGainsWeight(t *testing.T) {
 	}
 }
 
-func TestHashSpreadsRequestsWithoutKeyByLeastTunnels(t *testing.T) {
+func TestHashPicksLeastTunnelsWithoutKey(t *testing.T) {
 	for _, balancer := range []Balancer{Hash(ByQuery("k")), BoundedHash(ByQuery("k"), 1.5)} {
 		all := newTestBackends(t, 1, 1, 1)
 		all[1].tunnels.Store(10)
@@ -131,7 +131,7 @@ func TestHashSpreadsRequestsWithoutKeyByLeastTunnels(t *testing.T) {
 	}
 }
 
-func TestScoreDoesNotDependOnTheShortcut(t *testing.T) {
+func TestHashScoreDoesNotDependOnShortcut(t *testing.T) {
 	rng := rand.New(rand.NewPCG(9, 9))
 	for range 100_000 {
 		s := score{rng.Uint64() >> 11, float64(1 + rng.IntN(5))}
@@ -147,7 +147,7 @@ func TestScoreDoesNotDependOnTheShortcut(t *testing.T) {
 	}
 }
 
-func TestBoundedHashAgreesWithHashWhileNobodyIsAboveItsShare(t *testing.T) {
+func TestBoundedHashAgreesWithHashBelowBound(t *testing.T) {
 	all := newTestBackends(t, 1, 1, 1, 1)
 	for _, b := range all {
 		b.tunnels.Store(1000)
@@ -184,7 +184,7 @@ func TestBoundedHashBoundsEveryBackend(t *testing.T) {
 	}
 }
 
-func TestBoundedHashGoesToTheKeysNextChoice(t *testing.T) {
+func TestBoundedHashPicksNextChoiceOfKey(t *testing.T) {
 	all := newTestBackends(t, 1, 1, 1, 1)
 	balancer := BoundedHash(ByQuery("k"), 1.25)
 	for i := range 200 {
@@ -201,7 +201,7 @@ func TestBoundedHashGoesToTheKeysNextChoice(t *testing.T) {
 	}
 }
 
-func TestHashesRefuseWhatTheyCannotUse(t *testing.T) {
+func TestHashOptionsRefuseBadValues(t *testing.T) {
 	key := ByClientIP()
 	for _, tt := range []struct {
 		name     string

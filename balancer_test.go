@@ -27,7 +27,7 @@ func TestLeastTunnelsFillsInProportionToWeights(t *testing.T) {
 	}
 }
 
-func TestLeastTunnelsCountsTheTunnelToCome(t *testing.T) {
+func TestLeastTunnelsCountsNextTunnel(t *testing.T) {
 	all := newTestBackends(t, 1, 3)
 	// a 0, b 1: with one more b has 2/3, a 1/1.
 	all[1].reserve()
@@ -36,7 +36,7 @@ func TestLeastTunnelsCountsTheTunnelToCome(t *testing.T) {
 	}
 }
 
-func TestLeastTunnelsMakesUpForARestart(t *testing.T) {
+func TestLeastTunnelsRefillsRestartedBackend(t *testing.T) {
 	all := newTestBackends(t, 1, 1, 1)
 	all[0].tunnels.Store(100)
 	all[2].tunnels.Store(97)
@@ -51,7 +51,7 @@ func TestLeastTunnelsMakesUpForARestart(t *testing.T) {
 	}
 }
 
-func TestLeastTunnelsLetsEqualOnesTakeTurns(t *testing.T) {
+func TestLeastTunnelsRotatesEqualBackends(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		busy int
@@ -153,7 +153,7 @@ func (o owed) check(t *testing.T, limit float64) {
 	}
 }
 
-func TestRoundRobinIsFairToCandidatesThatVary(t *testing.T) {
+func TestRoundRobinIsFairToVaryingCandidates(t *testing.T) {
 	all := newTestBackends(t, 1, 1, 2, 3, 5, 1, 1, 8)
 	balancer, account := RoundRobin(), owed{}
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -166,7 +166,7 @@ func TestRoundRobinIsFairToCandidatesThatVary(t *testing.T) {
 
 // Where credit is not scaled by the candidates' total, what is earned among two
 // is worth less among three, and one backend falls behind without end.
-func TestRoundRobinIsFairToCandidatesThatVaryRegularly(t *testing.T) {
+func TestRoundRobinIsFairToRegularlyVaryingCandidates(t *testing.T) {
 	all := newTestBackends(t, 1, 1, 1)
 	balancer, account := RoundRobin(), owed{}
 	for n := range 5_000 {
@@ -179,7 +179,7 @@ func TestRoundRobinIsFairToCandidatesThatVaryRegularly(t *testing.T) {
 	}
 }
 
-func TestRoundRobinIsFairWhateverTheOrder(t *testing.T) {
+func TestRoundRobinIsFairInAnyOrder(t *testing.T) {
 	all := newTestBackends(t, 1, 2, 3, 1, 1)
 	balancer, account := RoundRobin(), owed{}
 	rng := rand.New(rand.NewPCG(5, 6))
@@ -193,7 +193,7 @@ func TestRoundRobinIsFairWhateverTheOrder(t *testing.T) {
 	}
 }
 
-func TestRoundRobinFollowsAWeightThatChanges(t *testing.T) {
+func TestRoundRobinFollowsChangeOfWeight(t *testing.T) {
 	all := newTestBackends(t, 1, 1)
 	balancer := RoundRobin()
 	pickIDs(t, balancer, 3, all)
@@ -224,7 +224,7 @@ func TestRoundRobinStopsLearning(t *testing.T) {
 	}
 }
 
-func TestRoundRobinForgetsBackendsThatAreRemoved(t *testing.T) {
+func TestRoundRobinForgetsRemovedBackends(t *testing.T) {
 	balancer := RoundRobin().(*roundRobin)
 	keep := newTestBackend(t, "keep", 1)
 	for n := range 200 {
@@ -248,7 +248,7 @@ func TestRoundRobinForgetsBackendsThatAreRemoved(t *testing.T) {
 	}
 }
 
-func TestRoundRobinBearsACandidateGivenTwice(t *testing.T) {
+func TestRoundRobinAcceptsCandidateTwice(t *testing.T) {
 	all := newTestBackends(t, 1, 1)
 	balancer := RoundRobin()
 	for range 10 {
@@ -268,7 +268,7 @@ func TestRandomFollowsWeights(t *testing.T) {
 	checkShares(t, all, counts, picks)
 }
 
-func TestBuiltInsChooseOneOfManyConcurrently(t *testing.T) {
+func TestBuiltInBalancersPickConcurrently(t *testing.T) {
 	all := newTestBackends(t, equalWeights(50)...)
 	for name, balancer := range builtIns() {
 		t.Run(name, func(t *testing.T) {
@@ -292,7 +292,7 @@ func TestBuiltInsChooseOneOfManyConcurrently(t *testing.T) {
 	}
 }
 
-func TestBuiltInsDoNotAllocate(t *testing.T) {
+func TestBuiltInBalancersDoNotAllocate(t *testing.T) {
 	all := newTestBackends(t, 1, 2, 3, 1, 1, 1, 1, 5)
 	subsets := [][]*Backend{all, all[1:], all[:7], {all[0], all[3], all[6]}, all[4:5]}
 	r := withClient(newTestRequest(), netip.MustParseAddr("2001:db8::1"))
@@ -309,7 +309,7 @@ func TestBuiltInsDoNotAllocate(t *testing.T) {
 	}
 }
 
-func TestBuiltInsSayThatThereIsNoBackend(t *testing.T) {
+func TestBuiltInBalancersReturnErrNoBackend(t *testing.T) {
 	for name, balancer := range builtIns() {
 		if b, err := balancer.Pick(newTestRequest(), nil); b != nil || !errors.Is(err, ErrNoBackend) {
 			t.Errorf("%s: Pick(nil) = %v, %v; want ErrNoBackend", name, b, err)
@@ -317,7 +317,7 @@ func TestBuiltInsSayThatThereIsNoBackend(t *testing.T) {
 	}
 }
 
-func TestBuiltInsBearHugeWeights(t *testing.T) {
+func TestBuiltInBalancersAcceptHugeWeights(t *testing.T) {
 	all := newTestBackends(t, math.MaxInt, math.MaxInt, 1)
 	for name, balancer := range builtIns() {
 		for range 100 {

@@ -127,7 +127,7 @@ func (c *closingConn) Close() error {
 
 // A backend with a limit of its own for headers answers when it has read that much,
 // and closes the connection on the rest.
-func TestRefusalOfAHalfReadRequestReachesTheClient(t *testing.T) {
+func TestRefusalIsReadBehindResetOfRequest(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +158,7 @@ func TestRefusalOfAHalfReadRequestReachesTheClient(t *testing.T) {
 	}
 }
 
-func TestChoiceOfSubprotocolAndExtensionReachesTheClient(t *testing.T) {
+func TestResponseForwardsSubprotocolAndExtension(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
 	opened := make(chan wsproxy.TunnelInfo, 1)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
@@ -171,7 +171,7 @@ func TestChoiceOfSubprotocolAndExtensionReachesTheClient(t *testing.T) {
 	}
 }
 
-func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
+func TestRefusalForwardsTruncatedBodyAsTruncated(t *testing.T) {
 	for _, tt := range []struct{ name, answer string }{
 		{"length", proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no"},
 		{"chunked", proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n"},
@@ -196,7 +196,7 @@ func TestBodyOfARefusalThatBreaksOffReachesTheClientBroken(t *testing.T) {
 	}
 }
 
-func TestRefusalsWithAndWithoutLengthArriveWhole(t *testing.T) {
+func TestRefusalArrivesWholeWithAndWithoutLength(t *testing.T) {
 	long := strings.Repeat("0123456789abcdef", 1<<14) // 256 KiB
 	for _, tt := range []struct{ name, answer string }{
 		{"length", proxytest.Refusing(403, long)},
@@ -216,7 +216,7 @@ func TestRefusalsWithAndWithoutLengthArriveWhole(t *testing.T) {
 	}
 }
 
-func TestRefusalAfterTheServersWriteTimeoutReachesTheClient(t *testing.T) {
+func TestRefusalIgnoresWriteTimeoutOfServer(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		answer string // 2 s after the request; empty: none
@@ -245,7 +245,7 @@ func TestRefusalAfterTheServersWriteTimeoutReachesTheClient(t *testing.T) {
 	}
 }
 
-func TestClientThatDoesNotReadARefusalIsGivenUpBehindAnyWrapper(t *testing.T) {
+func TestRefusalTimesOutBehindAnyWrapper(t *testing.T) {
 	for name, wrap := range map[string]func(http.ResponseWriter) http.ResponseWriter{
 		"none":        func(w http.ResponseWriter) http.ResponseWriter { return w },
 		"Unwrap":      func(w http.ResponseWriter) http.ResponseWriter { return unwrapperWriter{w} },
@@ -321,7 +321,7 @@ func startRecorded(t *testing.T, h http.Handler) (url string, l *writeRecorder) 
 	return "http://" + ln.Addr().String(), l
 }
 
-func TestThe101IsOneWriteInTheRFCsSpelling(t *testing.T) {
+func TestResponseIsOneWriteInSpellingOfRFC(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
 	outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -361,7 +361,7 @@ func TestThe101IsOneWriteInTheRFCsSpelling(t *testing.T) {
 	}
 }
 
-func TestFramesAfterRequestAndAnswerBothArrive(t *testing.T) {
+func TestTunnelDeliversFramesBehindRequestAndResponse(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	client := wstest.Dial(t, s.URL)
@@ -381,7 +381,7 @@ func TestFramesAfterRequestAndAnswerBothArrive(t *testing.T) {
 	}
 }
 
-func TestResponseHooksCookieGoesWithThe101(t *testing.T) {
+func TestResponseMayAddCookieTo101(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Set-Cookie: backend=1", "X-Secret: 1"))
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
 		if r.StatusCode != 101 || r.Backend.URL() != backend.URL() || r.Request.URL.Path != "/chat" {
@@ -418,7 +418,7 @@ func (w cookieWriter) Write(p []byte) (int, error) { return len(p), nil }
 
 func (w cookieWriter) WriteHeader(int) {}
 
-func TestOuterHeadersGoWithARefusalToo(t *testing.T) {
+func TestRefusalHasHeadersOfOuterHandler(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Refusing(403, "no", "Set-Cookie: backend=1"))
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()))
 	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -429,7 +429,7 @@ func TestOuterHeadersGoWithARefusalToo(t *testing.T) {
 	proxytest.WantField(t, resp.Header, "Set-Cookie", "outer=1", "backend=1")
 }
 
-func TestPassingOnARefusalHasATimeLimit(t *testing.T) {
+func TestRefusalIsForwardedInLimitedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := proxytest.NewNetwork()
 		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "drip"})

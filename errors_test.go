@@ -13,7 +13,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
-func TestErrorTextsSayWhoAndWhat(t *testing.T) {
+func TestErrorTextsNameObjectAndCause(t *testing.T) {
 	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
 	for _, tt := range []struct {
 		err  error
@@ -35,7 +35,7 @@ func TestErrorTextsSayWhoAndWhat(t *testing.T) {
 	}
 }
 
-func TestErrorsUnwrapToTheirCause(t *testing.T) {
+func TestErrorsUnwrapToCause(t *testing.T) {
 	for _, err := range []error{
 		&wsproxy.ConfigError{Err: io.ErrUnexpectedEOF},
 		&wsproxy.StatusError{Err: io.ErrUnexpectedEOF},
@@ -51,7 +51,7 @@ func TestErrorsUnwrapToTheirCause(t *testing.T) {
 	}
 }
 
-func TestBackendErrorKnowsATimeout(t *testing.T) {
+func TestBackendErrorReportsTimeout(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
 		want bool
@@ -68,7 +68,7 @@ func TestBackendErrorKnowsATimeout(t *testing.T) {
 	}
 }
 
-func TestStatusTellsWhatWentWrong(t *testing.T) {
+func TestErrorsDecideStatus(t *testing.T) {
 	timeout := proxytest.FakeBackend{DialErr: context.DeadlineExceeded}
 	refused := proxytest.FakeBackend{DialErr: errors.New("refused")}
 	for _, tt := range []struct {
@@ -94,7 +94,7 @@ func TestStatusTellsWhatWentWrong(t *testing.T) {
 	}
 }
 
-func TestErrShutdownIsNetErrClosed(t *testing.T) {
+func TestErrShutdownUnwrapsToNetErrClosed(t *testing.T) {
 	if !errors.Is(wsproxy.ErrShutdown, net.ErrClosed) {
 		t.Error("ErrShutdown does not unwrap to net.ErrClosed")
 	}

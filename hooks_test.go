@@ -15,7 +15,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestRewriteRunsOnEachAttemptAndKnowsTheBackend(t *testing.T) {
+func TestRewriteRunsForEachAttempt(t *testing.T) {
 	network := proxytest.NewNetwork()
 	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 	var seen []string
@@ -33,7 +33,7 @@ func TestRewriteRunsOnEachAttemptAndKnowsTheBackend(t *testing.T) {
 	}
 }
 
-func TestRewriteDecidesWhatTheBackendIsAsked(t *testing.T) {
+func TestRewriteChangesRequestToBackend(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 		if got := r.Out.Header.Get("Sec-WebSocket-Protocol"); got != "v1, token.secret" {
@@ -77,7 +77,7 @@ func TestRewriteDecidesWhatTheBackendIsAsked(t *testing.T) {
 }
 
 // The client cannot use what Rewrite has taken out of the offer.
-func TestBackendMayChooseOnlyWhatRewriteOffered(t *testing.T) {
+func TestRewriteLimitsWhatBackendMayChoose(t *testing.T) {
 	for _, choice := range []string{"Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Protocol: added"} {
 		backend := wstest.StartRaw(t, proxytest.SwitchingWith(choice))
 		_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
@@ -130,7 +130,7 @@ func TestRewriteMayRefuse(t *testing.T) {
 	}
 }
 
-func TestRequestThatRewriteSpoiledIsNotTheBackendsFault(t *testing.T) {
+func TestRewriteThatSpoilsRequestLeavesBackendUp(t *testing.T) {
 	for name, spoil := range map[string]func(*http.Request){
 		"field":  func(r *http.Request) { r.Header.Set("X-User", "anna\r\nX-Admin: 1") },
 		"name":   func(r *http.Request) { r.Header["X User"] = []string{"anna"} },
@@ -157,7 +157,7 @@ func TestRequestThatRewriteSpoiledIsNotTheBackendsFault(t *testing.T) {
 	}
 }
 
-func TestResponseSeesRefusalsToo(t *testing.T) {
+func TestResponseGetsRefusals(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Refusing(401, "log in", "Www-Authenticate: Basic", "Set-Cookie: a=b"))
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
 		if r.StatusCode != 401 {
@@ -176,7 +176,7 @@ func TestResponseSeesRefusalsToo(t *testing.T) {
 	}
 }
 
-func TestHooksMayReplaceWhatTheyAreGiven(t *testing.T) {
+func TestHooksMayReplaceTheirArguments(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
 		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
@@ -196,7 +196,7 @@ func TestHooksMayReplaceWhatTheyAreGiven(t *testing.T) {
 	proxytest.WantField(t, proxytest.WantSwitch(t, client).Header, "Set-Cookie", "id=7")
 }
 
-func TestRewriteThatLeavesNoRequestEndsTheUpgrade(t *testing.T) {
+func TestRewriteThatRemovesRequestBecomes500(t *testing.T) {
 	for name, spoil := range map[string]func(*wsproxy.ProxyRequest){
 		"request": func(r *wsproxy.ProxyRequest) { r.Out = nil },
 		"URL":     func(r *wsproxy.ProxyRequest) { r.Out.URL = nil },
@@ -245,7 +245,7 @@ func TestResponseMayRefuse(t *testing.T) {
 	}
 }
 
-func TestFieldThatCannotBeWrittenMakesThe101A502(t *testing.T) {
+func TestResponseWithUnwritableFieldBecomes502(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Switching)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
 		r.Header.Set("X-User", "anna\r\n\r\n\x81\x00")
@@ -258,7 +258,7 @@ func TestFieldThatCannotBeWrittenMakesThe101A502(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestPanicBeforeThe101IsLoggedAndGivesEverythingBack(t *testing.T) {
+func TestHookPanicBefore101ReleasesAll(t *testing.T) {
 	boom := func() { panic("boom") }
 	for _, tt := range []struct {
 		name   string
@@ -295,7 +295,7 @@ func TestPanicBeforeThe101IsLoggedAndGivesEverythingBack(t *testing.T) {
 	}
 }
 
-func TestErrAbortHandlerAbortsTheConnection(t *testing.T) {
+func TestErrAbortHandlerAbortsConnection(t *testing.T) {
 	for name, option := range map[string]wsproxy.Option{
 		"Rewrite":      wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { panic(http.ErrAbortHandler) }),
 		"Response":     wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { panic(http.ErrAbortHandler) }),
@@ -398,7 +398,7 @@ func isStatus(want int) func(error) bool {
 	}
 }
 
-func TestHookThatEndsItsGoroutineBeforeThe101Gives500(t *testing.T) {
+func TestHookThatExitsBefore101Becomes500(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		option wsproxy.Option
@@ -427,7 +427,7 @@ func TestHookThatEndsItsGoroutineBeforeThe101Gives500(t *testing.T) {
 	}
 }
 
-func TestHookThatEndsItsGoroutineAfterThe101EndsTheTunnel(t *testing.T) {
+func TestHookThatExitsAfter101EndsTunnel(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	ends := make(chan wsproxy.TunnelEnd, 1)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
@@ -451,7 +451,7 @@ func TestHookThatEndsItsGoroutineAfterThe101EndsTheTunnel(t *testing.T) {
 }
 
 // What an error wraps is the hook's business, and no timeout of a backend's.
-func TestErrorOfRewriteIs500WhateverItWraps(t *testing.T) {
+func TestRewriteErrorBecomes500(t *testing.T) {
 	for _, tt := range []struct {
 		err    error
 		status int

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestByClientIPUsesTheClientNoted(t *testing.T) {
+func TestByClientIPUsesRecordedClient(t *testing.T) {
 	for _, tt := range []struct{ addr, want string }{
 		{"192.0.2.1", "192.0.2.1"},
 		{"::ffff:192.0.2.1", "192.0.2.1"},
@@ -31,7 +31,7 @@ func TestByClientIPUsesTheClientNoted(t *testing.T) {
 	}
 }
 
-func TestByClientIPFallsBackToThePeer(t *testing.T) {
+func TestByClientIPFallsBackToPeer(t *testing.T) {
 	for _, tt := range []struct{ remote, want, addr string }{
 		{"192.0.2.1:4711", "192.0.2.1", "192.0.2.1"},
 		{"192.0.2.1", "192.0.2.1", "192.0.2.1"},
@@ -55,7 +55,7 @@ func TestByClientIPFallsBackToThePeer(t *testing.T) {
 	}
 }
 
-func TestWithClientLeavesTheRequestAlone(t *testing.T) {
+func TestWithClientLeavesRequestUnchanged(t *testing.T) {
 	r := newTestRequest()
 	withClient(r, netip.MustParseAddr("2001:db8::1"))
 	if got := ByClientIP()(r); got != "192.0.2.7" {
@@ -63,7 +63,7 @@ func TestWithClientLeavesTheRequestAlone(t *testing.T) {
 	}
 }
 
-func TestByHeaderTakesTheFirstValue(t *testing.T) {
+func TestByHeaderUsesFirstValue(t *testing.T) {
 	r := newTestRequest()
 	r.Header["X-Room"] = []string{"blue", "green"}
 	for _, tt := range []struct{ name, want string }{

@@ -35,7 +35,7 @@ func wantNoSecret(t *testing.T, book *proxytest.LogBook) {
 	}
 }
 
-func TestNothingSecretIsLoggedOverATunnelsLife(t *testing.T) {
+func TestLogHasNoSecretsOfTunnel(t *testing.T) {
 	var book proxytest.LogBook
 	network := proxytest.NewNetwork() // where nobody is at a
 	network.Set("b", proxytest.FakeBackend{Answer: proxytest.SwitchingWith("Set-Cookie: id=secret7", "Sec-WebSocket-Protocol: secret4")})
@@ -65,7 +65,7 @@ func TestNothingSecretIsLoggedOverATunnelsLife(t *testing.T) {
 	}
 }
 
-func TestNothingSecretIsLoggedOfWhatFails(t *testing.T) {
+func TestLogHasNoSecretsOfFailures(t *testing.T) {
 	for _, tt := range []struct {
 		name, request string
 		answer        string
@@ -121,7 +121,7 @@ func TestNothingSecretIsLoggedOfWhatFails(t *testing.T) {
 	}
 }
 
-func TestFaultsOfTheProgramAreLoggedAtErrorAndTunnelsAtDebug(t *testing.T) {
+func TestLogHasFaultsAtErrorAndTunnelsAtDebug(t *testing.T) {
 	var book proxytest.LogBook
 	_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends(wstest.StartEcho(t)))
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
@@ -133,7 +133,7 @@ func TestFaultsOfTheProgramAreLoggedAtErrorAndTunnelsAtDebug(t *testing.T) {
 	}
 }
 
-func TestEachRequestThatGetsNoTunnelHasALineAtDebug(t *testing.T) {
+func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	for _, tt := range []struct {
 		name, request string
 		a             proxytest.FakeBackend
@@ -159,7 +159,7 @@ func TestEachRequestThatGetsNoTunnelHasALineAtDebug(t *testing.T) {
 	}
 }
 
-func TestBackendThatBeginsToFailIsLoggedOnceAtWarn(t *testing.T) {
+func TestLogWarnsOnceOfBackendThatBeginsToFail(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		a      proxytest.FakeBackend
@@ -214,7 +214,7 @@ func (l panickyLog) Handle(context.Context, slog.Record) error {
 	panic("log")
 }
 
-func TestPanicOfTheLoggerEndsNothing(t *testing.T) {
+func TestLogPanicEndsNothing(t *testing.T) {
 	for _, inEnabled := range []bool{false, true} {
 		t.Run(fmt.Sprintf("in Enabled %t", inEnabled), func(t *testing.T) {
 			log := panickyLog{slog.DiscardHandler, inEnabled, new(atomic.Int64)}

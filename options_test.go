@@ -31,7 +31,7 @@ func configErrors(t testing.TB, err error) []*wsproxy.ConfigError {
 	return nil
 }
 
-func TestNewNamesOptionAndValueOfEachMistake(t *testing.T) {
+func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 	config := func(c wsproxy.BackendConfig) wsproxy.Option { return wsproxy.WithBackendConfigs(c) }
 	for _, tt := range []struct {
 		name   string
@@ -113,7 +113,7 @@ func TestNewReportsEveryMistakeAtOnce(t *testing.T) {
 	}
 }
 
-func TestLastOptionCounts(t *testing.T) {
+func TestOptionOverridesEarlierOne(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends("ftp://wrong"), wsproxy.WithBackends("http://a"),
 		wsproxy.WithTrustedProxies("wrong"), wsproxy.WithTrustedProxies("::1"),
 		wsproxy.WithOriginPatterns("["), wsproxy.WithOriginPatterns())
@@ -122,7 +122,7 @@ func TestLastOptionCounts(t *testing.T) {
 	}
 }
 
-func TestOptionsKeepNothingOfTheCallers(t *testing.T) {
+func TestOptionsCopyTheirArguments(t *testing.T) {
 	configs := []wsproxy.BackendConfig{{URL: "http://a"}}
 	patterns, prefixes := []string{"example.com"}, []string{"10.0.0.0/8"}
 	opts := []wsproxy.Option{wsproxy.WithBackendConfigs(configs...), wsproxy.WithOriginPatterns(patterns...),
@@ -131,7 +131,7 @@ func TestOptionsKeepNothingOfTheCallers(t *testing.T) {
 	proxytest.NewProxy(t, opts...)
 }
 
-func TestDefaultsOfABackend(t *testing.T) {
+func TestBackendConfigHasDefaults(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(
 		wsproxy.BackendConfig{URL: "http://a"},
 		wsproxy.BackendConfig{ID: "x", URL: "wss://b:8443/base", ServerName: "b.example", Weight: 3},
@@ -149,7 +149,7 @@ func TestDefaultsOfABackend(t *testing.T) {
 	}
 }
 
-func TestEmptySetMustBeAskedFor(t *testing.T) {
+func TestOptionsAllowEmptySet(t *testing.T) {
 	for name, option := range map[string]wsproxy.Option{
 		"WithBackends": wsproxy.WithBackends(), "WithBackendConfigs": wsproxy.WithBackendConfigs(),
 	} {

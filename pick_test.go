@@ -18,7 +18,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestUpgradeThatHasLostAnAttemptGoesToABackendThatWorks(t *testing.T) {
+func TestUpgradeRetriesOnBackendThatWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t) // where nobody is at a and b
 		network.Set("c", proxytest.FakeBackend{Answer: proxytest.Switching})
@@ -30,7 +30,7 @@ func TestUpgradeThatHasLostAnAttemptGoesToABackendThatWorks(t *testing.T) {
 	})
 }
 
-func TestBackendThatSwallowsConnectionsCostsTheFirstClientOnly(t *testing.T) {
+func TestUpgradeWaitsForSilentBackendOnlyOnce(t *testing.T) {
 	withContext := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
@@ -89,7 +89,7 @@ func TestBackendThatSwallowsConnectionsCostsTheFirstClientOnly(t *testing.T) {
 	}
 }
 
-func TestABackendThatNeverAnswersCostsNoUpgrade(t *testing.T) {
+func TestUpgradePassesOverSilentBackend(t *testing.T) {
 	t.Parallel() // half of the handshake timeout passes in real time
 	for _, tt := range []struct {
 		name string
@@ -130,7 +130,7 @@ func TestABackendThatNeverAnswersCostsNoUpgrade(t *testing.T) {
 	}
 }
 
-func TestUpgradeMovesOnToTheNextBackend(t *testing.T) {
+func TestUpgradeRetriesOnNextBackend(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		first proxytest.FakeBackend
@@ -173,7 +173,7 @@ func TestUpgradeMovesOnToTheNextBackend(t *testing.T) {
 	}
 }
 
-func TestRefusalOfABackendIsFinal(t *testing.T) {
+func TestUpgradeForwardsRefusalWithoutRetry(t *testing.T) {
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 426, 429, 500, 501, 505} {
 		network := proxytest.NewNetwork()
 		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(status, "")})
@@ -190,7 +190,7 @@ func TestRefusalOfABackendIsFinal(t *testing.T) {
 	}
 }
 
-func TestLastBackendsAnswerGoesToTheClient(t *testing.T) {
+func TestUpgradeForwardsResponseOfLastBackend(t *testing.T) {
 	network := proxytest.NewNetwork()
 	network.Set("a", proxytest.FakeBackend{DialErr: errors.New("refused")})
 	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "b", "X-From: b")})
@@ -237,7 +237,7 @@ func TestUpgradeTriesThreeBackendsAtMost(t *testing.T) {
 	}
 }
 
-func TestBalancerIsOfferedWhatWasNotTried(t *testing.T) {
+func TestPickOffersBackendsNotTriedYet(t *testing.T) {
 	network := proxytest.NewNetwork()
 	network.Set("c", proxytest.FakeBackend{Answer: proxytest.Switching})
 	var offers []string
@@ -266,7 +266,7 @@ func TestBalancerIsOfferedWhatWasNotTried(t *testing.T) {
 	}
 }
 
-func TestInvalidPickIsTheProgramsFault(t *testing.T) {
+func TestPickOfUnknownBackendBecomes500(t *testing.T) {
 	other := proxytest.NewProxy(t, wsproxy.WithBackends("http://elsewhere")).Backends()[0]
 	for name, picked := range map[string]*wsproxy.Backend{"nil": nil, "foreign": other} {
 		t.Run(name, func(t *testing.T) {
@@ -300,7 +300,7 @@ func retrying(second func() error) wsproxy.Option {
 	}))
 }
 
-func TestBalancerMayRefuseTheSecondAttempt(t *testing.T) {
+func TestPickMayRefuseSecondAttempt(t *testing.T) {
 	network := proxytest.NewNetwork() // where nobody is
 	backends := wsproxy.WithBackends("http://a", "http://b", "http://c")
 	p, s := proxytest.Start(t, backends, wsproxy.WithDialer(network.Dial), retrying(func() error {
@@ -319,7 +319,7 @@ func TestBalancerMayRefuseTheSecondAttempt(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestBalancerMayAbortTheSecondAttempt(t *testing.T) {
+func TestPickMayAbortSecondAttempt(t *testing.T) {
 	var book proxytest.LogBook
 	p, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(proxytest.NewNetwork().Dial),
 		retrying(func() error { panic(http.ErrAbortHandler) }))
@@ -350,7 +350,7 @@ func wantDials(t *testing.T, n *proxytest.Network, want ...string) {
 	}
 }
 
-func TestAttemptGetsHalfOfWhatIsLeft(t *testing.T) {
+func TestAttemptGetsHalfOfRemainingTime(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		timeouts wsproxy.Timeouts
@@ -390,7 +390,7 @@ func TestAttemptGetsHalfOfWhatIsLeft(t *testing.T) {
 	}
 }
 
-func TestLastCandidateGetsAllTheTime(t *testing.T) {
+func TestAttemptOfLastCandidateGetsAllTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"))
 		network.Set("a", proxytest.FakeBackend{})

@@ -41,7 +41,7 @@ func TestShutdownCutsDetachedTunnelsWhenItsContextEnds(t *testing.T) {
 	proxytest.WantNoTunnels(t, p.Proxy)
 }
 
-func TestCloseCutsDetachedTunnels(t *testing.T) {
+func TestProxyCloseCutsDetachedTunnels(t *testing.T) {
 	leaktest.Check(t)
 	p := openDetached(t)
 	p.Proxy.Close()
@@ -53,7 +53,7 @@ func TestCloseCutsDetachedTunnels(t *testing.T) {
 	proxytest.WantNoTunnels(t, p.Proxy)
 }
 
-func TestShutdownTellsOfAnUpgradeThatIsStuck(t *testing.T) {
+func TestShutdownReportsBlockedUpgrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		goOn := make(chan bool)
 		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a"),
@@ -82,7 +82,7 @@ func TestShutdownTellsOfAnUpgradeThatIsStuck(t *testing.T) {
 	})
 }
 
-func TestStripPrefixWorksInFront(t *testing.T) {
+func TestProxyWorksBehindStripPrefix(t *testing.T) {
 	for _, tt := range []struct{ prefix, target, want string }{
 		{"", "/ws/room%2F1?x=%2F", "/room%2F1?x=%2F"},
 		{"", "/ws/", "/"},
@@ -101,11 +101,11 @@ func TestStripPrefixWorksInFront(t *testing.T) {
 	}
 }
 
-func TestShutdownSaysGoingAwayToBothSidesAndWaitsForTheirAnswers(t *testing.T) {
+func TestShutdownSends1001ToBothSidesAndWaits(t *testing.T) {
 	proxytest.OpenPair(t).WantShutdownToWait(t)
 }
 
-func TestShutdownWaitsForTheFrameThatIsUnderWay(t *testing.T) {
+func TestShutdownWaitsForEndOfFrame(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	frame := wstest.AppendFrame(nil, wstest.Text("a long message"), nil)
 	p.Backend.SendRaw(frame[:5])
@@ -137,7 +137,7 @@ func TestShutdownRefusesUpgradesWithRetryAfter(t *testing.T) {
 	proxytest.WantUntouched(t, b)
 }
 
-func TestShutdownEndsUpgradesThatAreUnderWay(t *testing.T) {
+func TestShutdownEndsPendingUpgrades(t *testing.T) {
 	b := wstest.StartBackend(t)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()))
 	client := wstest.Dial(t, s.URL)
@@ -154,7 +154,7 @@ func TestShutdownEndsUpgradesThatAreUnderWay(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
+func TestShutdownCutsTunnelsWhenItsContextEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	b := wstest.StartBackend(t)
 	ends, trace := proxytest.TraceEnds()
@@ -198,7 +198,7 @@ func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestShutdownHasNoPatienceOfItsOwn(t *testing.T) {
+func TestShutdownHasNoTimeoutOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://b"), backend.Option())
@@ -220,7 +220,7 @@ func TestShutdownHasNoPatienceOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestShutdownMayBeCalledAgainAndBySeveral(t *testing.T) {
+func TestShutdownMayBeCalledAgainAndConcurrently(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	first, second := proxytest.ShutDown(t.Context(), p.Proxy), proxytest.ShutDown(t.Context(), p.Proxy)
 	p.Client.WantClose(1001)
@@ -273,7 +273,7 @@ func TestShutdownReturnsAfterTheLastHook(t *testing.T) {
 	}
 }
 
-func TestCloseCutsTunnelsAtOnce(t *testing.T) {
+func TestProxyCloseCutsTunnelsAtOnce(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	p.Proxy.Close()
 	if e := p.End(t); !e.Cut || e.Cause != wsproxy.CauseShutdown || e.Side != wsproxy.SideProxy {
@@ -284,7 +284,7 @@ func TestCloseCutsTunnelsAtOnce(t *testing.T) {
 	proxytest.WantNoTunnels(t, p.Proxy)
 }
 
-func TestWrapHandsOnWhatIsNoUpgradeUntouched(t *testing.T) {
+func TestWrapPassesOtherRequestsUnchanged(t *testing.T) {
 	for name, request := range map[string]string{
 		"GET":                     proxytest.Head("GET /page?x=1 HTTP/1.1", "Host: chat.example", "Connection: close"),
 		"POST":                    proxytest.Head("POST /page?x=1 HTTP/1.1", "Host: chat.example", "Content-Length: 5", "Connection: close") + "hello",
@@ -322,14 +322,14 @@ func TestWrapHandsOnWhatIsNoUpgradeUntouched(t *testing.T) {
 	}
 }
 
-func TestWrapTakesEveryUpgrade(t *testing.T) {
+func TestWrapHandlesEveryUpgrade(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	s := proxytest.Serve(t, p.Wrap(http.NotFoundHandler()))
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/anywhere"))
 	proxytest.WantEcho(t, client)
 }
 
-func TestWithoutNextTheAnswerNamesTheCheckThatFailed(t *testing.T) {
+func TestProxyWithoutNextNamesFailedCheck(t *testing.T) {
 	_, s := proxytest.Start(t, wsproxy.WithBackends("http://nobody"))
 	handshake := func(lines ...string) string {
 		return proxytest.Head(append([]string{"GET / HTTP/1.1", "Host: a", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + proxytest.SampleKey}, lines...)...)
@@ -360,7 +360,7 @@ func TestWithoutNextTheAnswerNamesTheCheckThatFailed(t *testing.T) {
 	}
 }
 
-func TestWrapOfNilHandsNothingOn(t *testing.T) {
+func TestWrapOfNilRefusesOtherRequests(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	s := proxytest.Serve(t, p.Wrap(nil))
 	resp, _ := proxytest.Exchange(t, s.URL, proxytest.Head("GET / HTTP/1.1", "Host: a"))
@@ -372,7 +372,7 @@ func TestWrapOfNilHandsNothingOn(t *testing.T) {
 // "An endpoint MUST NOT generate an HTTP/2 message containing
 // connection-specific header fields" (RFC 9113 §8.2.2): Go would end the whole
 // connection for it, and with it everybody's requests.
-func TestRefusalOverHTTP2LeavesTheConnectionOpen(t *testing.T) {
+func TestProxyRefusesOverHTTP2WithoutClosingConnection(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends("http://nobody"))
 	var conns []string
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

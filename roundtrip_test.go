@@ -24,7 +24,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestAnswerThatStopsInsideALineIsATimeout(t *testing.T) {
+func TestRoundTripTimesOutInsideLineOfResponse(t *testing.T) {
 	for _, part := range []string{"HTTP/1.1 1", "HTTP/1.1 101 Switching Protocols\r\nUpgra", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"} {
 		synctest.Test(t, func(t *testing.T) {
 			_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"),
@@ -37,7 +37,7 @@ func TestAnswerThatStopsInsideALineIsATimeout(t *testing.T) {
 	}
 }
 
-func TestDialerWithoutAConnectionIsABackendThatFails(t *testing.T) {
+func TestDialerThatReturnsNilFailsBackend(t *testing.T) {
 	network := proxytest.NewNetwork()
 	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
 	dial := func(ctx context.Context, kind, addr string) (net.Conn, error) {
@@ -73,7 +73,7 @@ func (panickyWrites) Write([]byte) (int, error) { panic("boom") }
 
 func (c panickyCloser) Close() error { c.Conn.Close(); panic("boom") }
 
-func TestPanicInTheDialersConnectionClosesItOnceAndGivesThePlaceBack(t *testing.T) {
+func TestRoundTripReleasesBackendAfterPanicOfConnection(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		for _, tt := range []struct {
 			name string
@@ -111,7 +111,7 @@ func TestPanicInTheDialersConnectionClosesItOnceAndGivesThePlaceBack(t *testing.
 	}
 }
 
-func TestPanicInCloseAfterARefusalGivesThePlaceBack(t *testing.T) {
+func TestRefusalReleasesBackendAfterPanicInClose(t *testing.T) {
 	var front *memnet.Conn
 	p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) {
 		var back *memnet.Conn
@@ -129,7 +129,7 @@ func TestPanicInCloseAfterARefusalGivesThePlaceBack(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestSchemesHTTPAndWSAreTheSame(t *testing.T) {
+func TestBackendSchemesHTTPAndWSAreTheSame(t *testing.T) {
 	for _, scheme := range []string{"http", "ws", "HTTP"} {
 		url := scheme + strings.TrimPrefix(wstest.StartEcho(t), "http")
 		_, s := proxytest.Start(t, wsproxy.WithBackends(url))
@@ -138,7 +138,7 @@ func TestSchemesHTTPAndWSAreTheSame(t *testing.T) {
 	}
 }
 
-func TestUnixBackendGetsTheClientsHost(t *testing.T) {
+func TestUnixBackendGetsHostOfClient(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
@@ -205,7 +205,7 @@ func (c *callRecorder) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-func TestSocketBuffersAreSetBeforeTheBackendIsAsked(t *testing.T) {
+func TestSocketBufferIsSetBeforeRequest(t *testing.T) {
 	for _, tt := range []struct {
 		scheme string
 		bytes  int
@@ -236,7 +236,7 @@ func TestSocketBuffersAreSetBeforeTheBackendIsAsked(t *testing.T) {
 	}
 }
 
-func TestBackendIsAskedInOneWriteInTheRFCsSpelling(t *testing.T) {
+func TestRequestIsOneWriteInSpellingOfRFC(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	proxytest.Exchange(t, s.URL, proxytest.Head("GET /chat?room=1 HTTP/1.1", "host: chat.example", "upgrade: WebSocket", "connection: keep-alive, UPGRADE",
@@ -266,7 +266,7 @@ func TestBackendIsAskedInOneWriteInTheRFCsSpelling(t *testing.T) {
 	}
 }
 
-func TestEachBackendIsAskedWithAFreshKey(t *testing.T) {
+func TestRequestHasFreshKeyForEachBackend(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Refusing(403, ""))
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
@@ -335,7 +335,7 @@ func (s *nameServer) answer(query []byte) []byte {
 
 // A name's address may change while its time to live has not passed. The default
 // dialer uses net.DefaultResolver, which asks each time.
-func TestNameIsResolvedAtEachDial(t *testing.T) {
+func TestDialerResolvesNameEachTime(t *testing.T) {
 	server := new(nameServer)
 	old := net.DefaultResolver
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: server.dial}
@@ -420,7 +420,7 @@ func TestHandshakeTimeoutCoversEachPhase(t *testing.T) {
 	}
 }
 
-func TestHandshakeTimeoutCanBeOff(t *testing.T) {
+func TestHandshakeTimeoutMayBeOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(), wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: -1}))

@@ -24,7 +24,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestDialersConnectionIsClosedOnceWhenTLSTimesOut(t *testing.T) {
+func TestRoundTripClosesConnectionOnceAfterTLSTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		front, back := memnet.Pipe(64 << 10)
 		p := proxytest.NewProxy(t, wsproxy.WithBackends("https://a"), wsproxy.WithDialer(
@@ -122,7 +122,7 @@ func startEchoTLS(t *testing.T, config *tls.Config, seen chan<- *http.Request) (
 	return srv.Listener.Addr().String()
 }
 
-func TestBackendsOverTLS(t *testing.T) {
+func TestRoundTripVerifiesTLSBackend(t *testing.T) {
 	ca, stranger := newAuthority(t), newAuthority(t)
 	serverCert := ca.issue(t, "backend.example")
 	serverConfig := &tls.Config{Certificates: []tls.Certificate{serverCert}, ClientCAs: ca.pool}
@@ -176,7 +176,7 @@ func TestBackendsOverTLS(t *testing.T) {
 	}
 }
 
-func TestEachBackendHasItsOwnServerName(t *testing.T) {
+func TestRoundTripSendsServerNameOfBackend(t *testing.T) {
 	ca := newAuthority(t)
 	for _, name := range []string{"one.example", "two.example"} {
 		seen := make(chan *http.Request, 1)

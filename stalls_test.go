@@ -26,7 +26,7 @@ func wantStalled(t *testing.T, e wsproxy.TunnelEnd, id uint64) {
 	}
 }
 
-func TestTunnelStalledForTheLongestEndsWhenTooManyAre(t *testing.T) {
+func TestStalledTunnelsEndsLongestStalledTunnel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		trace, ends := watchEnds()
@@ -77,7 +77,7 @@ func TestTunnelStalledForTheLongestEndsWhenTooManyAre(t *testing.T) {
 	})
 }
 
-func TestTunnelsMayStallWithoutABound(t *testing.T) {
+func TestStalledTunnelsMayBeUnlimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		trace, ends := watchEnds()
@@ -100,7 +100,7 @@ func TestTunnelsMayStallWithoutABound(t *testing.T) {
 }
 
 // The same over sockets, where an event loop relays if there is one.
-func TestTunnelWhoseClientDoesNotReadEndsWhenTooManyAreStalled(t *testing.T) {
+func TestStalledTunnelsEndsTunnelOverSockets(t *testing.T) {
 	for name, detached := range map[string]bool{"blocking": false, "detached": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // some real seconds

@@ -84,7 +84,7 @@ func visit(t *testing.T, front *httptest.Server, messages int) {
 	io.Copy(io.Discard, br)
 }
 
-func TestATunnelCountsWhatPassesEachWay(t *testing.T) {
+func TestStatsCountsTrafficOfEachDirection(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	p.Client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
 	p.Backend.Want(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))

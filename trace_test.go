@@ -11,7 +11,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestTraceAndLogSeeATunnelUnderTheSameID(t *testing.T) {
+func TestTraceAndLogUseSameID(t *testing.T) {
 	opened, closed := make(chan uint64, 2), make(chan uint64, 2)
 	book := new(proxytest.LogBook)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.Option(), wsproxy.WithTrace(&wsproxy.Trace{
@@ -34,7 +34,7 @@ func TestTraceAndLogSeeATunnelUnderTheSameID(t *testing.T) {
 	}
 }
 
-func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
+func TestTraceGetsSnapshotOfRequest(t *testing.T) {
 	infos := make(chan wsproxy.TunnelInfo, 2)
 	ends := make(chan wsproxy.TunnelEnd, 1)
 	var kept *http.Request
@@ -63,7 +63,7 @@ func TestHooksAfterTheUpgradeSeeASnapshotOfTheRequest(t *testing.T) {
 	}
 }
 
-func TestClosedIsCalledOnceForEachOpened(t *testing.T) {
+func TestTraceCallsClosedOnceForEachOpened(t *testing.T) {
 	var log []string
 	events := make(chan string, 10)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{

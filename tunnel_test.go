@@ -23,7 +23,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
+func TestTunnelEndReportsSideCauseAndCode(t *testing.T) {
 	tests := []struct {
 		name  string
 		limit int64
@@ -121,7 +121,7 @@ func TestATunnelEndTellsSideCauseAndCode(t *testing.T) {
 	}
 }
 
-func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
+func TestTunnelStoresHeaderOnlyForTrace(t *testing.T) {
 	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
 	proxytest.WantEcho(t, client)
@@ -134,7 +134,7 @@ func TestAnIdleTunnelCarriesNoHeaderForNobody(t *testing.T) {
 	}
 }
 
-func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
+func TestTunnelCloseRefusesBadCodesAndReasons(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	tunnel := proxytest.OnlyTunnel(t, p.Proxy)
 	for _, code := range []int{0, 999, 1004, 1005, 1006, 1015, 2999, 5000} {
@@ -154,7 +154,7 @@ func TestTunnelCloseRefusesWhatMayNotBeSent(t *testing.T) {
 	p.Backend.Want(wstest.Text("still open"))
 }
 
-func TestTheMessageLimitIsOfWholeMessages(t *testing.T) {
+func TestMessageSizeLimitsWholeMessages(t *testing.T) {
 	p := proxytest.OpenPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: 10}))
 	ten := wstest.Binary(bytes.Repeat([]byte{1}, 10))
 	for range 3 {
@@ -170,7 +170,7 @@ func TestTheMessageLimitIsOfWholeMessages(t *testing.T) {
 	p.Backend.WantClose(1001)
 }
 
-func TestExtensionsDecideWhatReservedBitsMean(t *testing.T) {
+func TestTunnelAllowsReservedBitsOfExtensions(t *testing.T) {
 	compressed := wstest.Frame{Fin: true, RSV: 4, Opcode: wstest.OpText, Payload: []byte{0xAA, 0x00}}
 	tests := []struct {
 		name, extension string
@@ -219,7 +219,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 	}
 }
 
-func TestTheErrorOfALostClientIsItsConnections(t *testing.T) {
+func TestTunnelEndHasErrorOfLostConnection(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	p.Client.Reset()
 	p.Backend.WantClose(1001)
@@ -246,7 +246,7 @@ func openDetached(t *testing.T, opts ...wsproxy.Option) *proxytest.Pair {
 	return &proxytest.Pair{Proxy: p, Client: client, Backend: backend, Ends: ends}
 }
 
-func TestDetachedTunnelOutlivesItsHandler(t *testing.T) {
+func TestDetachedTunnelOutlivesHandler(t *testing.T) {
 	p := openDetached(t)
 	p.WantOpen(t)
 	if n := p.Proxy.Stats().Tunnels; n != 1 {
@@ -264,7 +264,7 @@ func TestDetachedTunnelOutlivesItsHandler(t *testing.T) {
 }
 
 // Access logs, spans and in-flight counters end at the upgrade.
-func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
+func TestDetachedTunnelEndsRequestAtUpgrade(t *testing.T) {
 	b := wstest.StartBackend(t)
 	ends, trace := proxytest.TraceEnds()
 	proxy := proxytest.NewProxy(t, wsproxy.WithBackends(b.URL()), trace, detached)
@@ -284,7 +284,7 @@ func TestMiddlewareSeesADetachedTunnelEndAtTheUpgrade(t *testing.T) {
 	p.WantOpen(t)
 }
 
-func TestServerThatIsClosedBeforeItsDetachedTunnelsLeavesThemOpen(t *testing.T) {
+func TestDetachedTunnelOutlivesServer(t *testing.T) {
 	leaktest.Check(t)
 	ends, trace := proxytest.TraceEnds()
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), trace, detached)
@@ -302,7 +302,7 @@ func TestServerThatIsClosedBeforeItsDetachedTunnelsLeavesThemOpen(t *testing.T) 
 	other.WantEOF()
 }
 
-func TestPlaceOfADetachedTunnelIsGivenBackWhenItEnds(t *testing.T) {
+func TestDetachedTunnelReleasesBackendAtEnd(t *testing.T) {
 	ends, trace := proxytest.TraceEnds()
 	_, s := proxytest.Start(t, trace, detached, wsproxy.WithBackendConfigs(
 		wsproxy.BackendConfig{URL: wstest.StartEcho(t), MaxTunnels: 1}))
@@ -316,7 +316,7 @@ func TestPlaceOfADetachedTunnelIsGivenBackWhenItEnds(t *testing.T) {
 }
 
 // A timeout middleware must not end what has outlived it.
-func TestTimeoutOfMiddlewareEndsNoDetachedTunnel(t *testing.T) {
+func TestDetachedTunnelOutlivesTimeoutOfMiddleware(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), detached)
 	contexts := make(chan context.Context, 1)
 	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -333,7 +333,7 @@ func TestTimeoutOfMiddlewareEndsNoDetachedTunnel(t *testing.T) {
 
 // What a proxy in front sees of an idle tunnel is what backend and clients say to
 // each other. Their pings pass.
-func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
+func TestTunnelPassesPingsAndPongs(t *testing.T) {
 	ponged := make(chan error, 1)
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
@@ -360,7 +360,7 @@ func TestPingsOfBackendReachTheClientAndItsPongsComeBack(t *testing.T) {
 }
 
 // The kernel keeps what a slow client has not read. Limits.SocketBuffer bounds it.
-func TestSocketBuffersBoundWhatASlowClientHolds(t *testing.T) {
+func TestSocketBufferBoundsUnreadBytes(t *testing.T) {
 	const bufferBytes = 32 << 10
 	backend := wstest.StartBackend(t)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),

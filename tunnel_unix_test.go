@@ -14,7 +14,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestATunnelWaitsForABackendOverTLSOutsideOfCryptoTLS(t *testing.T) {
+func TestTunnelWaitsForTLSBackendOutsideOfCryptoTLS(t *testing.T) {
 	ca := newAuthority(t)
 	config := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, "backend.example")}}
 	addr := startEchoTLS(t, config, make(chan *http.Request, 1))

@@ -16,7 +16,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestKeyIsTheClientsHoweverAMiddlewareSpellsIt(t *testing.T) {
+func TestUpgradeFindsKeyInAnySpelling(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Header["Sec-WebSocket-Key"] = r.Header["Sec-Websocket-Key"]
@@ -37,7 +37,7 @@ func (w hijackOnlyWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 func hijackOnly(w http.ResponseWriter) http.ResponseWriter { return hijackOnlyWriter{w} }
 
-func TestRefusalBehindAWrapperWithHijackOnlyArrivesWhole(t *testing.T) {
+func TestRefusalArrivesWholeBehindHijackOnlyWrapper(t *testing.T) {
 	const long = 100_000 // more than all buffers on the way hold
 	body := strings.Repeat("0123456789", long/10)
 	for _, tt := range []struct {
@@ -88,7 +88,7 @@ func TestRefusalBehindAWrapperWithHijackOnlyArrivesWhole(t *testing.T) {
 	}
 }
 
-func TestRefusalBehindAWrapperWithHijackOnlyThatBreaksOffIsNotTakenForTheWhole(t *testing.T) {
+func TestRefusalIsTruncatedBehindHijackOnlyWrapper(t *testing.T) {
 	for name, answer := range map[string]string{
 		"length":  proxytest.Head("HTTP/1.1 403 Forbidden", "Content-Length: 100") + "no",
 		"chunked": proxytest.Head("HTTP/1.1 403 Forbidden", "Transfer-Encoding: chunked") + "2\r\nno\r\n",
@@ -110,7 +110,7 @@ func TestRefusalBehindAWrapperWithHijackOnlyThatBreaksOffIsNotTakenForTheWhole(t
 	}
 }
 
-func TestRefusalTellsWhatAnOuterProxyLost(t *testing.T) {
+func TestRefusalNamesFieldsThatOuterProxyDropped(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	const key = "Sec-WebSocket-Key: " + proxytest.SampleKey
@@ -172,7 +172,7 @@ func wrapped(p http.Handler, wrap func(http.ResponseWriter) http.ResponseWriter)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(wrap(w), r) })
 }
 
-func TestHiddenHijackerIsFoundOutBeforeTheDial(t *testing.T) {
+func TestUpgradeFindsHiddenHijackerBeforeDial(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		handler  func(http.Handler) http.Handler
@@ -201,7 +201,7 @@ func TestHiddenHijackerIsFoundOutBeforeTheDial(t *testing.T) {
 	}
 }
 
-func TestWrapperWithUnwrapIsSeenThrough(t *testing.T) {
+func TestUpgradeFindsHijackerByUnwrap(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	s := proxytest.Serve(t, wrapped(p, func(w http.ResponseWriter) http.ResponseWriter { return unwrapperWriter{unwrapperWriter{w}} }))
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
@@ -209,7 +209,7 @@ func TestWrapperWithUnwrapIsSeenThrough(t *testing.T) {
 	proxytest.HangUp(t, client)
 }
 
-func TestHijackThatFailsClosesTheBackend(t *testing.T) {
+func TestUpgradeClosesBackendAfterFailedHijack(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		wrap func(http.ResponseWriter) http.ResponseWriter

@@ -11,5 +11,5 @@ export WSPROXY_SOAK=${1:-30s}
 tests=${2:-.}
 go test -race -count=1 -v -timeout=60m -run "$tests" ./test/soak
 if [ "$tests" = . ]; then
-	go test -race -count=1 -v -timeout=60m -run 'ReadersNeverRead|WithoutDescriptors' ./test/process
+	go test -race -count=1 -v -timeout=60m -run 'TestTunnelBoundsMemory|TestProxyRecovers' ./test/process
 fi

@@ -11,7 +11,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestTunnelTakesTwoDescriptors(t *testing.T) {
+func TestTunnelUsesTwoDescriptors(t *testing.T) {
 	const tunnels = 50
 	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	open := func() *wstest.Peer {

@@ -17,7 +17,7 @@ import (
 
 // With an odd number left, the last connection is accepted and its backend cannot
 // be dialed; with an even one it is not accepted.
-func TestProxyWithoutDescriptorsRecovers(t *testing.T) {
+func TestProxyRecoversWithoutDescriptors(t *testing.T) {
 	const limit = 100
 	for _, limit := range []int{limit, limit + 1} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 // A child that holds a descriptor of a connection keeps it open: its peer hears
 // nothing of the end.
-func TestTunnelsEndAtOnceThoughChildProcessesLiveOn(t *testing.T) {
+func TestTunnelEndsThoughChildProcessesLiveOn(t *testing.T) {
 	const tunnels = 30
 	ends := map[string]struct {
 		call func(p *wsproxy.Proxy)

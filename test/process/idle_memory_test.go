@@ -47,7 +47,7 @@ type processUse struct {
 	Engine string // of its tunnels
 }
 
-func TestIdleTunnelCostsNoMoreThanItDid(t *testing.T) {
+func TestIdleTunnelUsesStoredMemory(t *testing.T) {
 	switch {
 	case runtime.GOOS != "linux":
 		t.Skip("the numbers are those of Linux")

@@ -9,7 +9,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/leaktest"
 )
 
-// TestMain runs the tests, or the process that TestIdleTunnelCostsNoMoreThanItDid starts.
+// TestMain runs the tests, or the process that TestIdleTunnelUsesStoredMemory starts.
 func TestMain(m *testing.M) {
 	beMemoryProcess()
 	leaktest.Main(m)

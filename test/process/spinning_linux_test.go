@@ -14,7 +14,7 @@ import (
 
 // What the kernel says of a connection that was reset it says again and again to
 // who does not listen.
-func TestResetOfASideThatIsNotReadTakesNoCPUTime(t *testing.T) {
+func TestTunnelUsesNoCPUTimeAfterReset(t *testing.T) {
 	scenes := []stalled{
 		{name: "client paused", side: sideClient, isPaused: true},
 		{name: "backend paused", side: sideBackend, isPaused: true},

@@ -36,7 +36,7 @@ func floods(key *[4]byte) map[string][]byte {
 	}
 }
 
-func TestMemoryOfATunnelWhoseReadersNeverReadIsBounded(t *testing.T) {
+func TestTunnelBoundsMemoryOfUnreadBytes(t *testing.T) {
 	const most = 128 << 10
 	tunnels := 20
 	if proxytest.SoakTime(t) > 0 {

@@ -23,7 +23,7 @@ var upgradeAllocs = map[string]map[string]float64{
 }
 
 // It is not run with the race detector, under which pools lose what they hold.
-func TestUpgradesAllocateNoMoreThanTheyDid(t *testing.T) {
+func TestUpgradeAllocatesStoredNumber(t *testing.T) {
 	backend := startQuickBackend(t)
 	p, s := proxytest.Start(t, wsproxy.WithBackends("http://"+backend))
 	front := strings.TrimPrefix(s.URL, "http://")

@@ -102,7 +102,7 @@ var thirdParty = map[string]string{
 	"golang.org/x/net/http/httpguts": "what a token is, and a field value, as net/http itself decides it",
 }
 
-func TestPackagesKeepTheRulesOfTheirRooms(t *testing.T) {
+func TestPackagesFollowImportRules(t *testing.T) {
 	atRoot(t)
 	seen := make(map[string]bool)
 	for _, name := range sourceFiles(t) {
@@ -118,7 +118,7 @@ func TestPackagesKeepTheRulesOfTheirRooms(t *testing.T) {
 	}
 }
 
-func TestRulesOfRoomsCatchBreaches(t *testing.T) {
+func TestImportRulesFindBreaches(t *testing.T) {
 	const want = "" // nothing to say
 	for _, tt := range []struct {
 		file, src string

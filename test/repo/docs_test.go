@@ -19,7 +19,7 @@ var documents = []string{
 	"docs/benchmarks.md",
 }
 
-func TestProgramOfTheReadmeCompiles(t *testing.T) {
+func TestReadmeProgramCompiles(t *testing.T) {
 	atRoot(t)
 	_, rest, ok := strings.Cut(read(t, "README.md"), "```go\n")
 	program, _, closed := strings.Cut(rest, "```\n")
@@ -35,7 +35,7 @@ func TestProgramOfTheReadmeCompiles(t *testing.T) {
 	}
 }
 
-func TestProgramOfThePackageDocumentationIsTheReadmes(t *testing.T) {
+func TestPackageDocumentationHasReadmeProgram(t *testing.T) {
 	atRoot(t)
 	_, rest, _ := strings.Cut(read(t, "README.md"), "```go\n")
 	program, _, _ := strings.Cut(rest, "```\n")

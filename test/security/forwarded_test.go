@@ -11,7 +11,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestOuterProxyTellsWhoTheClientIs(t *testing.T) {
+func TestTrustedProxyDecidesClientAddress(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
 		trusted   []string

@@ -49,12 +49,12 @@ func wantTrueForwarding(t *testing.T, h http.Header) {
 	}
 }
 
-func TestUntrustedClientForgesNoForwardingField(t *testing.T) {
+func TestForwardingFieldsCannotBeForged(t *testing.T) {
 	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", forged...), wsproxy.WithTrustedProxies("192.0.2.0/24"))
 	wantTrueForwarding(t, req.Header)
 }
 
-func TestConnectionRemovesNoFieldThatTheProxySets(t *testing.T) {
+func TestConnectionRemovesNoFieldOfProxy(t *testing.T) {
 	for _, connection := range []string{
 		"Connection: X-Forwarded-For, X-Forwarded-Host, X-Forwarded-Proto, X-Real-Ip",
 		"connection: x-forwarded-for, x-forwarded-host, x-forwarded-proto",
@@ -72,7 +72,7 @@ func TestConnectionRemovesNoFieldThatTheProxySets(t *testing.T) {
 	}
 }
 
-func TestEmptyConnectionLineHidesNoOther(t *testing.T) {
+func TestConnectionFieldsAreFoundBehindEmptyLine(t *testing.T) {
 	request := proxytest.Head("GET /chat HTTP/1.1", "Host: chat.example", "Connection:", "Connection: X-Forwarded-For, X-Internal",
 		"X-Internal: 1", "X-Forwarded-For: 192.0.2.66", "Connection: Upgrade", "Upgrade: websocket",
 		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: "+proxytest.SampleKey)
@@ -81,7 +81,7 @@ func TestEmptyConnectionLineHidesNoOther(t *testing.T) {
 	proxytest.WantField(t, req.Header, "X-Internal")
 }
 
-func TestNominatedFieldsStayWithTheProxy(t *testing.T) {
+func TestConnectionFieldsOfRequestAreDropped(t *testing.T) {
 	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat",
 		"Connection: x-internal-auth", "X-Internal-Auth: admin", "Connection: keep-alive, X-Other", "X-Other: 1",
 		"Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "Proxy-Authorization: Basic eA==", "TE: trailers",
@@ -94,7 +94,7 @@ func TestNominatedFieldsStayWithTheProxy(t *testing.T) {
 	proxytest.WantField(t, req.Header, "Authorization", "Bearer x")
 }
 
-func TestNominatedFieldsOfAnAnswerStayWithTheProxy(t *testing.T) {
+func TestConnectionFieldsOfResponseAreDropped(t *testing.T) {
 	t.Run("101", func(t *testing.T) {
 		backend := wstest.StartRaw(t, strings.Replace(proxytest.SwitchingWith("X-Internal: 1", "Keep-Alive: timeout=5", "X-Public: 2",
 			"Trailer: X-T"), "Connection: Upgrade", "Connection: Upgrade, x-internal", 1))
@@ -116,7 +116,7 @@ func TestNominatedFieldsOfAnAnswerStayWithTheProxy(t *testing.T) {
 
 // "By default, X-Forwarded-For is set to the value of the client IP address":
 // httputil's way out of that, a nil entry, works in the Rewrite hook.
-func TestRewriteMayLeaveXForwardedForOut(t *testing.T) {
+func TestRewriteMayRemoveXForwardedFor(t *testing.T) {
 	for name, remove := range map[string]func(http.Header){
 		"nil":    func(h http.Header) { h["X-Forwarded-For"] = nil },
 		"delete": func(h http.Header) { h.Del("X-Forwarded-For") },
@@ -134,7 +134,7 @@ func TestRewriteMayLeaveXForwardedForOut(t *testing.T) {
 }
 
 // What auth finds out is told to the backend in the Rewrite hook.
-func TestClientForgesNoIdentityThatRewriteSets(t *testing.T) {
+func TestRewriteIdentityCannotBeForged(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		user string // "" for nobody
@@ -160,7 +160,7 @@ func TestClientForgesNoIdentityThatRewriteSets(t *testing.T) {
 	}
 }
 
-func TestQueryReachesRewriteAndBackendAlike(t *testing.T) {
+func TestQueryIsSameForRewriteAndBackend(t *testing.T) {
 	for _, tt := range []struct{ query, want string }{
 		{"room=a&token=b", "room=a&token=b"},
 		{"token=b&room=a&token=c", "token=b&room=a&token=c"},
@@ -181,7 +181,7 @@ func TestQueryReachesRewriteAndBackendAlike(t *testing.T) {
 	}
 }
 
-func TestClientAddressIsReadFromTheRight(t *testing.T) {
+func TestClientAddressIsReadFromRight(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		trusted []string
@@ -216,7 +216,7 @@ func TestClientAddressIsReadFromTheRight(t *testing.T) {
 	}
 }
 
-func TestTrustedProxysFieldsAreKept(t *testing.T) {
+func TestTrustedProxyFieldsAreForwarded(t *testing.T) {
 	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "X-Forwarded-Host: public.example", "X-Forwarded-Proto: https", "X-Real-IP: 192.0.2.66",
 		"Forwarded: for=192.0.2.66", "X-Forwarded-Port: 443", "X_Forwarded_Proto: forged"), wsproxy.WithTrustedProxies("127.0.0.0/8"))
 	proxytest.WantField(t, req.Header, "X-Forwarded-Host", "public.example")

@@ -12,7 +12,7 @@ import (
 
 // A megabyte that is a kilobyte on the wire passes a limit of four kilobytes, and
 // arrives as it was sent: nothing inflates it.
-func TestCompressedMessagesAreMeasuredOnTheWire(t *testing.T) {
+func TestMessageSizeMeasuresCompressedBytes(t *testing.T) {
 	var bomb bytes.Buffer
 	w, err := flate.NewWriter(&bomb, flate.BestCompression)
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestForeignOriginIsRefusedBeforeAnyDial(t *testing.T) {
+func TestOriginIsCheckedBeforeDial(t *testing.T) {
 	patterns := []string{"example.com", "*.trusted.example", "https://only.example", "*.port.example:8443", "APP.example"}
 	for _, tt := range []struct {
 		name    string
@@ -85,7 +85,7 @@ func TestForeignOriginIsRefusedBeforeAnyDial(t *testing.T) {
 	}
 }
 
-func TestWithoutPatternsOnlyTheOwnHostPasses(t *testing.T) {
+func TestOriginMustBeHostWithoutPatterns(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Switching)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns())
 	proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat", "Origin: https://chat.example"))
@@ -95,7 +95,7 @@ func TestWithoutPatternsOnlyTheOwnHostPasses(t *testing.T) {
 }
 
 // Nobody forges the host that Origin is compared with.
-func TestForwardedHostIsNotTheOwnHost(t *testing.T) {
+func TestOriginIsNotComparedWithForwardedHost(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Switching)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(), wsproxy.WithTrustedProxies("127.0.0.1"))
 	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat", "Origin: https://evil.example", "X-Forwarded-Host: evil.example"))
@@ -103,7 +103,7 @@ func TestForwardedHostIsNotTheOwnHost(t *testing.T) {
 	proxytest.WantUntouched(t, backend)
 }
 
-func TestByDefaultOriginIsTheBackendsBusiness(t *testing.T) {
+func TestOriginPassesByDefault(t *testing.T) {
 	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "Origin: https://evil.example"))
 	proxytest.WantField(t, req.Header, "Origin", "https://evil.example")
 	if req.Host != "chat.example" {

@@ -9,7 +9,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestPathsOfBackends(t *testing.T) {
+func TestPathIsAppendedToPrefix(t *testing.T) {
 	for _, tt := range []struct{ prefix, target, want string }{
 		{"", "/chat", "/chat"},
 		{"", "/", "/"},
@@ -38,7 +38,7 @@ func TestPathsOfBackends(t *testing.T) {
 	}
 }
 
-func TestDotSegmentsEscapeNoPrefix(t *testing.T) {
+func TestPathWithDotSegmentsIsRefused(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Switching)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()+"/base"))
 	for _, target := range []string{

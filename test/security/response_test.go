@@ -10,7 +10,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestMalformedAnswersAre502(t *testing.T) {
+func TestResponseThatIsMalformedBecomes502(t *testing.T) {
 	status := "HTTP/1.1 101 Switching Protocols"
 	accept := "Sec-WebSocket-Accept: {accept}"
 	for _, tt := range []struct{ name, answer string }{
@@ -67,7 +67,7 @@ func TestMalformedAnswersAre502(t *testing.T) {
 	}
 }
 
-func TestOddButHarmlessAnswersOpenATunnel(t *testing.T) {
+func TestResponseThatIsOddOpensTunnel(t *testing.T) {
 	hello := string(wstest.AppendFrame(nil, wstest.Text("hello"), nil))
 	for _, tt := range []struct{ name, answer string }{
 		{"Content-Length 0", proxytest.SwitchingWith("Content-Length: 0")},
@@ -113,7 +113,7 @@ func TestOddButHarmlessAnswersOpenATunnel(t *testing.T) {
 	}
 }
 
-func TestUpgradeDoubledInTheAnswerIsRefused(t *testing.T) {
+func TestResponseWithTwoUpgradeLinesIsRefused(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Upgrade: websocket"))
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))

@@ -16,7 +16,7 @@ import (
 // secondRequest is a request that an attacker sends behind an upgrade.
 const secondRequest = "GET /secret HTTP/1.1\r\nHost: chat.example\r\n\r\n"
 
-func TestRefusedUpgradeLeavesNoWayToTheBackend(t *testing.T) {
+func TestUpgradeThatBackendRefusesReachesItNoMore(t *testing.T) {
 	for _, status := range []int{400, 401, 403, 404, 426, 429, 500, 501, 502, 503, 504} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			backend := wstest.StartRaw(t, proxytest.Refusing(status, "no", "X-Reason: tired", "Keep-Alive: timeout=60"))
@@ -42,7 +42,7 @@ func TestRefusedUpgradeLeavesNoWayToTheBackend(t *testing.T) {
 	}
 }
 
-func TestRedirectOfAnUpgradeIsPassedOnAndNotFollowed(t *testing.T) {
+func TestUpgradeForwardsRedirect(t *testing.T) {
 	for _, status := range []int{300, 301, 302, 303, 307, 308} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			elsewhere := wstest.StartRaw(t, proxytest.Switching)
@@ -60,7 +60,7 @@ func TestRedirectOfAnUpgradeIsPassedOnAndNotFollowed(t *testing.T) {
 	}
 }
 
-func TestSuccessOtherThan101OpensNoTunnel(t *testing.T) {
+func TestUpgradeNeeds101(t *testing.T) {
 	handshake := []string{"Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: {accept}"}
 	for _, tt := range []struct {
 		name, answer string
@@ -90,7 +90,7 @@ func TestSuccessOtherThan101OpensNoTunnel(t *testing.T) {
 	}
 }
 
-func TestEarlyClientBytesReachNoBackendThatRefuses(t *testing.T) {
+func TestEarlyBytesDoNotReachRefusingBackend(t *testing.T) {
 	early := string(wstest.AppendFrame(nil, wstest.Text("early"), &[4]byte{1, 2, 3, 4}))
 	for _, tt := range []struct {
 		name, answer string
@@ -112,7 +112,7 @@ func TestEarlyClientBytesReachNoBackendThatRefuses(t *testing.T) {
 	}
 }
 
-func TestEarlyClientBytesWaitForThe101(t *testing.T) {
+func TestEarlyBytesWaitFor101(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		s := proxytest.ServeInMemory(t, proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option()))
@@ -145,7 +145,7 @@ func TestEarlyClientBytesWaitForThe101(t *testing.T) {
 	})
 }
 
-func TestOnlyWebSocketIsForwarded(t *testing.T) {
+func TestUpgradeToOtherProtocolIsRefused(t *testing.T) {
 	for _, tt := range []struct{ name, upgrade string }{
 		{"foo", "Upgrade: foo"},
 		{"h2c", "Upgrade: h2c"},
@@ -191,7 +191,7 @@ func TestOnlyWebSocketIsForwarded(t *testing.T) {
 	}
 }
 
-func TestHTTP2SettingsGoNowhere(t *testing.T) {
+func TestHTTP2SettingsAreDropped(t *testing.T) {
 	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA"))
 	proxytest.WantField(t, req.Header, "HTTP2-Settings")
 	proxytest.WantField(t, req.Header, "Upgrade", "websocket")
@@ -213,7 +213,7 @@ func TestCONNECTIsRefused(t *testing.T) {
 	proxytest.WantUntouched(t, backend)
 }
 
-func TestUpgradeWithABodyIsRefused(t *testing.T) {
+func TestUpgradeWithBodyIsRefused(t *testing.T) {
 	for _, tt := range []struct{ name, request string }{
 		{"Content-Length", proxytest.UpgradeTo("/chat", "Content-Length: 5") + "hello"},
 		{"chunked", proxytest.UpgradeTo("/chat", "Transfer-Encoding: chunked") + "5\r\nhello\r\n0\r\n\r\n"},
@@ -231,12 +231,12 @@ func TestUpgradeWithABodyIsRefused(t *testing.T) {
 	}
 }
 
-func TestContentLengthZeroIsNoBody(t *testing.T) {
+func TestUpgradeMayHaveContentLengthZero(t *testing.T) {
 	req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", "Content-Length: 0"))
 	proxytest.WantField(t, req.Header, "Content-Length")
 }
 
-func TestVersionOtherThan13IsRefusedByTheProxy(t *testing.T) {
+func TestVersionMustBe13(t *testing.T) {
 	for _, tt := range []struct{ name, lines string }{
 		{"777", "Sec-WebSocket-Version: 777"},
 		{"8", "Sec-WebSocket-Version: 8"},
@@ -265,7 +265,7 @@ func TestVersionOtherThan13IsRefusedByTheProxy(t *testing.T) {
 	}
 }
 
-func TestOnlyGETOpensAWebSocket(t *testing.T) {
+func TestMethodMustBeGET(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.Switching)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	for _, method := range []string{"POST", "PUT", "HEAD", "OPTIONS", "get", "PRI"} {
@@ -282,7 +282,7 @@ func TestOnlyGETOpensAWebSocket(t *testing.T) {
 	proxytest.WantUntouched(t, backend)
 }
 
-func TestKeyMustBeSixteenBytes(t *testing.T) {
+func TestKeyMustBe16Bytes(t *testing.T) {
 	for _, tt := range []struct{ name, lines string }{
 		{"none", "X-None: 1"},
 		{"empty", "Sec-WebSocket-Key:"},
@@ -325,7 +325,7 @@ func TestExpectIsRefused(t *testing.T) {
 	proxytest.WantUntouched(t, backend)
 }
 
-func TestAcceptMustAnswerTheProxysOwnKey(t *testing.T) {
+func TestAcceptMustMatchKeyOfProxy(t *testing.T) {
 	for _, tt := range []struct{ name, accept string }{
 		{"none", "X-None: 1"},
 		{"empty", "Sec-WebSocket-Accept:"},
@@ -354,7 +354,7 @@ func TestAcceptMustAnswerTheProxysOwnKey(t *testing.T) {
 	}
 }
 
-func TestServeHTTPAndWrapApplyTheSameChecks(t *testing.T) {
+func TestWrapAppliesChecksOfServeHTTP(t *testing.T) {
 	refused := &wsproxy.StatusError{Status: http.StatusUnauthorized, Err: io.EOF}
 	for _, tt := range []struct {
 		name, request string
@@ -381,7 +381,7 @@ func TestServeHTTPAndWrapApplyTheSameChecks(t *testing.T) {
 	}
 }
 
-func TestWrapNeverFallsThroughAfterADial(t *testing.T) {
+func TestWrapNeverFallsThroughAfterDial(t *testing.T) {
 	for _, tt := range []struct {
 		answer string
 		status int

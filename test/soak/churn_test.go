@@ -34,7 +34,7 @@ func churnTime(t testing.TB) time.Duration {
 	return 1500 * time.Millisecond
 }
 
-func TestTunnelsOpenedAndDroppedAtRandomLeaveNothing(t *testing.T) {
+func TestTunnelsDroppedAtRandomLeaveNothing(t *testing.T) {
 	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		leaktest.Check(t)
 		seed := rand.Uint64()

@@ -17,7 +17,7 @@ import (
 
 // A proxy changes no byte after the handshake: what a peer receives is the same
 // whether there is one or not.
-func TestScriptsArriveThroughTheProxyAsTheyDoDirectly(t *testing.T) {
+func TestTunnelPassesRandomScriptsUnchanged(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
 	for seed := range uint64(12) {

@@ -20,7 +20,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestNoTimeoutOfTheServerEndsATunnel(t *testing.T) {
+func TestTunnelOutlivesTimeoutsOfServer(t *testing.T) {
 	t.Parallel() // three real seconds
 	base, cancelBase := context.WithCancel(context.Background())
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
@@ -45,7 +45,7 @@ func TestNoTimeoutOfTheServerEndsATunnel(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestLimitListenerAdmitsTheNextWhenATunnelEnds(t *testing.T) {
+func TestTunnelEndFreesLimitListener(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	srv := httptest.NewUnstartedServer(p)
 	srv.Listener = netutil.LimitListener(srv.Listener, 2)
@@ -69,7 +69,7 @@ func TestLimitListenerAdmitsTheNextWhenATunnelEnds(t *testing.T) {
 	proxytest.WantEcho(t, second)
 }
 
-func TestClientThatVanishesLeavesNothing(t *testing.T) {
+func TestVanishedClientLeavesNothing(t *testing.T) {
 	vanish := map[string]func(*wstest.Peer){"close": (*wstest.Peer).Close, "reset": (*wstest.Peer).Reset}
 	for name, vanish := range vanish {
 		t.Run("before the dial/"+name, func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestClientThatVanishesLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
+func TestCloseDuringUpgradeLeavesNoTunnel(t *testing.T) {
 	shutDown := func(p *wsproxy.Proxy) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -215,7 +215,7 @@ func TestCloseWhileAnUpgradeIsUnderWayLeavesNoTunnel(t *testing.T) {
 	}
 }
 
-func TestTenThousandFailingHandshakesLeaveNothing(t *testing.T) {
+func TestFailedHandshakesLeaveNothing(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
 		backend proxytest.FakeBackend

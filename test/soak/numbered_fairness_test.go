@@ -26,7 +26,7 @@ const floods = 4 // clients that send pings without pause
 // A direction that always finds data never waits, so that others wait for it. The
 // proxy and those that flood it have processes of their own: in one process each
 // would wait for the others.
-func TestPortableEngineSharesTheProcessorWithAFlood(t *testing.T) {
+func TestPortableEngineSharesProcessorWithFlood(t *testing.T) {
 	if soakTime() == 0 {
 		t.Skip("a figure; WSPROXY_SOAK=10s measures it")
 	}

@@ -57,7 +57,7 @@ func TestNumberedMessagesArriveWholeAndInOrder(t *testing.T) {
 }
 
 // The end that closes does so while the other still sends.
-func TestNumberedMessagesArriveAfterAClose(t *testing.T) {
+func TestNumberedMessagesArriveAfterClose(t *testing.T) {
 	testNumbered(t, true)
 }
 

@@ -188,7 +188,7 @@ func maxDescriptors(t testing.TB) int {
 	return int(min(limit.Cur, 1<<20))
 }
 
-func TestShutdownOfThousandsOfTunnelsWhileTrafficFlows(t *testing.T) {
+func TestShutdownClosesThousandsOfBusyTunnels(t *testing.T) {
 	most := 3000
 	if testing.Short() {
 		most = 300

@@ -14,9 +14,9 @@ import (
 )
 
 // What clients do before and right after their 101 is in
-// TestClientThatVanishesLeavesNothing.
+// TestVanishedClientLeavesNothing.
 
-func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
+func TestBackendResetBeforeResponseBecomes502(t *testing.T) {
 	answers := map[string]string{
 		"at once":         "",
 		"inside the line": "HTTP/1.1 10",
@@ -46,7 +46,7 @@ func TestBackendThatResetsInsteadOfAnsweringIsA502(t *testing.T) {
 	})
 }
 
-func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
+func TestBackendResetAfter101IsLost(t *testing.T) {
 	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		leaktest.Check(t)
 		b := wstest.StartBackend(t)
@@ -76,7 +76,7 @@ func TestBackendThatResetsRightAfterIts101IsLost(t *testing.T) {
 }
 
 // All that both peers ever send comes a byte at a time.
-func TestConversationInWritesOfOneByte(t *testing.T) {
+func TestTunnelPassesWritesOfOneByte(t *testing.T) {
 	slowly := func(p *wstest.Peer, b []byte) {
 		for i := range b {
 			p.SendRaw(b[i : i+1])
@@ -112,7 +112,7 @@ func TestConversationInWritesOfOneByte(t *testing.T) {
 }
 
 // A hook for one of many tunnels: it is told by the request's path.
-func TestHooksThatSleepOrPanicLeaveOtherTunnelsEchoing(t *testing.T) {
+func TestHooksThatBlockOrPanicLeaveOtherTunnelsAlone(t *testing.T) {
 	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		release := make(chan struct{})
 		asleep := make(chan string, 2)
