@@ -1,4 +1,4 @@
-// Package wsproxytest checks what users of package wsproxy implement themselves.
+// Package wsproxytest tests implementations of the interfaces of package wsproxy.
 package wsproxytest
 
 import (
@@ -10,10 +10,10 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// TestBalancer checks that the balancers that newBalancer returns keep the
-// contract of [wsproxy.Balancer]. It returns nil, or a join (see [errors.Join])
-// of one error for each rule that is broken, which tells how. newBalancer is
-// called several times, and must return a new Balancer each time.
+// TestBalancer checks that the balancers of newBalancer follow the contract of
+// [wsproxy.Balancer]. It returns nil, or one error for each broken rule, joined
+// with [errors.Join]. Each error says how the rule was broken. newBalancer must
+// return a new Balancer each time it is called.
 //
 //	func TestMyBalancer(t *testing.T) {
 //		if err := wsproxytest.TestBalancer(newMyBalancer); err != nil {
@@ -21,15 +21,15 @@ import (
 //		}
 //	}
 //
-// A request may be refused with an error if it lacks something: cookies, a
-// query, a remote address. For an ordinary request the balancer must choose; one
-// that needs more than a browser sends is tested in a [wsproxy.BalancerFunc] that
-// adds it to a clone of the request.
+// A balancer may refuse a request that lacks cookies, a query or a remote address
+// with an error. It must choose a backend for an ordinary request. If a balancer
+// needs more than a browser sends, wrap it in a [wsproxy.BalancerFunc] that adds
+// the missing parts to a clone of the request.
 //
-// Run it with the race detector: it makes concurrent calls, but sees only those
-// data races that lead to a panic or a wrong choice. A call that has not returned
-// after a second is reported and the rest is left out; the request's context is
-// then done, so that one that waits for it ends.
+// Run it with the race detector: TestBalancer makes concurrent calls, but by itself
+// it detects only data races that lead to a panic or a wrong choice. It reports a
+// call that has not returned after a second, and makes no further calls. The
+// request's context is then canceled, so that a call that waits for it returns.
 func TestBalancer(newBalancer func() wsproxy.Balancer) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -53,30 +53,30 @@ const (
 	ruleBlock       = "Pick must not block"
 	ruleModify      = "Pick must not modify candidates"
 	ruleRequest     = "Pick must not modify the request"
-	ruleRetain      = "Pick must not keep candidates"
-	ruleChange      = "Pick must bear that backends are removed and added"
+	ruleRetain      = "Pick must not retain candidates"
+	ruleChange      = "Pick must work after backends were removed and added"
 	ruleNumber      = "Pick must work with any number of candidates"
-	ruleAnyRequest  = "Pick must bear a request that lacks something"
+	ruleAnyRequest  = "Pick must not fail on a request that lacks something"
 	ruleConcurrency = "Pick must be safe for concurrent use"
 )
 
-const blockedAfter = time.Second // one Pick
+const blockedAfter = time.Second // time limit of one call of Pick
 
-// A tester collects what one TestBalancer finds.
+// A tester performs one TestBalancer.
 type tester struct {
 	ctx         context.Context // of all requests
 	newBalancer func() wsproxy.Balancer
 	pool        *pool
 
 	violations []error
-	reported   map[string]bool // rules: the first violation of each is enough
-	isBlocked  bool            // nothing more can be checked
+	reported   map[string]bool // rules with a violation; only the first one is reported
+	isBlocked  bool            // a call of Pick has not returned: no further checks
 }
 
-// run makes all checks. Those that come first explain best what is wrong.
+// run performs all checks. The first checks give the clearest errors.
 func (t *tester) run() {
 	if !t.checkOrdinary() {
-		return // all that follows would only say the same
+		return // all other checks would report the same fault
 	}
 	for _, check := range []func(wsproxy.Balancer){
 		t.checkRetention, t.checkChanges, t.checkNumbers, t.checkRequests, t.checkConcurrency,
@@ -88,7 +88,8 @@ func (t *tester) run() {
 	}
 }
 
-// checkOrdinary reports whether the balancer chooses for ordinary requests.
+// checkOrdinary checks that the balancer chooses a backend for ordinary requests.
+// It returns false if it does not.
 func (t *tester) checkOrdinary() bool {
 	if t.newBalancer == nil {
 		t.report(violation{rule: ruleNew, detail: "the function is nil"})
@@ -109,8 +110,9 @@ func (t *tester) checkOrdinary() bool {
 	return true
 }
 
-// checkRetention overwrites all that the balancer was given, after each call: with
-// a backend that is no candidate, or with nil.
+// checkRetention checks that the balancer does not retain candidates. After each
+// call it overwrites all slices that it has passed, with a backend that is never a
+// candidate, or with nil.
 func (t *tester) checkRetention(b wsproxy.Balancer) {
 	var old [][]*wsproxy.Backend
 	for i := range 20 {
@@ -133,7 +135,7 @@ func (t *tester) checkRetention(b wsproxy.Balancer) {
 	}
 }
 
-// checkChanges removes backends from the set and adds others.
+// checkChanges checks the balancer while backends are removed and added.
 func (t *tester) checkChanges(b wsproxy.Balancer) {
 	for i := range 30 {
 		candidates, err := t.pool.change(i)
@@ -150,7 +152,7 @@ func (t *tester) checkChanges(b wsproxy.Balancer) {
 	}
 }
 
-// checkNumbers offers one backend, a thousand, and numbers between.
+// checkNumbers checks the balancer with 1 to 1000 candidates.
 func (t *tester) checkNumbers(b wsproxy.Balancer) {
 	for _, n := range []int{1, 2, 1, 3, 10, 1, 100, 1000, 999, 1, 5} {
 		for range 5 {
@@ -162,13 +164,13 @@ func (t *tester) checkNumbers(b wsproxy.Balancer) {
 	}
 }
 
-// checkRequests sends what a balancer may not expect.
+// checkRequests checks the balancer with unusual requests.
 func (t *tester) checkRequests(b wsproxy.Balancer) {
 	for _, q := range unusual {
 		for range 3 {
 			found := t.pick(b, q, t.pool.some(3)).violations
 			if len(found) > 0 && found[0].rule == ruleChoose {
-				break // it may refuse
+				break // the balancer may refuse such a request
 			}
 			if t.reportAs(ruleAnyRequest, "", found) {
 				return
@@ -177,12 +179,12 @@ func (t *tester) checkRequests(b wsproxy.Balancer) {
 	}
 }
 
-// checkConcurrency calls one balancer from several goroutines.
+// checkConcurrency checks the balancer with calls from several goroutines.
 func (t *tester) checkConcurrency(b wsproxy.Balancer) {
 	const callers, calls = 8, 100
 	found := make(chan []violation, callers)
 	for i := range callers {
-		// Ends after its calls, or with the first that is wrong.
+		// Ends after its calls, or after the first wrong result.
 		go func() { found <- t.pickOften(b, calls, i) }()
 	}
 	for range callers {
@@ -190,7 +192,8 @@ func (t *tester) checkConcurrency(b wsproxy.Balancer) {
 	}
 }
 
-// pickOften returns the violations of the first call that has any.
+// pickOften calls Pick a number of times, and returns the violations of the first
+// call that has any.
 func (t *tester) pickOften(b wsproxy.Balancer, calls, seed int) []violation {
 	for i := range calls {
 		n := 1 + (i*7+seed*3)%20
@@ -201,7 +204,7 @@ func (t *tester) pickOften(b wsproxy.Balancer, calls, seed int) []violation {
 	return nil
 }
 
-// report notes violations, the first of each rule.
+// report records violations, the first of each rule.
 func (t *tester) report(found ...violation) {
 	for _, v := range found {
 		if t.reported[v.rule] {
@@ -216,8 +219,9 @@ func (t *tester) report(found ...violation) {
 	}
 }
 
-// reportAs notes violations, those that concern the choice as ones of rule,
-// because the balancer chose well until then. It reports whether there were such.
+// reportAs records violations. Those that concern the choice are recorded as
+// violations of rule, because the balancer has chosen correctly in the checks
+// before. It returns whether there were any of them.
 func (t *tester) reportAs(rule, when string, found []violation) bool {
 	wrong := choiceViolations(found)
 	for i, v := range found {
@@ -234,15 +238,15 @@ func (t *tester) reportAs(rule, when string, found []violation) bool {
 	return len(wrong) > 0
 }
 
-// A violation tells how a rule was broken.
+// A violation is the error of a broken rule.
 type violation struct {
 	rule, detail string
 }
 
 func (v violation) Error() string { return "wsproxytest: " + v.rule + ": " + v.detail }
 
-// isChoice reports whether v is about what Pick returned, not about what it did
-// besides.
+// isChoice reports whether v concerns the result of Pick, as opposed to its side
+// effects.
 func (v violation) isChoice() bool {
 	switch v.rule {
 	case ruleChoose, ruleCandidate, ruleNil, rulePanic:
@@ -251,7 +255,7 @@ func (v violation) isChoice() bool {
 	return false
 }
 
-// choiceViolations returns those of found that are about what Pick returned.
+// choiceViolations returns the violations that concern the result of Pick.
 func choiceViolations(found []violation) []violation {
 	var wrong []violation
 	for _, v := range found {

@@ -53,12 +53,12 @@ func TestBalancerThatRefusesUnusualRequestsPasses(t *testing.T) {
 
 type pickFunc = func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error)
 
-// testFunc tests balancers of one function each.
+// testFunc tests balancers that are functions.
 func testFunc(newPick func() pickFunc) error {
 	return wsproxytest.TestBalancer(func() wsproxy.Balancer { return wsproxy.BalancerFunc(newPick()) })
 }
 
-// always makes a constructor of a function without state.
+// always returns a constructor of a function without state.
 func always(f pickFunc) func() pickFunc { return func() pickFunc { return f } }
 
 func TestBrokenBalancersAreToldTheRule(t *testing.T) {
@@ -102,7 +102,7 @@ func TestBrokenBalancersAreToldTheRule(t *testing.T) {
 		{"appends to candidates", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			doubled := append(candidates, candidates...)
 			return doubled[0], nil
-		}), []string{"must not modify candidates: for a browser's request and 3 candidates it wrote behind their end"}},
+		}), []string{"must not modify candidates: for a browser's request and 3 candidates it wrote past their end"}},
 
 		{"changes a header", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			r.Header.Set("X-Backend", candidates[0].ID())
@@ -138,7 +138,7 @@ func TestBrokenBalancersAreToldTheRule(t *testing.T) {
 				}
 				return candidates[0], nil
 			}
-		}, []string{"must not keep candidates: after the slice of an earlier call was overwritten,", "backends are removed and added"}},
+		}, []string{"must not retain candidates: after the slice of an earlier call was overwritten,", "backends were removed and added"}},
 
 		{"keeps the first slice and reads it", func() pickFunc {
 			var kept atomic.Pointer[[]*wsproxy.Backend]
@@ -151,7 +151,7 @@ func TestBrokenBalancersAreToldTheRule(t *testing.T) {
 				}
 				return candidates[0], nil
 			}
-		}, []string{"must not keep candidates: after the slice of an earlier call was overwritten, for a browser's request and 3 candidates it panicked: runtime error: invalid memory address"}},
+		}, []string{"must not retain candidates: after the slice of an earlier call was overwritten, for a browser's request and 3 candidates it panicked: runtime error: invalid memory address"}},
 
 		{"sticks to its first choice", func() pickFunc {
 			var first atomic.Pointer[wsproxy.Backend]
@@ -159,7 +159,7 @@ func TestBrokenBalancersAreToldTheRule(t *testing.T) {
 				first.CompareAndSwap(nil, candidates[0])
 				return first.Load(), nil
 			}
-		}, []string{"must bear that backends are removed and added: after 1 changes of the set, for a browser's request and 5 candidates it returned"}},
+		}, []string{"must work after backends were removed and added: after 1 changes of the set, for a browser's request and 5 candidates it returned"}},
 
 		{"needs two candidates", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			return candidates[1], nil
@@ -178,11 +178,11 @@ func TestBrokenBalancersAreToldTheRule(t *testing.T) {
 		{"needs a cookie", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			c, _ := r.Cookie("session")
 			return candidates[len(c.Value)%len(candidates)], nil
-		}), []string{"must bear a request that lacks something: for a request without cookies and query and 3 candidates it panicked"}},
+		}), []string{"must not fail on a request that lacks something: for a request without cookies and query and 3 candidates it panicked"}},
 
 		{"needs a remote address", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			return candidates[int(r.RemoteAddr[0])%len(candidates)], nil
-		}), []string{`must bear a request that lacks something: for a request with RemoteAddr ""`}},
+		}), []string{`must not fail on a request that lacks something: for a request with RemoteAddr ""`}},
 
 		{"needs a port", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			if strings.HasPrefix(r.RemoteAddr, "192.") {
@@ -233,7 +233,7 @@ func TestBalancerThatBlocksIsReportedAndReleased(t *testing.T) {
 			<-r.Context().Done()
 			return nil, r.Context().Err()
 		}))
-		checkViolations(t, err, []string{"must not block: for a browser's request and 3 candidates it had not returned after 1s"})
+		checkViolations(t, err, []string{"must not block: for a browser's request and 3 candidates it did not return within 1s"})
 		synctest.Wait()
 	})
 }

@@ -12,16 +12,16 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A pickResult is what one call of Pick has left.
+// A pickResult is the result of one call of Pick.
 type pickResult struct {
-	given      []*wsproxy.Backend // what Pick had as candidates
+	given      []*wsproxy.Backend // the slice that was passed as candidates
 	violations []violation
 }
 
-// spare is the capacity behind candidates, where an append would write.
+// spare is the unused capacity of candidates, into which an append would write.
 const spare = 4
 
-// pick calls Pick once, and looks at all that can be seen of one call.
+// pick calls Pick once, and checks its result and its side effects.
 func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backend) pickResult {
 	given := slices.Grow(slices.Clone(candidates), spare)
 	behind := given[len(given):][:spare]
@@ -37,8 +37,8 @@ func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backe
 
 	o, ok := call(b, r, given)
 	if !ok {
-		// It may still work on given and r: leave them alone.
-		detail := fmt.Sprintf("%s it had not returned after %v", about, blockedAfter)
+		// The call may still use given and r, so they are not checked.
+		detail := fmt.Sprintf("%s it did not return within %v", about, blockedAfter)
 		return pickResult{violations: []violation{{ruleBlock, detail}}}
 	}
 	p := pickResult{given: given}
@@ -49,7 +49,7 @@ func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backe
 		p.violations = append(p.violations, violation{ruleModify, about + " it changed them; sort or filter a copy"})
 	}
 	if slices.ContainsFunc(behind, func(b *wsproxy.Backend) bool { return b != t.pool.outsider() }) {
-		p.violations = append(p.violations, violation{ruleModify, about + " it wrote behind their end; append to a copy"})
+		p.violations = append(p.violations, violation{ruleModify, about + " it wrote past their end; append to a copy"})
 	}
 	if field := changed(before, r); field != "" {
 		p.violations = append(p.violations, violation{ruleRequest, fmt.Sprintf("%s it changed %s", about, field)})
@@ -61,10 +61,10 @@ func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backe
 type outcome struct {
 	backend  *wsproxy.Backend
 	err      error
-	panicked string // empty: it returned
+	panicked string // empty if the call returned
 }
 
-// call calls Pick. It reports false if Pick does not return in time.
+// call calls Pick. ok is false if Pick does not return in time.
 func call(b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) (o outcome, ok bool) {
 	outcomes := make(chan outcome, 1)
 	go callAndSend(outcomes, b, r, candidates) // ends when Pick does
@@ -77,12 +77,13 @@ func call(b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) (o
 	}
 	select {
 	case o = <-outcomes:
-		return o, true // it is the machine that was late
+		return o, true // the call has returned, but this goroutine was scheduled late
 	default:
 		return outcome{}, false
 	}
 }
 
+// callAndSend calls Pick and sends the outcome.
 func callAndSend(outcomes chan<- outcome, b wsproxy.Balancer, r *http.Request, candidates []*wsproxy.Backend) {
 	o := outcome{panicked: "it called runtime.Goexit"}
 	defer func() {
@@ -95,7 +96,8 @@ func callAndSend(outcomes chan<- outcome, b wsproxy.Balancer, r *http.Request, c
 	o.panicked = ""
 }
 
-// violation returns what is wrong with the outcome; without a rule, nothing is.
+// violation returns the violation of an outcome. It has no rule if the outcome is
+// correct.
 func (o outcome) violation(candidates []*wsproxy.Backend) violation {
 	switch {
 	case o.panicked != "":
@@ -110,7 +112,7 @@ func (o outcome) violation(candidates []*wsproxy.Backend) violation {
 	return violation{}
 }
 
-// changed names a field in which r differs from what it was before.
+// changed returns the name of a field in which r and before differ, or "".
 func changed(before, r *http.Request) string {
 	switch {
 	case r.Method != before.Method:
@@ -156,7 +158,7 @@ var unusual = []request{
 		query: "%zz=1&;&=&user", header: map[string]string{"Cookie": `=; session; theme="`}},
 }
 
-// new returns the request as a server would hand it on.
+// new returns the request in the form in which a server passes it to a handler.
 func (q request) new(ctx context.Context) *http.Request {
 	r := &http.Request{
 		Method:     http.MethodGet,

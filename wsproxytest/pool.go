@@ -13,19 +13,20 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A pool has the backends that balancers choose from. Some carry tunnels.
+// A pool provides the backends that balancers choose from. Some of them have
+// tunnels.
 type pool struct {
 	configs  []wsproxy.BackendConfig
-	all      []*wsproxy.Backend // of configs
-	loaded   *wsproxy.Proxy     // has all
-	changing *wsproxy.Proxy     // has others of the same configs
+	all      []*wsproxy.Backend // one for each of configs
+	loaded   *wsproxy.Proxy     // the proxy of all
+	changing *wsproxy.Proxy     // a proxy whose backends change, with the same configs
 
 	upgrades sync.WaitGroup
-	end      context.CancelFunc // of upgrades
+	end      context.CancelFunc // ends upgrades
 }
 
-// newPool returns a pool whose backends are sorted by nothing but their
-// configuration, so that a balancer that sorts candidates is seen to do so.
+// newPool returns a pool. Its backends are not sorted by ID, weight or tunnels, so
+// that a balancer that sorts candidates changes their order.
 func newPool() (*pool, error) {
 	p := new(pool)
 	for i := range 1001 {
@@ -64,8 +65,9 @@ func (p *pool) open() (err error) {
 	return p.load(dialed)
 }
 
-// load begins upgrades at the first backends, 1, 0, 2, 1, 0, 2 and so on. They
-// count as tunnels as long as they dial, which they do until the pool closes.
+// load begins upgrades at the first twelve backends: 1, 0, 2, 1, 0, 2 and so on.
+// An upgrade counts as a tunnel while it dials, and these dial until the pool is
+// closed.
 func (p *pool) load(dialed <-chan struct{}) error {
 	var ctx context.Context
 	ctx, p.end = context.WithCancel(context.Background())
@@ -100,14 +102,14 @@ func (p *pool) close() {
 	p.upgrades.Wait()
 }
 
-// some returns n backends, at most 1000.
+// some returns the first n backends. n must be at most 1000.
 func (p *pool) some(n int) []*wsproxy.Backend { return p.all[:n] }
 
-// outsider returns a backend that is never a candidate.
+// outsider returns a backend that some does not return.
 func (p *pool) outsider() *wsproxy.Backend { return p.all[len(p.all)-1] }
 
-// change makes another set of backends, the nth time, and returns it. Some stay,
-// some go, some come, and some come back.
+// change sets the nth set of backends and returns it. From one set to the next some
+// backends stay, some are removed, some are added, and some are added again.
 func (p *pool) change(n int) ([]*wsproxy.Backend, error) {
 	first := n * 3 % 20
 	if err := p.changing.SetBackends(p.configs[first : first+5]...); err != nil {
@@ -116,13 +118,13 @@ func (p *pool) change(n int) ([]*wsproxy.Backend, error) {
 	return p.changing.Backends(), nil
 }
 
-// pickRequested picks the backend that the request names.
+// pickRequested returns the backend that the request's Backend field names.
 func pickRequested(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 	isRequested := func(b *wsproxy.Backend) bool { return b.ID() == r.Header.Get("Backend") }
 	return candidates[slices.IndexFunc(candidates, isRequested)], nil
 }
 
-// discardWriter is the ResponseWriter of an upgrade that never comes to its answer.
+// discardWriter is the ResponseWriter of an upgrade that never gets a response.
 type discardWriter struct{ http.Hijacker }
 
 func (discardWriter) Header() http.Header         { return make(http.Header) }
