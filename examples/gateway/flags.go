@@ -14,7 +14,7 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// flags is what the command line says.
+// flags are the settings of the command line.
 type flags struct {
 	listen           string
 	backends         stringList
@@ -30,8 +30,8 @@ type flags struct {
 	isVerbose        bool
 }
 
-// parseFlags reads args. It checks what [wsproxy.New] does not. With -h it
-// prints what there is to stdout, and returns [flag.ErrHelp].
+// parseFlags parses args, and checks what [wsproxy.New] does not check. With -h it
+// prints the usage to stdout and returns [flag.ErrHelp].
 func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 	f := new(flags)
 	fs := f.flagSet()
@@ -53,30 +53,30 @@ func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 	return f, nil
 }
 
-// flagSet returns the flags that fill f in. It says nothing by itself: errors
-// are printed by main, once.
+// flagSet returns a FlagSet that sets the fields of f. It prints nothing: main
+// prints the error, once.
 func (f *flags) flagSet() *flag.FlagSet {
 	fs := flag.NewFlagSet("gateway", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:8000", "`address` to listen on")
 	fs.Var(&f.backends, "backend", "`URL` of a backend: http, https, ws, wss or unix; repeatable")
 	fs.StringVar(&f.balancer, "balancer", "least-tunnels", "`policy`: least-tunnels, round-robin, random, hash-ip, hash-query:NAME, hash-cookie:NAME or hash-header:NAME")
-	fs.Var(&f.trusted, "trusted", "address or `prefix` of a proxy in front, whose X-Forwarded-* is believed; repeatable")
+	fs.Var(&f.trusted, "trusted", "address or `prefix` of a proxy in front, whose X-Forwarded-* fields are trusted; repeatable")
 	fs.Var(&f.origins, "origin", "`pattern` of an Origin that may connect, besides the request's own Host; repeatable (default: all may)")
 	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 0, "for an upgrade, all attempts together; negative means none (default 10s)")
-	fs.Int64Var(&f.limits.MessageSize, "max-message", 0, "`bytes` that a message may have; 0 means no bound")
-	fs.IntVar(&f.limits.SocketBuffer, "socket-buffer", 0, "`bytes` that the kernel may keep in each direction of a connection; 0 leaves it to the kernel")
-	fs.IntVar(&f.limits.StalledTunnels, "stalled", 0, "`number` of tunnels that may be stalled, one side taking nothing; more are ended; 0 means no bound")
-	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the certificate to serve TLS with, and its chain")
-	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with its key")
-	fs.StringVar(&f.ca, "ca", "", "`file` with the certificates that backends' are checked against (default: the system's)")
-	fs.BoolVar(&f.isDetached, "detach", false, "give the server's goroutine and buffers back once a tunnel is open")
-	fs.DurationVar(&f.grace, "grace", 30*time.Second, "how long a shutdown may take before tunnels are cut")
+	fs.Int64Var(&f.limits.MessageSize, "max-message", 0, "maximum `bytes` of a message; 0 means no limit")
+	fs.IntVar(&f.limits.SocketBuffer, "socket-buffer", 0, "`bytes` of each socket buffer of a connection; 0 means the kernel's default")
+	fs.IntVar(&f.limits.StalledTunnels, "stalled", 0, "maximum `number` of stalled tunnels, where one side does not read; the proxy ends those beyond it; 0 means no limit")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the server's TLS certificate and its chain")
+	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with the certificate's key")
+	fs.StringVar(&f.ca, "ca", "", "`file` with the root certificates for backends (default: the system's)")
+	fs.BoolVar(&f.isDetached, "detach", false, "release the server's goroutine and buffers when a tunnel is open")
+	fs.DurationVar(&f.grace, "grace", 30*time.Second, "maximum time of a shutdown, after which tunnels are cut")
 	fs.BoolVar(&f.isVerbose, "v", false, "log every tunnel")
 	return fs
 }
 
-// options says the same in the library's words.
+// options returns the options of the proxy.
 func (f *flags) options() ([]wsproxy.Option, error) {
 	balancer, err := newBalancer(f.balancer)
 	if err != nil {

@@ -93,7 +93,7 @@ func TestGatewayExplainsBadFlags(t *testing.T) {
 		{backend + " -fast", "-fast"},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // so that run returns even if it finds nothing wrong
+	cancel() // so that run returns even if it finds no error
 	for _, tt := range tests {
 		err := run(ctx, strings.Fields(tt.args), io.Discard)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -111,7 +111,7 @@ func TestEveryBalancerHasAName(t *testing.T) {
 	}
 }
 
-// start runs a gateway until ctx ends, and returns where it listens.
+// start runs a gateway until ctx ends, and returns the address of its listener.
 func start(ctx context.Context, t *testing.T, args ...string) (addr string, errc chan error) {
 	t.Helper()
 	r, w := io.Pipe()
@@ -149,7 +149,7 @@ func wantEcho(t *testing.T, conn *websocket.Conn, text string) {
 	}
 }
 
-// echo is a backend that sends every message back.
+// echo is a backend that echoes every message.
 func echo(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {

@@ -1,12 +1,11 @@
-// Gateway is a WebSocket load balancer as a program of its own: wsproxy in front
-// of the backends that the command line names.
+// Gateway is a WebSocket load balancer as a program: wsproxy in front of the
+// backends that the command line names.
 //
 //	go run ./examples/gateway -listen :8000 -backend http://10.0.0.1:8080 -backend http://10.0.0.2:8080
 //	go run ./examples/gateway -h
 //
-// A tunnel ends when the program ends that carries it. A service that is deployed
-// often can put its tunnels into a small program like this one, which is deployed
-// rarely.
+// All tunnels end when their program exits. If a service is deployed often, put its
+// tunnels into a small program like this one, which is deployed rarely.
 package main
 
 import (
@@ -41,8 +40,8 @@ func main() {
 	}
 }
 
-// run runs a gateway until ctx ends, and then shuts it down. It prints where it
-// listens to stdout.
+// run runs a gateway until ctx ends, and then shuts it down. It prints the address
+// of the listener to stdout.
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	f, err := parseFlags(args, stdout)
 	if err != nil {
@@ -73,25 +72,25 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 }
 
-// A gateway is what runs.
+// A gateway is the server and its proxy.
 type gateway struct {
 	flags  *flags
 	logger *slog.Logger
 	proxy  *wsproxy.Proxy
 	server *http.Server
-	servec chan error // why server ended
+	servec chan error // receives the result of server.Serve
 }
 
-// newServer makes the server that clients see. The proxy is its handler, without
-// an [http.ServeMux], which answers a path such as /a//b or /a/../b with a
-// redirect: a WebSocket client does not follow one.
+// newServer returns the server for clients. The proxy is its handler, without an
+// [http.ServeMux]: that responds to a path such as /a//b or /a/../b with a redirect,
+// which WebSocket clients do not follow.
 func newServer(proxy *wsproxy.Proxy) *http.Server {
 	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true) // a browser offered HTTP/2 would use it for all that is no WebSocket
+	protocols.SetHTTP1(true) // with HTTP/2 too, browsers would use it for all other requests
 	return &http.Server{
 		Handler:           proxy,
 		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second, // ends with the header: it does not concern tunnels
+		ReadHeaderTimeout: 10 * time.Second, // ends with the header, so it does not limit tunnels
 	}
 }
 
@@ -103,8 +102,9 @@ func (g *gateway) serve(ln net.Listener) {
 	g.servec <- g.server.Serve(ln)
 }
 
-// shutdown ends the server and the proxy side by side, under one deadline: the
-// server forgets a connection once it is upgraded, and the proxy knows only those.
+// shutdown shuts the server and the proxy down at the same time, with one deadline.
+// The server does not know connections that were upgraded, and the proxy knows only
+// those.
 func (g *gateway) shutdown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), g.flags.grace)
 	defer cancel()
@@ -113,16 +113,17 @@ func (g *gateway) shutdown() error {
 	wg.Go(func() { serverErr = g.server.Shutdown(ctx) })
 	wg.Go(func() { proxyErr = g.proxy.Shutdown(ctx) })
 	wg.Wait()
-	// A client that vanished meanwhile is worth a line, but it is no failure.
+	// A tunnel that had to be cut is logged, but is not an error of the program.
 	var drain *wsproxy.DrainError
 	if errors.As(proxyErr, &drain) {
-		g.logger.Warn("not every tunnel ended by Close", "closed", drain.Closed, "cut", drain.Cut)
+		g.logger.Warn("some tunnels were cut", "closed", drain.Closed, "cut", drain.Cut)
 		proxyErr = drain.Err
 	}
 	return errors.Join(serverErr, proxyErr)
 }
 
-// newLogger logs to stderr: what needs somebody's attention, or with -v all.
+// newLogger returns a logger to stderr for warnings and errors or, with -v, for
+// everything.
 func newLogger(isVerbose bool) *slog.Logger {
 	level := slog.LevelWarn
 	if isVerbose {

@@ -9,8 +9,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// startEcho starts the backend: any WebSocket server is one. The server's Addr
-// tells where it listens. It runs until it is closed.
+// startEcho starts the backend, which is an ordinary WebSocket server. Its Addr is
+// the address of its listener. It runs until it is closed.
 func startEcho() (*http.Server, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -25,14 +25,14 @@ func startEcho() (*http.Server, error) {
 	return server, nil
 }
 
-// echo sends every message back.
+// echo echoes every message.
 func echo(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
-		return // Accept has answered
+		return // Accept has sent an error response
 	}
 	defer conn.CloseNow()
-	ctx := context.Background() // the request's says nothing about a hijacked connection
+	ctx := context.Background() // the request's context does not end with a hijacked connection
 	for {
 		kind, message, err := conn.Read(ctx)
 		if err != nil {

@@ -1,11 +1,11 @@
-// Mux is an existing web service that gets WebSockets: pages, an API, a logging
+// Mux adds WebSockets to an existing web service. It has pages, an API, a logging
 // middleware, and two routes whose upgrades are relayed to a backend.
 //
 //	go run ./examples/mux
 //
-// Look at newMux for the routes, at logged for what a middleware has to do so that
-// upgrades get through it, and at run for how everything ends. The backend is one
-// that echoes; it is started by the same command, in echo.go.
+// See newMux for the routes, logged for the methods that a middleware needs so that
+// upgrades work behind it, and run for the shutdown. The backend, in echo.go, echoes
+// messages. The same command starts it.
 package main
 
 import (
@@ -44,7 +44,7 @@ func main() {
 }
 
 // run serves until ctx ends, and then shuts everything down: the server and the
-// proxy side by side, because the server knows nothing of upgraded connections.
+// proxy at the same time, because the server does not know upgraded connections.
 func run(ctx context.Context, listen string, out io.Writer) error {
 	backend, err := startEcho()
 	if err != nil {
@@ -83,17 +83,17 @@ func run(ctx context.Context, listen string, out io.Writer) error {
 	return errors.Join(serverErr, proxyErr)
 }
 
-// newMux has the routes. Those of the proxy name no method, because a WebSocket
-// over HTTP/2 arrives as CONNECT.
+// newMux returns the routes. Those of the proxy have no method, because a WebSocket
+// over HTTP/2 arrives as a CONNECT.
 func newMux(proxy *wsproxy.Proxy) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", serveHome)
 	mux.HandleFunc("GET /api/time", serveTime)
 
-	// Here upgrades are relayed, and anything else gets 426 Upgrade Required.
+	// Upgrades are relayed. Any other request gets 426 Upgrade Required.
 	mux.Handle("/ws", proxy)
 
-	// Here upgrades are relayed, and anything else gets the page as it always did.
+	// Upgrades are relayed. Any other request gets the page, as before.
 	mux.Handle("/room", proxy.Wrap(http.HandlerFunc(serveRoom)))
 	return mux
 }
@@ -117,8 +117,8 @@ func serveTime(w http.ResponseWriter, _ *http.Request) {
 	json.NewEncoder(w).Encode(map[string]time.Time{"now": time.Now()}) // fails only when the client has gone
 }
 
-// logged logs every request when it has ended: for an upgrade that is when its
-// tunnel has, because the proxy's ServeHTTP returns then.
+// logged logs every request after it has ended. An upgrade ends with its tunnel,
+// because the proxy's ServeHTTP returns then.
 func logged(logger *log.Logger, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -128,7 +128,7 @@ func logged(logger *log.Logger, next http.Handler) http.Handler {
 	})
 }
 
-// A statusWriter notes the status of an answer.
+// A statusWriter records the status of a response.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
@@ -139,12 +139,12 @@ func (w *statusWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Unwrap lets [http.ResponseController] find what the server's own ResponseWriter
-// can do. Without it no upgrade gets through: it would be answered with 500.
+// Unwrap gives [http.ResponseController] access to the methods of the server's
+// ResponseWriter. Without it every upgrade fails with 500.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// Hijack is here for the log only: who takes a connection over writes his 101
-// to the connection, and not by WriteHeader.
+// Hijack records the status 101 for the log. The proxy writes the 101 to the
+// hijacked connection, without a call of WriteHeader.
 func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {

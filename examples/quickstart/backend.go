@@ -10,21 +10,21 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A backend is a chat on a port of its own. It can be stopped and started again,
-// as if it were a process on another machine: then its memory is gone.
+// A backend is a chat on its own port. It can be stopped and started again, like a
+// process on another machine. Its memory is lost then.
 type backend struct {
 	id string // immutable
 
 	mu     sync.Mutex
-	addr   string       // where it listens, or did last
-	server *http.Server // nil while it is stopped
+	addr   string       // of the listener, or of the last one
+	server *http.Server // nil while the backend is stopped
 	chat   *chat
 }
 
-// A logFunc tells the terminal what happens, one line at a time.
+// A logFunc prints a line to the terminal.
 type logFunc func(format string, args ...any)
 
-// start starts b unless it runs. It prefers the port that it had.
+// start starts b unless it runs. It uses the same port as before if that is free.
 func (b *backend) start(logf logFunc) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -45,7 +45,7 @@ func (b *backend) start(logf logFunc) error {
 	return nil
 }
 
-// stop stops b as a well-behaved process stops: it says goodbye to everybody.
+// stop stops b in an orderly way: it sends a Close frame to all members.
 func (b *backend) stop(ctx context.Context) error {
 	server, chat := b.detach()
 	if server == nil {
@@ -55,18 +55,18 @@ func (b *backend) stop(ctx context.Context) error {
 	return server.Shutdown(ctx)
 }
 
-// crash stops b as if somebody had pulled the plug: not a word to anybody.
+// crash stops b like a process that is killed: it sends no Close frames.
 func (b *backend) crash() error {
 	server, chat := b.detach()
 	if server == nil {
 		return nil
 	}
-	err := server.Close() // first, so that nobody comes back
+	err := server.Close() // first, so that no member can reconnect
 	chat.crash()
 	return err
 }
 
-// detach returns what runs, and notes that it does not run any more.
+// detach marks b as stopped, and returns its server and its chat.
 func (b *backend) detach() (*http.Server, *chat) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -81,9 +81,9 @@ func (b *backend) address() (addr string, isRunning bool) {
 	return b.addr, b.server != nil
 }
 
-const headerTimeout = 10 * time.Second // for a request's header; whoever takes longer is cut
+const headerTimeout = 10 * time.Second // time limit for a request's header
 
-// listen listens on addr or, if that is not possible, on another port.
+// listen listens on addr or, if that fails, on another port.
 func listen(addr string, logf logFunc) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err == nil {

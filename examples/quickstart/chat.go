@@ -18,14 +18,14 @@ import (
 	"github.com/coder/websocket/wsjson"
 )
 
-// A chat is what a backend serves: rooms, in its own memory and nowhere else.
-// It knows nothing of the proxy.
+// A chat is the service of a backend: rooms, which exist in its own memory only. It
+// does not know the proxy.
 type chat struct {
 	// Immutable.
-	backend string // the name that it gives its members
-	memory  string // names this chat's memory: another one after every start
+	backend string // ID of the backend, sent to members
+	memory  string // random ID of this chat's memory, different after each start
 
-	mu          sync.Mutex // guards what follows, and the rooms
+	mu          sync.Mutex // guards the fields below, and the rooms
 	rooms       map[string]*room
 	numMessages int // messages so far
 	isClosed    bool
@@ -41,13 +41,13 @@ type room struct {
 // A member is one connection in one room.
 type member struct {
 	conn *websocket.Conn
-	out  chan []byte // what it is to be told
+	out  chan []byte // messages to send to the member
 
 	room   *room  // set by join
 	author string // guarded by the chat's mu
 }
 
-// What a member is told, as JSON: a welcome first, then whatever happens.
+// The messages to a member, as JSON. The first is a welcome.
 type (
 	welcome struct {
 		Type    string    `json:"type"` // "welcome"
@@ -69,17 +69,17 @@ type (
 	}
 )
 
-// A remark is what a member says. Without a text it tells the author's new name.
+// A remark is a message from a member. One without a text changes the author's name.
 type remark struct {
 	Author string `json:"author"`
 	Text   string `json:"text"`
 }
 
-// All that a client can make a chat keep is bounded.
+// Bounds of the memory that clients can use.
 const (
-	maxRooms     = 1000 // with nobody in them; more are forgotten
-	maxHistory   = 30   // messages of a room that a newcomer sees
-	maxBacklog   = 64   // messages that a slow member may be behind
+	maxRooms     = 1000 // beyond it, a room is deleted when its last member leaves
+	maxHistory   = 30   // messages of a room that a new member gets
+	maxBacklog   = 64   // messages that wait for a slow member
 	maxRoomName  = 40   // characters
 	maxAuthor    = 40
 	maxText      = 2000
@@ -92,7 +92,7 @@ func newChat(backend string) *chat {
 	return &chat{backend: backend, memory: rand.Text(), rooms: make(map[string]*room)}
 }
 
-// ServeHTTP is /chat?room=NAME&author=NAME. It returns when the member has left.
+// ServeHTTP serves /chat?room=NAME&author=NAME. It returns when the member has left.
 func (c *chat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	name := query.Get("room")
@@ -100,11 +100,11 @@ func (c *chat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "A room's name is 1 to 40 letters, digits and dashes.", http.StatusBadRequest)
 		return
 	}
-	// Accept refuses an Origin that is not the Host. Both are the browser's own,
-	// because the proxy passes them on unchanged.
+	// Accept refuses an Origin that differs from the Host. The proxy forwards both
+	// unchanged.
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
-		return // Accept has answered
+		return // Accept has sent an error response
 	}
 	defer conn.CloseNow()
 	conn.SetReadLimit(maxReadBytes)
@@ -118,14 +118,14 @@ func (c *chat) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer c.leave(m)
-	// Not the request's context, which says nothing about a hijacked connection.
+	// Not the request's context, which does not end with a hijacked connection.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go m.write(ctx) // ends with ctx
 	c.readRemarks(ctx, m)
 }
 
-// join makes m a member of the room of that name, unless the chat is closed.
+// join adds m to the room of that name. It returns false if the chat is closed.
 func (c *chat) join(m *member, name string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +155,7 @@ func (c *chat) leave(m *member) {
 	}
 }
 
-// readRemarks hears what m says until its connection ends.
+// readRemarks reads the remarks of m until its connection ends.
 func (c *chat) readRemarks(ctx context.Context, m *member) {
 	for {
 		var said remark
@@ -186,8 +186,8 @@ func (c *chat) receive(m *member, author, text string) {
 	r.send(said)
 }
 
-// close says goodbye to all members and waits for their answers, a few seconds
-// at most. Nobody can join any more.
+// close closes the chat. It sends a Close frame to all members and waits for their
+// answers, a few seconds at most.
 func (c *chat) close(code websocket.StatusCode, reason string) {
 	var wg sync.WaitGroup
 	for _, m := range c.stopAccepting() {
@@ -196,14 +196,14 @@ func (c *chat) close(code websocket.StatusCode, reason string) {
 	wg.Wait()
 }
 
-// crash cuts all connections without a word, as if the process had died.
+// crash closes all connections without a Close frame, like a process that dies.
 func (c *chat) crash() {
 	for _, m := range c.stopAccepting() {
 		m.conn.CloseNow()
 	}
 }
 
-// stopAccepting lets nobody join any more, and returns the members.
+// stopAccepting closes the chat to new members, and returns its members.
 func (c *chat) stopAccepting() []*member {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -224,8 +224,8 @@ func (r *room) sendPresence() {
 	r.send(presence{"presence", authors})
 }
 
-// send tells all members of r. It never waits for one: who is too far behind has
-// to go.
+// send sends v to all members of r. It does not wait: it removes members that are
+// too slow.
 func (r *room) send(v any) {
 	b := encode(v)
 	for m := range r.members {
@@ -233,18 +233,18 @@ func (r *room) send(v any) {
 		case m.out <- b:
 		default:
 			delete(r.members, m)
-			go m.closeSlow() // ends with the closing handshake, or without it after a few seconds
+			go m.closeSlow() // ends with the closing handshake, or after a few seconds
 		}
 	}
 }
 
-// write writes what m is to be told until ctx ends.
+// write writes the messages for m until ctx ends.
 func (m *member) write(ctx context.Context) {
 	for {
 		select {
 		case b := <-m.out:
 			if err := m.writeOne(ctx, b); err != nil {
-				return // the reader notices too
+				return // the read side fails too
 			}
 		case <-ctx.Done():
 			return
@@ -262,7 +262,7 @@ func (m *member) closeSlow() {
 	m.conn.Close(websocket.StatusTryAgainLater, "this connection is too slow for the room")
 }
 
-// encode cannot fail: what a member is told consists of strings and times.
+// encode returns v as JSON. It cannot fail: messages consist of strings and times.
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {

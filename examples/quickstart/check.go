@@ -18,20 +18,20 @@ import (
 // checkTimeout bounds the whole check, which takes far less than a second.
 const checkTimeout = 30 * time.Second
 
-// A checker plays what people do with the page, and looks whether it is right.
-// Its steps run in order; each leaves what the next one needs.
+// A checker uses a demo like people with the page, and checks the results. Its
+// steps run in order, and depend on the steps before.
 type checker struct {
 	demo *demo
 	out  io.Writer
 
 	ann, bob *chatter // share a room until the end
-	room     string   // which one
+	room     string   // their room
 	home     string   // the backend that it hashes to
 	other    string   // the other backend
 }
 
-// check runs a demo on free ports, does to it what people do, and tells out what
-// it saw. It returns an error at the first thing that is not right.
+// check runs a demo on free ports, performs the steps of a checker, and prints
+// their results to out. It returns the error of the first step that fails.
 func check(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -43,7 +43,7 @@ func check(ctx context.Context, out io.Writer) error {
 	c := &checker{demo: d, out: out, room: "design"}
 	err = c.run(ctx)
 	if err != nil {
-		d.shutdown(ctx) // what was wrong first is what counts
+		d.shutdown(ctx) // the first error is the one to return
 	}
 	return err
 }
@@ -113,7 +113,7 @@ func (c *checker) newcomer(ctx context.Context) (string, error) {
 	return fmt.Sprintf("reads the %d messages that were said before", len(eve.history)), nil
 }
 
-// spread tries rooms until both backends have been seen.
+// spread joins rooms until one is on the other backend.
 func (c *checker) spread(ctx context.Context) (string, error) {
 	const maxTries = 50 // 2^-50 is the chance that all of them hash to one backend
 	for n := range maxTries {
@@ -160,8 +160,8 @@ func (c *checker) start(ctx context.Context) (string, error) {
 	return fmt.Sprintf("a newcomer lands on backend %s; both are told %s, and follow", c.home, told), nil
 }
 
-// crash kills a backend behind the proxy's back: the proxy has to say Close in
-// its place, and to find out that nobody listens there.
+// crash kills a backend without telling the proxy. The proxy has to send Close
+// frames in its place, and to detect that the backend does not listen.
 func (c *checker) crash(ctx context.Context) (string, error) {
 	if err := c.post(ctx, c.home, "crash"); err != nil {
 		return "", err
@@ -197,8 +197,8 @@ func (c *checker) shutdown(ctx context.Context) (string, error) {
 	return fmt.Sprintf("both are told %s, and nothing is left", told), nil
 }
 
-// wantMoved wants both to be told to go with that code, and to meet on that backend
-// when they come back.
+// wantMoved checks that both get a Close frame with the code, and that both are on
+// the backend when they reconnect.
 func (c *checker) wantMoved(ctx context.Context, code websocket.StatusCode, backend string) (told string, err error) {
 	if told, err = c.wantClosed(ctx, code); err != nil {
 		return "", err
@@ -211,7 +211,7 @@ func (c *checker) wantMoved(ctx context.Context, code websocket.StatusCode, back
 	return told, c.wantTogether(ctx, backend)
 }
 
-// wantClosed wants Ann and Bob to be told to go, with that code.
+// wantClosed checks that Ann and Bob get a Close frame with the code.
 func (c *checker) wantClosed(ctx context.Context, code websocket.StatusCode) (told string, err error) {
 	for _, p := range []*chatter{c.ann, c.bob} {
 		why, err := p.waitClosed(ctx)
@@ -226,7 +226,8 @@ func (c *checker) wantClosed(ctx context.Context, code websocket.StatusCode) (to
 	return told, nil
 }
 
-// wantTogether wants Ann and Bob to be on that backend and to hear each other.
+// wantTogether checks that Ann and Bob are on the backend, and that each gets the
+// messages of the other.
 func (c *checker) wantTogether(ctx context.Context, backend string) error {
 	for _, p := range []*chatter{c.ann, c.bob} {
 		if p.backend != backend {
@@ -244,16 +245,16 @@ type chatter struct {
 	name    string
 	conn    *websocket.Conn
 	backend string
-	history []message // what was said before
+	history []message // messages from before it joined
 
-	messages chan message // what is said
-	ended    chan error   // why the connection ended
+	messages chan message // messages from the room
+	ended    chan error   // receives the error that ended the connection
 }
 
-// maxMessages is more than is said to one chatter.
+// maxMessages is more than a chatter gets.
 const maxMessages = 16
 
-// join connects through the proxy and waits to be welcomed.
+// join connects through the proxy and waits for the welcome.
 func (c *checker) join(ctx context.Context, room, name string) (*chatter, error) {
 	query := url.Values{"room": {room}, "author": {name}}
 	conn, _, err := websocket.Dial(ctx, c.demo.url()+"/chat?"+query.Encode(), nil)
@@ -272,8 +273,8 @@ func (c *checker) join(ctx context.Context, room, name string) (*chatter, error)
 	return p, nil
 }
 
-// listen reads all the time, as a browser does: who does not read does not answer
-// a Close frame either.
+// listen reads all the time, as a browser does. A client that does not read does
+// not respond to a Close frame either.
 func (p *chatter) listen(ctx context.Context) {
 	for {
 		var m message
@@ -289,7 +290,7 @@ func (p *chatter) listen(ctx context.Context) {
 
 func (p *chatter) leave() { p.conn.Close(websocket.StatusNormalClosure, "") }
 
-// send says something that other must hear.
+// send sends a message, and waits until other gets it.
 func (p *chatter) send(ctx context.Context, other *chatter, text string) error {
 	if err := wsjson.Write(ctx, p.conn, remark{Author: p.name, Text: text}); err != nil {
 		return fmt.Errorf("%s cannot speak: %w", p.name, err)
@@ -308,7 +309,7 @@ func (p *chatter) send(ctx context.Context, other *chatter, text string) error {
 	}
 }
 
-// waitClosed waits until p is told to go, and returns how.
+// waitClosed waits until p gets a Close frame, and returns it.
 func (p *chatter) waitClosed(ctx context.Context) (why websocket.CloseError, err error) {
 	select {
 	case err := <-p.ended:
@@ -335,7 +336,7 @@ func (c *checker) get(ctx context.Context, path string) (string, error) {
 	return string(body), err
 }
 
-// post flips a switch of a backend as the page does.
+// post stops or starts a backend as the page does.
 func (c *checker) post(ctx context.Context, id, action string) error {
 	status, err := c.do(ctx, id, action, c.demo.url())
 	if err == nil && status != http.StatusNoContent {

@@ -10,7 +10,7 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// serveSwitch stops and starts backends: POST /backends/{id}/{action}.
+// serveSwitch serves POST /backends/{id}/{action}, which stops or starts a backend.
 func (d *demo) serveSwitch(w http.ResponseWriter, r *http.Request) {
 	id, action := r.PathValue("id"), r.PathValue("action")
 	i := slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == id })
@@ -29,7 +29,8 @@ func (d *demo) serveSwitch(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// stop tells the proxy first, so that nobody is sent to a backend that is leaving.
+// stop removes b from the proxy before it stops b, so that the proxy sends no client
+// to a backend that is stopping.
 func (d *demo) stop(ctx context.Context, b *backend) error {
 	d.logf("backend %s stops", b.id)
 	d.removed = append(d.removed, b.id)
@@ -39,13 +40,13 @@ func (d *demo) stop(ctx context.Context, b *backend) error {
 	return b.stop(ctx)
 }
 
-// crash tells nobody. The proxy finds out by itself.
+// crash does not remove b from the proxy. The proxy detects the failure.
 func (d *demo) crash(_ context.Context, b *backend) error {
 	d.logf("backend %s crashes", b.id)
 	return b.crash()
 }
 
-// start tells the proxy last, once the backend listens.
+// start adds b to the proxy after b listens.
 func (d *demo) start(_ context.Context, b *backend) error {
 	if err := b.start(d.logf); err != nil {
 		return err
@@ -54,7 +55,7 @@ func (d *demo) start(_ context.Context, b *backend) error {
 	return d.proxy.SetBackends(d.configs()...)
 }
 
-// A status is what the page shows of the demo.
+// A status is the state of the demo for the page.
 type status struct {
 	Backends []backendStatus `json:"backends"`
 	Rooms    []roomStatus    `json:"rooms"`
@@ -64,16 +65,17 @@ type backendStatus struct {
 	ID      string `json:"id"`
 	Addr    string `json:"addr"`
 	Running bool   `json:"running"`
-	State   string `json:"state"`   // what the proxy thinks of it
+	State   string `json:"state"`   // its state in the proxy
 	Tunnels int    `json:"tunnels"` // through the proxy
 }
 
 type roomStatus struct {
 	Name   string `json:"name"`
-	Choice string `json:"choice"` // the backend that the balancer wants for it
+	Choice string `json:"choice"` // the backend that the balancer chooses for it
 }
 
-// serveStatus is GET /status?room=NAME: the rooms with links, and that one.
+// serveStatus serves GET /status?room=NAME. The rooms of the response are those with
+// links, and that room.
 func (d *demo) serveStatus(w http.ResponseWriter, r *http.Request) {
 	var s status
 	known := d.proxy.Backends()
@@ -105,7 +107,8 @@ func newBackendStatus(b *backend, known []*wsproxy.Backend) backendStatus {
 	return s
 }
 
-// choice asks the balancer what it asks itself for each client of a room.
+// choice returns the ID of the backend that the balancer chooses for clients of a
+// room.
 func (d *demo) choice(room string, known []*wsproxy.Backend) string {
 	if len(known) == 0 {
 		return ""

@@ -15,8 +15,8 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A demo is everything that runs: two backends, the proxy, and the server that
-// has the proxy, the page and the switches for the backends.
+// A demo is two backends, the proxy, and the server for the proxy, the page and the
+// control of the backends.
 type demo struct {
 	// Immutable.
 	logf     logFunc
@@ -24,17 +24,17 @@ type demo struct {
 	balancer wsproxy.Balancer
 	proxy    *wsproxy.Proxy
 	server   *http.Server
-	addr     string     // where server listens
-	servec   chan error // why server ended
+	addr     string     // of the server's listener
+	servec   chan error // receives the result of server.Serve
 
 	mu      sync.Mutex // held while a backend is being stopped or started
-	removed []string   // IDs of the backends that the proxy does not know now
+	removed []string   // IDs of the backends that are removed from the proxy
 }
 
 //go:embed page
 var pageFiles embed.FS
 
-// rooms are the ones that the page has links to.
+// rooms are the rooms that the page has links to.
 var rooms = []string{"design", "support", "release", "research", "kitchen", "music"}
 
 // newDemo starts a demo whose page is at front and whose backends listen on
@@ -63,8 +63,8 @@ func newDemo(logf logFunc, front, backA, backB string) (*demo, error) {
 	return d, nil
 }
 
-// newProxy makes the proxy. Everybody who asks for the same room is sent to the
-// same backend: that is what lets them meet, since backends share no memory.
+// newProxy creates the proxy. It sends all clients of a room to the same backend, so
+// that they meet: backends share no memory.
 func (d *demo) newProxy() (err error) {
 	d.balancer = wsproxy.Hash(wsproxy.ByQuery("room"))
 	d.proxy, err = wsproxy.New(
@@ -75,8 +75,9 @@ func (d *demo) newProxy() (err error) {
 	return err
 }
 
-// configs describes the backends that the proxy shall know. The IDs are what is
-// hashed: a room stays where it is when its backend changes its port.
+// configs returns the configuration of the backends that are not removed. The
+// balancer hashes their IDs, so a room does not move when its backend changes its
+// port.
 func (d *demo) configs() []wsproxy.BackendConfig {
 	var configs []wsproxy.BackendConfig
 	for _, b := range d.backends {
@@ -91,18 +92,18 @@ func (d *demo) configs() []wsproxy.BackendConfig {
 func (d *demo) newHandler() http.Handler {
 	page, err := fs.Sub(pageFiles, "page")
 	if err != nil {
-		panic(err) // the program is built wrong
+		panic("BUG: " + err.Error())
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/chat", d.proxy)
 	mux.Handle("/", withPolicy(http.FileServerFS(page)))
 	mux.HandleFunc("GET /status", d.serveStatus)
 	mux.HandleFunc("POST /backends/{id}/{action}", d.serveSwitch)
-	// No other site that is open in the same browser may stop a backend.
+	// Another site that is open in the same browser must not stop a backend.
 	return http.NewCrossOriginProtection().Handler(mux)
 }
 
-// withPolicy lets the page load nothing that is not its own.
+// withPolicy sets a policy that allows the page to load its own files only.
 func withPolicy(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; frame-ancestors 'none'")
@@ -123,9 +124,9 @@ func (d *demo) wait(ctx context.Context) error {
 	}
 }
 
-// shutdown ends everything in the order that loses nothing. The server and the
-// proxy go side by side, because neither knows of the other's connections: an
-// [http.Server] forgets those that were upgraded. The backends come last.
+// shutdown ends everything in an order that loses nothing. It shuts the server and
+// the proxy down at the same time, because neither knows the other's connections: an
+// [http.Server] does not know those that were upgraded. The backends are last.
 func (d *demo) shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var serverErr, proxyErr error
@@ -139,10 +140,10 @@ func (d *demo) shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// opened keeps each room together. When a backend is started again, a newcomer
-// lands there, while those who came before are still where they were: they are
-// asked to come too. It looks at all tunnels each time; a service with many would
-// keep them by room.
+// opened moves a room to the backend of its newest member. When a backend is started
+// again, new members of a room are sent there, while the others are still on another
+// backend. opened closes the tunnels of those, and they reconnect. It iterates over
+// all tunnels. A service with many tunnels would index them by room.
 func (d *demo) opened(info wsproxy.TunnelInfo) {
 	room := roomOf(info)
 	d.logf("room %q: somebody came to backend %s", room, info.Backend.ID())
@@ -151,12 +152,12 @@ func (d *demo) opened(info wsproxy.TunnelInfo) {
 			continue
 		}
 		if err := t.Close(closeServiceRestart, "the room has moved to backend "+info.Backend.ID()); err != nil {
-			d.logf("%v", err) // the code or the reason is wrong
+			d.logf("%v", err) // an invalid code or reason
 		}
 	}
 }
 
-// closeServiceRestart asks the client to connect again:
+// closeServiceRestart is the close code that asks the client to connect again.
 // https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 const closeServiceRestart = 1012
 
@@ -167,7 +168,7 @@ func (d *demo) closed(end wsproxy.TunnelEnd) {
 
 func roomOf(info wsproxy.TunnelInfo) string { return info.URL.Query().Get("room") }
 
-// url is where the page is, as seen from this machine.
+// url returns the URL of the page on this machine.
 func (d *demo) url() string {
 	host, port, err := net.SplitHostPort(d.addr)
 	if err != nil {

@@ -1,17 +1,17 @@
-// Quickstart is a chat with rooms behind wsproxy: two backends that share no
-// memory, the proxy that keeps everybody who is in one room on one backend, and a
-// page on which to watch it.
+// Quickstart is a chat with rooms behind wsproxy. It has two backends that share no
+// memory, a proxy that sends all clients of a room to the same backend, and a page
+// that shows what happens.
 //
-//	go run ./examples/quickstart          # open what it prints in two tabs
+//	go run ./examples/quickstart          # open the printed URL in two tabs
 //	go run ./examples/quickstart -check   # the same without a browser
 //
-// Where to look: demo.go has the proxy and how a backend comes and goes, chat.go
-// is an ordinary WebSocket server that knows nothing of a proxy, and page/app.js
-// shows what a good client does when its connection ends.
+// demo.go contains the proxy, and adds and removes backends. chat.go is an ordinary
+// WebSocket server, which does not know the proxy. page/app.js shows how a client
+// should reconnect when its connection ends.
 //
 // With -check two clients meet in a room, rooms reach both backends, a backend
-// stops, starts again and crashes, and everything is shut down. What was seen is
-// printed, and the exit status is 0 only if all of it was right.
+// stops, starts again and crashes, and everything is shut down. The program prints
+// the results, and its exit status is 0 only if all of them were right.
 package main
 
 import (
@@ -26,11 +26,11 @@ import (
 	"time"
 )
 
-const shutdownTimeout = 10 * time.Second // for everybody to say goodbye
+const shutdownTimeout = 10 * time.Second // for all closing handshakes
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:8000", "address of the page and the proxy")
-	check := flag.Bool("check", false, "run without a browser; exit with 0 if everything held")
+	check := flag.Bool("check", false, "check the demo without a browser; the exit status is 0 if all checks pass")
 	flag.Parse()
 	if err := run(*listen, *check); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
@@ -67,8 +67,8 @@ func serve(ctx context.Context, out io.Writer, listen string) error {
 const welcomeText = `
     %s/?room=design
 
-Open it in two tabs: in one room they share a backend, and see each other.
-The page can stop and start the backends, and so can you:
+Open it in two tabs. They are in the same room, so they share a backend and see
+each other. You can stop and start the backends on the page, or with curl:
 
     curl -X POST %s/backends/B/stop     (or crash, or start)
 

@@ -9,19 +9,18 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// cookieName is the cookie that says where a client belongs.
+// cookieName is the name of the cookie that identifies a client's backend.
 const cookieName = "backend"
 
-// A sticky is a balancer that sends a client to the backend that it had before,
-// as long as that one may be chosen. Who comes for the first time goes where
-// another balancer says.
+// A sticky is a balancer that sends a client to the same backend as before, if that
+// backend is a candidate. For other clients it asks another balancer.
 //
-// A client remembers its backend by a cookie. The value is a keyed hash of the
-// backend's ID: it tells nothing about the backend, and without the key nobody can
-// make one for a backend of his choice.
+// A cookie identifies the client's backend. Its value is a keyed hash of the
+// backend's ID. It reveals nothing about the backend, and without the key a client
+// cannot create a cookie for a backend of its choice.
 type sticky struct {
-	key       []byte // the same in all replicas of the service
-	newcomers wsproxy.Balancer
+	key       []byte           // the same in all replicas of the service
+	newcomers wsproxy.Balancer // for clients without a cookie of a candidate
 }
 
 func newSticky(key []byte) *sticky {
@@ -40,11 +39,11 @@ func (s *sticky) Pick(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.
 	return s.newcomers.Pick(r, candidates)
 }
 
-// setCookie is the hook for [wsproxy.WithResponse]: it gives the client the cookie
-// of the backend that it got, unless it has that already.
+// setCookie is the hook for [wsproxy.WithResponse]. It sets the cookie of the
+// client's backend, unless the client has that cookie already.
 func (s *sticky) setCookie(r *wsproxy.ProxyResponse) error {
 	if r.StatusCode != http.StatusSwitchingProtocols {
-		return nil // it got nothing
+		return nil // the upgrade was refused
 	}
 	if cookie, err := r.Request.Cookie(cookieName); err == nil && s.matches(cookie, r.Backend) {
 		return nil
@@ -55,7 +54,7 @@ func (s *sticky) setCookie(r *wsproxy.ProxyResponse) error {
 		Path:     "/",
 		HttpOnly: true,
 		SameSite: http.SameSiteLaxMode,
-		Secure:   r.Request.TLS != nil, // behind a proxy that ends TLS: true
+		Secure:   r.Request.TLS != nil, // use true behind a proxy that terminates TLS
 	}
 	r.Header.Add("Set-Cookie", cookie.String())
 	return nil
@@ -65,7 +64,8 @@ func (s *sticky) matches(cookie *http.Cookie, b *wsproxy.Backend) bool {
 	return hmac.Equal([]byte(cookie.Value), []byte(s.value(b)))
 }
 
-// value takes less than a microsecond. With hundreds of backends it would be kept.
+// value returns the cookie's value for b. It takes less than a microsecond. With
+// hundreds of backends, store the values.
 func (s *sticky) value(b *wsproxy.Backend) string {
 	mac := hmac.New(sha256.New, s.key)
 	mac.Write([]byte(b.ID()))

@@ -9,12 +9,12 @@ import (
 	"github.com/coder/websocket"
 )
 
-// A client keeps its cookies, as a browser does.
+// A client stores its cookies, as a browser does.
 type client struct {
 	name    string
 	jar     http.CookieJar
 	conn    *websocket.Conn
-	backend string // where it was sent last
+	backend string // the backend of its last visit
 }
 
 func newClients(names ...string) ([]*client, error) {
@@ -29,7 +29,7 @@ func newClients(names ...string) ([]*client, error) {
 	return clients, nil
 }
 
-// visit connects to url and lets the backend tell its name.
+// visit connects to url and reads the name of the backend.
 func (c *client) visit(ctx context.Context, url string) error {
 	conn, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: &http.Client{Jar: c.jar}})
 	if err != nil {
@@ -46,16 +46,17 @@ func (c *client) visit(ctx context.Context, url string) error {
 
 func (c *client) leave() { c.conn.Close(websocket.StatusNormalClosure, "") }
 
-// A greeter is a backend that tells its name, and waits until the client goes.
+// A greeter is a backend that sends its name, and waits until the client closes the
+// connection.
 type greeter string
 
 func (name greeter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
-		return // Accept has answered
+		return // Accept has sent an error response
 	}
 	defer conn.CloseNow()
-	ctx := context.Background() // the request's says nothing about a hijacked connection
+	ctx := context.Background() // the request's context does not end with a hijacked connection
 	if err := conn.Write(ctx, websocket.MessageText, []byte(name)); err != nil {
 		return
 	}

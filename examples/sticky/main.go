@@ -1,13 +1,14 @@
-// Sticky shows a balancer of one's own: it keeps each client on its backend by a
-// cookie, which is set in the hook of wsproxy.WithResponse.
+// Sticky shows a custom balancer. It sends each client to the same backend by a
+// cookie, which the hook of wsproxy.WithResponse sets.
 //
 //	go run ./examples/sticky
 //
-// Clients with cookie jars come, and come again after a backend was added, and
-// after one was removed. The program prints who landed where and who moved, and
-// its exit status is 0 only if nobody moved who could have stayed.
+// Clients with cookie jars connect, and connect again after a backend was added and
+// after one was removed. The program prints the backend of each client, and the
+// clients that moved. Its exit status is 0 only if no client moved while its backend
+// was still there.
 //
-// Look at balancer.go. The rest is clients and backends.
+// See balancer.go. The other files are clients and backends.
 package main
 
 import (
@@ -26,7 +27,7 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-const timeout = 30 * time.Second // for everything
+const timeout = 30 * time.Second // for the whole program
 
 func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
@@ -37,7 +38,7 @@ func main() {
 	}
 }
 
-// run plays three rounds, and returns an error if one did not go as it should.
+// run performs three rounds, and returns an error if the result of one is wrong.
 func run(ctx context.Context, out io.Writer) error {
 	s, err := newService("A", "B")
 	if err != nil {
@@ -45,7 +46,7 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	defer s.close()
 
-	fmt.Fprintln(out, "Backends A and B; six clients come for the first time.")
+	fmt.Fprintln(out, "Backends A and B. Six clients connect for the first time.")
 	regulars, err := newClients("ann", "ben", "cleo", "dan", "eva", "finn")
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 
-	fmt.Fprintln(out, "\nBackend C is added; the six come again, and six more with them.")
+	fmt.Fprintln(out, "\nBackend C is added. The six connect again, and six new clients.")
 	newcomers, err := newClients("gus", "hana", "ivo", "joy", "kim", "lea")
 	if err != nil {
 		return err
@@ -70,7 +71,7 @@ func run(ctx context.Context, out io.Writer) error {
 		return errors.New("no newcomer reached backend C")
 	}
 
-	fmt.Fprintln(out, "\nBackend A is removed; all come again. Only its clients can move.")
+	fmt.Fprintln(out, "\nBackend A is removed. All connect again. Only its clients can move.")
 	if err := s.remove("A"); err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ type service struct {
 }
 
 func newService(backends ...string) (*service, error) {
-	balancer := newSticky([]byte(rand.Text())) // a real one reads its key from where its replicas do
+	balancer := newSticky([]byte(rand.Text())) // a real service gives all its replicas the same key
 	proxy, err := wsproxy.New(
 		wsproxy.WithBackends(), // none yet
 		wsproxy.WithBalancer(balancer),
@@ -105,7 +106,7 @@ func newService(backends ...string) (*service, error) {
 	return s, err
 }
 
-// add starts a backend and tells the proxy. Tunnels that are open stay open.
+// add starts a backend and adds it to the proxy. Open tunnels stay open.
 func (s *service) add(id string) error {
 	server, err := serve(greeter(id))
 	if err != nil {
@@ -116,7 +117,7 @@ func (s *service) add(id string) error {
 	return s.proxy.SetBackends(s.backends...)
 }
 
-// remove takes a backend out of the set. It would keep the tunnels that it has.
+// remove removes a backend from the proxy. Its open tunnels would stay open.
 func (s *service) remove(id string) error {
 	s.backends = slices.DeleteFunc(s.backends, func(b wsproxy.BackendConfig) bool { return b.ID == id })
 	return s.proxy.SetBackends(s.backends...)
@@ -130,8 +131,8 @@ func (s *service) close() {
 	}
 }
 
-// round lets the clients come, all at the same time, and go again. Nobody may
-// move whose backend is still there.
+// round connects all clients, and disconnects them when all are connected. It
+// returns an error if a client has moved though its backend is still there.
 func (s *service) round(ctx context.Context, out io.Writer, clients []*client) error {
 	var moved []string
 	for _, c := range clients {
@@ -176,7 +177,8 @@ func orNobody(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// serve serves h on a free port until the server is closed. Its Addr tells where.
+// serve serves h on a free port until the server is closed. The server's Addr is
+// the address of its listener.
 func serve(h http.Handler) (*http.Server, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -60,7 +60,7 @@ func TestForgedCookieChoosesNothing(t *testing.T) {
 	}
 }
 
-// remembered returns the cookie that the hook sets, or nil.
+// remembered returns the cookie that the hook sets for a client of b, or nil.
 func remembered(t *testing.T, s *sticky, r *http.Request, b *wsproxy.Backend) *http.Cookie {
 	t.Helper()
 	response := &wsproxy.ProxyResponse{

@@ -1,10 +1,10 @@
-// The page of the quickstart: a chat client that comes back when its connection
-// ends, and says what happened. Whatever others wrote reaches the page as text
-// nodes only, never as HTML.
+// The page of the quickstart: a chat client that reconnects when its connection
+// ends, and shows what happened. Messages are added to the page as text nodes only,
+// never as HTML.
 
 const $ = (id) => document.getElementById(id);
 
-// el makes an element. Children that are strings become text.
+// el creates an element. Children that are strings become text.
 function el(tag, props = {}, ...children) {
   const e = Object.assign(document.createElement(tag), props);
   e.append(...children);
@@ -34,11 +34,11 @@ $("author").addEventListener("change", () => {
 // ---- the connection
 
 let socket;
-let backend = "";        // which one welcomed me last
-let memory = "";         // which memory of it: another one after each start
-let isWelcome = false;   // on this connection
-let failures = 0;        // in a row
-let timer;               // until the next attempt
+let backend = "";        // ID of the backend of the last welcome
+let memory = "";         // ID of that backend's memory, different after each start
+let isWelcome = false;   // the current connection has got its welcome
+let failures = 0;        // attempts that have failed in succession
+let timer;               // of the next attempt
 
 const isOnline = () => isWelcome && socket.readyState === WebSocket.OPEN;
 
@@ -74,7 +74,7 @@ function welcome(w) {
   showConnection(`Connected to backend ${backend}`);
 }
 
-// tellWhatIsLeft compares what is on the page with what the backend remembers.
+// tellWhatIsLeft marks messages on the page that the backend does not have.
 function tellWhatIsLeft(w) {
   if (w.memory === memory) {
     note("moved", `Connected to backend ${w.backend} again. It still knows everything.`);
@@ -89,7 +89,7 @@ function tellWhatIsLeft(w) {
   note("moved", where + rest);
 }
 
-// ended says what happened, and when the next attempt is due.
+// ended shows why the connection ended, and starts the timer of the next attempt.
 function ended(event) {
   failures++;
   if (isWelcome) {
@@ -99,7 +99,8 @@ function ended(event) {
   }
   isWelcome = false;
   delete document.body.dataset.backend;
-  // Twice as long each time, and not at the same moment as everybody else.
+  // The delay doubles each time. It is random, so that clients do not all reconnect
+  // at the same moment.
   const wait = Math.min(500 * 2 ** (failures - 1), 8000) * (0.5 + Math.random() / 2);
   timer = setTimeout(connect, wait);
   showConnection(failures === 1 ? "Reconnecting…" : `${whyNot()} Trying again in ${Math.ceil(wait / 1000)} s…`, true);
@@ -119,8 +120,8 @@ const codes = {
   1013: "This asks you to come back a little later.",
 };
 
-// Backends of the quickstart give a reason for what they do; the proxy, when it
-// speaks for itself, does not.
+// The backends of the quickstart send a reason in their Close frames. The proxy's
+// own Close frames have none.
 const codesOfProxy = {
   1001: "The proxy is shutting down, and took the time to say so.",
   1012: "The backend broke off without a word, so the proxy said this in its place: come back at once.",
@@ -131,7 +132,7 @@ function plainWords(event) {
   return codes[event.code] ?? "The page has no words for this code.";
 }
 
-// whyNot explains why no connection could be made: scripts are not told.
+// whyNot guesses why no connection could be made: browsers do not tell scripts.
 function whyNot() {
   if (!status) return "The quickstart does not answer.";
   if (status.backends.every((b) => !b.running)) return "Both backends are down: the proxy answers 503.";
@@ -176,13 +177,13 @@ function showMessage(m) {
   showTraffic();
 }
 
-// note puts a line between the messages that says what happened.
+// note adds a line about an event between the messages.
 function note(kind, ...children) {
   append(el("li", { className: `note ${kind}` }, el("span", {}, ...children)));
 }
 
-// Whoever reads at the end stays at the end, also when a keyboard takes the
-// room; whoever has scrolled up is left in peace.
+// A list that shows its end stays at its end, also when a keyboard opens. A list
+// that was scrolled up does not move.
 const list = $("messages");
 let isAtEnd = true;
 list.addEventListener("scroll", () => {
@@ -240,7 +241,7 @@ function showPresence(authors) {
 
 // ---- behind the room: backends, and where rooms are
 
-let status; // the last answer of /status; undefined while the quickstart does not answer
+let status; // the last response of /status; undefined while the quickstart does not respond
 
 async function refresh() {
   try {
@@ -301,7 +302,7 @@ async function flip(id, action) {
   }
   for (const b of buttons) b.disabled = false;
   await refresh();
-  // Whoever uses the keyboard goes on from here.
+  // Focus the button that is shown now, for users of the keyboard.
   if (document.activeElement === document.body) card.querySelector("button:not([hidden])").focus();
 }
 
@@ -322,7 +323,7 @@ function newRoom(name) {
   return link;
 }
 
-// showWhy says in a sentence which backend the room is on, and why.
+// showWhy shows which backend the room is on, and why.
 function showWhy() {
   $("here").textContent = isWelcome ? backend : "";
   $("here").dataset.id = backend;
@@ -346,7 +347,7 @@ function why() {
   return ["Room ", name, ` hashes to backend ${choice}. ${but}`];
 }
 
-// showTraffic lets the map move when something passes.
+// showTraffic starts the animation of the map for a message.
 function showTraffic() {
   const map = document.querySelector(".map");
   map.classList.remove("passes");
