@@ -7,8 +7,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/frame"
 )
 
-// BenchmarkTracker tells what following a stream costs a frame. The stream comes
-// in pieces of the size of a buffer, as it does in a relay.
+// BenchmarkTracker measures the cost of tracking a frame. The stream is passed in
+// pieces of the size of a buffer, as in a relay.
 func BenchmarkTracker(b *testing.B) {
 	for _, bb := range []struct {
 		name   string
@@ -34,7 +34,7 @@ const (
 	pieceBytes  = 32 << 10
 )
 
-// track follows a stream of many times the same frame.
+// track tracks a stream that repeats one frame.
 func track(b *testing.B, rules frame.Rules, whole []byte) {
 	var stream []byte
 	frames := 0
@@ -52,7 +52,7 @@ func track(b *testing.B, rules frame.Rules, whole []byte) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(frames), "ns/frame")
 }
 
-// trackPiece returns how much of p could be taken.
+// trackPiece tracks p and returns how many bytes were consumed.
 func trackPiece(b *testing.B, tracker *frame.Tracker, p []byte) int {
 	n := 0
 	for n < len(p) {

@@ -14,8 +14,8 @@ import (
 func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // BenchmarkHandshake opens and closes tunnels over loopback, one after the other.
-// Time and allocations include client and backend, whose part the direct
-// connection shows.
+// Time and allocations include those of client and backend. The direct connection
+// shows their part.
 func BenchmarkHandshake(b *testing.B) {
 	forEachPath(b, func(b *testing.B, url string) {
 		d := dialer(b, url, 512)
@@ -33,7 +33,7 @@ func BenchmarkHandshake(b *testing.B) {
 	})
 }
 
-// BenchmarkEcho sends messages there and back through one tunnel, one at a time.
+// BenchmarkEcho echoes messages through one tunnel, one at a time.
 func BenchmarkEcho(b *testing.B) {
 	for _, bb := range []struct {
 		name string
@@ -61,8 +61,8 @@ func echo(b *testing.B, url string, size int) {
 	}
 }
 
-// forEachPath runs a benchmark without a proxy, with one, and with one that gives
-// the server's goroutine back.
+// forEachPath runs a benchmark without a proxy, with a proxy, and with a proxy whose
+// tunnels are detached.
 func forEachPath(b *testing.B, f func(b *testing.B, url string)) {
 	backend := serveBackend(b)
 	b.Run("direct", func(b *testing.B) { f(b, backend) })

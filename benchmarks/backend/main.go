@@ -1,9 +1,9 @@
-// Backend answers WebSockets as cheaply as it can: it is what proxies are measured
-// in front of.
+// Backend is a WebSocket server that uses as little CPU as possible. Proxies are
+// measured in front of it.
 //
 //	go run ./backend 127.0.0.1:9000 127.0.0.1:9001
 //
-// Every message is sent back. After /push/SIZE/RATE it sends RATE messages a
+// It echoes every message. For the path /push/SIZE/RATE it sends RATE messages a
 // second of SIZE bytes instead.
 package main
 
@@ -32,7 +32,7 @@ func run(addrs []string) error {
 		if err != nil {
 			return err
 		}
-		go func() { errc <- wire.Serve(ln) }() // as long as the process
+		go func() { errc <- wire.Serve(ln) }() // until the process exits
 	}
 	return <-errc
 }

@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// A bench is what peers are measured on.
+// A bench contains the programs and files for measuring peers.
 type bench struct {
-	dir      string // for all files
+	dir      string // folder of all files
 	scale    float64
 	tls      *certificate
 	backend  *process
-	backends []string // where it listens
+	backends []string // addresses of the backend
 	stderr   io.Writer
 }
 
-// newBench builds what is needed and starts the backend.
+// newBench builds the programs and starts the backend.
 func newBench(ctx context.Context, f *flags, stderr io.Writer) (*bench, error) {
 	if err := checkDescriptors(f); err != nil {
 		return nil, err
@@ -37,8 +37,8 @@ func newBench(ctx context.Context, f *flags, stderr io.Writer) (*bench, error) {
 	return b, nil
 }
 
-// checkDescriptors reports that idle tunnels will not fit, which is better known
-// before the first hour than after it.
+// checkDescriptors returns an error if the limit of descriptors is too low for the
+// idle tunnels, so that the program fails at its start.
 func checkDescriptors(f *flags) error {
 	if err := checkSystem(); err != nil {
 		return err
@@ -47,7 +47,7 @@ func checkDescriptors(f *flags) error {
 	if err != nil {
 		return err
 	}
-	needed := int(2.1*idleConns*f.scale) + 200 // two each, and those that warm up; some for the rest
+	needed := int(2.1*idleConns*f.scale) + 200 // two for each tunnel, 5 % for the warm-up, some for the rest
 	if slices.Contains(f.workloads, idle) && limit < needed {
 		return fmt.Errorf("%d descriptors are allowed (ulimit -Hn) and idle needs %d: allow more, or choose a smaller -scale", limit, needed)
 	}
@@ -55,7 +55,7 @@ func checkDescriptors(f *flags) error {
 }
 
 func (b *bench) prepare(ctx context.Context, f *flags) error {
-	builds := map[build]bool{ordinary: true} // it has the load and the backend
+	builds := map[build]bool{ordinary: true} // contains the load and the backend
 	for _, p := range f.peers {
 		if p.build != "" {
 			builds[p.build] = true
@@ -92,7 +92,8 @@ func (b *bench) close() error {
 
 func (b *bench) binOf(name build) string { return filepath.Join(b.dir, "bin-"+string(name)) }
 
-// runAll measures. What fails is told and left out.
+// runAll measures all workloads on all peers. It prints an error of a measurement
+// and continues.
 func (b *bench) runAll(ctx context.Context, workloads []*workload, peers []*peer, rounds int) results {
 	var all results
 	done, total := 0, len(workloads)*len(peers)*rounds
@@ -119,20 +120,20 @@ func (b *bench) runAll(ctx context.Context, workloads []*workload, peers []*peer
 	return all
 }
 
-// inTurn returns peers in the order of a round. Each begins one, so that none has the same
-// place in all of them.
+// inTurn returns peers in the order of a round. Each round begins with another peer,
+// so that no peer has the same position in all rounds.
 func inTurn(peers []*peer, round int) []*peer {
 	first := round % len(peers)
 	return append(slices.Clone(peers[first:]), peers[:first]...)
 }
 
-// A target is a peer that runs.
+// A target is a running peer.
 type target struct {
 	*process
 	addr string
 }
 
-// startPeer starts p as a program of its own.
+// startPeer starts p as a separate program.
 func (b *bench) startPeer(ctx context.Context, p *peer, cert *certificate) (*target, error) {
 	addr, err := freeAddr()
 	if err != nil {

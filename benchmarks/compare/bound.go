@@ -7,17 +7,18 @@ import (
 	"strings"
 )
 
-// A bound is what a figure, or a ratio of figures of two peers, must not exceed.
+// A bound is an upper limit for a figure, or for a ratio of the figures of two
+// peers.
 type bound struct {
 	text     string
 	peer     string
-	other    string // what the peer is divided by; "" for the figure itself
+	other    string // the peer to divide by; "" for the figure itself
 	workload string
 	figure   string
 	max      float64
 }
 
-// parseBound parses PEER/OTHER:WORKLOAD.FIGURE<=MAX, where /OTHER may be missing.
+// parseBound parses PEER/OTHER:WORKLOAD.FIGURE<=MAX. /OTHER may be missing.
 func parseBound(text string) (bound, error) {
 	b := bound{text: text}
 	left, limit, hasLimit := strings.Cut(text, "<=")
@@ -30,12 +31,13 @@ func parseBound(text string) (bound, error) {
 	}
 	var err error
 	if b.max, err = strconv.ParseFloat(limit, 64); err != nil {
-		return b, fmt.Errorf("%q is no number", limit)
+		return b, fmt.Errorf("%q is not a number", limit)
 	}
 	return b, nil
 }
 
-// checkNames reports names that are not measured: better now than after an hour.
+// checkNames returns an error if the bound names a peer, a workload or a figure that
+// is not measured.
 func (b bound) checkNames(peers []*peer, workloads []*workload) error {
 	if _, err := find(peers, b.peer); err != nil {
 		return err
@@ -50,13 +52,13 @@ func (b bound) checkNames(peers []*peer, workloads []*workload) error {
 		return err
 	}
 	if !slices.Contains(w.figures, b.figure) {
-		return fmt.Errorf("%q is none of %s", b.figure, strings.Join(w.figures, ","))
+		return fmt.Errorf("%q is not one of %s", b.figure, strings.Join(w.figures, ","))
 	}
 	return nil
 }
 
-// check reports whether the bound holds, and says what was measured. Rounds that
-// failed do not count, but one at least must have worked.
+// check reports whether the bound holds, and returns the measured value as a text.
+// It ignores failed rounds, but at least one must have succeeded.
 func (b bound) check(r results) (verdict string, holds bool) {
 	values := r.values(b.workload, b.peer, b.figure)
 	if b.other != "" {
@@ -65,7 +67,7 @@ func (b bound) check(r results) (verdict string, holds bool) {
 	got, ok := median(values)
 	switch {
 	case !ok:
-		return "CANNOT BE TOLD", false
+		return "UNKNOWN", false
 	case !(got <= b.max):
 		return fmt.Sprintf("%.3g, BROKEN", got), false
 	}

@@ -10,20 +10,20 @@ import (
 
 const module = "github.com/wsproxy/wsproxy"
 
-// A build is a folder of programs.
+// A build is the name of a set of programs.
 type build string
 
 const (
 	ordinary build = "ordinary"
-	portable build = "portable" // without the engine that only Linux has
-	other    build = "other"    // of another checkout
+	portable build = "portable" // without the event loop
+	other    build = "other"    // from another checkout
 )
 
-// compile builds the programs of b into dir. They are those of this module, and
-// the gateway of the core: of the same checkout, unless it is another one, from
-// which only the gateway comes.
+// compile builds the programs of b into dir: the programs of this module, and
+// examples/gateway of the core module. The build other consists of the gateway of
+// another checkout.
 func (b build) compile(ctx context.Context, dir, checkout string) error {
-	// A checkout that belongs to another user has no version to stamp.
+	// Git refuses to read the version of a checkout that belongs to another user.
 	args := []string{"build", "-buildvcs=false", "-o", dir + string(filepath.Separator)}
 	switch b {
 	case portable:

@@ -15,13 +15,14 @@ import (
 	"time"
 )
 
-// A certificate is files.
+// A certificate contains the names of its files.
 type certificate struct {
 	cert, key string
-	both      string // in one file, for HAProxy
+	both      string // certificate and key in one file, for HAProxy
 }
 
-// flags returns those of the programs that are built; none if c is nil.
+// flags returns the flags for the programs of this module. It returns none if c is
+// nil.
 func (c *certificate) flags() []string {
 	if c == nil {
 		return nil
@@ -29,8 +30,8 @@ func (c *certificate) flags() []string {
 	return []string{"-tls-cert", c.cert, "-tls-key", c.key}
 }
 
-// newCertificate makes one for 127.0.0.1, for a day. ECDSA with P-256 is what most
-// sites have.
+// newCertificate creates a certificate for 127.0.0.1 that is valid for a day. It uses
+// ECDSA with P-256, as most sites do.
 func newCertificate(dir string) (*certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

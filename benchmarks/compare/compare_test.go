@@ -15,8 +15,8 @@ import (
 	"testing"
 )
 
-// Every workload runs on the two peers that need no installation: its figures are
-// worthless at this scale, but there they are.
+// Every workload runs on the two peers that need no installation. The figures mean
+// nothing at this scale, but they must be there.
 func TestComparisonMeasuresEveryFigure(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("there is no /proc")
@@ -30,7 +30,7 @@ func TestComparisonMeasuresEveryFigure(t *testing.T) {
 	}
 	for _, w := range allWorkloads {
 		for _, figure := range w.figures {
-			// The second one has its ratio, where the figure is not 0.
+			// The second peer has a ratio, unless the figure is 0.
 			row := regexp.MustCompile(`(?m)^\| ` + w.name + ` \| ` + figure + ` \| [-\d.,]+ \| [-\d.,]+( \([-\d.]+\))? \|$`)
 			if !row.MatchString(stdout.String()) {
 				t.Errorf("there is no row for %s of %s", figure, w)
@@ -96,10 +96,10 @@ func TestBadFlagsAreExplained(t *testing.T) {
 		{[]string{"-rounds", "0"}, "at least 1"},
 		{[]string{"-scale", "0"}, "more than 0"},
 		{[]string{"-scale", "NaN"}, "more than 0"},
-		{[]string{"-peers", "wsproxy,apache"}, `"apache" is none of wsproxy,`},
-		{[]string{"-workloads", "sleep"}, `"sleep" is none of idle,`},
+		{[]string{"-peers", "wsproxy,apache"}, `"apache" is not one of wsproxy,`},
+		{[]string{"-workloads", "sleep"}, `"sleep" is not one of idle,`},
 		{[]string{"-require", "idle<=1"}, "PEER/OTHER:WORKLOAD.FIGURE<=MAX"},
-		{[]string{"-require", "wsproxy:idle.bytes_per_tunnel<=few"}, `"few" is no number`},
+		{[]string{"-require", "wsproxy:idle.bytes_per_tunnel<=few"}, `"few" is not a number`},
 		{[]string{"-require", "apache:idle.bytes_per_tunnel<=1"}, `"apache"`},
 		{[]string{"-require", "wsproxy/apache:idle.bytes_per_tunnel<=1"}, `"apache"`},
 		{[]string{"-require", "wsproxy:sleep.bytes_per_tunnel<=1"}, `"sleep"`},

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// flags is what the command line says.
+// flags are the settings of the command line.
 type flags struct {
 	peers     []*peer
 	workloads []*workload
@@ -19,19 +19,19 @@ type flags struct {
 	bounds    []bound
 }
 
-// parseFlags reads args and checks them. With -h it prints what there is.
+// parseFlags parses args and checks them. With -h it prints the usage to out.
 func parseFlags(args []string, out io.Writer) (*flags, error) {
 	f := new(flags)
 	var peers, works string
 	fs := flag.NewFlagSet("compare", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	fs.StringVar(&peers, "peers", names(allPeers), "`names` of what is measured, comma separated; the others are compared with the first")
+	fs.StringVar(&peers, "peers", names(allPeers), "`names` of the peers, comma separated; the others are compared with the first")
 	fs.StringVar(&works, "workloads", names(allWorkloads), "`names` of workloads, comma separated")
-	fs.IntVar(&f.rounds, "rounds", 3, "`number` of rounds, whose median counts")
+	fs.IntVar(&f.rounds, "rounds", 3, "`number` of rounds; the result is their median")
 	fs.Float64Var(&f.scale, "scale", 1, "`factor` for the connections and the time of each workload")
 	fs.StringVar(&f.json, "json", "", "`file` for all figures of all rounds")
-	fs.StringVar(&f.baseline, "baseline", "", "`folder` with another checkout of wsproxy, to be measured as the peer baseline")
-	fs.Func("require", "`bound` such as 'wsproxy/nginx:echo.cpu_us_per_msg<=1.0' for a ratio, or 'wsproxy:idle.fds_per_tunnel<=2'; repeatable; the exit status is 1 if one does not hold or cannot be told", func(s string) error {
+	fs.StringVar(&f.baseline, "baseline", "", "`folder` with another checkout of wsproxy, which is measured as the peer baseline")
+	fs.Func("require", "`bound` such as 'wsproxy/nginx:echo.cpu_us_per_msg<=1.0' for a ratio, or 'wsproxy:idle.fds_per_tunnel<=2'; repeatable; the exit status is 1 if one does not hold or is unknown", func(s string) error {
 		b, err := parseBound(s)
 		f.bounds = append(f.bounds, b)
 		return err
@@ -83,7 +83,7 @@ func names[T named](all []T) string {
 	return strings.Join(s, ",")
 }
 
-// choose returns those of all that list names, in its order.
+// choose returns the elements of all that list names, in the order of list.
 func choose[T named](all []T, list string) ([]T, error) {
 	var chosen []T
 	for name := range strings.SplitSeq(list, ",") {
@@ -100,7 +100,7 @@ func find[T named](all []T, name string) (T, error) {
 	i := slices.IndexFunc(all, func(x T) bool { return x.String() == name })
 	if i < 0 {
 		var none T
-		return none, fmt.Errorf("%q is none of %s", name, names(all))
+		return none, fmt.Errorf("%q is not one of %s", name, names(all))
 	}
 	return all[i], nil
 }

@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// A tunnel takes two descriptors; some are needed for the rest.
+// haproxyConfig is the configuration of HAProxy. maxconn is half the limit of
+// descriptors, because a tunnel uses two, minus some for other uses.
 const haproxyConfig = `
 global
 	maxconn %[1]d

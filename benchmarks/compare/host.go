@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// hostWorkload is about a program that has work of its own. A proxy that is no
-// library has another process beside it that computes as much.
+// hostWorkload measures proxies in a program that does other work. For a proxy that
+// is not a library, a separate process does the same work.
 var hostWorkload = &workload{
 	name: "host",
 	about: "50 tunnels, 1,000 round trips a second in all, while the host program rests, and while it computes on all cores;\n" +
@@ -49,8 +49,8 @@ func measureHost(ctx context.Context, b *bench, p *peer) (figures, error) {
 	return all, nil
 }
 
-// latencyBeside measures the latency through p while goroutines compute: in the
-// same process if p is a library, else in another one.
+// latencyBeside measures the latency of p while goroutines compute. They are in the
+// same process if p is a library, and in another process otherwise.
 func (b *bench) latencyBeside(ctx context.Context, p *peer, goroutines int) (figures, error) {
 	h, err := b.startHost(ctx, p, goroutines, 0)
 	if err != nil {
@@ -69,8 +69,8 @@ func (b *bench) latencyBeside(ctx context.Context, p *peer, goroutines int) (fig
 	return b.run(ctx, hostTraffic, "ws://"+addr+"/", 0)
 }
 
-// plainEcho returns the p50 of a connection that has nothing to do with the proxy,
-// in the same process, while tunnels carry small and large messages.
+// plainEcho returns the p50 latency of a plain TCP connection to the process of the
+// proxy, while its tunnels carry small and large messages.
 func (b *bench) plainEcho(ctx context.Context, p *peer, procs int) (float64, error) {
 	h, err := b.startHost(ctx, p, 0, procs)
 	if err != nil {
@@ -90,8 +90,8 @@ func (b *bench) plainEcho(ctx context.Context, p *peer, procs int) (float64, err
 	return f["p50_us"], err
 }
 
-// bulkBeside returns what a program of one proc relays of large messages while one
-// goroutine computes, in GB/s.
+// bulkBeside returns the throughput in GB/s of large messages through a program with
+// GOMAXPROCS 1, while one goroutine computes.
 func (b *bench) bulkBeside(ctx context.Context, p *peer) (float64, error) {
 	h, err := b.startHost(ctx, p, 1, 1)
 	if err != nil {
@@ -102,14 +102,15 @@ func (b *bench) bulkBeside(ctx context.Context, p *peer) (float64, error) {
 	return f["gb_per_s"], err
 }
 
-// A host is a running program host.
+// A host is a process of the program host.
 type host struct {
 	*target
-	echo string // address of its plain echo
+	echo string // address of its plain TCP server
 }
 
-// startHost starts a program with the proxy of p in it, or with any if p is no
-// library. procs is its GOMAXPROCS, if not 0.
+// startHost starts the program host with the proxy of p in it. If p is not a
+// library, the proxy in the program is not used. procs is the program's GOMAXPROCS,
+// unless it is 0.
 func (b *bench) startHost(ctx context.Context, p *peer, compute, procs int) (*host, error) {
 	listen, err := freeAddr()
 	if err != nil {

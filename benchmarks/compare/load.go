@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// figures are what was measured, by name.
+// figures are measured values by name.
 type figures map[string]float64
 
-// A load is a run of the program load.
+// A load is a process of the program load.
 type load struct {
 	cmd           *exec.Cmd
 	out           *bufio.Reader
@@ -24,20 +24,20 @@ type load struct {
 	stopInterrupt func() bool // the interrupt that would end it
 }
 
-// A traffic is what a load makes: flags of the program load, times and counts
-// before they are scaled.
+// A traffic is the traffic of a load: the flags of the program load, before counts
+// and times are scaled.
 type traffic struct {
 	mode   string
 	conns  int
 	size   int
-	rate   float64 // of all; of each for fanout
+	rate   float64 // of all connections; of each for fanout
 	window int
 	warmUp time.Duration
 	length time.Duration
 }
 
-// scaled returns tr with connections and times times f. A rate of all connections
-// goes with their number.
+// scaled returns tr with the number of connections and the times multiplied by f. A
+// rate of all connections is scaled with their number.
 func (tr traffic) scaled(f float64) traffic {
 	conns := max(int(float64(tr.conns)*f), 1)
 	if tr.mode != "fanout" {
@@ -49,7 +49,7 @@ func (tr traffic) scaled(f float64) traffic {
 	return tr
 }
 
-const shortest = 200 * time.Millisecond // below it, ticks of 10 ms are too coarse for CPU
+const shortest = 200 * time.Millisecond // CPU times have a resolution of 10 ms
 
 func (tr traffic) flags(url string, pid int) []string {
 	return []string{"-url", url, "-pid", fmt.Sprint(pid),
@@ -58,7 +58,7 @@ func (tr traffic) flags(url string, pid int) []string {
 		"-warm-up", tr.warmUp.String(), "-length", tr.length.String(), tr.mode}
 }
 
-// startLoad starts a load and waits until it has warmed up.
+// startLoad starts a load and waits for the end of its warm-up.
 func (b *bench) startLoad(ctx context.Context, tr traffic, url string, pid int) (*load, error) {
 	l := new(load)
 	l.cmd = setup{bin: b.binOf(ordinary)}.program("load", tr.scaled(b.scale).flags(url, pid)...)
@@ -95,14 +95,14 @@ func (l *load) wait() (figures, error) {
 
 func (l *load) kill() { killGroup(l.cmd.Process.Pid) }
 
-// stop ends a load whose figures nobody wants.
+// stop kills a load. Its figures are lost.
 func (l *load) stop() error {
 	l.stopInterrupt()
 	l.kill()
 	return l.cmd.Wait()
 }
 
-// explain adds what the load said.
+// explain returns the load's output to stderr as an error, or err if there is none.
 func (l *load) explain(err error) error {
 	if said := strings.TrimSpace(l.stderr.String()); said != "" {
 		return errors.New(said)
@@ -110,7 +110,7 @@ func (l *load) explain(err error) error {
 	return err
 }
 
-// run makes traffic and returns what was measured.
+// run runs a load and returns its figures.
 func (b *bench) run(ctx context.Context, tr traffic, url string, pid int) (figures, error) {
 	l, err := b.startLoad(ctx, tr, url, pid)
 	if err != nil {

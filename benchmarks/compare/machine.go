@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// describeMachine returns a line on what is measured where, and on how busy the
-// machine is with other things.
+// describeMachine returns a line with the machine, the versions of the measured
+// programs, and the load average.
 func describeMachine(ctx context.Context, peers []*peer) string {
 	parts := []string{
 		plural(runtime.NumCPU(), "core"),
@@ -36,8 +36,8 @@ func processor() string {
 	return runtime.GOARCH
 }
 
-// version returns the first line that a program says of itself with -v, up to
-// where the line tells of its home page.
+// version returns the first line that a program prints with -v, without the URL of
+// its home page.
 func version(ctx context.Context, program string) string {
 	file, err := lookPath(program)
 	if err != nil {
@@ -51,7 +51,7 @@ func version(ctx context.Context, program string) string {
 	return strings.Join(words[:min(len(words), 3)], " ")
 }
 
-// readFile returns a file's text, and none if it cannot be read.
+// readFile returns the text of a file, or "" if it cannot be read.
 func readFile(name string) string {
 	text, _ := os.ReadFile(name)
 	return string(text)

@@ -6,12 +6,12 @@
 //	go run ./compare -scale 0.1 -rounds 1     # a quick look
 //	go run ./compare -require 'wsproxy/nginx:idle.bytes_per_tunnel<=0.8'
 //
-// It builds and starts what it needs, on loopback addresses, and ends it again.
-// Each workload runs on all peers in turn, round by round, each time with a new
-// process; another peer begins each round. The table has the median of the rounds
-// and, in brackets, what the first peer's figure is of this one: that ratio is taken
-// within each round, because the speed of a machine drifts, and the median of those is
-// shown.
+// It builds and starts all programs, on loopback addresses, and stops them at the
+// end. Each workload runs on all peers in turn, round by round, each time with a new
+// process. Each round begins with another peer. The table shows the median of the
+// rounds and, in brackets, the first peer's figure divided by this peer's. The
+// quotient is calculated within each round, because the speed of a machine drifts,
+// and the table shows the median of the quotients.
 //
 // CPU is user and system time of the proxy's processes, memory their private pages
 // and their share of shared ones (Pss).
@@ -29,7 +29,7 @@ import (
 	"syscall"
 )
 
-var errBroken = errors.New("not every bound holds")
+var errBroken = errors.New("a bound does not hold")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,7 +41,7 @@ func main() {
 	}
 }
 
-// run writes the table to stdout, and what goes on to stderr.
+// run writes the table to stdout, and its progress to stderr.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	f, err := parseFlags(args, stderr)
 	if err != nil {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Temporary files are in the folder too, which an ordinary user may write to; there
-// are none, because nothing has a body.
+// nginxConfig is the configuration of nginx. nginx creates the folders for temporary
+// files at its start, so they must be where an ordinary user can write.
 const nginxConfig = `
 worker_processes auto;
 worker_rlimit_nofile %[5]d;
@@ -48,7 +48,8 @@ http {
 }
 `
 
-// TLS 1.3 is what the others speak, and was no default of nginx before 1.23.4.
+// nginxTLS enables TLS 1.3, which the other peers use. It is a default of nginx since
+// 1.23.4.
 const nginxTLS = "ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate %s; ssl_certificate_key %s;"
 
 func nginx(s setup) (*exec.Cmd, error) {

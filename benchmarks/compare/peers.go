@@ -10,26 +10,26 @@ import (
 // A peer is a proxy that is measured.
 type peer struct {
 	name      string
-	installed string   // the program that it is; "" for those that are built
-	build     build    // where its programs are, of those that are built
-	hostFlags []string // what makes the program host the same proxy; nil for one that is no library
+	installed string   // name of an installed program; "" if it is built
+	build     build    // the build with its program
+	hostFlags []string // flags of the program host for the same proxy; nil if it is not a library
 
-	// command returns how to start it as a program of its own.
+	// command returns the command that starts the peer as a separate program.
 	command func(s setup) (*exec.Cmd, error)
 }
 
 func (p *peer) String() string { return p.name }
 
-// A setup is what a peer is started with.
+// A setup contains the parameters of a peer's command.
 type setup struct {
-	bin      string // folder of the programs that were built for it
-	dir      string // folder for its files
+	bin      string // folder of the peer's build
+	dir      string // folder for the peer's files
 	listen   string
 	backends []string
-	tls      *certificate // nil if clients speak no TLS
+	tls      *certificate // nil if clients do not use TLS
 }
 
-// program returns a command of a program that was built.
+// program returns the command of a built program.
 func (s setup) program(name string, args ...string) *exec.Cmd {
 	return exec.Command(filepath.Join(s.bin, name), args...)
 }
@@ -43,10 +43,11 @@ var allPeers = []*peer{
 	{name: "httputil", build: ordinary, command: httputil, hostFlags: []string{"-httputil"}},
 }
 
-// baseline is another checkout.
+// baseline is the gateway of another checkout.
 var baseline = &peer{name: "baseline", build: other, command: gateway()}
 
-// installed returns the peers that this machine has, and says which it does not.
+// installed returns the peers that are built or installed, and prints a line for each
+// peer that is not installed.
 func installed(peers []*peer, stderr io.Writer) []*peer {
 	var found []*peer
 	for _, p := range peers {
@@ -61,7 +62,8 @@ func installed(peers []*peer, stderr io.Writer) []*peer {
 	return found
 }
 
-// lookPath looks beside PATH, where ordinary users often do not have servers.
+// lookPath finds a program in PATH or in the folders of servers, which are often not
+// in an ordinary user's PATH.
 func lookPath(name string) (string, error) {
 	file, err := exec.LookPath(name)
 	if err == nil {
@@ -75,7 +77,7 @@ func lookPath(name string) (string, error) {
 	return "", err
 }
 
-// gateway is examples/gateway of the core module.
+// gateway returns a function for the command of examples/gateway.
 func gateway(flags ...string) func(s setup) (*exec.Cmd, error) {
 	return func(s setup) (*exec.Cmd, error) {
 		args := append([]string{"-listen", s.listen}, flags...)

@@ -14,16 +14,16 @@ import (
 
 const (
 	startTimeout = 15 * time.Second
-	startPause   = 10 * time.Millisecond // between two looks
+	startPause   = 10 * time.Millisecond // between two attempts
 	dialTimeout  = time.Second
-	stopTimeout  = 5 * time.Second // for children that outlive it and hold its output open
+	stopTimeout  = 5 * time.Second // for children that have its output open after its end
 )
 
-// A process is a program that was started, with its children.
+// A process is a started program with its children.
 type process struct {
 	cmd   *exec.Cmd
-	endc  chan struct{} // closed when it has ended
-	log   lockedBuffer  // what it said
+	endc  chan struct{} // closed when the process has ended
+	log   lockedBuffer  // its output
 	ended error         // valid once endc is closed
 }
 
@@ -70,14 +70,13 @@ func (p *process) waitListening(ctx context.Context, addr string) error {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// stop ends the process and its children at once: there is nothing that they have
-// to put in order.
+// stop kills the process and its children. They need no orderly shutdown.
 func (p *process) stop() {
 	killGroup(p.cmd.Process.Pid)
 	<-p.endc
 }
 
-// A lockedBuffer holds what is written, from any goroutine.
+// A lockedBuffer is a buffer for concurrent use.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -96,8 +95,8 @@ func (b *lockedBuffer) String() string {
 	return b.buf.String()
 }
 
-// freeAddr returns a loopback address that was free a moment ago, with a port below
-// those that the kernel gives to clients.
+// freeAddr returns a loopback address that was free when it checked. Its port is
+// below the range that the kernel uses for clients.
 func freeAddr() (string, error) {
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000))

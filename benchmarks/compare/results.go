@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// A record is what one workload measured on one peer in one round.
+// A record contains the figures of one workload on one peer in one round.
 type record struct {
 	Workload string             `json:"workload"`
 	Peer     string             `json:"peer"`
@@ -15,7 +15,7 @@ type record struct {
 
 type results []record
 
-// values returns a figure by round, without the rounds that have none.
+// values returns a figure by round. It skips rounds without the figure.
 func (r results) values(workload, peer, figure string) map[int]float64 {
 	values := make(map[int]float64)
 	for _, rec := range r {
@@ -26,7 +26,7 @@ func (r results) values(workload, peer, figure string) map[int]float64 {
 	return values
 }
 
-// ratios returns a/b for each round that has both.
+// ratios returns a/b for each round with both values.
 func ratios(a, b map[int]float64) map[int]float64 {
 	quotients := make(map[int]float64)
 	for round, v := range a {
@@ -37,8 +37,7 @@ func ratios(a, b map[int]float64) map[int]float64 {
 	return quotients
 }
 
-// median returns the middle one of the values, the mean of two if there is none,
-// and false if there are no values.
+// median returns the median of values, or false if there are no values.
 func median(values map[int]float64) (float64, bool) {
 	s := slices.Sorted(maps.Values(values))
 	if len(s) == 0 {

@@ -7,17 +7,16 @@ import (
 	"syscall"
 )
 
-// isolate gives cmd a group of its own, so that its children can be ended with it,
-// and lets it end with this program, whatever ends that.
+// isolate gives cmd its own process group, so that it can be killed with its children,
+// and makes the kernel kill cmd when this program exits.
 func isolate(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// killGroup ends all processes of the group that pid began.
+// killGroup kills all processes in the group of pid.
 func killGroup(pid int) { syscall.Kill(-pid, syscall.SIGKILL) }
 
-// descriptorLimit returns how many descriptors a process may have if it asks for
-// all that it may.
+// descriptorLimit returns the hard limit of descriptors for a process, at most 1<<20.
 func descriptorLimit() (int, error) {
 	var limit syscall.Rlimit
 	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)

@@ -7,7 +7,7 @@ import (
 	"os/exec"
 )
 
-var errSystem = errors.New("what a process uses is read from /proc, which Linux has")
+var errSystem = errors.New("the usage of a process is read from /proc, which needs Linux")
 
 func checkSystem() error { return errSystem }
 

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// writeTable writes the medians in Markdown.
+// writeTable writes a table of the medians in Markdown.
 func writeTable(w io.Writer, r results, workloads []*workload, peers []*peer, rounds int) {
 	fmt.Fprintf(w, "Medians of %s. In brackets: %s divided by the peer of that column, in each round; "+
 		"the median of these quotients, which is not the quotient of the medians.\n\n", plural(rounds, "round"), peers[0])
@@ -29,7 +29,7 @@ func writeTable(w io.Writer, r results, workloads []*workload, peers []*peer, ro
 	}
 }
 
-// cell returns the text for one peer.
+// cell returns the text of a cell: the median, and the ratio to the first peer.
 func cell(first, values map[int]float64, isFirst bool) string {
 	v, ok := median(values)
 	if !ok {
@@ -42,7 +42,7 @@ func cell(first, values map[int]float64, isFirst bool) string {
 	return text
 }
 
-// number returns v with three digits that count, and commas between thousands.
+// number returns v with three significant digits, and commas between thousands.
 func number(v float64) string {
 	if v == 0 {
 		return "0"

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// A workload is something that a proxy has to do.
+// A workload is a kind of work for a proxy.
 type workload struct {
 	name    string
 	about   string
-	figures []string // those that are shown
+	figures []string // figures of the table
 	measure func(ctx context.Context, b *bench, p *peer) (figures, error)
 }
 
@@ -37,7 +37,7 @@ var (
 	bulkTraffic = traffic{mode: "bulk", conns: 4, size: 1 << 20, window: 4, warmUp: time.Second, length: 3 * time.Second}
 )
 
-// idle is named because it needs more descriptors than a system may allow.
+// idle has a variable of its own for checkDescriptors.
 var idle = &workload{
 	name:    "idle",
 	about:   "3,000 tunnels carry one message each, then rest: memory and descriptors of a tunnel",
@@ -92,7 +92,7 @@ var allWorkloads = []*workload{
 	hostWorkload,
 }
 
-// alone measures one kind of traffic.
+// alone returns a measure function for a workload with one kind of traffic.
 func alone(tr traffic) func(ctx context.Context, b *bench, p *peer) (figures, error) {
 	return func(ctx context.Context, b *bench, p *peer) (figures, error) {
 		t, err := b.startPeer(ctx, p, nil)
@@ -104,7 +104,7 @@ func alone(tr traffic) func(ctx context.Context, b *bench, p *peer) (figures, er
 	}
 }
 
-// measureTLS takes one process for both parts: the echo finds it as idle left it.
+// measureTLS measures both parts with the same process.
 func measureTLS(ctx context.Context, b *bench, p *peer) (figures, error) {
 	t, err := b.startPeer(ctx, p, b.tls)
 	if err != nil {
@@ -133,7 +133,8 @@ func measureFairness(ctx context.Context, b *bench, p *peer) (figures, error) {
 	loud := bulkTraffic
 	loud.conns = 2
 	loud.length = quiet.warmUp + quiet.length + 3*time.Second // it begins first, and ends last
-	// Two processes: in one, the large messages would keep the small ones waiting.
+	// The loads are separate processes. In one process, the large messages would
+	// delay the small ones.
 	l, err := b.startLoad(ctx, loud, url, t.pid())
 	if err != nil {
 		return nil, err

@@ -1,10 +1,10 @@
-// Host is a program that has work of its own beside its proxy: a server of
-// [net/http] with a proxy in it, goroutines that compute, and an ordinary
-// connection that echoes.
+// Host is a program that does other work beside its proxy. It has a [net/http]
+// server with a proxy in it, goroutines that compute, and an ordinary TCP server
+// that echoes.
 //
 //	go run ./host -listen 127.0.0.1:8000 -echo 127.0.0.1:8001 -compute 2 127.0.0.1:9000
 //
-// It shows what the proxy and the rest of a program do to each other.
+// It is used to measure how the proxy and the rest of a program delay each other.
 package main
 
 import (
@@ -30,9 +30,9 @@ func main() {
 
 func run() error {
 	listen := flag.String("listen", "127.0.0.1:8000", "`address` of the server with the proxy in it")
-	echo := flag.String("echo", "", "`address` of an ordinary server that sends back what it gets (default: none)")
+	echo := flag.String("echo", "", "`address` of an ordinary TCP server that echoes (default: none)")
 	compute := flag.Int("compute", 0, "`number` of goroutines that compute all the time")
-	detach := flag.Bool("detach", false, "give the server's goroutine back once a tunnel is open")
+	detach := flag.Bool("detach", false, "release the server's goroutine when a tunnel is open")
 	isStandard := flag.Bool("httputil", false, "use the proxy of the standard library instead of wsproxy")
 	flag.Parse()
 
@@ -41,14 +41,14 @@ func run() error {
 		return err
 	}
 	for range *compute {
-		go burn() // as long as the process
+		go burn() // until the process exits
 	}
 	if *echo != "" {
 		ln, err := net.Listen("tcp", *echo)
 		if err != nil {
 			return err
 		}
-		go serveEcho(ln) // as long as the process
+		go serveEcho(ln) // until the process exits
 	}
 	return http.ListenAndServe(*listen, handler)
 }
@@ -67,8 +67,8 @@ func newProxy(backends []string, isDetached, isStandard bool) (http.Handler, err
 	return wsproxy.New(wsproxy.WithBackends(urls...), wsproxy.WithDetached(isDetached))
 }
 
-// burn computes in small steps, with a function call and a little memory in each,
-// as ordinary programs do: the scheduler may take the processor away at any of them.
+// burn computes in small steps. Each step calls a function and allocates a little
+// memory, as in ordinary programs, so that the scheduler can preempt it there.
 func burn() {
 	sum := make([]byte, 0, sha256.Size)
 	for {

@@ -1,5 +1,5 @@
-// Httputil is what a Go program gets from [net/http/httputil] alone: a proxy for
-// WebSockets that takes its backends in turn.
+// Httputil is a proxy for WebSockets that uses only [net/http/httputil]. It uses its
+// backends in turn.
 //
 //	go run ./httputil -listen 127.0.0.1:8000 127.0.0.1:9000 127.0.0.1:9001
 package main
@@ -15,8 +15,8 @@ import (
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:8000", "`address` to listen on")
-	cert := flag.String("tls-cert", "", "`file` with the certificate to serve TLS with")
-	key := flag.String("tls-key", "", "`file` with its key")
+	cert := flag.String("tls-cert", "", "`file` with the server's TLS certificate")
+	key := flag.String("tls-key", "", "`file` with the certificate's key")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fail(fmt.Errorf("name the addresses of backends"))

@@ -8,7 +8,7 @@ import (
 	"github.com/wsproxy/wsproxy/benchmarks/internal/wire"
 )
 
-// bulk sends large messages, a window of them ahead of those that came back.
+// bulk sends large messages, with a window of messages in flight.
 func (t *task) bulk() (figures, error) {
 	d, err := t.dialer(256 << 10)
 	if err != nil {
@@ -43,12 +43,13 @@ func (t *task) bulk() (figures, error) {
 
 type bulk struct {
 	meter   meter
-	bytes   atomic.Int64 // that came back
+	bytes   atomic.Int64 // received
 	isOver  atomic.Bool
 	failure firstError
 }
 
-// send takes credit for each message, which receive gives back until it is gone.
+// send sends messages until gone is closed. It sends a value to credit for each
+// message, and receive receives one for each echo.
 func (b *bulk) send(c *wire.Conn, credit chan<- struct{}, gone <-chan struct{}) {
 	message := c.Frame(make([]byte, b.meter.task.size))
 	for {
@@ -77,7 +78,7 @@ func (b *bulk) receive(c *wire.Conn, credit <-chan struct{}) {
 	}
 }
 
-// fail keeps an error, if it was not the end that caused it.
+// fail records an error, unless the end of the measurement caused it.
 func (b *bulk) fail(err error) {
 	if !b.isOver.Load() {
 		b.failure.set(err)
@@ -85,7 +86,7 @@ func (b *bulk) fail(err error) {
 }
 
 func (b *bulk) figures() (figures, error) {
-	gigabytes := float64(b.bytes.Load()) * 2 / 1e9 // each byte passes the proxy twice
+	gigabytes := float64(b.bytes.Load()) * 2 / 1e9 // the proxy relays each byte twice
 	if gigabytes == 0 {
 		return nil, errNothing
 	}

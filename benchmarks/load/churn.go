@@ -8,7 +8,8 @@ import (
 	"github.com/wsproxy/wsproxy/benchmarks/internal/wire"
 )
 
-// churn opens tunnels, sends a message through each, and closes them in order.
+// churn opens tunnels, echoes a message through each, and closes each with a closing
+// handshake.
 func (t *task) churn() (figures, error) {
 	d, err := t.dialer(512)
 	if err != nil {

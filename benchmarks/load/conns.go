@@ -7,8 +7,8 @@ import (
 	"github.com/wsproxy/wsproxy/benchmarks/internal/wire"
 )
 
-// Dials under way at once: more would wait in the proxy's queue, and some be
-// refused by it.
+// maxDials is the number of concurrent dials. More would overflow the proxy's accept
+// queue.
 const maxDials = 32
 
 // conns are connections of one kind.
@@ -47,7 +47,7 @@ func (all conns) close() {
 	}
 }
 
-// firstError keeps the first error of several goroutines.
+// A firstError records the first error of several goroutines.
 type firstError struct {
 	mu  sync.Mutex
 	err error

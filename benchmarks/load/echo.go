@@ -9,7 +9,7 @@ import (
 	"github.com/wsproxy/wsproxy/benchmarks/internal/wire"
 )
 
-// echo sends messages and waits for each to come back.
+// echo sends messages, and reads the echo of each before the next.
 func (t *task) echo() (figures, error) {
 	d, err := t.dialer(4096)
 	if err != nil {
@@ -23,7 +23,7 @@ func (t *task) echo() (figures, error) {
 	e := &echoes{meter: meter{task: t}, latencies: make([][]time.Duration, len(all))}
 	var running sync.WaitGroup
 	for i, c := range all {
-		running.Go(func() { e.failure.set(e.runConn(i, c)) }) // until the end of isOver
+		running.Go(func() { e.failure.set(e.runConn(i, c)) }) // until isOver
 	}
 	err = e.meter.run()
 	e.isOver.Store(true)
@@ -79,21 +79,21 @@ func (e *echoes) figures() (figures, error) {
 	return f, nil
 }
 
-// quantile returns the value in sorted that a part q of all is not above.
+// quantile returns the q-quantile of sorted.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[int(q*float64(len(sorted)-1))]
 }
 
 func microseconds(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// A pace is when a connection's messages are due.
+// A pace is the schedule of a connection's messages.
 type pace struct {
 	next time.Time
 	gap  time.Duration
 }
 
-// pace returns that of the connection i: all of them together have the rate, and
-// they take turns.
+// pace returns the pace of connection i. The rate is that of all connections
+// together, and their messages are spread evenly.
 func (t *task) pace(i int) *pace {
 	if t.rate <= 0 {
 		return new(pace)

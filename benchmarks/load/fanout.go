@@ -9,7 +9,7 @@ import (
 	"github.com/wsproxy/wsproxy/benchmarks/internal/wire"
 )
 
-// fanout receives what the backend sends by itself.
+// fanout receives messages that the backend sends at a rate.
 func (t *task) fanout() (figures, error) {
 	push := *t
 	push.url = strings.TrimSuffix(t.url, "/") + wire.PushPath(t.size, t.rate)

@@ -6,13 +6,14 @@ import (
 )
 
 const (
-	idleBytes  = 64 // of the one message that a tunnel carries
-	idleBuffer = 16 // of ours: 3,000 connections are many
+	idleBytes  = 64 // size of the one message of each tunnel
+	idleBuffer = 16 // size of each read buffer, small for the 3,000 connections
 )
 
-// idle opens connections, uses each once, lets them rest, and tells what each has
-// added to the process. The first of them, a twentieth, are not counted: they pay
-// for what a process needs once.
+// idle opens connections, echoes one message through each, lets them rest, and
+// returns the memory and descriptors of the process per connection. It opens a
+// twentieth of them before the first measurement, so that what a process allocates
+// once is not counted.
 func (t *task) idle() (figures, error) {
 	if t.pid == 0 {
 		return nil, errors.New("idle measures a process: -pid is missing")

@@ -1,18 +1,18 @@
-// Load makes WebSocket traffic and measures what it costs a proxy:
+// Load generates WebSocket traffic, and measures what it costs a proxy:
 //
 //	go run ./load -url ws://127.0.0.1:8000/ -pid PID echo
 //
 // The modes are
 //
-//	echo     messages go there and back, as fast as they can or at a rate
+//	echo     messages are echoed, as fast as possible or at a rate
 //	bulk     large messages, several in flight on each connection
-//	fanout   messages come from the backend at a rate
+//	fanout   the backend sends messages at a rate
 //	idle     connections carry one message each and then rest
 //	churn    connections are opened, carry a message, and are closed
 //
-// It prints "running" when it has warmed up, and at the end its figures as a JSON
-// object on one line. CPU and memory are those of the process pid and its
-// descendants; without one, their figures are left out.
+// It prints "running" after its warm-up, and at the end its figures as a JSON object
+// on one line. CPU and memory are those of the process pid and its descendants.
+// Without a pid these figures are left out.
 package main
 
 import (
@@ -44,7 +44,7 @@ type task struct {
 	out     io.Writer
 }
 
-// figures are what was measured, by name.
+// figures are measured values by name.
 type figures map[string]float64
 
 var modes = map[string]func(*task) (figures, error){
@@ -91,10 +91,10 @@ func run(args []string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(f)
 }
 
-// printRunning tells whoever started the process that measuring begins.
+// printRunning prints that the measurement begins, for the parent process.
 func (t *task) printRunning() { fmt.Fprintln(t.out, "running") }
 
-// dialer returns a dialer for connections that read into buffers of a size.
+// dialer returns a dialer for connections with read buffers of bufferBytes.
 func (t *task) dialer(bufferBytes int) (*wire.Dialer, error) {
 	return wire.NewDialer(t.url, bufferBytes, t.sources)
 }

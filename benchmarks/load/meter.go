@@ -7,16 +7,16 @@ import (
 	"github.com/wsproxy/wsproxy/benchmarks/internal/usage"
 )
 
-// A meter measures a stretch of time.
+// A meter measures the time and the CPU of one run.
 type meter struct {
 	task   *task
-	isOn   atomic.Bool // counts only while it is: what happens before is warming up
+	isOn   atomic.Bool // counters count only while it is set, after the warm-up
 	wall   time.Duration
 	before usage.Usage
 	after  usage.Usage
 }
 
-// run warms up and measures. Then the meter is off again.
+// run waits for the warm-up, and then measures. The meter is off afterwards.
 func (m *meter) run() error {
 	time.Sleep(m.task.warmUp)
 	m.task.printRunning()
@@ -33,20 +33,21 @@ func (m *meter) run() error {
 	return err
 }
 
-// perSecond returns how many of n there were in a second.
+// perSecond returns the rate of n events.
 func (m *meter) perSecond(n float64) float64 { return n / m.wall.Seconds() }
 
-// cpu returns what the process used.
+// cpu returns the CPU time of the process.
 func (m *meter) cpu() time.Duration { return m.after.CPU - m.before.CPU }
 
-// addCPU adds, if there is a process, its CPU for each of n things in a unit.
+// addCPU adds a figure for the CPU time of the process per event, for n events. It
+// does nothing without a process.
 func (m *meter) addCPU(f figures, name string, unit time.Duration, n float64) {
 	if m.task.pid != 0 {
 		f[name] = float64(m.cpu()) / float64(unit) / n
 	}
 }
 
-// usage returns that of the process, and nothing if there is none.
+// usage returns the usage of the process, or zero if there is none.
 func (t *task) usage() (usage.Usage, error) {
 	if t.pid == 0 {
 		return usage.Usage{}, nil

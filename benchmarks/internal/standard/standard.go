@@ -1,4 +1,4 @@
-// Package standard is the proxy that the standard library has.
+// Package standard provides the proxy of the standard library.
 package standard
 
 import (
@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 )
 
-// NewProxy returns a proxy that takes backends, given by address, in turn.
+// NewProxy returns a proxy that uses backends, which are addresses, in turn.
 func NewProxy(backends []string) *httputil.ReverseProxy {
 	var next atomic.Uint64
 	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {

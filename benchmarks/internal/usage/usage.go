@@ -1,4 +1,5 @@
-// Package usage tells what a process and its descendants use, from Linux's /proc.
+// Package usage measures the CPU, memory and descriptors of a process and its
+// descendants. It reads Linux's /proc.
 package usage
 
 import (
@@ -10,16 +11,16 @@ import (
 	"time"
 )
 
-// A Usage is that of all processes of a tree together: a master with workers is
-// measured whole.
+// A Usage is the sum over a process and its descendants, so that a master process
+// is measured with its workers.
 type Usage struct {
 	CPU         time.Duration // user and system time so far
 	Bytes       int64         // memory: private pages, and the share of shared ones (Pss)
 	Descriptors int
 }
 
-// Of returns the usage of the process pid and its descendants. The error is about
-// pid itself; a descendant may end at any time.
+// Of returns the usage of the process pid and its descendants. The error concerns
+// pid only, because a descendant may end at any time.
 func Of(pid int) (Usage, error) {
 	u, err := ofProcess(pid)
 	if err != nil {
@@ -52,7 +53,7 @@ func ofProcess(pid int) (u Usage, err error) {
 	return Usage{CPU: stat.cpu, Bytes: pss(string(rollup)), Descriptors: len(descriptors)}, nil
 }
 
-// pss returns the line of that name in bytes.
+// pss returns the value of the line Pss in bytes.
 func pss(rollup string) int64 {
 	for line := range strings.Lines(rollup) {
 		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
@@ -81,7 +82,7 @@ func descendants(pid int) []int {
 	return found
 }
 
-// A stat is what is of interest in /proc/PID/stat.
+// A stat contains the fields of /proc/PID/stat that are used.
 type stat struct {
 	parent int
 	cpu    time.Duration
@@ -95,12 +96,13 @@ func readStat(file string) (stat, error) {
 	return parseStat(string(text))
 }
 
-// The kernel tells times to user space in hundredths of a second, whatever its
-// own clock is. https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+// tick is the unit of times in /proc/PID/stat. The kernel converts its own clock to
+// hundredths of a second.
+// https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
 const tick = 10 * time.Millisecond
 
-// parseStat skips the name, which may contain anything: the fields after it begin
-// with the third of the manual page.
+// parseStat parses /proc/PID/stat. It skips the process's name, which may contain
+// any bytes. The fields after the name begin with field 3 of the manual page.
 func parseStat(text string) (s stat, err error) {
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 13 {

@@ -47,7 +47,7 @@ func TestUsageCountsDescendants(t *testing.T) {
 		t.Errorf("descendants() = %v; want %d among them", got, child.Process.Pid)
 	}
 	in.Close()
-	child.Wait() // it fails: there was no line
+	child.Wait() // returns an error, because read got no line
 	if _, err := Of(child.Process.Pid); err == nil {
 		t.Error("Of(a process that has ended) has no error")
 	}

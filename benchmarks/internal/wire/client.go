@@ -18,11 +18,11 @@ const (
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 15 * time.Second
 
-	key = "dGhlIHNhbXBsZSBub25jZQ==" // nobody cares that it is always the same
+	key = "dGhlIHNhbXBsZSBub25jZQ==" // need not be random for a measurement
 )
 
-// A Conn is a client's end of a WebSocket connection, or of a plain TCP one to a
-// server that sends back what it gets.
+// A Conn is the client's end of a WebSocket connection, or of a plain TCP connection
+// to a server that echoes.
 type Conn struct {
 	net.Conn
 	r     *bufio.Reader
@@ -33,13 +33,13 @@ type Conn struct {
 type Dialer struct {
 	url         *url.URL
 	bufferBytes int
-	sources     uint64 // how many loopback addresses to come from
+	sources     uint64 // number of loopback addresses to dial from
 	dialed      atomic.Uint64
 }
 
-// NewDialer returns a Dialer whose connections read into buffers of a size, and
-// come from several loopback addresses in turn if the server is on one: a single
-// address has 28,000 ports.
+// NewDialer returns a Dialer. Its connections have read buffers of bufferBytes. If
+// the server is on a loopback address, Dial uses a number of loopback addresses as
+// sources in turn, because one address has only 28,000 ports.
 func NewDialer(rawURL string, bufferBytes, sources int) (*Dialer, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -68,7 +68,7 @@ func (d *Dialer) Dial() (*Conn, error) {
 		return nil, err
 	}
 	if d.url.Scheme == "wss" {
-		// The certificate was made for this measurement.
+		// The certificate was generated for this measurement.
 		nc = tls.Client(nc, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	}
 	c := &Conn{Conn: nc, r: bufio.NewReaderSize(nc, d.bufferBytes), isRaw: d.url.Scheme == "tcp"}
@@ -102,7 +102,7 @@ func (c *Conn) handshake(u *url.URL) error {
 	return c.SetDeadline(time.Time{})
 }
 
-// Frame returns what c sends for a message.
+// Frame returns the bytes that c sends for a message.
 func (c *Conn) Frame(payload []byte) []byte {
 	if c.isRaw {
 		return payload
@@ -110,7 +110,7 @@ func (c *Conn) Frame(payload []byte) []byte {
 	return ClientFrame(frame.Binary, payload)
 }
 
-// ReadMessage reads a message of n bytes, and drops it.
+// ReadMessage reads and discards a message of n bytes.
 func (c *Conn) ReadMessage(n int) error {
 	if c.isRaw {
 		_, err := c.r.Discard(n)
@@ -119,8 +119,8 @@ func (c *Conn) ReadMessage(n int) error {
 	return ReadMessage(c.r, n)
 }
 
-// RoundTrip sends a message of n bytes, given as [Conn.Frame] returned it, and
-// waits for one of the same size.
+// RoundTrip sends message, which is a result of [Conn.Frame] for n bytes, and reads
+// a message of n bytes.
 func (c *Conn) RoundTrip(message []byte, n int) error {
 	if _, err := c.Write(message); err != nil {
 		return err
@@ -128,7 +128,7 @@ func (c *Conn) RoundTrip(message []byte, n int) error {
 	return c.ReadMessage(n)
 }
 
-// CloseHandshake sends a Close frame with code 1000 and waits for the answer.
+// CloseHandshake sends a Close frame with code 1000 and reads a Close frame.
 func (c *Conn) CloseHandshake() error {
 	if _, err := c.Write(ClientFrame(frame.Close, []byte{1000 >> 8, 1000 & 0xff})); err != nil {
 		return err

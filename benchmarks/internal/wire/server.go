@@ -13,18 +13,18 @@ import (
 	"github.com/wsproxy/wsproxy/internal/frame"
 )
 
-// Serve answers every connection of ln as a backend until ln is closed. What a
-// request's path is decides what happens after the 101:
+// Serve serves the connections of ln as a backend until ln is closed. The path of
+// the request decides what it does after the 101:
 //
-//	/push/SIZE/RATE   RATE messages a second of SIZE bytes are sent
-//	anything else     every message is sent back
+//	/push/SIZE/RATE   it sends RATE messages a second of SIZE bytes
+//	any other path    it echoes every message
 func Serve(ln net.Listener) error {
 	for {
 		c, err := ln.Accept()
 		if err != nil {
 			return err
 		}
-		go serve(c) // until the client ends c
+		go serve(c) // until the client closes c
 	}
 }
 
@@ -49,7 +49,7 @@ func serve(c net.Conn) {
 	echo(c, r)
 }
 
-// PushPath returns the path that asks for messages of a size at a rate.
+// PushPath returns the path for messages of a size at a rate.
 func PushPath(size int, rate float64) string { return fmt.Sprintf("/push/%d/%g", size, rate) }
 
 func parsePush(path string) (size int, rate float64, ok bool) {
@@ -66,7 +66,7 @@ func parsePush(path string) (size int, rate float64, ok bool) {
 	return size, rate, err == nil && size >= 0 && rate > 0
 }
 
-// push writes until the client is gone.
+// push writes messages until a write fails.
 func push(c net.Conn, size int, rate float64) {
 	message := ServerFrame(frame.Binary, make([]byte, size))
 	tick := time.NewTicker(time.Duration(float64(time.Second) / rate))
@@ -78,7 +78,7 @@ func push(c net.Conn, size int, rate float64) {
 	}
 }
 
-// echo sends messages back, each in one write, until the client says goodbye.
+// echo echoes messages, each in one write, until it gets a Close frame.
 func echo(c net.Conn, r *bufio.Reader) {
 	var buf []byte
 	for {
@@ -99,7 +99,7 @@ func echo(c net.Conn, r *bufio.Reader) {
 		if _, err := io.ReadFull(r, buf[start:]); err != nil {
 			return
 		}
-		if h.Key != [4]byte{} { // that of ClientFrame
+		if h.Key != [4]byte{} { // ClientFrame has a zero key
 			frame.Mask(buf[start:], h.Key)
 		}
 		if _, err := c.Write(buf); err != nil {

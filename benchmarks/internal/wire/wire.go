@@ -1,6 +1,6 @@
-// Package wire is what the load generator and its backend need of WebSocket:
-// whole frames, and as little work for them as can be, because they share the
-// machine with what is measured.
+// Package wire implements the part of WebSocket that the load generator and its
+// backend need: whole frames. It uses as little CPU as possible, because it shares
+// the machine with the measured program.
 package wire
 
 import (
@@ -12,8 +12,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/frame"
 )
 
-// ClientFrame returns a whole frame as a client sends it. Its masking key is all
-// zeros: the bytes are legal, and masking costs nothing.
+// ClientFrame returns a whole frame as a client sends it. The masking key is zero,
+// which is valid and makes masking unnecessary.
 func ClientFrame(opcode frame.Opcode, payload []byte) []byte {
 	h := frame.Header{Fin: true, Opcode: opcode, Masked: true, Length: uint64(len(payload))}
 	return append(frame.AppendHeader(nil, h), payload...)
@@ -51,7 +51,7 @@ func ReadHeader(r *bufio.Reader) (frame.Header, error) {
 	}
 }
 
-// ReadMessage reads a message in one frame of n bytes, and drops its payload.
+// ReadMessage reads and discards a message of n bytes in one frame.
 func ReadMessage(r *bufio.Reader, n int) error {
 	h, err := ReadHeader(r)
 	if err != nil {
