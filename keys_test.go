@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestByClientIPUsesRecordedClient(t *testing.T) {
@@ -218,5 +219,42 @@ func TestKeyFuncsDoNotAllocate(t *testing.T) {
 		if got := testing.AllocsPerRun(100, func() { tt.key(r) }); got != 0 {
 			t.Errorf("%s allocates %v times; want 0", tt.name, got)
 		}
+	}
+}
+
+// BenchmarkPickByKey compares the parsers of this package with those of net/http and
+// net/url, in a whole choice: the candidates, and a pick of Hash.
+func BenchmarkPickByKey(b *testing.B) {
+	for _, bb := range []struct {
+		name string
+		key  KeyFunc
+	}{
+		{"cookie", ByCookie("session")},
+		{"cookie/net-http", func(r *http.Request) string {
+			if c, err := r.Cookie("session"); err == nil {
+				return c.Value
+			}
+			return ""
+		}},
+		{"query", ByQuery("room")},
+		{"query/net-url", func(r *http.Request) string { return r.URL.Query().Get("room") }},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			set := backendSet{all: newTestBackends(b, equalWeights(10)...)}
+			r := newTestRequest()
+			r.Header = http.Header{"Cookie": {"theme=dark; visited=1234567890.1234567890; session=0123456789abcdef; lang=en"}}
+			r.URL.RawQuery = "token=0123456789abcdef&room=blue&v=2"
+			balancer := Hash(bb.key)
+			b.ReportAllocs()
+			for b.Loop() {
+				candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := balancer.Pick(r, candidates); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

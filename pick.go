@@ -110,7 +110,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		if !b.reserve() {
 			continue // other upgrades have taken the last places in the meantime
 		}
-		if b.removed.Load() { // read after reserve: otherwise SetBackends could miss the place and pick the removal
+		if b.removed.Load() { // read after reserve, so that SetBackends sees the place or pick sees the removal
 			u.p.release(b)
 			continue
 		}
