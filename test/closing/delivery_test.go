@@ -37,9 +37,8 @@ func testSlowClient(t *testing.T, w way, su setup) {
 	atClient.wantEOF(1000, patience)
 	atClient.wantData(data...)
 	client.Close()
-	atBackend.waitClose(patience)
+	atBackend.wantClose(1000, patience)
 	backend.Close()
-	atBackend.wantClose(1000, 0)
 	e := s.wantClosed(patience)
 	if e.Cut || e.Code != 1000 || e.ToClient.Messages != 64 {
 		t.Errorf("tunnel ended with %+v; want 64 messages to the client, code 1000, and no cut", e)

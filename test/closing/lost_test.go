@@ -49,6 +49,7 @@ func testLostClient(t *testing.T, w way, su setup, lose func(*end)) {
 	lose(client)
 	atBackend.wantEOF(noClose, 2*time.Second)
 	atBackend.wantTexts("hello")
+	backend.Close()
 	e := s.wantClosed(3 * time.Second)
 	if e.Cause != wsproxy.CauseLost || e.Side != wsproxy.SideClient || e.Cut {
 		t.Errorf("tunnel ended with %+v; want the client lost, and no cut", e)
@@ -70,6 +71,7 @@ func TestClientLostInsideAFrameLeavesItUnfinished(t *testing.T) {
 		if atBackend.code != noClose || atBackend.err != io.ErrUnexpectedEOF {
 			t.Errorf("%s; want no Close frame, and the stream's end inside a frame", atBackend)
 		}
+		backend.Close()
 		s.wantClosed(3 * time.Second)
 	})
 }
@@ -115,7 +117,7 @@ func TestCloseOfAClosedTabReachesABackendThatReadsLater(t *testing.T) {
 	forEachPlainWay(t, func(t *testing.T, w way) {
 		s := start(t, w, setup{socketBuffer: 64 << 10})
 		client, backend := s.open()
-		backend.socket.SetReadBuffer(16 << 10)
+		backend.socket.SetReadBuffer(64 << 10)
 		left := fillWhole(t, client, backend)
 		client.Send(wstest.Close(1001, ""))
 		for give := time.Now().Add(patience); client.numQueued() > 0 && time.Now().Before(give); {

@@ -194,7 +194,7 @@ func TestProxysCloseWaitsASecondForASilentBackend(t *testing.T) {
 		atClient.wantEOF(by.code, patience)
 		client.Close()
 		closeAt, _ := atClient.times()
-		wantAround(t, "Close to the client", closeAt.Sub(begin), time.Second, 500*time.Millisecond)
+		wantAround(t, "Close to the client", closeAt.Sub(begin), time.Second, 500*time.Millisecond+margin)
 		s.wantClosed(3*time.Second + margin)
 		wantShutdown(t, done, 3*time.Second+margin)
 	})

@@ -23,9 +23,9 @@ func TestViolationBeforeASilentBackendIsClosedSoon(t *testing.T) {
 		atClient.wantClose(1002, 1500*time.Millisecond+margin)
 		atClient.wantEOF(1002, margin)
 		closeAt, endAt := atClient.times()
-		wantSoon(t, "1002", begin, closeAt, 1500*time.Millisecond)
+		wantSoon(t, "1002", begin, closeAt, 1500*time.Millisecond+margin)
 		wantSoon(t, "end of the stream", closeAt, endAt, margin)
-		wantSoon(t, "closed connection", closeAt, client.writeUntilRefused(), 1750*time.Millisecond)
+		wantSoon(t, "closed connection", closeAt, client.writeUntilRefused(), 1750*time.Millisecond+margin)
 		e := s.wantClosed(3 * time.Second)
 		if e.Cause != wsproxy.CauseProtocol || e.Side != wsproxy.SideClient || e.Code != 1002 {
 			t.Errorf("tunnel ended with %+v; want the client's violation, code 1002", e)
