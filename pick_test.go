@@ -91,6 +91,7 @@ func TestUpgradeWaitsForSilentBackendOnlyOnce(t *testing.T) {
 
 func TestUpgradePassesOverSilentBackend(t *testing.T) {
 	t.Parallel() // half of the handshake timeout passes in real time
+	const handshakeTimeout = 4 * time.Second
 	for _, tt := range []struct {
 		name string
 		turn func(*sync.WaitGroup, func())
@@ -105,7 +106,8 @@ func TestUpgradePassesOverSilentBackend(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer silent.Close()
-			_, s := proxytest.Start(t, wsproxy.WithBackends("http://"+silent.Addr().String(), wstest.StartEcho(t)))
+			_, s := proxytest.Start(t, wsproxy.WithBackends("http://"+silent.Addr().String(), wstest.StartEcho(t)),
+				wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: handshakeTimeout}))
 			begin := time.Now()
 			var running sync.WaitGroup
 			var mu sync.Mutex
@@ -123,8 +125,8 @@ func TestUpgradePassesOverSilentBackend(t *testing.T) {
 				})
 			}
 			running.Wait()
-			if took := time.Since(begin); switched != 20 || took > 10*time.Second {
-				t.Errorf("%d of 20 upgrades got their 101 in %v; want all in 10 s", switched, took)
+			if took := time.Since(begin); switched != 20 || took > handshakeTimeout {
+				t.Errorf("%d of 20 upgrades got their 101 in %v; want all in %v", switched, took, handshakeTimeout)
 			}
 		})
 	}

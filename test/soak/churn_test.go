@@ -31,7 +31,7 @@ func churnTime(t testing.TB) time.Duration {
 	case testing.Short():
 		return 500 * time.Millisecond
 	}
-	return 1500 * time.Millisecond
+	return 800 * time.Millisecond
 }
 
 func TestTunnelsDroppedAtRandomLeaveNothing(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 )
 
 func TestTunnelOutlivesTimeoutsOfServer(t *testing.T) {
-	t.Parallel() // three real seconds
+	t.Parallel() // two real seconds
 	base, cancelBase := context.WithCancel(context.Background())
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)))
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -38,7 +38,7 @@ func TestTunnelOutlivesTimeoutsOfServer(t *testing.T) {
 	proxytest.WantEcho(t, client)
 	cancelBase()
 	proxytest.WantEcho(t, client)
-	<-time.After(3 * time.Second) // nothing tells that a timeout has not struck
+	<-time.After(2 * time.Second) // nothing tells that a timeout has not struck
 	proxytest.WantEcho(t, client)
 	proxytest.HangUp(t, client)
 	s.Wait()

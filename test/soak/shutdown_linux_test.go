@@ -189,8 +189,11 @@ func maxDescriptors(t testing.TB) int {
 }
 
 func TestShutdownClosesThousandsOfBusyTunnels(t *testing.T) {
-	most := 3000
-	if testing.Short() {
+	most := 1000
+	switch {
+	case proxytest.SoakTime(t) > 0:
+		most = 3000
+	case testing.Short():
 		most = 300
 	}
 	leaktest.Check(t)
