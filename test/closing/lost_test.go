@@ -58,7 +58,6 @@ func testLostClient(t *testing.T, w way, su setup, lose func(*end)) {
 }
 
 func TestClientLostInsideAFrameLeavesItUnfinished(t *testing.T) {
-	failsToday(t)
 	forEachWay(t, func(t *testing.T, w way) {
 		s := start(t, w, setup{})
 		client, backend := s.open()
