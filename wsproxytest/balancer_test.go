@@ -15,7 +15,7 @@ import (
 	"github.com/wsproxy/wsproxy/wsproxytest"
 )
 
-func TestBuiltInBalancersKeepTheContract(t *testing.T) {
+func TestBuiltInBalancersPass(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		new  func() wsproxy.Balancer
@@ -61,7 +61,7 @@ func testFunc(newPick func() pickFunc) error {
 // always returns a constructor of a function without state.
 func always(f pickFunc) func() pickFunc { return func() pickFunc { return f } }
 
-func TestBrokenBalancersAreToldTheRule(t *testing.T) {
+func TestBrokenBalancersGetTheirRule(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		new  func() pickFunc
@@ -238,7 +238,7 @@ func TestBalancerThatBlocksIsReportedAndReleased(t *testing.T) {
 	})
 }
 
-func TestBalancerThatBlocksForSomeIsReported(t *testing.T) {
+func TestBalancerThatBlocksSometimesIsReported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		err := testFunc(always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			if len(candidates) == 1 {
@@ -250,7 +250,7 @@ func TestBalancerThatBlocksForSomeIsReported(t *testing.T) {
 	})
 }
 
-func TestNoBalancerIsReported(t *testing.T) {
+func TestNilBalancerIsReported(t *testing.T) {
 	checkViolations(t, wsproxytest.TestBalancer(nil), []string{"newBalancer must return a Balancer: the function is nil"})
 	checkViolations(t, wsproxytest.TestBalancer(func() wsproxy.Balancer { return nil }),
 		[]string{"newBalancer must return a Balancer: it returned nil"})

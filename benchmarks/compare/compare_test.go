@@ -50,7 +50,7 @@ func TestComparisonMeasuresEveryFigure(t *testing.T) {
 	}
 }
 
-func TestInterruptedComparisonEndsWhatItStarted(t *testing.T) {
+func TestInterruptedComparisonStopsPrograms(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("there is no /proc")
 	}
@@ -75,7 +75,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func TestPeersThatAreNotInstalledAreLeftOut(t *testing.T) {
+func TestPeersThatAreNotInstalledAreSkipped(t *testing.T) {
 	var stderr strings.Builder
 	built, missing := &peer{name: "built"}, &peer{name: "missing", installed: "no-such-proxy"}
 	got := installed([]*peer{missing, built}, &stderr)
@@ -125,7 +125,7 @@ func TestHelpNamesEveryWorkload(t *testing.T) {
 	}
 }
 
-func TestTrafficKeepsThePaceOfAConnectionWhenScaled(t *testing.T) {
+func TestTrafficScalesRateWithConnections(t *testing.T) {
 	tr := traffic{mode: "echo", conns: 200, rate: 1000}
 	if got := tr.scaled(0.1); got.conns != 20 || got.rate != 100 || got.length != shortest {
 		t.Errorf("scaled(0.1) = %+v; want 20 connections, 100 a second, %v", got, shortest)

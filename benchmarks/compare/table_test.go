@@ -36,7 +36,7 @@ func TestTableHasMediansAndRatiosWithinRounds(t *testing.T) {
 	}
 }
 
-func TestBoundsAreAboutMediansOfRounds(t *testing.T) {
+func TestBoundsCheckMediansOfRounds(t *testing.T) {
 	for _, tt := range []struct {
 		bound, verdict string
 		holds          bool
@@ -61,7 +61,7 @@ func TestBoundsAreAboutMediansOfRounds(t *testing.T) {
 	}
 }
 
-func TestComparisonFailsWhereABoundDoesNotHold(t *testing.T) {
+func TestComparisonFailsOnBrokenBound(t *testing.T) {
 	for texts, want := range map[string]error{
 		"":                                  nil,
 		"a:echo.cpu<=30":                    nil,
@@ -110,7 +110,7 @@ func TestMedianIsTheMiddle(t *testing.T) {
 	}
 }
 
-func TestNumbersHaveThreeDigitsThatCount(t *testing.T) {
+func TestNumbersHaveThreeSignificantDigits(t *testing.T) {
 	for v, want := range map[float64]string{
 		0: "0", 2: "2", 0.98765: "0.988", 0.0012345: "0.00123", 9.999: "10", 31.26: "31.3", 469.1: "469",
 		1000: "1,000", 22801: "22,800", 1234567: "1,230,000", -0.5: "-0.5", -123456: "-123,000", -100: "-100",

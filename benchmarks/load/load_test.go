@@ -78,7 +78,7 @@ func TestBadFlagsAreExplained(t *testing.T) {
 	}
 }
 
-func TestQuantilesAreValuesThatWereMeasured(t *testing.T) {
+func TestQuantilesAreMeasuredValues(t *testing.T) {
 	all := make([]time.Duration, 101)
 	for i := range all {
 		all[i] = time.Duration(i)

@@ -17,7 +17,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-func TestGatewayEchoesAndSaysGoodbye(t *testing.T) {
+func TestGatewayEchoesAndClosesWithCode(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(echo))
 	defer backend.Close()
 	ctx, stop := context.WithCancel(t.Context())
@@ -36,7 +36,7 @@ func TestGatewayEchoesAndSaysGoodbye(t *testing.T) {
 	}
 }
 
-func TestGatewayPassesRawPathsOn(t *testing.T) {
+func TestGatewayForwardsRawPaths(t *testing.T) {
 	const path = "/a//b/%2Fc;d?x=1&y=%20"
 	got := make(chan string, 1)
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

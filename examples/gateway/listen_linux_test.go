@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestAcceptedConnectionsHaveTheKeepAliveOfPackageNet(t *testing.T) {
+func TestListenSetsKeepAliveLikePackageNet(t *testing.T) {
 	ours, err := listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -53,7 +53,7 @@ func TestUpgradesAreRelayed(t *testing.T) {
 	}
 }
 
-func TestLogKnowsUpgrades(t *testing.T) {
+func TestLoggedRecordsUpgrades(t *testing.T) {
 	backend, err := startEcho()
 	if err != nil {
 		t.Fatal(err)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestCheckHolds(t *testing.T) {
+func TestCheckPasses(t *testing.T) {
 	out := new(strings.Builder)
 	err := check(t.Context(), out)
 	t.Logf("it saw:\n%s", out)

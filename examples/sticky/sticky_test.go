@@ -10,7 +10,7 @@ import (
 	"github.com/wsproxy/wsproxy/wsproxytest"
 )
 
-func TestNobodyMovesWhoCouldStay(t *testing.T) {
+func TestClientsStayOnTheirBackend(t *testing.T) {
 	out := new(strings.Builder)
 	err := run(t.Context(), out)
 	t.Logf("it printed:\n%s", out)
@@ -19,14 +19,14 @@ func TestNobodyMovesWhoCouldStay(t *testing.T) {
 	}
 }
 
-func TestStickyKeepsTheContractOfABalancer(t *testing.T) {
+func TestStickyPassesBalancerTest(t *testing.T) {
 	newBalancer := func() wsproxy.Balancer { return newSticky([]byte("key")) }
 	if err := wsproxytest.TestBalancer(newBalancer); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestCookieIsOpaqueAndGuarded(t *testing.T) {
+func TestCookieIsOpaqueAndProtected(t *testing.T) {
 	backend := newBackend(t, "http://10.0.0.7:8080")
 	cookie := remembered(t, newSticky([]byte("key")), httptest.NewRequest("GET", "/", nil), backend)
 	if cookie == nil || !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode {
@@ -49,7 +49,7 @@ func TestCookieIsSetOnce(t *testing.T) {
 	}
 }
 
-func TestForgedCookieChoosesNothing(t *testing.T) {
+func TestForgedCookieIsIgnored(t *testing.T) {
 	s, backend := newSticky([]byte("key")), newBackend(t, "http://10.0.0.7:8080")
 	r := httptest.NewRequest("GET", "/", nil)
 	r.AddCookie(&http.Cookie{Name: cookieName, Value: backend.ID()})

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestCloseFrameOnTheWire(t *testing.T) {
+func TestAppendCloseWritesFrame(t *testing.T) {
 	key := [4]byte{1, 2, 3, 4}
 	tests := []struct {
 		name   string
@@ -35,7 +35,7 @@ func TestCloseFrameOnTheWire(t *testing.T) {
 	}
 }
 
-func TestCloseReasonIsCutAtARune(t *testing.T) {
+func TestAppendCloseTruncatesReasonAtRune(t *testing.T) {
 	tests := []struct {
 		name, reason string
 		wantBytes    int
@@ -61,7 +61,7 @@ func TestCloseReasonIsCutAtARune(t *testing.T) {
 	}
 }
 
-func TestCloseCodeOfWhatHasNone(t *testing.T) {
+func TestCloseCodeOfFrameWithoutCode(t *testing.T) {
 	for _, whole := range []string{"", "\x88", "\x88\x00", "\x88\x01\x03", "\x88\x02\x03", "\x88\x82\x01\x02\x03", "\x88\x7f\x80"} {
 		if got := CloseCode([]byte(whole)); got != StatusNoStatus {
 			t.Errorf("CloseCode(%q) = %d; want %d", whole, got, StatusNoStatus)
@@ -69,14 +69,14 @@ func TestCloseCodeOfWhatHasNone(t *testing.T) {
 	}
 }
 
-func TestCloseCodeInALongerForm(t *testing.T) {
+func TestCloseCodeReadsLongerForm(t *testing.T) {
 	if got := CloseCode([]byte("\x88\x7f\x00\x00\x00\x00\x00\x00\x00\x02\x0f\xa0")); got != 4000 {
 		t.Errorf("CloseCode() = %d; want 4000", got)
 	}
 }
 
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
-func TestCodesThatMayBeSent(t *testing.T) {
+func TestValidCode(t *testing.T) {
 	tests := []struct {
 		from, to int
 		want     bool
@@ -99,7 +99,7 @@ func TestCodesThatMayBeSent(t *testing.T) {
 	}
 }
 
-func TestControlFrameThatIsTooLongIsABug(t *testing.T) {
+func TestAppendControlPanicsOnLongPayload(t *testing.T) {
 	if got := AppendControl(nil, Ping, make([]byte, 125), nil); len(got) != 127 {
 		t.Errorf("ping of 125 bytes takes %d bytes; want 127", len(got))
 	}

@@ -32,7 +32,7 @@ var headerTests = []struct {
 	{"longest", "\x82\xff\x7f\xff\xff\xff\xff\xff\xff\xff\x01\x02\x03\x04", Header{Fin: true, Opcode: Binary, Masked: true, Key: [4]byte{1, 2, 3, 4}, Length: math.MaxInt64}},
 }
 
-func TestHeaderIsParsedOnceItIsWhole(t *testing.T) {
+func TestParseHeaderNeedsWholeHeader(t *testing.T) {
 	for _, tt := range headerTests {
 		t.Run(tt.name, func(t *testing.T) {
 			for n := range len(tt.wire) {
@@ -51,7 +51,7 @@ func TestHeaderIsParsedOnceItIsWhole(t *testing.T) {
 	}
 }
 
-func TestHeaderIsAppendedInItsShortestForm(t *testing.T) {
+func TestAppendHeaderWritesShortestForm(t *testing.T) {
 	for _, tt := range headerTests {
 		if got := AppendHeader([]byte("before"), tt.want); string(got) != "before"+tt.wire {
 			t.Errorf("%s: AppendHeader(before, %+v) = %q; want %q", tt.name, tt.want, got, "before"+tt.wire)
@@ -60,7 +60,7 @@ func TestHeaderIsAppendedInItsShortestForm(t *testing.T) {
 }
 
 // We deviate from "the minimal number of bytes MUST be used to encode the length".
-func TestLongerFormOfALengthIsAccepted(t *testing.T) {
+func TestParseHeaderAcceptsLongerForm(t *testing.T) {
 	for _, wire := range []string{"\x82\x7e\x00\x05", "\x82\x7f\x00\x00\x00\x00\x00\x00\x00\x05"} {
 		h, size, err := ParseHeader([]byte(wire))
 		if h.Length != 5 || size != len(wire) || err != nil {
@@ -71,7 +71,7 @@ func TestLongerFormOfALengthIsAccepted(t *testing.T) {
 
 // "the most significant bit MUST be 0"
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.2
-func TestLengthWithItsTopBitSetIsRefusedAtItsFirstByte(t *testing.T) {
+func TestParseHeaderRefusesTopBitOfLength(t *testing.T) {
 	for _, wire := range []string{"\x82\x7f\x80", "\x82\xff\xff", "\x82\x7f\x80\x00\x00\x00\x00\x00\x00\x00"} {
 		_, size, err := ParseHeader([]byte(wire))
 		var v *Violation
@@ -81,7 +81,7 @@ func TestLengthWithItsTopBitSetIsRefusedAtItsFirstByte(t *testing.T) {
 	}
 }
 
-func TestMaskingTwiceUndoesIt(t *testing.T) {
+func TestMaskTwiceRestoresBytes(t *testing.T) {
 	// RFC 6455 §5.7: "a single-frame masked text message" that contains "Hello".
 	b := []byte("Hello")
 	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
@@ -95,7 +95,7 @@ func TestMaskingTwiceUndoesIt(t *testing.T) {
 	}
 }
 
-func TestOpcodesAreControlByTheirTopBit(t *testing.T) {
+func TestOpcodeIsControlByTopBit(t *testing.T) {
 	for op := range Opcode(16) {
 		if got, want := op.IsControl(), op >= 8; got != want {
 			t.Errorf("Opcode(%#x).IsControl() = %v; want %v", op, got, want)

@@ -60,7 +60,7 @@ func follow(tr *Tracker, p []byte) (steps string, err error) {
 	return steps, nil
 }
 
-func TestTrackerSaysWhatEachPieceIs(t *testing.T) {
+func TestTrackerReturnsSteps(t *testing.T) {
 	text, ping := wstest.Text("hello"), wstest.Ping("x")
 	more, end := wstest.Fragment(wstest.OpText, false, "he"), wstest.Fragment(wstest.OpContinuation, true, "llo")
 	tests := []struct {
@@ -99,7 +99,7 @@ func TestTrackerSaysWhatEachPieceIs(t *testing.T) {
 	}
 }
 
-func TestTrackerGuardsTheProtocol(t *testing.T) {
+func TestTrackerRefusesViolations(t *testing.T) {
 	const (
 		client  = "the client"
 		backend = "the backend"
@@ -168,7 +168,7 @@ func wantViolation(t *testing.T, err error, code int, reason string) {
 }
 
 // https://www.rfc-editor.org/rfc/rfc7692#section-6.1
-func TestTrackerTakesRSV1WhereDeflateAllowsIt(t *testing.T) {
+func TestTrackerAcceptsRSV1WithDeflate(t *testing.T) {
 	more, end := wstest.Fragment(wstest.OpText, false, "he"), wstest.Fragment(wstest.OpContinuation, true, "llo")
 	const refused = "reserved bit set"
 	tests := []struct {
@@ -272,13 +272,13 @@ func TestTrackerBoundsMessages(t *testing.T) {
 	}
 }
 
-func TestMessageTooBigIsToldByItsHeader(t *testing.T) {
+func TestTrackerRefusesBigMessageByHeader(t *testing.T) {
 	tr := Tracker{Rules: Rules{MaxMessage: 10}}
 	_, err := tr.Next(header(true, Text, 11))
 	wantViolation(t, err, StatusTooBig, "message larger than the limit")
 }
 
-func TestTrackerIsCarefulWithSums(t *testing.T) {
+func TestTrackerSumsDoNotOverflow(t *testing.T) {
 	// There are no payloads: the test sets rest to 0 after each header.
 	const huge = math.MaxInt64
 	t.Run("at the largest limit", func(t *testing.T) {
@@ -310,7 +310,7 @@ func TestTrackerIsCarefulWithSums(t *testing.T) {
 	})
 }
 
-func TestIgnoreLiftsTheBound(t *testing.T) {
+func TestTrackerIgnoreRemovesBound(t *testing.T) {
 	tr := Tracker{Rules: Rules{MaxMessage: 3}}
 	big := fromBackend(wstest.Text("four"), wstest.Close(1000, ""))
 	if _, err := tr.Next(big); err == nil {
@@ -322,7 +322,7 @@ func TestIgnoreLiftsTheBound(t *testing.T) {
 	}
 }
 
-func TestTrackerStandsBeforeTheFrameThatItRefused(t *testing.T) {
+func TestTrackerDoesNotConsumeRefusedFrame(t *testing.T) {
 	var tr Tracker
 	bad := fromBackend(wstest.Text("good"), wstest.Frame{Fin: true, Opcode: 3})
 	step, err := tr.Next(bad)
@@ -339,7 +339,7 @@ func TestTrackerStandsBeforeTheFrameThatItRefused(t *testing.T) {
 	}
 }
 
-func TestTrackerRefusesByTwoBytesWhatTwoBytesShow(t *testing.T) {
+func TestTrackerRefusesByFirstTwoBytes(t *testing.T) {
 	for _, wire := range []string{"GE", "\x83\x80", "\x09\x80", "\x81\x7f"} {
 		tr := Tracker{Rules: Rules{Masked: true}}
 		if step, err := tr.Next([]byte(wire)); err == nil {
@@ -348,7 +348,7 @@ func TestTrackerRefusesByTwoBytesWhatTwoBytesShow(t *testing.T) {
 	}
 }
 
-func TestFinishGoesToTheEndOfTheFrameAtMost(t *testing.T) {
+func TestTrackerFinishStopsAtFrameEnd(t *testing.T) {
 	var tr Tracker
 	wire := fromBackend(wstest.Fragment(wstest.OpText, false, "hello"), wstest.Fragment(0, true, "world"))
 	if n := tr.Finish(wire); n != 0 || !tr.AtBoundary() {
@@ -371,7 +371,7 @@ func TestFinishGoesToTheEndOfTheFrameAtMost(t *testing.T) {
 	}
 }
 
-func TestFinishCountsAMessage(t *testing.T) {
+func TestTrackerFinishCountsMessage(t *testing.T) {
 	var tr Tracker
 	wire := fromBackend(wstest.Text("hello"))
 	tr.Next(wire[:3])
@@ -384,7 +384,7 @@ func TestFinishCountsAMessage(t *testing.T) {
 	}
 }
 
-func TestPayloadMayBeSkippedUnseen(t *testing.T) {
+func TestTrackerSkipConsumesPayload(t *testing.T) {
 	var tr Tracker
 	tr.Next(header(true, Binary, 100_000))
 	const size = 10 // of that header
@@ -403,7 +403,7 @@ func TestPayloadMayBeSkippedUnseen(t *testing.T) {
 	}
 }
 
-func TestNoMoreIsSkippedThanTheFrameHas(t *testing.T) {
+func TestTrackerSkipPanicsBeyondFrame(t *testing.T) {
 	defer func() {
 		if recover() == nil {
 			t.Error("Skip has taken what belongs to the next frame")
@@ -452,7 +452,7 @@ func TestTrackerAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestTrackerNeverHasToBeShownMoreThanMaxHeld(t *testing.T) {
+func TestTrackerNeedsAtMostMaxHeldAgain(t *testing.T) {
 	longest := append([]byte("\x89\xff\x00\x00\x00\x00\x00\x00\x00\x7dkeyy"), make([]byte, 125)...)
 	tr := Tracker{Rules: Rules{Masked: true}}
 	for n := range len(longest) {

@@ -18,7 +18,7 @@ import (
 
 // Some servers send these fields on a 101, where they have no meaning. A proxy that
 // used them would treat the first frames as a body (istio#25814, istio#29427).
-func TestReadAnswerLeavesTheFramesBehindA101(t *testing.T) {
+func TestReadAnswerLeavesBytesAfter101(t *testing.T) {
 	for _, line := range []string{
 		"", "Content-Length: 0", "Content-Length: 5", "Content-Length: 5\nContent-Length: 5",
 		"Transfer-Encoding: chunked", "Transfer-Encoding: Chunked\nContent-Length: 5", "Trailer: A",
@@ -38,7 +38,7 @@ func TestReadAnswerLeavesTheFramesBehindA101(t *testing.T) {
 	}
 }
 
-func TestReadAnswerRefusesMalformedAnswers(t *testing.T) {
+func TestReadAnswerRefusesMalformedResponses(t *testing.T) {
 	for name, lines := range map[string]string{
 		"other-transfer-encoding": with(switched, "", "Transfer-Encoding: gzip"),
 		"two-transfer-encodings":  with(switched, "", "Transfer-Encoding: chunked\nTransfer-Encoding: chunked"),
@@ -97,7 +97,7 @@ var echoes = []string{
 }
 
 // Errors are logged. Cookies, and tokens in URLs and subprotocols, must not be.
-func TestErrorsRepeatNothingOfTheAnswer(t *testing.T) {
+func TestErrorsQuoteNothingOfResponse(t *testing.T) {
 	for _, lines := range echoes {
 		resp, err := ReadAnswer(bufio.NewReader(strings.NewReader(wire(lines))), outRequest("/"))
 		if err == nil {
@@ -112,7 +112,7 @@ func TestErrorsRepeatNothingOfTheAnswer(t *testing.T) {
 	}
 }
 
-func TestErrorsStillTellWhatIsWrong(t *testing.T) {
+func TestErrorsNameFault(t *testing.T) {
 	for _, tt := range []struct{ lines, want string }{
 		{"SSH-2.0-OpenSSH_9.9\n", "malformed HTTP response"},
 		{"HTTP/1.1 42 Short\n", "malformed HTTP status code"},
@@ -143,7 +143,7 @@ func TestErrorsStillTellWhatIsWrong(t *testing.T) {
 }
 
 // Older versions of Go include the line without quotes.
-func TestErrorsRepeatNoLineThatGoDoesNotQuote(t *testing.T) {
+func TestErrorsContainNoUnquotedLine(t *testing.T) {
 	err := redactError(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
 	if want := "malformed MIME header line"; err.Error() != want {
 		t.Errorf("err = %v; want %s", err, want)
@@ -151,7 +151,7 @@ func TestErrorsRepeatNoLineThatGoDoesNotQuote(t *testing.T) {
 }
 
 // Callers check the error of the connection: a deadline leads to a 504.
-func TestReadAnswerReturnsErrorsOfTheConnectionAsTheyAre(t *testing.T) {
+func TestReadAnswerReturnsConnectionErrorsUnchanged(t *testing.T) {
 	for _, want := range []error{
 		os.ErrDeadlineExceeded,
 		&net.OpError{Op: "read", Net: `"tcp"`, Err: os.ErrDeadlineExceeded},
@@ -170,7 +170,7 @@ func TestReadAnswerReturnsErrorsOfTheConnectionAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestReadAnswerDropsFiveInterimAnswers(t *testing.T) {
+func TestReadAnswerSkipsFiveInterimResponses(t *testing.T) {
 	interim := wire("HTTP/1.1 103 Early Hints\nLink: </a>\n")
 	read := func(n int) (*http.Response, error) {
 		stream := strings.Repeat(interim, n) + wire(switched)
@@ -185,7 +185,7 @@ func TestReadAnswerDropsFiveInterimAnswers(t *testing.T) {
 	}
 }
 
-func TestReadAnswerReportsAnAnswerThatIsCutShort(t *testing.T) {
+func TestReadAnswerReportsTruncatedResponse(t *testing.T) {
 	for cut := range len(wire(switched)) {
 		br := bufio.NewReader(strings.NewReader(wire(switched)[:cut]))
 		if _, err := ReadAnswer(br, outRequest("/")); err == nil {
@@ -194,7 +194,7 @@ func TestReadAnswerReportsAnAnswerThatIsCutShort(t *testing.T) {
 	}
 }
 
-func TestReadAnswerReturnsOtherAnswersWithTheirBody(t *testing.T) {
+func TestReadAnswerReturnsOtherResponsesWithBody(t *testing.T) {
 	for _, lines := range []string{
 		"HTTP/1.1 403 Forbidden\nContent-Length: 6\n",
 		"HTTP/1.0 200 OK\n", // the body ends with the connection
@@ -263,7 +263,7 @@ var verifyTests = []struct {
 	{"extension-garbage", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate;"), nil},
 }
 
-func TestVerifyTakesOnlyTheAnswerThatWasAskedFor(t *testing.T) {
+func TestVerifyAcceptsOnlyMatchingResponse(t *testing.T) {
 	for _, tt := range verifyTests {
 		t.Run(tt.name, func(t *testing.T) {
 			resp, _ := parseAnswer(t, tt.answer)
@@ -283,7 +283,7 @@ func TestVerifyTakesOnlyTheAnswerThatWasAskedFor(t *testing.T) {
 
 // The client and the request to the backend must both have offered the choice. A
 // Rewrite hook may have changed the offer.
-func TestVerifyWantsTheChoiceInEveryOffer(t *testing.T) {
+func TestVerifyRequiresChoiceInEveryOffer(t *testing.T) {
 	chosen, _ := parseAnswer(t, with(switched, "", "Sec-WebSocket-Protocol: chat\nSec-WebSocket-Extensions: x-a"))
 	canonical := header("Sec-Websocket-Protocol: chat", "Sec-Websocket-Extensions: x-a")
 	both := header("Sec-Websocket-Protocol: superchat", "Sec-WebSocket-Protocol: chat", "Sec-WebSocket-Extensions: x-a")
@@ -309,7 +309,7 @@ func TestVerifyWantsTheChoiceInEveryOffer(t *testing.T) {
 	}
 }
 
-func TestVerifyTakesSixteenExtensions(t *testing.T) {
+func TestVerifyAcceptsSixteenExtensions(t *testing.T) {
 	list := "Sec-WebSocket-Extensions: " + listExtensions(16)
 	resp, _ := parseAnswer(t, with(switched, "", list))
 	if _, err := Verify(resp, sampleKey, header(list), header(list)); err != nil {
@@ -318,7 +318,7 @@ func TestVerifyTakesSixteenExtensions(t *testing.T) {
 }
 
 // Reading the offer again for each name of the response has a quadratic cost.
-func TestInEveryReadsEachOfferOnce(t *testing.T) {
+func TestOfferedByAllReadsEachOfferOnce(t *testing.T) {
 	offers := []http.Header{offered, header("Sec-WebSocket-Protocol: superchat, chat, other"), offered}
 	read := 0
 	common := offeredByAll(offers, func(h http.Header) iter.Seq[string] {
@@ -330,7 +330,7 @@ func TestInEveryReadsEachOfferOnce(t *testing.T) {
 	}
 }
 
-func TestVerifyNeedsNoOfferWhereNothingWasChosen(t *testing.T) {
+func TestVerifyNeedsNoOfferWithoutChoice(t *testing.T) {
 	resp, _ := parseAnswer(t, switched)
 	if _, err := Verify(resp, sampleKey); err != nil {
 		t.Error(err)

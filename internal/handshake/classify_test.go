@@ -40,7 +40,7 @@ var classifyTests = []struct {
 	{name: "connect", request: "CONNECT a:443 HTTP/1.1\nHost: a\n", status: 405, reason: "Method was `CONNECT`: "},
 }
 
-func TestClassifyTakesOnlyAWebSocketForAnUpgrade(t *testing.T) {
+func TestClassifyAcceptsOnlyWebSocketUpgrades(t *testing.T) {
 	for _, tt := range classifyTests {
 		t.Run(tt.name, func(t *testing.T) {
 			isUpgrade, otherwise := Classify(parseRequest(t, tt.request))
@@ -55,7 +55,7 @@ func TestClassifyTakesOnlyAWebSocketForAnUpgrade(t *testing.T) {
 	}
 }
 
-func TestClassifyNamesTheProtocolToUpgradeTo(t *testing.T) {
+func TestClassifyNamesProtocolToUpgradeTo(t *testing.T) {
 	_, otherwise := Classify(parseRequest(t, "GET / HTTP/1.1\nHost: a\n"))
 	wantHeader(t, otherwise.Header, header("Upgrade: websocket"))
 }
@@ -63,7 +63,7 @@ func TestClassifyNamesTheProtocolToUpgradeTo(t *testing.T) {
 // "An endpoint MUST NOT generate an HTTP/2 message containing
 // connection-specific header fields."
 // https://www.rfc-editor.org/rfc/rfc9113#section-8.2.2
-func TestClassifyGivesHTTP2NoUpgradeField(t *testing.T) {
+func TestClassifySetsNoUpgradeFieldForHTTP2(t *testing.T) {
 	r := parseRequest(t, "GET / HTTP/1.1\nHost: a\n")
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
 	_, otherwise := Classify(r)
@@ -71,7 +71,7 @@ func TestClassifyGivesHTTP2NoUpgradeField(t *testing.T) {
 	wantHeader(t, otherwise.Header, nil)
 }
 
-func TestClassifyTellsCONNECTsApart(t *testing.T) {
+func TestClassifyDistinguishesKindsOfCONNECT(t *testing.T) {
 	connect := parseRequest(t, "CONNECT a:443 HTTP/1.1\nHost: a\n")
 	_, otherwise := Classify(connect)
 	wantStatus(t, otherwise, 405)
@@ -88,7 +88,7 @@ func TestClassifyTellsCONNECTsApart(t *testing.T) {
 	wantStatus(t, otherwise, 501)
 }
 
-func TestClassifyAllocatesNothingForAnUpgrade(t *testing.T) {
+func TestClassifyAllocatesNothingForUpgrade(t *testing.T) {
 	r := parseRequest(t, with(upgrade, "Connection", "Connection: keep-alive, Upgrade"))
 	if n := testing.AllocsPerRun(100, func() { Classify(r) }); n != 0 {
 		t.Errorf("Classify allocates %v times; want 0", n)
@@ -146,7 +146,7 @@ var validateTests = []struct {
 	{"extension-on-second-line", with(upgrade, "", "Sec-WebSocket-Extensions: a\nSec-WebSocket-Extensions: ="), 400},
 }
 
-func TestValidateRefusesWhatRFC6455Forbids(t *testing.T) {
+func TestValidateRefusesInvalidUpgrades(t *testing.T) {
 	for _, tt := range validateTests {
 		t.Run(tt.name, func(t *testing.T) {
 			wantStatus(t, Validate(parseRequest(t, tt.request)), tt.status)
@@ -154,7 +154,7 @@ func TestValidateRefusesWhatRFC6455Forbids(t *testing.T) {
 	}
 }
 
-func TestValidateNamesTheOfferThatIsTooLong(t *testing.T) {
+func TestValidateNamesOfferThatIsTooLong(t *testing.T) {
 	refusal := Validate(parseRequest(t, with(upgrade, "", "Sec-WebSocket-Extensions: "+listExtensions(17))))
 	if want := "Sec-WebSocket-Extensions listed more than 16 extensions"; refusal == nil || refusal.Reason != want {
 		t.Errorf("refusal = %+v; want %q", refusal, want)
@@ -163,7 +163,7 @@ func TestValidateNamesTheOfferThatIsTooLong(t *testing.T) {
 
 // A header of 49 KB has cost 35 s of CPU. Every name that is stored allocates
 // memory, so the allocations show how many names are read, even on a slow machine.
-func TestValidateCostsNoMoreForALongOfferThanForSeventeenExtensions(t *testing.T) {
+func TestValidateStopsAtSeventeenthExtension(t *testing.T) {
 	cost := func(list string) float64 {
 		r := parseRequest(t, with(upgrade, "", "Sec-WebSocket-Extensions: "+list))
 		wantStatus(t, Validate(r), 400)
@@ -178,7 +178,7 @@ func TestValidateCostsNoMoreForALongOfferThanForSeventeenExtensions(t *testing.T
 	}
 }
 
-func TestValidateNamesTheVersionInTheRFCsSpelling(t *testing.T) {
+func TestValidateNamesVersionInRFCSpelling(t *testing.T) {
 	refusal := Validate(parseRequest(t, with(upgrade, "Sec-WebSocket-Version", "")))
 	wantHeader(t, refusal.Header, header("Upgrade: websocket", "Sec-WebSocket-Version: 13"))
 }
@@ -192,7 +192,7 @@ func TestValidateFindsFieldsInEitherSpelling(t *testing.T) {
 }
 
 // A request may have a body though the fields that announce it were removed.
-func TestValidateLooksAtTheBodyAsNetHTTPDoes(t *testing.T) {
+func TestValidateChecksBodyLikeNetHTTP(t *testing.T) {
 	for _, change := range []func(*http.Request){
 		func(r *http.Request) { r.ContentLength = -1 },
 		func(r *http.Request) { r.TransferEncoding = []string{"chunked"} },
@@ -204,7 +204,7 @@ func TestValidateLooksAtTheBodyAsNetHTTPDoes(t *testing.T) {
 }
 
 // The decoder skips line ends, so a key with line ends decodes to fewer bytes.
-func TestIsKeyTakesNoLineEnds(t *testing.T) {
+func TestIsKeyRefusesLineEnds(t *testing.T) {
 	for _, key := range []string{
 		"dGhlIHNhbXBsZSBub25j\r\n==",
 		"dGhlIHNhbXBsZSBub25jZQ==\r\n",

@@ -21,7 +21,7 @@ func trust(t testing.TB, prefixes ...string) *TrustedProxies {
 	return &p
 }
 
-func TestTrustedProxiesRefuseWhatIsNoAddress(t *testing.T) {
+func TestTrustedProxiesRefuseInvalidAddresses(t *testing.T) {
 	for _, prefix := range []string{
 		"", "example.com", "10.0.0.0/33", "10.0.0.0/", "10.0.0", "unix:", "Unix", "fe80::1%eth0/64",
 		"::ffff:0.0.0.0/95", "10.0.0.1:80",
@@ -76,7 +76,7 @@ var clientTests = []struct {
 	{name: "unix-with-malformed-chain", trusted: []string{"unix"}, peer: "@", chain: []string{"198.51.100.1, unknown"}, isProxy: true},
 }
 
-func TestClientIsTheFirstAddressFromTheRightThatIsNotTrusted(t *testing.T) {
+func TestClientIsRightmostUntrustedAddress(t *testing.T) {
 	for _, tt := range clientTests {
 		t.Run(tt.name, func(t *testing.T) {
 			h := http.Header{"X-Forwarded-For": tt.chain}
@@ -176,7 +176,7 @@ var outboundHeaderTests = []struct {
 	},
 }
 
-func TestOutboundHeaderPassesOnWhatIsEndToEndAndTrue(t *testing.T) {
+func TestOutboundHeaderForwardsEndToEndFields(t *testing.T) {
 	for _, tt := range outboundHeaderTests {
 		t.Run(tt.name, func(t *testing.T) {
 			lines := with(upgrade, "", tt.in)
@@ -192,14 +192,14 @@ func TestOutboundHeaderPassesOnWhatIsEndToEndAndTrue(t *testing.T) {
 	}
 }
 
-func TestOutboundHeaderNamesNoPeerThatHasNoAddress(t *testing.T) {
+func TestOutboundHeaderOmitsPeerWithoutAddress(t *testing.T) {
 	in := parseRequest(t, with(upgrade, "", "X-Forwarded-For: 198.51.100.1"))
 	in.RemoteAddr = "@"
 	wantHeader(t, OutboundHeader(in, false), header(forwarded[1:]...))
 	wantHeader(t, OutboundHeader(in, true), header(append(forwarded[1:], "X-Forwarded-For: 198.51.100.1")...))
 }
 
-func TestOutboundHeaderTellsTLSAndThePlainPeer(t *testing.T) {
+func TestOutboundHeaderSetsProtocolAndPeer(t *testing.T) {
 	in := parseRequest(t, upgrade)
 	in.TLS = new(tls.ConnectionState)
 	in.RemoteAddr = "[::ffff:192.0.2.9%eth0]:80"
@@ -224,7 +224,7 @@ func TestOutboundHeaderFiltersKeysOfAnySpelling(t *testing.T) {
 	wantHeader(t, OutboundHeader(in, false), header(append(forwarded, "Sec-Websocket-Extensions: a", "X-Kept: 1")...))
 }
 
-func TestOutboundHeaderSharesNothingWithTheRequest(t *testing.T) {
+func TestOutboundHeaderSharesNothingWithRequest(t *testing.T) {
 	in := parseRequest(t, with(upgrade, "", "Cookie: a\nCookie: b\nX-Forwarded-For: c\nX-Forwarded-For: d"))
 	before := in.Header.Clone()
 	out := OutboundHeader(in, true)
@@ -241,7 +241,7 @@ func TestOutboundHeaderSharesNothingWithTheRequest(t *testing.T) {
 }
 
 // The cost must not grow with the number of named fields times that of fields.
-func TestOutboundHeaderSurvivesManyNominations(t *testing.T) {
+func TestOutboundHeaderHandlesManyNominations(t *testing.T) {
 	in := parseRequest(t, upgrade)
 	var options strings.Builder
 	for i := range 100_000 {

@@ -42,7 +42,7 @@ var originTests = []struct {
 	{name: "second-pattern", patterns: []string{"b.example", "c.example"}, host: "a.test", origins: []string{"https://c.example"}},
 }
 
-func TestOriginsAllowTheSameHostAndWhatMatchesAPattern(t *testing.T) {
+func TestOriginsAllowSameHostAndPatterns(t *testing.T) {
 	for _, tt := range originTests {
 		t.Run(tt.name, func(t *testing.T) {
 			var o Origins
@@ -61,7 +61,7 @@ func TestOriginsAllowTheSameHostAndWhatMatchesAPattern(t *testing.T) {
 	}
 }
 
-func TestOriginsRefusePatternsThatMatchNothing(t *testing.T) {
+func TestOriginsRefuseUselessPatterns(t *testing.T) {
 	for _, pattern := range []string{"", "[", "a.example[", "https://a.example/", "a.example/path", `a\`} {
 		var o Origins
 		if err := o.Add(pattern); err == nil {

@@ -8,7 +8,7 @@ import (
 )
 
 // The example of https://www.rfc-editor.org/rfc/rfc6455#section-1.3
-func TestKeyAndAcceptAgreeWithTheRFC(t *testing.T) {
+func TestKeyAndAcceptMatchRFC(t *testing.T) {
 	if got := Key([16]byte([]byte("the sample nonce"))); got != sampleKey {
 		t.Errorf("Key = %q; want %q", got, sampleKey)
 	}
@@ -74,7 +74,7 @@ func TestAppendRequestWritesOneUpgradeRequest(t *testing.T) {
 	}
 }
 
-func TestAppendRequestRefusesWhatCannotBeWritten(t *testing.T) {
+func TestAppendRequestRefusesInvalidRequests(t *testing.T) {
 	change := func(f func(*http.Request)) *http.Request {
 		out := outRequest("/")
 		f(out)
@@ -123,7 +123,7 @@ func TestAppendRequestErrorQuotesNoValue(t *testing.T) {
 	}
 }
 
-func TestRequestSurvivesTheWholeWayToTheBackend(t *testing.T) {
+func TestRequestIsCompleteAtBackend(t *testing.T) {
 	in := parseRequest(t, with(upgrade, "", "Cookie: a=b\nSec-WebSocket-Protocol: chat"))
 	u, refusal := OutboundURL(in.URL, "/base")
 	wantStatus(t, refusal, 0)

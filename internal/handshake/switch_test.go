@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestSwitchHeaderHasTheFieldsOfBothSides(t *testing.T) {
+func TestSwitchHeaderHasFieldsOfBothSides(t *testing.T) {
 	outer := header("Set-Cookie: a", "X-Frame-Options: deny", "Connection: close, X-Outer", "X-Outer: 1", "X-Inner: 1",
 		"Content-Length: 5", "Sec-WebSocket-Protocol: a", "x-odd: 1")
 	outer[http.TrailerPrefix+"X-Sum"] = []string{"1"}
@@ -58,7 +58,7 @@ var appendSwitchTests = []struct {
 	},
 }
 
-func TestAppendSwitchWritesEachFieldOfThe101Once(t *testing.T) {
+func TestAppendSwitchWritesEachFieldOnce(t *testing.T) {
 	for _, tt := range appendSwitchTests {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := AppendSwitch([]byte("before"), tt.h, sampleKey, tt.a)
@@ -72,7 +72,7 @@ func TestAppendSwitchWritesEachFieldOfThe101Once(t *testing.T) {
 	}
 }
 
-func TestAppendSwitchRefusesWhatCannotBeWritten(t *testing.T) {
+func TestAppendSwitchRefusesInvalidFields(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		h    http.Header
@@ -93,7 +93,7 @@ func TestAppendSwitchRefusesWhatCannotBeWritten(t *testing.T) {
 	}
 }
 
-func TestAnswerHeaderIsWhatTheClientMaySee(t *testing.T) {
+func TestAnswerHeaderOmitsHopByHopFields(t *testing.T) {
 	resp, _ := parseAnswer(t, "HTTP/1.1 426 Upgrade Required\nUpgrade: websocket\nConnection: Upgrade, X-Internal\nX-Internal: 1\n"+
 		"Content-Length: 6\nKeep-Alive: 1\nProxy-Authenticate: x\nTrailer: X\nSec-WebSocket-Version: 13\nSet-Cookie: a\nSet-Cookie: b\nDate: today\n")
 	got := AnswerHeader(resp.Header)

@@ -58,7 +58,7 @@ var outboundURLTests = []struct {
 	{"query-of-10001", "/?a" + strings.Repeat("&", 10000), "", ""},
 }
 
-func TestOutboundURLKeepsThePathAndStaysBelowThePrefix(t *testing.T) {
+func TestOutboundURLKeepsPathBelowPrefix(t *testing.T) {
 	for _, tt := range outboundURLTests {
 		t.Run(tt.name, func(t *testing.T) {
 			in, err := url.ParseRequestURI(tt.target)
@@ -96,7 +96,7 @@ func TestOutboundURLHasOnlyPathAndQuery(t *testing.T) {
 
 // An escaped path that does not match the path is stale: a handler has changed
 // Path and not RawPath.
-func TestOutboundURLTakesThePathThatHandlersHaveSet(t *testing.T) {
+func TestOutboundURLUsesPathOfHandlers(t *testing.T) {
 	out, _ := OutboundURL(&url.URL{Path: "/new", RawPath: "/%6fld"}, "/base")
 	if got, want := out.RequestURI(), "/base/new"; got != want {
 		t.Errorf("path = %q; want %q", got, want)

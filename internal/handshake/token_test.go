@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestTokensAreReadOverAllLines(t *testing.T) {
+func TestTokensReadsAllLines(t *testing.T) {
 	lines := []string{"", " a ,b", ",,\tc\t", "d,"}
 	want := []string{"a", "b", "c", "d"}
 	if got := slices.Collect(tokens(lines)); !slices.Equal(got, want) {
@@ -55,7 +55,7 @@ func TestExtensionNamesAreAtMostSixteen(t *testing.T) {
 	}
 }
 
-func TestExtensionNamesKeepTheGrammar(t *testing.T) {
+func TestExtensionNamesMatchGrammar(t *testing.T) {
 	for _, tt := range extensionTests {
 		names, err := extensionNames([]string{tt.line})
 		if (err == nil) != tt.ok || !slices.Equal(names, tt.names) {

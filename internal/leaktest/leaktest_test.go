@@ -92,7 +92,7 @@ func TestRunReportsDescriptorWhoseNumberWasReused(t *testing.T) {
 	}
 }
 
-func TestRunWaitsForWhatIsAboutToEnd(t *testing.T) {
+func TestRunWaitsForEndingGoroutines(t *testing.T) {
 	donec := make(chan struct{})
 	var out strings.Builder
 	code := run(fakeTests(func() int {
@@ -118,7 +118,7 @@ func TestRunIsSilentAfterFailedTests(t *testing.T) {
 	}
 }
 
-func TestRunForgivesTheRuntimeItsOwn(t *testing.T) {
+func TestRunIgnoresGoroutinesOfRuntime(t *testing.T) {
 	before := takeSnapshot()
 	signalc := make(chan os.Signal, 1)
 	signal.Notify(signalc, os.Interrupt)
@@ -146,7 +146,7 @@ func (t *errorTB) Errorf(format string, args ...any) {
 	t.errors = append(t.errors, fmt.Sprintf(format, args...))
 }
 
-func TestCheckFailsTheTestThatLeaks(t *testing.T) {
+func TestCheckFailsLeakingTest(t *testing.T) {
 	for _, tt := range []struct {
 		name       string
 		isFailed   bool

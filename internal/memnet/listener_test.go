@@ -72,7 +72,7 @@ func TestListenerCloseWakesAccept(t *testing.T) {
 	})
 }
 
-func TestListenerCloseResetsWhatWasNotAccepted(t *testing.T) {
+func TestListenerCloseResetsQueuedConns(t *testing.T) {
 	ln := Listen(1)
 	front, err := ln.Dial(context.Background())
 	if err != nil {

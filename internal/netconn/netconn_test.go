@@ -48,7 +48,7 @@ func TestBufferedBytesMayNeedSeveralBuffers(t *testing.T) {
 	})
 }
 
-func TestHeadStandsBeforeWhatIsRead(t *testing.T) {
+func TestFillCopiesHeadFirst(t *testing.T) {
 	heads := []string{"", "x", strings.Repeat("h", MaxHead)}
 	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
 		for _, head := range heads {
@@ -70,7 +70,7 @@ func TestHeadStandsBeforeWhatIsRead(t *testing.T) {
 	})
 }
 
-func TestMuchDataArrivesWhole(t *testing.T) {
+func TestFillReturnsLargeData(t *testing.T) {
 	var want bytes.Buffer
 	for i := range 1000 {
 		size := 1 + i%700
@@ -112,7 +112,7 @@ func TestDeadlineWakesFill(t *testing.T) {
 	})
 }
 
-func TestFillGoesOnAfterADeadline(t *testing.T) {
+func TestFillContinuesAfterDeadline(t *testing.T) {
 	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
 		c.SetReadDeadline(longAgo)
 		if _, err := fill(c, ""); !os.IsTimeout(err) {
@@ -126,7 +126,7 @@ func TestFillGoesOnAfterADeadline(t *testing.T) {
 	})
 }
 
-func TestFillAtTheEndOfTheStream(t *testing.T) {
+func TestFillReturnsEOF(t *testing.T) {
 	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
 		far.Write([]byte("last"))
 		far.(interface{ CloseWrite() error }).CloseWrite()
@@ -141,7 +141,7 @@ func TestFillAtTheEndOfTheStream(t *testing.T) {
 	})
 }
 
-func TestFillOfAClosedConnection(t *testing.T) {
+func TestFillFailsAfterClose(t *testing.T) {
 	forEachKind(t, nil, func(t *testing.T, c *Conn, _ net.Conn) {
 		errc := make(chan error)
 		go func() {
@@ -158,7 +158,7 @@ func TestFillOfAClosedConnection(t *testing.T) {
 	})
 }
 
-func TestFillIsAdaptiveWhereItMustHoldABuffer(t *testing.T) {
+func TestFillAdaptsBufferOfWrappers(t *testing.T) {
 	near, far := memnet.Pipe(1 << 20)
 	defer near.Close()
 	defer far.Close()
@@ -183,7 +183,7 @@ func TestFillIsAdaptiveWhereItMustHoldABuffer(t *testing.T) {
 	}
 }
 
-func TestFillSurvivesReadsOfNothing(t *testing.T) {
+func TestFillRetriesEmptyReads(t *testing.T) {
 	near, far := memnet.Pipe(10)
 	defer near.Close()
 	defer far.Close()
@@ -210,7 +210,7 @@ func (s *stutterer) Read(b []byte) (int, error) {
 	return s.Conn.Read(b)
 }
 
-func TestFillKeepsWhatCameWithAnError(t *testing.T) {
+func TestFillReturnsBytesBeforeError(t *testing.T) {
 	c := New(&lastGasp{data: "last"}, nil)
 	if got, err := fill(c, ""); got != "last" || err != nil {
 		t.Errorf("Fill() = %q, %v; want last", got, err)
@@ -232,7 +232,7 @@ func (l *lastGasp) Read(b []byte) (int, error) {
 	return n, io.EOF
 }
 
-func TestWriteReachesThePeer(t *testing.T) {
+func TestWriteReachesPeer(t *testing.T) {
 	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
 		if n, err := c.Write([]byte("hello")); n != 5 || err != nil {
 			t.Errorf("Write() = %d, %v; want 5", n, err)
@@ -288,7 +288,7 @@ func TestCloseWriteEndsOneDirection(t *testing.T) {
 	})
 }
 
-func TestConnectionIsClosedOnce(t *testing.T) {
+func TestConnClosesOnce(t *testing.T) {
 	shuts := map[string]func(*Conn) error{"Close": (*Conn).Close, "Abandon": (*Conn).Abandon, "Reset": (*Conn).Reset}
 	for name, shut := range shuts {
 		t.Run(name, func(t *testing.T) {
@@ -311,7 +311,7 @@ func TestConnectionIsClosedOnce(t *testing.T) {
 	}
 }
 
-func TestCloseReturnsTheErrorOfTheFirst(t *testing.T) {
+func TestCloseReturnsErrorOfFirstClose(t *testing.T) {
 	near, _ := tcpPair(t)
 	near.Close()
 	c := New(near, nil)
@@ -355,7 +355,7 @@ func TestOnlyCloseWaitsForATLSPeerThatDoesNotRead(t *testing.T) {
 	}
 }
 
-func TestResetReachesThePeerAsOne(t *testing.T) {
+func TestResetReachesPeer(t *testing.T) {
 	for _, isTLS := range []bool{false, true} {
 		near, far := tcpPair(t)
 		if isTLS {
@@ -377,7 +377,7 @@ type sizer struct {
 func (s *sizer) SetReadBuffer(n int) error  { s.sizes = append(s.sizes, n); return nil }
 func (s *sizer) SetWriteBuffer(n int) error { s.sizes = append(s.sizes, n); return nil }
 
-func TestBuffersAreLimitedBeneathTLSToo(t *testing.T) {
+func TestLimitBuffersReachesConnUnderTLS(t *testing.T) {
 	near, far := memoryPair(t)
 	s := &sizer{Conn: near}
 	secure, _ := wstest.ShakeHands(t, s, far)
@@ -392,7 +392,7 @@ func TestBuffersAreLimitedBeneathTLSToo(t *testing.T) {
 	LimitBuffers(near, 1234) // near does not support it
 }
 
-func TestInterruptEndsFillAndWriteForGood(t *testing.T) {
+func TestInterruptEndsAllFillsAndWrites(t *testing.T) {
 	forEachKind(t, nil, func(t *testing.T, c *Conn, far net.Conn) {
 		errc := make(chan error)
 		go func() {
@@ -418,7 +418,7 @@ type timeless struct{ *memnet.Conn }
 
 func (timeless) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
 
-func TestInterruptClosesWhatHasNoDeadlines(t *testing.T) {
+func TestInterruptClosesConnWithoutDeadlines(t *testing.T) {
 	near, far := memnet.Pipe(10)
 	defer far.Close()
 	c := New(timeless{near}, nil)

@@ -17,7 +17,7 @@ var sockets = map[string]func(testing.TB) (near, far net.Conn){
 	"TCP": tcpPair, "unix": unixPair, "TLS that we dialed": dialedTLSPair,
 }
 
-func TestHowAConnectionIsReadDependsOnWhatItIs(t *testing.T) {
+func TestReaderDependsOnConnType(t *testing.T) {
 	want := map[string]string{
 		"TCP": "*netconn.rawReader", "unix": "*netconn.rawReader", "TLS that we dialed": "*netconn.rawReader",
 		"TLS":     "*netconn.tlsReader",
@@ -31,7 +31,7 @@ func TestHowAConnectionIsReadDependsOnWhatItIs(t *testing.T) {
 	}
 }
 
-func TestWaitingOnASocketHoldsNoBuffer(t *testing.T) {
+func TestFillWaitsWithoutBufferOnSockets(t *testing.T) {
 	for network, pair := range sockets {
 		t.Run(network, func(t *testing.T) {
 			held := heldWhileWaiting(t, func() *Conn {
@@ -45,7 +45,7 @@ func TestWaitingOnASocketHoldsNoBuffer(t *testing.T) {
 	}
 }
 
-func TestWaitingOverTLSHoldsLittleWhateverCameBefore(t *testing.T) {
+func TestFillWaitsWithTinyBufferOverTLS(t *testing.T) {
 	held := heldWhileWaiting(t, func() *Conn {
 		near, far := acceptedTLSPair(t)
 		c := New(near, nil)
@@ -111,7 +111,7 @@ func waitForFills(n int) {
 	}
 }
 
-func TestResetReadsLikeThatOfANetConn(t *testing.T) {
+func TestFillReturnsResetLikeNetConn(t *testing.T) {
 	near, far := tcpPair(t)
 	c := New(near, nil)
 	far.(*net.TCPConn).SetLinger(0)
@@ -129,7 +129,7 @@ func TestResetReadsLikeThatOfANetConn(t *testing.T) {
 	}
 }
 
-func TestFillOnASocketAllocatesNothing(t *testing.T) {
+func TestFillAllocatesNothingOnSockets(t *testing.T) {
 	// crypto/tls allocates in each read: one before the wait, one after it.
 	want := map[string]float64{"TLS that we dialed": 2}
 	for network, pair := range sockets {

@@ -21,7 +21,7 @@ func acceptedTLSPair(t testing.TB) (near, far *tls.Conn) {
 	return near, far
 }
 
-func TestTLSRecordIsReturnedWholeHoweverLittleIsHeld(t *testing.T) {
+func TestTLSRecordIsReturnedWhole(t *testing.T) {
 	near, far := acceptedTLSPair(t)
 	c := New(near, nil)
 	for _, head := range []string{"", strings.Repeat("h", MaxHead)} {
@@ -35,7 +35,7 @@ func TestTLSRecordIsReturnedWholeHoweverLittleIsHeld(t *testing.T) {
 	}
 }
 
-func TestTLSBuffersGrowWithWhatIsRead(t *testing.T) {
+func TestTLSBuffersGrowWithRecords(t *testing.T) {
 	near, far := acceptedTLSPair(t)
 	c := New(near, nil)
 	tests := []struct {
@@ -58,7 +58,7 @@ func TestTLSBuffersGrowWithWhatIsRead(t *testing.T) {
 	}
 }
 
-func TestTLSDeadlineIsNotLostWhileMoreIsTaken(t *testing.T) {
+func TestTLSDeadlineSurvivesPoll(t *testing.T) {
 	wakes := map[string]func(*Conn){
 		"SetReadDeadline": func(c *Conn) { c.SetReadDeadline(longAgo) },
 		"Interrupt":       (*Conn).Interrupt,
@@ -76,7 +76,7 @@ func TestTLSDeadlineIsNotLostWhileMoreIsTaken(t *testing.T) {
 	}
 }
 
-func TestTLSDeadlineDoesNotEndTheTakingOfMore(t *testing.T) {
+func TestTLSDeadlineDoesNotEndPoll(t *testing.T) {
 	near, far := acceptedTLSPair(t)
 	c := New(near, nil)
 	r := c.reader.(*tlsReader)

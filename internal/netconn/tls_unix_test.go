@@ -222,7 +222,7 @@ func expandLabel(secret []byte, label string, length int) []byte {
 	return key
 }
 
-func TestTLSClientIsThatOfCryptoTLSWhereAReadMustWait(t *testing.T) {
+func TestTLSClientIsCryptoTLSWithRenegotiation(t *testing.T) {
 	socket, _ := tcpPair(t)
 	wrapped, _ := wrappedPair(t)
 	tests := []struct {
@@ -264,7 +264,7 @@ func TestTLSRecordsOfAnySizeArrive(t *testing.T) {
 	}
 }
 
-func TestTLSRecordThatClaimsTooMuchIsNotWaitedFor(t *testing.T) {
+func TestTLSRecordWithExcessiveLengthFails(t *testing.T) {
 	near, server := newRecordPair(t)
 	server.Conn.Write(recordHeader(maxCiphertext + 1))
 	if got, err := fill(New(near, nil), "held"); err == nil || !strings.Contains(err.Error(), "oversized record") {
@@ -272,7 +272,7 @@ func TestTLSRecordThatClaimsTooMuchIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-func TestTLSStreamThatEndsInsideARecordIsBroken(t *testing.T) {
+func TestTLSStreamTruncatedInRecordFails(t *testing.T) {
 	near, server := newRecordPair(t)
 	record := server.seal(recordData, []byte("hello"), 0)
 	server.Conn.Write(record[:len(record)-1])
@@ -284,7 +284,7 @@ func TestTLSStreamThatEndsInsideARecordIsBroken(t *testing.T) {
 	}
 }
 
-func TestTLSKeyUpdateIsAnsweredWhileWaiting(t *testing.T) {
+func TestTLSKeyUpdateIsAnsweredDuringFill(t *testing.T) {
 	near, server := newRecordPair(t)
 	server.Conn.Write(server.updateKey(true))
 	go server.Conn.Write(server.seal(recordData, []byte("hello"), 0)) // one write

@@ -10,7 +10,7 @@ import (
 )
 
 // The examples of RFC 6455 §5.7.
-func TestFramesHaveTheBytesOfTheSpec(t *testing.T) {
+func TestFramesMatchSpec(t *testing.T) {
 	key := [4]byte{0x37, 0xfa, 0x21, 0x3d}
 	for _, tt := range []struct {
 		frame Frame
@@ -33,7 +33,7 @@ func TestFramesHaveTheBytesOfTheSpec(t *testing.T) {
 }
 
 // The example of RFC 6455 §1.3.
-func TestAcceptAgreesWithTheSpec(t *testing.T) {
+func TestAcceptMatchesSpec(t *testing.T) {
 	const key, want = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 	if got := Accept(key); got != want {
 		t.Errorf("Accept(%q) = %q; want %q", key, got, want)
@@ -57,7 +57,7 @@ func TestReadFrameReturnsWhatWasAppended(t *testing.T) {
 	}
 }
 
-func TestReadFrameTellsACutFromAnEnd(t *testing.T) {
+func TestReadFrameDistinguishesTruncationFromEOF(t *testing.T) {
 	for _, n := range []int{3, 200, 70000} {
 		whole := AppendFrame(nil, Binary(make([]byte, n)), &[4]byte{1, 2, 3, 4})
 		for _, cut := range []int{1, 2, 4, 8, len(whole) - 1} {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestEchoAnswersEveryKindOfFrame(t *testing.T) {
+func TestEchoRespondsToEveryKindOfFrame(t *testing.T) {
 	url := StartEcho(t)
 	first, second := Dial(t, url), Dial(t, url)
 	for _, client := range []*Peer{first, second} {
@@ -62,7 +62,7 @@ func TestRawBackendAnswersAndRecords(t *testing.T) {
 	}
 }
 
-func TestBackendHandsOutConnectionsInOrder(t *testing.T) {
+func TestBackendReturnsConnectionsInOrder(t *testing.T) {
 	b := StartBackend(t)
 	for _, name := range []string{"first", "second"} {
 		io.WriteString(Dial(t, b.URL()), name)

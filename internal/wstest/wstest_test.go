@@ -100,7 +100,7 @@ func TestStepsWaitInBubbleTime(t *testing.T) {
 	})
 }
 
-func TestAnswerAndFirstFrameFitInOneWrite(t *testing.T) {
+func TestUpgradeAnswerAndFrameFitInOneWrite(t *testing.T) {
 	a, b := memnet.Pipe(4096)
 	client, backend := NewClient(t, a), NewBackend(t, b)
 	client.RequestUpgrade("/", nil)
@@ -147,7 +147,7 @@ func failureOf(t *testing.T, step func(t testing.TB)) string {
 	return tb.text
 }
 
-func TestFailedStepsSayWhatTheyGot(t *testing.T) {
+func TestFailedStepsNameResult(t *testing.T) {
 	const timeout = "read mem 192.0.2.1:1024->192.0.2.2:80: i/o timeout"
 	for _, tt := range []struct {
 		name string
@@ -232,7 +232,7 @@ func TestFailedStepsSayWhatTheyGot(t *testing.T) {
 	}
 }
 
-func TestWantUpgradeChecksTheAnswer(t *testing.T) {
+func TestWantUpgradeChecksResponse(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		header http.Header

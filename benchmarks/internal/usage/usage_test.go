@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestStatIsReadAfterAnyName(t *testing.T) {
+func TestParseStatSkipsAnyName(t *testing.T) {
 	const text = "42 (a) b (c) S 7 42 42 0 -1 4194560 100 0 0 0 150 50 9 9 20 0 1 0 100 1 1"
 	got, err := parseStat(text)
 	if want := (stat{parent: 7, cpu: 2 * time.Second}); err != nil || got != want {
@@ -20,7 +20,7 @@ func TestStatIsReadAfterAnyName(t *testing.T) {
 	}
 }
 
-func TestPssIsTheLineOfThatName(t *testing.T) {
+func TestPssReadsLinePss(t *testing.T) {
 	const text = "5500-7fff ---p 00000000 00:00 0 [rollup]\nRss:  9000 kB\nPss:     12 kB\nPss_Dirty: 7 kB\n"
 	if got := pss(text); got != 12<<10 {
 		t.Errorf("pss(%q) = %d; want %d", text, got, 12<<10)

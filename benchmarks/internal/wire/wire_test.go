@@ -11,7 +11,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/frame"
 )
 
-func TestMessagesAreReadThroughTheSmallestBuffer(t *testing.T) {
+func TestReadMessageWorksWithSmallestBuffer(t *testing.T) {
 	for _, n := range []int{0, 1, 125, 126, 65535, 65536} {
 		payload := make([]byte, n)
 		for name, message := range map[string][]byte{
@@ -29,7 +29,7 @@ func TestMessagesAreReadThroughTheSmallestBuffer(t *testing.T) {
 	}
 }
 
-func TestAnotherMessageThanExpectedIsAnError(t *testing.T) {
+func TestReadMessageRefusesUnexpectedMessage(t *testing.T) {
 	for name, message := range map[string][]byte{
 		"size":   ServerFrame(frame.Binary, make([]byte, 4)),
 		"opcode": ServerFrame(frame.Close, make([]byte, 3)),
@@ -41,7 +41,7 @@ func TestAnotherMessageThanExpectedIsAnError(t *testing.T) {
 	}
 }
 
-func TestBackendEchoesAndSaysGoodbye(t *testing.T) {
+func TestBackendEchoesAndClosesWithCode(t *testing.T) {
 	c := dial(t, "/")
 	for _, n := range []int{1, 1 << 17} {
 		if err := c.RoundTrip(c.Frame(make([]byte, n)), n); err != nil {
