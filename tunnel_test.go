@@ -384,3 +384,20 @@ func TestSocketBufferBoundsUnreadBytes(t *testing.T) {
 	p.Close()
 	s.Wait()
 }
+
+// The engines share a program: a tunnel of one is opened, used and closed while one of
+// the other is open. Where there is no event loop both are portable.
+func TestTunnelIsPortableOverWrappedConnection(t *testing.T) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
+		plain, wrapped := proxytest.OpenPair(t, way), proxytest.OpenPair(t, way, proxytest.WrappedDialer())
+		for _, p := range []*proxytest.Pair{plain, wrapped} {
+			p.WantOpen(t)
+		}
+		if e := proxytest.OnlyTunnel(t, wrapped.Proxy).Info().Engine; e != wsproxy.EnginePortable {
+			t.Errorf("engine of the tunnel over a wrapped connection is %v; want portable", e)
+		}
+		wrapped.WantShutdownToWait(t)
+		plain.WantOpen(t)
+		plain.WantShutdownToWait(t)
+	})
+}
