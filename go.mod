@@ -1,6 +1,6 @@
 module github.com/wsproxy/wsproxy
 
-go 1.26.0
+go 1.26.0 // and 1.27: .ci/run runs the tests with both
 
 require (
 	github.com/coder/websocket v1.8.15
