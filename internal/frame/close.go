@@ -9,15 +9,16 @@ import (
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1 and, for 1012 and up,
 // https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 const (
-	StatusNormal         = 1000
-	StatusGoingAway      = 1001
-	StatusProtocolError  = 1002
-	StatusNoStatus       = 1005 // not sent; stands for a Close frame without a code
-	StatusAbnormal       = 1006 // not sent
-	StatusTooBig         = 1009
-	StatusInternalError  = 1011
-	StatusServiceRestart = 1012
-	StatusTLSHandshake   = 1015 // not sent
+	StatusNormal          = 1000
+	StatusGoingAway       = 1001
+	StatusProtocolError   = 1002
+	StatusNoStatus        = 1005 // not sent; stands for a Close frame without a code
+	StatusAbnormal        = 1006 // not sent
+	StatusPolicyViolation = 1008
+	StatusTooBig          = 1009
+	StatusInternalError   = 1011
+	StatusServiceRestart  = 1012
+	StatusTLSHandshake    = 1015 // not sent
 )
 
 // MaxReason is the length in bytes of the longest reason that fits into a Close
@@ -34,20 +35,22 @@ func ValidCode(code int) bool {
 	return code >= 1000 && code <= 1014 || code >= 3000 && code <= 4999
 }
 
-// AppendClose appends a Close frame. With the code [StatusNoStatus] its payload is
-// empty. A reason that is too long is truncated at the start of a rune.
+// ClosePayload returns the payload of a Close frame. With the code [StatusNoStatus] it
+// is empty. A reason that is too long is truncated at the start of a rune.
+func ClosePayload(code int, reason string) []byte {
+	if code == StatusNoStatus {
+		return nil
+	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), truncateReason(reason)...)
+}
+
+// AppendClose appends a Close frame: see [ClosePayload].
 //
 // With a nil key the frame is not masked: "A server MUST NOT mask any frames that
 // it sends to the client." A client must mask all frames.
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.1
 func AppendClose(dst []byte, code int, reason string, key *[4]byte) []byte {
-	var payload [MaxControlPayload]byte
-	n := 0
-	if code != StatusNoStatus {
-		binary.BigEndian.PutUint16(payload[:], uint16(code))
-		n = 2 + copy(payload[2:], truncateReason(reason))
-	}
-	return AppendControl(dst, Close, payload[:n], key)
+	return AppendControl(dst, Close, ClosePayload(code, reason), key)
 }
 
 // AppendControl appends a control frame. It panics if payload is longer than

@@ -116,6 +116,10 @@ func (t *Tracker) Begun() uint64 {
 	return t.begun
 }
 
+// InMessage reports whether the consumed bytes end within a message: inside a frame, or
+// between two fragments.
+func (t *Tracker) InMessage() bool { return t.rest > 0 || t.fragmented }
+
 // AtBoundary reports whether the consumed bytes end with a whole frame.
 func (t *Tracker) AtBoundary() bool { return t.rest == 0 }
 

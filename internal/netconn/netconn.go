@@ -62,6 +62,10 @@ func (c *Conn) Unwrap() (conn net.Conn, buffered []byte) { return c.conn, c.buff
 // socket, and nil otherwise. The Conn still owns it.
 func (c *Conn) PlainSocket() syscall.Conn { return plainSocket(c.conn) }
 
+// Socket returns c if it is certainly a plain TCP or unix socket, or carries one for a
+// connection of [TLSClient], else nil.
+func Socket(c net.Conn) syscall.Conn { return plainSocket(unwrapTLSSocket(c)) }
+
 // plainSocket returns c if it is a plain TCP or unix socket, and nil otherwise. It
 // does not unwrap other types: a wrapper that counts bytes, or frees a slot of a
 // listener, must get the calls of Read and Close.

@@ -63,3 +63,11 @@ func (s *tlsSource) readNow(fd int, p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// unwrapTLSSocket returns the connection in a tlsSocket, or c if it is none.
+func unwrapTLSSocket(c net.Conn) net.Conn {
+	if s, ok := c.(*tlsSocket); ok {
+		return s.Conn
+	}
+	return c
+}
