@@ -12,12 +12,12 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
-	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
 // Defaults, and bounds that no option changes.
 const (
 	defaultHandshakeTimeout = 10 * time.Second // all attempts of one upgrade together
+	defaultCloseTimeout     = 1 * time.Minute  // the end of a tunnel
 
 	maxResponseHead   = 64 << 10         // head of a backend's response; more is an attack on memory
 	typicalHead       = 1 << 10          // bytes, enough for the head of most messages: a capacity, not a bound
@@ -54,6 +54,12 @@ type Timeouts struct {
 	// another backend is left to try, an attempt gets at most half of the remaining
 	// time. Zero means 10 s, negative means no bound.
 	Handshake time.Duration
+
+	// Close bounds the end of a tunnel, from its cause until both connections are
+	// closed. Within it, each side is waited for as long as it makes progress: a client
+	// that reads slowly gets all that its backend has sent. Zero means 1 min, negative
+	// means no bound.
+	Close time.Duration
 }
 
 // Limits bound the resources that one peer can use.
@@ -255,7 +261,6 @@ type settings struct {
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
-	loops          *relay.Loops // nil except in tests: the proxy makes its own
 }
 
 // config is the compiled settings: checked, with defaults filled in. It never changes.
@@ -270,6 +275,7 @@ type config struct {
 	response         func(*ProxyResponse) error
 	errorHandler     func(http.ResponseWriter, *http.Request, error)
 	handshakeTimeout time.Duration // 0: none
+	closeTimeout     time.Duration // 0: none
 	messageSize      int64         // 0: no bound
 	socketBuffer     int           // bytes; 0: the kernel's choice
 	maxStalled       int           // 0: no bound
@@ -289,6 +295,7 @@ func (s *settings) compile() (config, []error) {
 		response:         s.response,
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
+		closeTimeout:     orDefault(s.timeouts.Close, defaultCloseTimeout),
 		messageSize:      max(s.limits.MessageSize, 0),
 		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
 		maxStalled:       max(s.limits.StalledTunnels, 0),

@@ -25,9 +25,7 @@ type Proxy struct {
 
 	start time.Time // immutable
 
-	loops *relay.Loops // immutable
-
-	stalls stallGuard
+	engine *relay.Engine // immutable
 
 	set      atomic.Pointer[backendSet]
 	registry registry
@@ -50,12 +48,9 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	c, bad := s.compile()
 	errs = append(errs, bad...)
-	p := &Proxy{config: c, start: time.Now(), loops: s.loops, known: make(map[string]*Backend)}
-	if p.loops == nil {
-		p.loops = relay.NewLoops()
-	}
+	p := &Proxy{config: c, start: time.Now(), known: make(map[string]*Backend)}
+	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
 	p.registry.init()
-	p.stalls.init(p)
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
 	}
@@ -161,8 +156,7 @@ func (p *Proxy) abortAll() {
 
 // stopWorkers ends the goroutines that serve all tunnels. The tunnels have ended.
 func (p *Proxy) stopWorkers() {
-	p.stalls.close()
-	p.loops.Close()
+	p.engine.Close()
 }
 
 // now returns the time since the proxy's start. Changes of the system's clock do not

@@ -31,7 +31,7 @@ func TestShutdownCutsDetachedTunnelsWhenItsContextEnds(t *testing.T) {
 	p := openDetached(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := proxytest.ShutDown(ctx, p.Proxy)
-	p.Client.WantClose(1001)
+	p.Backend.WantClose(1001) // and does not answer, so that the client's has to wait
 	cancel()
 	var drain *wsproxy.DrainError
 	if err := <-done; !errors.As(err, &drain) || drain.Cut != 1 {
@@ -169,15 +169,14 @@ func TestShutdownCutsTunnelsWhenItsContextEnds(t *testing.T) {
 		clients, backends = append(clients, client), append(backends, backend)
 	}
 	done := proxytest.ShutDown(ctx, p)
-	for i := range clients {
-		clients[i].WantClose(1001)
+	for i := range backends {
 		backends[i].WantClose(1001)
 	}
 	// One pair answers, the other two do not.
-	clients[0].Send(wstest.Close(1001, ""))
 	backends[0].Send(wstest.Close(1001, ""))
-	clients[0].Close()
 	backends[0].Close()
+	clients[0].WantClose(1001)
+	clients[0].Close()
 	if e := <-ends; e.Cut {
 		t.Error("the tunnel whose peers answered was cut")
 	}
@@ -198,7 +197,7 @@ func TestShutdownCutsTunnelsWhenItsContextEnds(t *testing.T) {
 	proxytest.WantNoTunnels(t, p)
 }
 
-func TestShutdownHasNoTimeoutOfItsOwn(t *testing.T) {
+func TestShutdownEndsTunnelsWhosePeersDoNotAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://b"), backend.Option())
@@ -208,12 +207,10 @@ func TestShutdownHasNoTimeoutOfItsOwn(t *testing.T) {
 		leg := backend.Accept(t)
 		leg.AcceptUpgrade(nil)
 		client.WantUpgrade()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-		defer cancel()
 		began := time.Now()
-		err := <-proxytest.ShutDown(ctx, p)
-		if took := time.Since(began); took != time.Hour || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Shutdown() = %v after %v; want the context's deadline after 1h", err, took)
+		err := <-proxytest.ShutDown(t.Context(), p)
+		if took := time.Since(began); took > 15*time.Second || err != nil {
+			t.Errorf("Shutdown() = %v after %v; want nil after some seconds", err, took)
 		}
 		client.WantClose(1001)
 		leg.WantClose(1001)

@@ -116,7 +116,7 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 func (p *Proxy) dialTarget(ctx context.Context, c *canceler, out *outboundRequest, deadline time.Time) (net.Conn, relay.Dialing, error) {
 	t := out.target
 	if p.isDefaultDial && !t.isTLS && out.forLoop {
-		if conn, ok, err := p.loops.Dial(t.network, t.addr); ok {
+		if conn, ok, err := p.engine.Dial(t.network, t.addr); ok {
 			return conn, conn, err
 		}
 	}

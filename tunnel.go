@@ -44,15 +44,15 @@ func (t *Tunnel) Close(code int, reason string) error {
 	if len(reason) > frame.MaxReason {
 		return fmt.Errorf("wsproxy: close tunnel %d: reason of %d bytes; at most %d fit", t.id, len(reason), frame.MaxReason)
 	}
-	t.relay.Goodbye(relay.CauseCaller, code, reason)
+	t.relay.Close(relay.CauseApplication, code, reason)
 	return nil
 }
 
 // closeForShutdown ends the tunnel because the proxy shuts down.
-func (t *Tunnel) closeForShutdown() { t.relay.Goodbye(relay.CauseShutdown, 0, "") }
+func (t *Tunnel) closeForShutdown() { t.relay.Close(relay.CauseShutdown, 0, "") }
 
 // abort ends the tunnel at once.
-func (t *Tunnel) abort() { t.relay.Cut(relay.CauseShutdown) }
+func (t *Tunnel) abort() { t.relay.Abort(relay.CauseShutdown) }
 
 // traffic returns the traffic so far.
 func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
@@ -64,25 +64,24 @@ func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
 // read from it. The tunnel then owns the connections and the place of a.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
 	s := newRequestSnapshot(u.r, u.clientAddr, a.client.LocalAddr(), a.agreement)
-	return &Tunnel{
+	t := &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
 		request: s.encode(), more: u.extras(),
-		relay: relay.New(relay.Config{
-			Client:      netconn.New(a.client, early),
-			Backend:     netconn.New(a.conn, a.early),
-			Loops:       p.loops,
-			Deflate:     a.agreement.Deflate,
-			Unknown:     a.agreement.Unknown,
-			MaxMessage:  uint64(p.messageSize),
-			WatchStalls: p.maxStalled > 0,
-		}),
 	}
+	t.relay = p.engine.New(relay.Config{
+		Client:     netconn.New(a.client, early),
+		Backend:    netconn.New(a.conn, a.early),
+		Deflate:    a.agreement.Deflate,
+		Unknown:    a.agreement.Unknown,
+		MaxMessage: uint64(p.messageSize),
+		Owner:      tunnelOwner{t},
+	})
+	return t
 }
 
 // register registers t. If the proxy has been shut down since the upgrade began, t
 // begins to end.
 func (p *Proxy) register(t *Tunnel) {
-	p.stalls.start()
 	switch isStopped, isAborted := p.registry.addTunnel(t); {
 	case isAborted:
 		t.abort()
@@ -94,8 +93,7 @@ func (p *Proxy) register(t *Tunnel) {
 // close ends a tunnel that has not opened, without a hook and without a line in the log.
 func (t *Tunnel) close() {
 	defer t.p.registry.removeTunnel(t, false)
-	defer t.p.release(t.backend)
-	t.relay.Cut(relay.CauseLost)
+	t.relay.Abort(relay.CauseLost)
 	t.relay.Run()
 }
 
@@ -112,7 +110,7 @@ func (p *Proxy) runTunnel(t *Tunnel) {
 
 func (p *Proxy) relayTunnel(t *Tunnel) {
 	if p.detached {
-		t.relay.Start(t.finishAsync)
+		t.relay.Start()
 		return
 	}
 	t.finish(t.relay.Run())
@@ -124,12 +122,12 @@ func (p *Proxy) callOpened(t *Tunnel) {
 	isDone := false
 	defer func() {
 		if !isDone {
-			t.relay.Goodbye(relay.CausePanic, 0, "")
+			t.relay.Close(relay.CausePanic, 0, "")
 			p.relayTunnel(t)
 		}
 	}()
 	if err := callHook(p, "Trace.Opened", p.trace.Opened, t.Info()); err != nil {
-		t.relay.Goodbye(relay.CausePanic, 0, "")
+		t.relay.Close(relay.CausePanic, 0, "")
 	}
 	isDone = true
 }
@@ -137,16 +135,21 @@ func (p *Proxy) callOpened(t *Tunnel) {
 // finish releases the backend's place, logs the end and calls the hook. It removes the
 // tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
-	t.p.release(t.backend)
 	defer t.p.registry.removeTunnel(t, end.Cut)
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
 		t.reportEnd(end)
 	}
 }
 
-// finishAsync calls finish on a goroutine of its own: a hook may block, and the caller
-// relays other tunnels too.
-func (t *Tunnel) finishAsync(end relay.End) { go t.finish(end) } // ends with the hook
+// A tunnelOwner is a tunnel as its relay's [relay.Owner].
+type tunnelOwner struct{ t *Tunnel }
+
+// BackendClosed gives the backend's place back.
+func (o tunnelOwner) BackendClosed() { o.t.p.release(o.t.backend) }
+
+// Ended finishes the tunnel on a goroutine of its own: a hook may block, and the
+// goroutine that moves the bytes of other tunnels must not.
+func (o tunnelOwner) Ended(end relay.End) { go o.t.finish(end) }
 
 // reportEnd logs the end and calls the hook. It is a function of its own because of its
 // large stack frame: without a hook and a log line, the goroutine's stack need not grow.

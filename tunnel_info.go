@@ -76,21 +76,18 @@ func (s Side) String() string { return relay.Side(s).String() }
 type Cause uint8
 
 const (
-	CauseClosed      Cause = Cause(relay.CauseClosed)   // Side sent a Close frame
-	CauseLost        Cause = Cause(relay.CauseLost)     // Side's stream ended, or was reset, without one
-	CauseProtocol    Cause = Cause(relay.CauseProtocol) // Side broke the protocol of RFC 6455
-	CauseTooBig      Cause = Cause(relay.CauseTooBig)   // Side sent a message larger than Limits.MessageSize
-	CauseShutdown    Cause = Cause(relay.CauseShutdown) // Proxy.Shutdown or Proxy.Close
-	CauseApplication Cause = Cause(relay.CauseCaller)   // Tunnel.Close
-	CausePanic       Cause = Cause(relay.CausePanic)    // the Opened hook panicked
-	CauseStalled     Cause = Cause(relay.CauseStalled)  // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
+	CauseClosed      Cause = Cause(relay.CauseClosed)      // Side sent a Close frame
+	CauseLost        Cause = Cause(relay.CauseLost)        // Side's stream ended, or was reset, without one
+	CauseProtocol    Cause = Cause(relay.CauseProtocol)    // Side broke the protocol of RFC 6455
+	CauseTooBig      Cause = Cause(relay.CauseTooBig)      // Side sent a message larger than Limits.MessageSize
+	CauseShutdown    Cause = Cause(relay.CauseShutdown)    // Proxy.Shutdown or Proxy.Close
+	CauseApplication Cause = Cause(relay.CauseApplication) // Tunnel.Close
+	CausePanic       Cause = Cause(relay.CausePanic)       // the Opened hook panicked
+	CauseStalled     Cause = Cause(relay.CauseStalled)     // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
 )
 
 // String returns one or two words.
 func (c Cause) String() string {
-	if c == CauseApplication {
-		return "application"
-	}
 	return relay.Cause(c).String()
 }
 
@@ -117,7 +114,7 @@ const (
 )
 
 // String returns "portable" or "event loop".
-func (e Engine) String() string { return relay.Engine(e).String() }
+func (e Engine) String() string { return relay.EngineKind(e).String() }
 
 // Info returns a description of the tunnel.
 func (t *Tunnel) Info() TunnelInfo {

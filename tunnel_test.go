@@ -47,15 +47,16 @@ func TestTunnelEndReportsSideCauseAndCode(t *testing.T) {
 				p.Client.Send(wstest.Close(0, ""))
 				p.Backend.Want(wstest.Close(0, ""))
 			}},
-		{name: "client-lost", side: wsproxy.SideClient, cause: wsproxy.CauseLost, code: 1001, err: "EOF",
+		{name: "client-lost", side: wsproxy.SideClient, cause: wsproxy.CauseLost, err: "EOF",
 			do: func(t *testing.T, p *proxytest.Pair) {
 				p.Client.CloseWrite()
-				p.Backend.WantClose(1001)
+				p.Backend.WantEOF()
+				p.Backend.Close()
 			}},
-		{name: "client-reset", side: wsproxy.SideClient, cause: wsproxy.CauseLost, code: 1001, err: syscall.ECONNRESET.Error(),
+		{name: "client-reset", side: wsproxy.SideClient, cause: wsproxy.CauseLost, err: syscall.ECONNRESET.Error(),
 			do: func(t *testing.T, p *proxytest.Pair) {
 				p.Client.Reset()
-				p.Backend.WantClose(1001)
+				p.Backend.WantEOF()
 			}},
 		{name: "backend-lost", side: wsproxy.SideBackend, cause: wsproxy.CauseLost, code: 1012, err: "EOF",
 			do: func(t *testing.T, p *proxytest.Pair) {
@@ -222,7 +223,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 func TestTunnelEndHasErrorOfLostConnection(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	p.Client.Reset()
-	p.Backend.WantClose(1001)
+	p.Backend.WantEOF()
 	p.Backend.Close()
 	if e := p.End(t); !errors.Is(e.Err, syscall.ECONNRESET) || e.Cut {
 		t.Errorf("tunnel ended with error %v, cut %t; want a reset, not cut", e.Err, e.Cut)

@@ -248,7 +248,7 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	t := u.p.newTunnel(u, a, detachBuffered(ahead))
 	owner = t
 	u.p.register(t)
-	if err := t.relay.Greet(opening, responseTimeout); err != nil {
+	if err := t.relay.Open(opening, responseTimeout); err != nil {
 		u.p.logClientLost(u.r, err)
 		return fmt.Errorf("wsproxy: client lost before its 101: %w", err) // no handler sees it
 	}

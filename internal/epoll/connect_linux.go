@@ -40,7 +40,7 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 		}
 	}
 	isPending, err = s.HasConnected(addr)
-	s.tellsWritable = isPending // which is how the end of it is told
+	s.watchesWrites = isPending // Writable is how the end of it is reported
 	if err != nil {
 		s.Close()
 	}

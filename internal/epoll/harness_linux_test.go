@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -118,36 +119,28 @@ func newSocket(t testing.TB, pair func(testing.TB) (near, far net.Conn)) (*Socke
 	return s, far
 }
 
-// An owner is two sockets and the other ends of their connections.
+// An owner has a socket and the other end of its connection.
 type owner struct {
-	sockets [2]Socket
-	far     [2]net.Conn
-	token   Token
+	socket Socket
+	far    net.Conn
 }
 
-// newOwner returns an owner that p does not know yet.
+// newOwner returns an owner whose socket is not watched yet. It is closed when the test
+// ends.
 func newOwner(t testing.TB) *owner {
 	t.Helper()
 	o := new(owner)
-	for i := range o.sockets {
-		var near net.Conn
-		near, o.far[i] = unixPair(t) // what is written is there at once
-		takeOver(t, &o.sockets[i], near)
-	}
-	t.Cleanup(o.close)
+	var near net.Conn
+	near, o.far = unixPair(t) // what is written arrives at once
+	takeOver(t, &o.socket, near)
+	t.Cleanup(func() { o.socket.Close() })
 	return o
 }
 
-func (o *owner) close() {
-	o.sockets[0].Close()
-	o.sockets[1].Close()
-}
-
-// newPoller returns a poller that is closed when the test ends, and tells nothing of
-// its own any more.
-func newPoller(t testing.TB) *Poller {
+// newPoller returns a poller that is closed when the test ends, and has no events.
+func newPoller(t testing.TB) *Poller[owner] {
 	t.Helper()
-	p, err := New()
+	p, err := New[owner]()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,30 +149,48 @@ func newPoller(t testing.TB) *Poller {
 	return p
 }
 
-// add makes p watch a new owner.
-func add(t testing.TB, p *Poller) *owner {
+// add makes p watch a new owner, which has no events.
+func add(t testing.TB, p *Poller[owner]) *owner {
 	t.Helper()
 	o := newOwner(t)
-	var err error
-	if o.token, err = p.Add(o, &o.sockets[0], &o.sockets[1]); err != nil {
+	if err := p.Add(&o.socket, o); err != nil {
 		t.Fatal(err)
 	}
-	if told := events(t, p); len(told) > 0 {
-		t.Fatalf("told %v of sockets of which nothing is to be told", told)
+	if got := events(t, p); len(got) > 0 {
+		t.Fatalf("%d events of a socket on which nothing has happened", len(got))
 	}
 	return o
 }
 
-// events returns what p tells now.
-func events(t testing.TB, p *Poller) (all []Event) {
+// An event is what Next returns.
+type event struct {
+	owner *owner
+	edges Edges
+}
+
+// events returns the events that p has now.
+func events(t testing.TB, p *Poller[owner]) []event {
 	t.Helper()
 	if err := p.Poll(); err != nil {
 		t.Fatal(err)
 	}
-	for e, ok := p.Next(); ok; e, ok = p.Next() {
-		all = append(all, e)
+	return rest(p)
+}
+
+// rest returns the events that p has without asking the kernel again.
+func rest(p *Poller[owner]) (all []event) {
+	for o, e := p.Next(); o != nil; o, e = p.Next() {
+		all = append(all, event{o, e})
 	}
 	return all
+}
+
+// wantEvents compares the events that came with those that should have come.
+func wantEvents(t testing.TB, when string, got, want []event) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: events %v; want %v", when, got, want)
+	}
 }
 
 func send(t testing.TB, c net.Conn, s string) {

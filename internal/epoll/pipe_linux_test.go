@@ -281,7 +281,7 @@ func init() {
 		}
 		_, err := NewPipe()
 		fmt.Println(err)
-		_, err = New()
+		_, err = New[owner]()
 		fmt.Println(err)
 		fmt.Print(largePipes.Load(), " left")
 	}
@@ -318,12 +318,12 @@ func TestNewThatFailsLeavesNothingOpen(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &tight); err != nil {
 		t.Fatal(err)
 	}
-	p, err := New()
+	p, err := New[owner]()
 	if err == nil {
 		p.Close()
 	}
 	if want := "eventfd2: too many open files"; err == nil || err.Error() != want {
-		t.Errorf("New(): %v; want %s", err, want)
+		t.Errorf("New[owner](): %v; want %s", err, want)
 	}
 	syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	for fd := range openDescriptors(t) {

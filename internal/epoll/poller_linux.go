@@ -11,8 +11,8 @@ import (
 	"unsafe"
 )
 
-// maxBatch is how many events one system call returns at most: who has waited
-// longest comes first, and a yield is due after a millisecond.
+// maxBatch is how many events one system call returns at most. The kernel returns the
+// oldest first, and the loop yields after a millisecond.
 const maxBatch = 64
 
 // maxYields is how often Wait lets other threads have the processor and asks again,
@@ -26,82 +26,72 @@ const maxBatch = 64
 // costs more than it saves.
 const maxYields = 3
 
-// Edges are what one event tells of a socket. Each is told once, when it begins;
-// it lasts until a read or write has found that it is over.
+// Edges are the events of a socket that one call reported. The poller is
+// edge-triggered: it reports each once, when it begins. A state lasts until a read or
+// a write finds that it is over.
 type Edges uint32
 
 const (
-	Readable Edges = syscall.EPOLLIN
-	Writable Edges = syscall.EPOLLOUT
-	PeerDone Edges = syscall.EPOLLRDHUP // its end of stream has come; what it sent before may still wait
-	Urgent   Edges = syscall.EPOLLPRI   // there is a mark of TCP's urgent data, at which a read stops
-	Failed   Edges = syscall.EPOLLERR   // reads and writes tell why
-	HungUp   Edges = syscall.EPOLLHUP   // both streams have ended
+	Readable   Edges = syscall.EPOLLIN
+	Writable   Edges = syscall.EPOLLOUT
+	PeerClosed Edges = syscall.EPOLLRDHUP // the peer's end of stream has arrived, perhaps behind unread bytes
+	Urgent     Edges = syscall.EPOLLPRI   // a mark of TCP's urgent data has arrived, at which a read stops
+	Failed     Edges = syscall.EPOLLERR   // reads and writes return the error
+	HungUp     Edges = syscall.EPOLLHUP   // both streams have ended
 )
 
 // edgeTriggered is EPOLLET, whose sign differs between platforms in package
 // syscall.
 //
-// An edge is told once and costs nothing while it lasts. Without it, EPOLLERR and
-// EPOLLHUP, which cannot be masked, would wake the loop without end for a socket
-// that nobody reads because its other side takes nothing.
+// Without it, EPOLLERR and EPOLLHUP, which cannot be masked, would wake the loop again
+// and again for a socket that is not read because its other side takes nothing.
 const edgeTriggered = 1 << 31
 
-// watched are the edges that every socket is watched for, besides the two that
+// watched are the edges that the poller watches each socket for, besides the two that
 // cannot be masked.
-const watched = uint32(Readable|PeerDone|Urgent) | edgeTriggered
+const watched = uint32(Readable|PeerClosed|Urgent) | edgeTriggered
 
-// An Event is what has happened to one socket of an owner.
-type Event struct {
-	Owner any
-	Index int // of the socket, in the order of Add
-	Edges Edges
-}
-
-// A Poller waits for edges of sockets. Wait, Poll, Yield and Next belong to one
-// goroutine; the other methods may be called by anybody.
+// A Poller waits for edges of sockets, each of which has an owner. Wait, Poll, Yield
+// and Next are called by one goroutine; the other methods are safe for concurrent use.
 //
-// Its descriptor sits in the runtime's own poller: who waits for it is parked as any
-// goroutine that waits for a connection, and holds no thread. A goroutine that
-// blocks in epoll_wait costs almost twice the CPU at low rates, because the
-// scheduler takes its P away and gives it back each time.
-type Poller struct {
-	file *os.File // the epoll descriptor, for the runtime's poller
-	raw  syscall.RawConn
-	fd   int // the same descriptor
-	bell int // an eventfd within: see Wake
+// The epoll descriptor is registered with the runtime's own poller, so that a goroutine
+// that waits is parked like one that waits for a connection, and holds no thread. A
+// goroutine that blocks in epoll_wait costs almost twice the CPU at low rates, because
+// the scheduler takes its P away and gives it back each time.
+type Poller[O any] struct {
+	file   *os.File // the epoll descriptor, for the runtime's poller
+	raw    syscall.RawConn
+	fd     int // the same descriptor
+	wakeFD int // an eventfd that is watched: see Wake
 
 	// Owned by the goroutine that waits.
 	events    [maxBatch]syscall.EpollEvent
 	have      int // events that the last call returned
-	next      int // of these, what Next looks at next
+	next      int // index of the event that Next looks at next
 	err       error
 	hasParked bool                  // in this call of Wait or Yield
 	tryToPark func(fd uintptr) bool // p.park, made once
 	parkOnce  func(fd uintptr) bool // p.yield, made once
 
 	mu    sync.Mutex
-	slots []slot
+	slots []slot[O]
 	free  uint32 // head of the list of free slots
 }
 
-// A slot is the place of one owner. Events carry its number and generation, never
-// a descriptor: numbers of descriptors are used again at once, and an event of the
-// one before must not be taken for one of the next.
-type slot struct {
-	owner      any
+// A slot belongs to one watched socket. Events carry the slot's number and generation
+// instead of the descriptor: the system uses the number of a closed descriptor again at
+// once, and an event of the old socket must not reach the owner of the new one.
+type slot[O any] struct {
+	owner      *O
 	generation uint32
 	nextFree   uint32
 }
 
-// A Token says which slot an owner has.
-type Token struct{ slot, generation uint32 }
-
-// noSlot is the end of the list of free slots, and the slot of the bell.
-const noSlot = 1<<30 - 1
+// noSlot is the end of the list of free slots, and the slot of wakeFD.
+const noSlot = 1<<31 - 1
 
 // New returns a Poller.
-func New() (*Poller, error) {
+func New[O any]() (*Poller[O], error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -110,7 +100,7 @@ func New() (*Poller, error) {
 		syscall.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	p := &Poller{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), free: noSlot}
+	p := &Poller[O]{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), free: noSlot}
 	p.tryToPark, p.parkOnce = p.park, p.yield
 	if err := p.init(); err != nil {
 		p.file.Close()
@@ -119,7 +109,7 @@ func New() (*Poller, error) {
 	return p, nil
 }
 
-func (p *Poller) init() error {
+func (p *Poller[O]) init() error {
 	// It has deadlines if the runtime's poller has taken it, which the kernel may
 	// refuse: a user may watch so many descriptors and no more.
 	if err := p.file.SetReadDeadline(time.Time{}); err != nil {
@@ -129,123 +119,95 @@ func (p *Poller) init() error {
 	if p.raw, err = p.file.SyscallConn(); err != nil {
 		return err
 	}
-	bell, _, errno := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
+	wakeFD, _, errno := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if errno != 0 {
 		return os.NewSyscallError("eventfd2", errno)
 	}
-	p.bell = int(bell)
-	if err := p.control(syscall.EPOLL_CTL_ADD, p.bell, watched, noSlot<<1, 0); err != nil {
-		syscall.Close(p.bell)
+	p.wakeFD = int(wakeFD)
+	if err := p.control(syscall.EPOLL_CTL_ADD, p.wakeFD, watched, noSlot, 0); err != nil {
+		syscall.Close(p.wakeFD)
 		return err
 	}
 	return nil
 }
 
-// Close closes the poller. Nobody may wait for it, or will again; its sockets are
-// their owner's to close.
-func (p *Poller) Close() {
+// Close closes the poller. No goroutine may wait for it, now or later. Its sockets stay
+// open.
+func (p *Poller[O]) Close() {
 	p.file.Close()
-	syscall.Close(p.bell)
+	syscall.Close(p.wakeFD)
 }
 
-// Add watches sockets of owner: no event of one is returned before all are watched.
-func (p *Poller) Add(owner any, sockets ...*Socket) (Token, error) {
+// Add watches s, whose events Next returns with owner.
+func (p *Poller[O]) Add(s *Socket, owner *O) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	t := p.takeLocked(owner)
-	for i, s := range sockets {
-		if err := p.watch(s, t, i); err != nil {
-			for _, s := range sockets[:i] {
-				p.forget(s)
-			}
-			p.giveBackLocked(t)
-			return Token{}, err
-		}
-	}
-	return t, nil
-}
-
-// Join gives what t stands for to another owner, and watches one more of his sockets,
-// which has the given index. What Next has returned before is still the old
-// owner's.
-func (p *Poller) Join(t Token, owner any, s *Socket, index int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.watch(s, t, index); err != nil {
+	p.allocateLocked(s, owner)
+	if err := p.controlSocket(syscall.EPOLL_CTL_ADD, s); err != nil {
+		p.freeLocked(s)
 		return err
 	}
-	p.slots[t.slot].owner = owner
 	return nil
 }
 
-// Remove makes the poller forget an owner and its sockets, which are still open
-// unless Forget was called: what it has been told about them is stale from now on.
-func (p *Poller) Remove(t Token, sockets ...*Socket) {
+// Remove stops watching s, which must still be open. Next drops the events of s that it
+// has not returned yet.
+//
+// Closing s alone is not enough: where the descriptor was duplicated, the kernel goes on
+// watching.
+func (p *Poller[O]) Remove(s *Socket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.slots[t.slot].generation != t.generation {
-		panic("BUG: an owner is removed twice")
+	if p.slots[s.slot].generation != s.generation {
+		panic("BUG: a socket is removed twice")
 	}
-	// Closing alone would not do: a descriptor that somebody has duplicated stays
-	// in the kernel's list.
-	for _, s := range sockets {
-		p.forget(s)
-	}
-	p.giveBackLocked(t)
+	p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0, 0)
+	p.freeLocked(s)
 }
 
-func (p *Poller) watch(s *Socket, t Token, index int) error {
-	return p.controlSocket(syscall.EPOLL_CTL_ADD, s, t, index)
-}
-
-// TellWritable makes the poller tell of Writable too, from now on: at once if s is
-// writable already. It does nothing if that is so. A new socket is almost always
-// writable, and to be told so would wake who waits for nothing.
-func (p *Poller) TellWritable(t Token, s *Socket, index int) error {
-	if s.tellsWritable {
+// WatchWrites makes the poller report Writable too, from now on: at once if s is
+// writable already. A second call does nothing. A new socket is almost always writable,
+// and that event would wake the loop for nothing.
+func (p *Poller[O]) WatchWrites(s *Socket) error {
+	if s.watchesWrites {
 		return nil
 	}
-	s.tellsWritable = true
-	return p.controlSocket(syscall.EPOLL_CTL_MOD, s, t, index)
+	s.watchesWrites = true
+	return p.controlSocket(syscall.EPOLL_CTL_MOD, s)
 }
 
-func (p *Poller) controlSocket(op int, s *Socket, t Token, index int) error {
+func (p *Poller[O]) controlSocket(op int, s *Socket) error {
 	edges := watched
-	if s.tellsWritable {
+	if s.watchesWrites {
 		edges |= uint32(Writable)
 	}
-	return p.control(op, int(s.fd), edges, t.slot<<1|uint32(index), t.generation)
+	return p.control(op, int(s.fd), edges, s.slot, s.generation)
 }
 
-// Forget makes the poller forget one socket of an owner, before it is closed
-// without the other.
-func (p *Poller) Forget(s *Socket) { p.forget(s) }
-
-func (p *Poller) forget(s *Socket) { p.control(syscall.EPOLL_CTL_DEL, int(s.fd), 0, 0, 0) }
-
-func (p *Poller) takeLocked(owner any) Token {
+// allocateLocked gives s a slot.
+func (p *Poller[O]) allocateLocked(s *Socket, owner *O) {
 	n := p.free
 	if n == noSlot {
 		n = uint32(len(p.slots))
-		p.slots = append(p.slots, slot{})
+		p.slots = append(p.slots, slot[O]{})
 	} else {
 		p.free = p.slots[n].nextFree
 	}
 	p.slots[n].owner = owner
-	return Token{n, p.slots[n].generation}
+	s.slot, s.generation = n, p.slots[n].generation
 }
 
-func (p *Poller) giveBackLocked(t Token) {
-	s := &p.slots[t.slot]
-	s.owner = nil
-	s.generation++
-	s.nextFree = p.free
-	p.free = t.slot
+func (p *Poller[O]) freeLocked(s *Socket) {
+	f := &p.slots[s.slot]
+	f.owner = nil
+	f.generation++
+	f.nextFree = p.free
+	p.free = s.slot
 }
 
-// control is epoll_ctl. Key and generation come back with each event.
-func (p *Poller) control(op, fd int, edges, key, generation uint32) error {
-	ev := syscall.EpollEvent{Events: edges, Fd: int32(key), Pad: int32(generation)}
+// control is epoll_ctl. Each event carries slot and generation.
+func (p *Poller[O]) control(op, fd int, edges, slot, generation uint32) error {
+	ev := syscall.EpollEvent{Events: edges, Fd: int32(slot), Pad: int32(generation)}
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, uintptr(p.fd), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
 	if errno != 0 {
 		return os.NewSyscallError("epoll_ctl", errno)
@@ -254,16 +216,16 @@ func (p *Poller) control(op, fd int, edges, key, generation uint32) error {
 }
 
 // Wake makes a call of Wait that is under way, or else the next one, return.
-func (p *Poller) Wake() {
+func (p *Poller[O]) Wake() {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
-	write(p.bell, one[:])
+	write(p.wakeFD, one[:])
 }
 
-// Wait waits until there are events, which Next then returns. It may find none: a
-// call of Wake. It reports whether the goroutine was parked, so that others have had
-// their turn.
-func (p *Poller) Wait() (hasParked bool, err error) {
+// Wait waits until there are events, which Next then returns. After a call of Wake there
+// may be none. It reports whether the goroutine was parked, in which case other
+// goroutines have run.
+func (p *Poller[O]) Wait() (hasParked bool, err error) {
 	p.hasParked = false
 	if err := p.raw.Read(p.tryToPark); err != nil {
 		return false, err
@@ -271,40 +233,40 @@ func (p *Poller) Wait() (hasParked bool, err error) {
 	return p.hasParked, p.err
 }
 
-// Poll is Wait, but does not wait.
-func (p *Poller) Poll() error {
+// Poll is Wait without waiting.
+func (p *Poller[O]) Poll() error {
 	p.poll()
 	return p.err
 }
 
-// Yield returns after all goroutines have had their turn that could run, and those
-// that the runtime's poller would wake. What Next has not returned yet it returns
-// still. [runtime.Gosched] is less than that: the poller is not asked as long as
-// anything can run, and an ordinary server in the same process then answered in 20 ms,
-// where it takes 1 with this.
-func (p *Poller) Yield() error {
+// Yield returns after all goroutines that could run have run, and those that the
+// runtime's poller would wake. Next still returns the events that it has not returned
+// yet. [runtime.Gosched] does less: the runtime does not poll as long as any goroutine
+// can run, and an ordinary server in the same process then answered in 20 ms, where it
+// takes 1 with this.
+func (p *Poller[O]) Yield() error {
 	p.hasParked = false
 	return p.raw.Read(p.parkOnce)
 }
 
-// yield makes the goroutine wait the first time that it is asked.
-func (p *Poller) yield(uintptr) bool {
+// yield makes the goroutine wait the first time that it is called.
+func (p *Poller[O]) yield(uintptr) bool {
 	if p.hasParked {
 		return true
 	}
 	p.hasParked = true
-	p.Wake() // while it is parked: the runtime's poller looks for edges
+	p.Wake() // while it is parked: the runtime's poller waits for edges
 	return false
 }
 
-// park reports whether there is something to do. If not, the goroutine waits.
-func (p *Poller) park(uintptr) bool {
+// park reports whether there are events. If not, the goroutine is parked.
+func (p *Poller[O]) park(uintptr) bool {
 	p.poll()
-	for i := 0; p.hasNothing() && i < maxYields; i++ {
+	for i := 0; p.isEmpty() && i < maxYields; i++ {
 		schedYield()
 		p.poll()
 	}
-	if !p.hasNothing() {
+	if !p.isEmpty() {
 		return true
 	}
 	p.hasParked = true
@@ -312,36 +274,35 @@ func (p *Poller) park(uintptr) bool {
 }
 
 // poll asks for events without waiting.
-func (p *Poller) poll() {
+func (p *Poller[O]) poll() {
 	p.next = 0
 	p.have, p.err = epollWait(p.fd, p.events[:])
 }
 
-func (p *Poller) hasNothing() bool { return p.have == 0 && p.err == nil }
+func (p *Poller[O]) isEmpty() bool { return p.have == 0 && p.err == nil }
 
-// Next returns the next event, or reports that there is none. It skips what is
-// stale by now: what happens to one event's owner may have removed that of
-// another.
-func (p *Poller) Next() (Event, bool) {
+// Next returns the next event and the owner of its socket, or nil if there is none. It
+// skips the events of sockets that were removed meanwhile.
+func (p *Poller[O]) Next() (*O, Edges) {
 	for p.next < p.have {
 		e := &p.events[p.next]
 		p.next++
-		key := uint32(e.Fd)
-		if owner := p.owner(Token{key >> 1, uint32(e.Pad)}); owner != nil {
-			return Event{owner, int(key & 1), Edges(e.Events)}, true
+		if owner := p.owner(uint32(e.Fd), uint32(e.Pad)); owner != nil {
+			return owner, Edges(e.Events)
 		}
 	}
-	return Event{}, false
+	return nil, 0
 }
 
-// owner returns whose token t is; nil if nobody's any more, or the bell's.
-func (p *Poller) owner(t Token) any {
-	if t.slot == noSlot {
+// owner returns the owner of a slot; nil if the slot has another generation by now, or
+// is that of wakeFD.
+func (p *Poller[O]) owner(slot, generation uint32) *O {
+	if slot == noSlot {
 		return nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s := &p.slots[t.slot]; s.generation == t.generation {
+	if s := &p.slots[slot]; s.generation == generation {
 		return s.owner
 	}
 	return nil

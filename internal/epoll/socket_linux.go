@@ -18,7 +18,9 @@ var ErrAgain = errors.New("epoll: nothing can be moved now")
 type Socket struct {
 	fd            int32
 	isUnix        bool
-	tellsWritable bool // a poller is to tell when it is writable; see Poller.TellWritable
+	watchesWrites bool // see Poller.WatchWrites
+
+	slot, generation uint32 // of its poller, while it is watched
 }
 
 // TakeOver makes s the same connection as c, under a descriptor of its own. C is to
@@ -116,6 +118,12 @@ func (s *Socket) File() (*os.File, error) {
 	}
 	return os.NewFile(uintptr(dup.fd), "socket"), nil
 }
+
+// SendQueue returns how many bytes the peer's kernel has not acknowledged, those that
+// were not sent yet and the end of the stream included. On a unix socket it is the memory
+// that the peer has not read, in bytes that are more than those of the stream. 0 means
+// that the peer's kernel has all.
+func (s *Socket) SendQueue() int { return sendQueue(int(s.fd)) }
 
 // Close closes the socket, once.
 func (s *Socket) Close() error {

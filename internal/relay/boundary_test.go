@@ -30,7 +30,7 @@ func sideInBubble(t *testing.T, test func(t *testing.T, e engine, from Side)) {
 	})
 }
 
-func TestGoodbyeWaitsForTheEndOfAFrame(t *testing.T) {
+func TestShutdownWaitsForTheEndOfAFrame(t *testing.T) {
 	forEachNetwork(t, func(t *testing.T, e engine, n network) {
 		forEachSide(t, func(t *testing.T, from Side) {
 			s := e.start(t, n, setup{})
@@ -40,14 +40,27 @@ func TestGoodbyeWaitsForTheEndOfAFrame(t *testing.T) {
 
 			go src.Write([]byte(big[:half]))
 			dst.WantRaw(big[:half])
-			s.Goodbye(CauseShutdown, 0, "")
-			src.WantClose(1001) // at once: the other direction stands at a boundary
-			go src.Write(append([]byte(big[half:]), wire(from, wstest.Text("too late"))...))
+			s.Close(CauseShutdown, 0, "")
+			if from == Backend {
+				src.WantClose(1001) // at once: the other direction stands at a boundary
+			}
+			go src.Write(append([]byte(big[half:]), wire(from, wstest.Text("more"))...))
 			dst.WantRaw(big[half:])
-			dst.WantClose(1001)
-			s.answerGoodbye()
+			s.wantMoreOfTheBackendOnly(from, wstest.Text("more"))
+			s.answerShutdown()
 		})
 	})
+}
+
+// wantMoreOfTheBackendOnly wants what from has sent after a shutdown began to reach the
+// client. What the client sends is dropped from the backend's Close frame on.
+func (s *scene) wantMoreOfTheBackendOnly(from Side, more wstest.Frame) {
+	s.t.Helper()
+	if from == Client {
+		s.backend.WantClose(1001)
+	} else {
+		s.client.Want(more)
+	}
 }
 
 // A halting connection can stop in the middle of what it writes.
@@ -70,7 +83,7 @@ func (h *halting) Write(b []byte) (int, error) {
 }
 
 // A deadline that wakes a read must not harm the connection that is read.
-func TestGoodbyeInTheMiddleOfATLSRecord(t *testing.T) {
+func TestShutdownInsideATLSRecordHarmsNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, e engine) {
 		a, b := memnet.Pipe(64 << 10)
 		far := &halting{Conn: b}
@@ -84,15 +97,15 @@ func TestGoodbyeInTheMiddleOfATLSRecord(t *testing.T) {
 		far.goOn = make(chan struct{})
 		go s.client.Write([]byte(frame[10:]))
 		synctest.Wait()
-		s.Goodbye(CauseShutdown, 0, "")
+		s.Close(CauseShutdown, 0, "")
 		synctest.Wait() // it has been woken, and waits for the rest
 		close(far.goOn)
 		s.backend.WantRaw(frame[10:])
-		s.wantGoodbye()
+		s.wantShutdown()
 	})
 }
 
-func TestGoodbyeIsSaidBetweenFragments(t *testing.T) {
+func TestShutdownComesBetweenFragments(t *testing.T) {
 	forEachNetwork(t, func(t *testing.T, e engine, n network) {
 		forEachSide(t, func(t *testing.T, from Side) {
 			s := e.start(t, n, setup{})
@@ -100,11 +113,14 @@ func TestGoodbyeIsSaidBetweenFragments(t *testing.T) {
 			first := wstest.Fragment(wstest.OpText, false, "first")
 			src.Send(first)
 			dst.Want(first)
-			s.Goodbye(CauseShutdown, 0, "")
-			dst.WantClose(1001)
-			src.WantClose(1001)
-			src.Send(wstest.Fragment(wstest.OpContinuation, true, "too late"))
-			s.answerGoodbye()
+			s.Close(CauseShutdown, 0, "")
+			s.backend.WantClose(1001)
+			rest := wstest.Fragment(wstest.OpContinuation, true, "rest")
+			src.Send(rest)
+			if from == Backend {
+				dst.Want(rest)
+			}
+			s.answerShutdown()
 		})
 	})
 }
@@ -125,27 +141,28 @@ func partsOf(from Side) map[string][]byte {
 	return parts
 }
 
-func TestGoodbyeWhileAPartOfAFrameIsHeldBack(t *testing.T) {
+func TestShutdownDoesNotWaitForAHeldPart(t *testing.T) {
 	sideInBubble(t, func(t *testing.T, e engine, from Side) {
 		for name, part := range partsOf(from) {
 			s := e.start(t, memory(1<<20), setup{})
-			src, dst := s.peers(from)
+			src, _ := s.peers(from)
 			src.SendRaw(part)
 			synctest.Wait() // it is held back now
 			start := time.Now()
-			s.Goodbye(CauseShutdown, 0, "")
-			dst.WantClose(1001)
-			src.WantClose(1001)
+			s.Close(CauseShutdown, 0, "")
+			s.backend.WantClose(1001)
 			if took := time.Since(start); took != 0 {
-				t.Errorf("%s: Goodbye was heard after %v; want at once", name, took)
+				t.Errorf("%s: the Close frame came after %v; want at once", name, took)
 			}
-			// The rest of it and the answer are parsed, and go nowhere.
-			whole := wire(from, wstest.Ping("hello"))
+			whole := wstest.Ping("hello")
 			if part[0]&0x0F == wstest.OpBinary {
-				whole = wire(from, wstest.Binary(make([]byte, 1<<16)))
+				whole = wstest.Binary(make([]byte, 1<<16))
 			}
-			src.SendRaw(whole[len(part):])
-			s.answerGoodbye()
+			src.SendRaw(wire(from, whole)[len(part):])
+			if from == Backend {
+				s.client.Want(whole)
+			}
+			s.answerShutdown()
 		}
 	})
 }
@@ -159,13 +176,12 @@ func TestSourceThatEndsInAHeldPartLeavesABoundary(t *testing.T) {
 			src.SendRaw(part)
 			src.CloseWrite()
 			dst.Want(wstest.Text("whole"))
-			code := map[Side]int{Client: 1001, Backend: 1012}[from]
-			dst.WantClose(uint16(code))
-			dst.Send(wstest.Close(uint16(code), ""))
-			src.WantClose(uint16(code)) // the answer passes, for src can still read
+			s.wantLossOf(from)
+			dst.Send(wstest.Close(1000, ""))
+			src.WantClose(1000) // the answer passes, for src can still read
 			s.client.Close()
 			s.backend.Close()
-			if s.wantEnd(End{Side: from, Cause: CauseLost, Code: code}); t.Failed() {
+			if s.wantEnd(lossOf(from)); t.Failed() {
 				t.Fatal(name)
 			}
 		}
@@ -193,8 +209,8 @@ func TestSourceThatEndsInsideAFrameCutsTheDestination(t *testing.T) {
 					start := time.Now()
 					end(t, src)
 					wantGone(t, dst) // without a frame
-					if took := time.Since(start); took >= drainTimeout {
-						t.Errorf("the %v's end was told after %v; want at once", from, took)
+					if took := time.Since(start); took >= time.Second {
+						t.Errorf("the other side's stream ended %v after the %v's; want at once", took, from)
 					}
 					dst.Close()
 					if got := s.wait(); got.Side != from || got.Cause != CauseLost || !got.Cut {
@@ -227,16 +243,42 @@ func isTimeout(err error) bool {
 
 func TestNothingFollowsACloseFrameOfOurs(t *testing.T) {
 	forEachNetwork(t, func(t *testing.T, e engine, n network) {
-		forEachSide(t, func(t *testing.T, from Side) {
-			s := e.start(t, n, setup{Config: Config{MaxMessage: 10}})
-			src, dst := s.peers(from)
-			s.Goodbye(CauseShutdown, 0, "")
-			dst.WantClose(1001)
-			src.WantClose(1001)
-			src.Send(wstest.Text("late"), wstest.Ping("late"), wstest.Fragment(wstest.OpText, false, "la"))
-			src.Send(wstest.Fragment(wstest.OpContinuation, true, "te, and over the limit of messages"))
-			s.answerGoodbye()
-		})
+		s := e.start(t, n, setup{Config: Config{MaxMessage: 10}})
+		s.Close(CauseShutdown, 0, "")
+		s.backend.WantClose(1001)
+		s.client.Send(wstest.Text("late"), wstest.Ping("late"), wstest.Fragment(wstest.OpText, false, "la"))
+		s.client.Send(wstest.Fragment(wstest.OpContinuation, true, "te, and over the limit of messages"))
+		s.answerShutdown()
+	})
+}
+
+func TestShutdownRelaysTheBackendUntilItsClose(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		s := e.start(t, n, setup{})
+		s.Close(CauseShutdown, 0, "")
+		s.backend.WantClose(1001)
+		last := []wstest.Frame{wstest.Text("last"), wstest.Ping("words"), wstest.Fragment(wstest.OpText, false, "not whole")}
+		s.backend.Send(last...)
+		s.client.Want(last...)
+		rest := wstest.Fragment(wstest.OpContinuation, true, "rest")
+		s.backend.Send(rest, wstest.Close(1001, "not for the client"), wstest.Text("behind it"))
+		s.client.Want(rest, wstest.Close(1001, "shutting down"))
+		s.client.Send(wstest.Close(1001, ""))
+		s.hangUp()
+		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+	})
+}
+
+func TestShutdownPassesAnApplicationCodeOfTheBackend(t *testing.T) {
+	forEachNetwork(t, func(t *testing.T, e engine, n network) {
+		s := e.start(t, n, setup{})
+		s.Close(CauseShutdown, 0, "")
+		s.backend.WantClose(1001)
+		s.backend.Send(wstest.Close(4100, "come again"))
+		s.client.Want(wstest.Close(4100, "come again"))
+		s.client.Send(wstest.Close(4100, ""))
+		s.hangUp()
+		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 4100})
 	})
 }
 
@@ -259,14 +301,14 @@ func TestNothingFollowsTheCloseFrameOfAPeer(t *testing.T) {
 	})
 }
 
-func TestGoodbyeAfterAPeersCloseAddsNothing(t *testing.T) {
+func TestShutdownAfterAPeersCloseAddsNothing(t *testing.T) {
 	forEachNetwork(t, func(t *testing.T, e engine, n network) {
 		forEachSide(t, func(t *testing.T, from Side) {
 			s := e.start(t, n, setup{})
 			src, dst := s.peers(from)
 			src.Send(wstest.Close(1000, ""))
 			dst.WantClose(1000)
-			s.Goodbye(CauseShutdown, 0, "")
+			s.Close(CauseShutdown, 0, "")
 			dst.Send(wstest.Text("still talking"), wstest.Close(1000, ""))
 			src.Want(wstest.Text("still talking"), wstest.Close(1000, ""))
 			s.hangUp()
@@ -284,7 +326,7 @@ func TestNoDirectionCarriesTwoCloseFrames(t *testing.T) {
 		for range rounds {
 			s := e.start(t, n, setup{})
 			var wg sync.WaitGroup
-			wg.Go(func() { s.Goodbye(CauseShutdown, 0, "") })
+			wg.Go(func() { s.Close(CauseShutdown, 0, "") })
 			wg.Go(func() { s.client.WriteFrames(wstest.Text("x"), wstest.Close(1000, "")) })
 			wg.Go(func() { s.backend.WriteFrames(wstest.Text("x"), wstest.Close(1000, "")) })
 			for _, p := range []*wstest.Peer{s.client, s.backend} {
@@ -315,14 +357,16 @@ func countCloses(t *testing.T, p *wstest.Peer) {
 	}
 }
 
-func TestGoodbyeBeforeRun(t *testing.T) {
+func TestCloseBeforeRun(t *testing.T) {
 	forEachNetwork(t, func(t *testing.T, e engine, n network) {
 		s := e.prepare(t, n, setup{fromClient: masked(wstest.Text("early")), fromBackend: unmasked(wstest.Text("early"))})
-		s.Goodbye(CauseShutdown, 0, "")
+		s.Close(CauseShutdown, 0, "")
 		s.begin()
-		s.wantGoodbye()
-		if toBackend, toClient := s.Counts(); toBackend != (Counts{}) || toClient != (Counts{}) {
-			t.Errorf("Counts() = %+v, %+v; want none", toBackend, toClient)
+		s.client.Want(wstest.Text("early"))
+		s.wantShutdown()
+		toBackend, toClient := s.Counts()
+		if want := (Counts{uint64(len(unmasked(wstest.Text("early")))), 1}); toBackend != (Counts{}) || toClient != want {
+			t.Errorf("Counts() = %+v, %+v; want none and %+v", toBackend, toClient, want)
 		}
 	})
 }
@@ -369,10 +413,18 @@ func TestBrokenFrameIsNotPassedButWhatStandsBeforeIs(t *testing.T) {
 			if from == Backend {
 				toDst = 1012
 			}
-			dst.WantClose(toDst)
-			src.WantClose(toSrc)
-			dst.Send(wstest.Close(toDst, ""))
-			src.Send(wstest.Close(toSrc, ""))
+			if from == Client {
+				dst.WantClose(toDst)
+				dst.Send(wstest.Text("an answer to what was good"), wstest.Close(toDst, ""))
+				src.Want(wstest.Text("an answer to what was good"))
+				src.WantClose(toSrc)
+				src.Send(wstest.Close(toSrc, ""))
+			} else {
+				dst.WantClose(toDst)
+				src.WantClose(toSrc)
+				dst.Send(wstest.Close(toDst, ""))
+				src.Send(wstest.Close(toSrc, ""))
+			}
 			s.hangUp()
 			s.wantEnd(End{Side: from, Cause: CauseProtocol, Code: map[Side]int{Client: 1002, Backend: 1012}[from]})
 		})

@@ -111,8 +111,8 @@ func TestHugeMessagesPassBothWaysAtOnce(t *testing.T) {
 					together(
 						func() { s.passBulk(bulk{Client, messageBytes, f.fragment}) },
 						func() { s.passBulk(bulk{Backend, messageBytes, f.fragment}) })
-					s.Goodbye(CauseShutdown, 0, "")
-					s.wantGoodbye()
+					s.Close(CauseShutdown, 0, "")
+					s.wantShutdown()
 				})
 			}
 		}
@@ -131,7 +131,7 @@ func (s *scene) passBulk(m bulk) {
 			n, err := io.CopyBuffer(got, io.LimitReader(dst.Conn(), wantBytes), make([]byte, 256<<10))
 			if err != nil || string(got.Sum(nil)) != string(want.Sum(nil)) {
 				s.t.Errorf("from the %v: %d of %d bytes arrived, or others than were sent; %v", m.from, n, wantBytes, err)
-				s.Cut(CauseShutdown)
+				s.Abort(CauseShutdown)
 			}
 		})
 }

@@ -46,10 +46,10 @@ func TestCloseFramesOfBothSidesCross(t *testing.T) {
 func TestStreamsOfBothSidesEndAtOnce(t *testing.T) {
 	repeat(t, func(t *testing.T, s *scene) {
 		together(s.client.Close, s.backend.Close)
-		code := map[Side]int{Client: 1001, Backend: 1012}[s.wait().Side]
+		want := lossOf(s.wait().Side)
 		if s.end.Code == 0 {
-			code = 0 // the other side was gone before it could be told
+			want.Code = 0 // the client was gone before it could be told
 		}
-		s.wantEnd(End{Side: s.end.Side, Cause: CauseLost, Code: code})
+		s.wantEnd(want)
 	})
 }

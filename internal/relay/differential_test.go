@@ -149,7 +149,7 @@ func BenchmarkRelay(b *testing.B) {
 func benchmarkEcho(b *testing.B, e engine, n network, size int) {
 	nearClient, client := n.client(b)
 	nearBackend, backend := n.backend(b)
-	tunnel := e.open(leg{conn: nearClient}, leg{conn: nearBackend}, Config{})
+	tunnel := e.open(end{conn: nearClient}, end{conn: nearBackend}, Config{})
 	done := make(chan struct{})
 	go func() {
 		tunnel.Run()
@@ -174,7 +174,7 @@ func benchmarkEcho(b *testing.B, e engine, n network, size int) {
 			b.Fatal(err)
 		}
 	}
-	tunnel.Cut(CauseShutdown)
+	tunnel.Abort(CauseShutdown)
 	<-done
 	client.Close()
 	backend.Close()

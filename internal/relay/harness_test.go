@@ -22,7 +22,7 @@ type engine struct {
 
 	// open makes a tunnel, which does nothing before Run. It ignores the
 	// connections in c.
-	open func(client, backend leg, c Config) tunnel
+	open func(client, backend end, c Config) tunnel
 
 	// needsSockets says that it takes no connections but TCP and unix sockets.
 	needsSockets bool
@@ -31,27 +31,37 @@ type engine struct {
 // A tunnel is what an engine makes; see [Relay].
 type tunnel interface {
 	Run() End
-	Goodbye(Cause, int, string)
-	Cut(Cause)
+	Close(Cause, int, string)
+	Abort(Cause)
 	Counts() (toBackend, toClient Counts)
-	StalledFor() time.Duration
-	CutStalled(time.Duration)
 }
 
-// A leg is one connection of a tunnel, with what was read from it before.
-type leg struct {
+// An end is one connection of a tunnel, with what was read from it before.
+type end struct {
 	conn  net.Conn
 	early []byte
 }
 
 var engines = []engine{
-	{name: "portable", open: func(client, backend leg, c Config) tunnel {
-		return New(between(client, backend, c))
+	{name: "portable", open: func(client, backend end, c Config) tunnel {
+		e := NewEngine(Limits{})
+		return &ownTunnel{e.New(between(client, backend, c)), e}
 	}},
 }
 
+// An ownTunnel has an engine of its own, which ends with it.
+type ownTunnel struct {
+	*Relay
+	engine *Engine
+}
+
+func (t *ownTunnel) Run() End {
+	defer t.engine.Close()
+	return t.Relay.Run()
+}
+
 // between returns c with client and backend as its connections.
-func between(client, backend leg, c Config) Config {
+func between(client, backend end, c Config) Config {
 	c.Client = netconn.New(client.conn, client.early)
 	c.Backend = netconn.New(backend.conn, backend.early)
 	return c
@@ -61,6 +71,15 @@ func forEachEngine(t *testing.T, test func(t *testing.T, e engine)) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) { test(t, e) })
 	}
+}
+
+// forEachEngineAtOnce is forEachEngine for a test that waits more than it works.
+func forEachEngineAtOnce(t *testing.T, test func(t *testing.T, e engine)) {
+	t.Parallel()
+	forEachEngine(t, func(t *testing.T, e engine) {
+		t.Parallel()
+		test(t, e)
+	})
 }
 
 // inBubble runs test over each engine that can run in memory, in a bubble, whose
@@ -102,12 +121,27 @@ func memory(bufferBytes int) network {
 }
 
 func forEachNetwork(t *testing.T, test func(t *testing.T, e engine, n network)) {
+	forEachNetworkOf(t, networks, test)
+}
+
+func forEachNetworkOf(t *testing.T, networks []network, test func(t *testing.T, e engine, n network)) {
 	forEachEngine(t, func(t *testing.T, e engine) {
 		for _, n := range networks {
 			if n.isSockets || !e.needsSockets {
 				t.Run(n.name, func(t *testing.T) { test(t, e, n) })
 			}
 		}
+	})
+}
+
+// forEachNetworkAtOnce is forEachNetwork for a test that waits, or fills buffers. It does
+// without networks that stall as one of the others does.
+func forEachNetworkAtOnce(t *testing.T, test func(t *testing.T, e engine, n network)) {
+	t.Parallel()
+	few := []network{narrow(networks[0]), narrow(networks[1]), networks[4], networks[6]}
+	forEachNetworkOf(t, few, func(t *testing.T, e engine, n network) {
+		t.Parallel()
+		test(t, e, n)
 	})
 }
 
@@ -179,6 +213,7 @@ type scene struct {
 	t                       *testing.T
 	client, backend         *wstest.Peer
 	nearClient, nearBackend net.Conn
+	cannotHalfClose         bool // see network
 
 	isRunning bool
 	done      chan struct{} // closed when Run has returned
@@ -205,17 +240,17 @@ func (e engine) prepare(t *testing.T, n network, s setup) *scene {
 	nearClient, farClient := n.client(t)
 	nearBackend, farBackend := n.backend(t)
 	scene := &scene{
-		tunnel: e.open(leg{nearClient, s.fromClient}, leg{nearBackend, s.fromBackend}, s.Config),
+		tunnel: e.open(end{nearClient, s.fromClient}, end{nearBackend, s.fromBackend}, s.Config),
 		t:      t,
 		client: wstest.NewClient(t, farClient), backend: wstest.NewBackend(t, farBackend),
-		nearClient: nearClient, nearBackend: nearBackend,
+		nearClient: nearClient, nearBackend: nearBackend, cannotHalfClose: n.cannotHalfClose,
 		done: make(chan struct{}),
 	}
 	t.Cleanup(func() {
 		if !scene.isRunning {
 			scene.begin()
 		}
-		scene.Cut(CauseShutdown)
+		scene.Abort(CauseShutdown)
 		<-scene.done
 	})
 	return scene
@@ -257,7 +292,7 @@ func (s *scene) wait() End {
 	s.t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(10 * time.Second): // the linger and the drain take 6
+	case <-time.After(30 * time.Second): // a stuck leg, and a silent one behind it, take 20
 		s.t.Fatal("the tunnel has not ended")
 	}
 	for side, conn := range map[Side]net.Conn{Client: s.nearClient, Backend: s.nearBackend} {
@@ -292,7 +327,7 @@ func (s *scene) wantRunning() {
 	}
 }
 
-// hangUp ends both connections as peers do that have said Close, and wants
+// hangUp ends both connections as peers do that have exchanged Close frames. It wants
 // nothing to come before the ends of their streams.
 func (s *scene) hangUp() {
 	s.t.Helper()
@@ -303,25 +338,29 @@ func (s *scene) hangUp() {
 // wantEOFs is hangUp after the backend has ended its stream.
 func (s *scene) wantEOFs() {
 	s.t.Helper()
+	if s.cannotHalfClose { // the client ends first
+		s.client.Conn().(interface{ CloseWrite() error }).CloseWrite()
+	}
 	s.client.WantEOF()
 	s.client.Close()
 	s.backend.WantEOF()
 	s.backend.Close()
 }
 
-// wantGoodbye wants both sides to hear of a shutdown, answers, and wants the end.
-func (s *scene) wantGoodbye() {
+// wantShutdown wants both sides to get the Close frame of a shutdown, the client after
+// the backend's answer. It answers, and wants the end.
+func (s *scene) wantShutdown() {
 	s.t.Helper()
-	s.client.WantClose(1001)
 	s.backend.WantClose(1001)
-	s.answerGoodbye()
+	s.answerShutdown()
 }
 
-// answerGoodbye is wantGoodbye for peers who have heard it.
-func (s *scene) answerGoodbye() {
+// answerShutdown is wantShutdown after the backend has got its Close frame.
+func (s *scene) answerShutdown() {
 	s.t.Helper()
-	s.client.Send(wstest.Close(1001, ""))
 	s.backend.Send(wstest.Close(1001, ""))
+	s.client.WantClose(1001)
+	s.client.Send(wstest.Close(1001, ""))
 	s.hangUp()
 	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
 }

@@ -44,12 +44,13 @@ type backlog struct {
 // withBacklog runs test for a backlog from each side.
 func withBacklog(t *testing.T, test func(t *testing.T, b *backlog)) {
 	narrowNetworks := []network{narrow(networks[0]), narrow(networks[1]), memory(4 << 10)}
-	forEachEngine(t, func(t *testing.T, e engine) {
+	forEachEngineAtOnce(t, func(t *testing.T, e engine) {
 		for _, n := range narrowNetworks {
 			if e.needsSockets && !n.isSockets {
 				continue
 			}
 			t.Run(n.name, func(t *testing.T) {
+				t.Parallel()
 				forEachSide(t, func(t *testing.T, from Side) {
 					t.Parallel() // stalling takes time
 					test(t, newBacklog(t, e.start(t, n, setup{}), from))
@@ -112,7 +113,7 @@ func (b *backlog) wantAll() {
 	}
 }
 
-func TestCloseComesAfterTheLeftover(t *testing.T) {
+func TestCloseFrameComesAfterTheLeftover(t *testing.T) {
 	withBacklog(t, func(t *testing.T, b *backlog) {
 		b.sendRest(wstest.Close(1000, "that was all"))
 		b.wantAll()
@@ -124,13 +125,22 @@ func TestCloseComesAfterTheLeftover(t *testing.T) {
 	})
 }
 
-func TestGoodbyeComesAfterTheLeftover(t *testing.T) {
+func TestShutdownComesAfterTheLeftover(t *testing.T) {
 	withBacklog(t, func(t *testing.T, b *backlog) {
-		b.Goodbye(CauseShutdown, 0, "")
+		b.Close(CauseShutdown, 0, "")
+		if b.from == Client {
+			b.sendRest()
+			wantWholeFrames(t, b)
+			b.answerShutdown()
+			return
+		}
 		b.src.WantClose(1001) // at once: nothing waits in that direction
-		b.sendRest()
-		wantWholeFrames(t, b)
-		b.answerGoodbye()
+		b.sendRest(wstest.Close(1001, ""))
+		b.wantAll()
+		b.client.WantClose(1001)
+		b.client.Send(wstest.Close(1001, ""))
+		b.hangUp()
+		b.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
 	})
 }
 
@@ -174,13 +184,12 @@ func TestEndOfAStreamComesAfterTheLeftover(t *testing.T) {
 			b.src.Conn().(interface{ CloseWrite() error }).CloseWrite()
 		}()
 		b.wantAll()
-		end, code := lossOf(b.from)
-		b.dst.WantClose(code)
-		b.dst.Send(wstest.Close(code, ""))
-		b.src.WantClose(code)
+		b.wantLossOf(b.from)
+		b.dst.Send(wstest.Close(1000, ""))
+		b.src.WantClose(1000)
 		b.src.Close()
 		b.dst.Close()
-		b.wantEnd(end)
+		b.wantEnd(lossOf(b.from))
 	})
 }
 
@@ -219,8 +228,8 @@ func TestResetOfTheSideThatALeftoverWaitsFor(t *testing.T) {
 	withBacklog(t, func(t *testing.T, b *backlog) {
 		b.sendRest()
 		b.dst.Conn().Close() // with what it has not read: a reset
-		end, code := lossOf(otherSide(b.from))
-		b.src.WantClose(code)
+		end := lossOf(otherSide(b.from))
+		b.wantLossOf(end.Side)
 		b.src.Conn().Close()
 		if got := b.wait(); got.Side != end.Side || got.Cause != end.Cause || got.Code != end.Code {
 			t.Errorf("ended with %+v; want %+v", got, end)

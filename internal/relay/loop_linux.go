@@ -3,7 +3,7 @@
 package relay
 
 import (
-	"os"
+	"net"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -21,11 +21,6 @@ import (
 const (
 	// readSize is how much one read takes.
 	readSize = 32 << 10
-
-	// sweepInterval is how exactly the times are kept that bound a tunnel's end. To be
-	// woken takes a program that rests some 0.4 ms of CPU: 10 times a second, one
-	// tunnel that waits for its end took 4 ms a second.
-	sweepInterval = 250 * time.Millisecond
 
 	// closeTimeout bounds the wait for an upgrade that a hook holds up.
 	closeTimeout = time.Second
@@ -52,22 +47,17 @@ const (
 // measured.
 func numLoops() int { return max(runtime.GOMAXPROCS(0)/2, 1) }
 
-// Loops is the event-loop engine of one proxy. It starts nothing before its first
-// tunnel, and what it has started ends with Close.
-type Loops struct {
+// loops are the event loops of an engine. The zero value has started none.
+type loops struct {
 	mu       sync.Mutex
 	loops    []*loop // nil before the first tunnel
 	next     int
 	isClosed bool
 }
 
-// NewLoops returns an engine.
-func NewLoops() *Loops { return new(Loops) }
-
-// Close ends the engine when its tunnels have ended, to which somebody must have
-// seen. It waits for that, though not for ever: a hook may hold a connection to a
-// backend that has no tunnel yet. Tunnels that begin later get the portable engine.
-func (s *Loops) Close() {
+// close makes the loops end after their last tunnels, and waits for that, though not for
+// long.
+func (s *loops) close() {
 	s.mu.Lock()
 	loops := s.loops
 	s.loops, s.isClosed = nil, true
@@ -86,7 +76,8 @@ func (s *Loops) Close() {
 }
 
 // pick returns the loop of the next tunnel, or nil if it can have none.
-func (s *Loops) pick() *loop {
+func (e *Engine) pickLoop() *loop {
+	s := &e.loops
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.isClosed {
@@ -94,9 +85,9 @@ func (s *Loops) pick() *loop {
 	}
 	if s.loops == nil {
 		for range numLoops() {
-			l, err := newLoop()
+			l, err := newLoop(e)
 			if err != nil {
-				break // out of descriptors: those that there are will do, or the next tunnel tries again
+				break // out of descriptors: fewer loops will do, or the next tunnel tries again
 			}
 			go l.run() // ends with close
 			s.loops = append(s.loops, l)
@@ -111,161 +102,106 @@ func (s *Loops) pick() *loop {
 
 // A loop is one goroutine and its tunnels.
 type loop struct {
-	poller *epoll.Poller
+	engine *Engine
+	poller *epoll.Poller[loopConn]
 	done   chan struct{} // closed when run returns
 
 	// Owned by the loop's goroutine.
 	buf      []byte
 	pipe     pipe
-	queue    []*looped // those that have more to do at once
-	previous []*looped // the queue before, for its memory
-	ending   []*looped // those that a sweep looks at
+	queue    []*loopDriver // those that have more to do at once
+	previous []*loopDriver // the queue before, for its memory
+	swept    []*loopDriver // those for which time matters
 	sweeper  *time.Timer
-	busy     time.Time     // since when it has not been parked
-	mayWork  time.Duration // before it lets others have the processor, but for yieldInterval
+	lastTick time.Time
+	busy     time.Time     // since when the loop has not been parked
+	mayWork  time.Duration // before it yields, but at least yieldInterval
 
 	isSweepDue atomic.Bool
 
 	mu        sync.Mutex
-	woken     []*looped // those of which somebody wants something; see wake
+	woken     []*loopDriver // those that other goroutines want something of
 	isWaiting bool
 	isClosing bool
-	members   int // tunnels, and connections that will have one
+	members   int // watched connections
 }
 
-func newLoop() (*loop, error) {
-	p, err := epoll.New()
+func newLoop(e *Engine) (*loop, error) {
+	p, err := epoll.New[loopConn]()
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
+	l := &loop{engine: e, poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
 	l.sweeper = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
 	l.sweeper.Stop()
 	return l, nil
 }
 
-// close makes the loop end after its last tunnel. It does not wait.
+// close makes the loop end after its last connection. It does not wait.
 func (l *loop) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.isClosing = true
-	l.ringLocked()
+	l.wakeLocked()
 }
 
-// ringLocked makes the loop look around, if it waits.
-func (l *loop) ringLocked() {
+// wakeLocked ends the loop's wait for events.
+func (l *loop) wakeLocked() {
 	if l.isWaiting {
 		l.isWaiting = false
 		l.poller.Wake()
 	}
 }
 
-// enter makes t one of the loop's tunnels.
-func (l *loop) enter(t *looped) bool {
+// add watches c. It reports false if the loop is closing or the system refuses.
+func (l *loop) add(c *loopConn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.isClosing {
+	if l.isClosing || l.poller.Add(&c.socket, c) != nil {
 		return false
 	}
-	token, err := l.poller.Add(t, &t.sockets[backendLink], &t.sockets[clientLink])
-	if err != nil {
-		return false
-	}
-	t.token = token
-	l.members++
-	l.enteredLocked(t)
-	return true
-}
-
-// join is enter for a tunnel whose backend's socket is watched already.
-func (l *loop) join(t *looped, d *dialed) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t.token = d.token
-	t.sockets[backendLink] = d.socket
-	t.links[backendLink].note(d.edges)
-	if l.poller.Join(t.token, t, &t.sockets[clientLink], clientLink) != nil {
-		return false
-	}
-	if d.edges&^epoll.Writable != 0 {
-		l.wakeLocked(t)
-	}
-	l.enteredLocked(t)
-	return true
-}
-
-func (l *loop) enteredLocked(t *looped) {
-	t.hasEntered = true
-	if t.isWoken {
-		l.woken = append(l.woken, t)
-		l.ringLocked()
-	}
-}
-
-// watch makes d a member of the loop, which has no tunnel yet.
-func (l *loop) watch(d *dialed) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.isClosing {
-		return false
-	}
-	token, err := l.poller.Add(d, &d.socket)
-	if err != nil {
-		return false
-	}
-	d.token = token
 	l.members++
 	return true
 }
 
-// unwatch is the end of watch.
-func (l *loop) unwatch(d *dialed) {
+// remove stops watching c, which is still open.
+func (l *loop) remove(c *loopConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.poller.Remove(d.token, &d.socket)
+	l.poller.Remove(&c.socket)
 	l.members--
-	l.ringLocked()
+	l.wakeLocked()
 }
 
-// wake makes the loop look how things stand with t. Anybody may call it, at any
-// time.
-func (l *loop) wake(t *looped) {
+// startTunnel makes the loop move t's bytes.
+func (l *loop) startTunnel(t *loopDriver) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.wakeLocked(t)
+	t.mayStart = true
+	l.wakeTunnelLocked(t)
 }
 
-func (l *loop) wakeLocked(t *looped) {
-	if t.isWoken {
-		return
-	}
-	t.isWoken = true
-	if t.hasEntered {
+// wake makes the loop look at t, once it is started.
+func (l *loop) wake(t *loopDriver) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wakeTunnelLocked(t)
+}
+
+func (l *loop) wakeTunnelLocked(t *loopDriver) {
+	if !t.isWoken && t.mayStart {
+		t.isWoken = true
 		l.woken = append(l.woken, t)
-		l.ringLocked()
+		l.wakeLocked()
 	}
 }
 
-// tellWritable makes the poller tell when c, which takes nothing now, takes something
+// watchWrites makes the poller report when c, which takes nothing now, takes something
 // again.
-func (l *loop) tellWritable(c *keeping) {
-	l.mu.Lock() // t may not be done with entering
-	token := c.t.token
-	l.mu.Unlock()
-	if err := l.poller.TellWritable(token, c.socket(), c.index()); err != nil {
+func (l *loop) watchWrites(c *loopConn) {
+	if err := l.poller.WatchWrites(&c.socket); err != nil {
 		panic("BUG: event loop: " + err.Error()) // it is watched
 	}
-}
-
-// leave closes t, whose both sides have ended.
-func (l *loop) leave(t *looped) {
-	t.hasLeft = true
-	l.mu.Lock() // it may end before enter is done with it
-	token := t.token
-	l.members--
-	l.mu.Unlock()
-	l.poller.Remove(token, &t.sockets[backendLink], &t.sockets[clientLink])
-	t.finish()
 }
 
 // run moves what can be moved, again and again.
@@ -277,27 +213,20 @@ func (l *loop) run() {
 	for l.next() {
 		l.handleEvents()
 		l.work()
-		l.lookAtWoken()
+		l.stepWoken()
 		if l.isSweepDue.CompareAndSwap(true, false) {
 			l.sweep(time.Now())
 		}
 	}
 }
 
-// note notes what the poller has told of one of t's sockets, and moves what can be
-// moved because of it.
-func (l *loop) note(t *looped, index int, e epoll.Edges) {
-	t.links[index].note(e)
-	l.turn(t)
-}
-
 // next gets the next events. It waits for them if there is nothing else to do. It
-// reports whether there will be anything to do ever again.
+// reports false when the loop has nothing to do ever again.
 func (l *loop) next() bool {
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
 	mayWait := len(l.queue) == 0 && len(l.woken) == 0 && !l.isSweepDue.Load()
-	l.isWaiting = mayWait && !isOver // the poller must not be rung any more after the end
+	l.isWaiting = mayWait && !isOver // after the end the poller must not be woken any more
 	l.mu.Unlock()
 	if isOver {
 		return false
@@ -313,7 +242,7 @@ func (l *loop) next() bool {
 		l.busy = time.Now()
 	}
 	if err != nil {
-		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
+		panic("BUG: event loop: " + err.Error()) // another part of the program has closed our descriptors
 	}
 	if mayWait {
 		l.mu.Lock()
@@ -323,62 +252,92 @@ func (l *loop) next() bool {
 	return true
 }
 
-// handleEvents gives those a turn to whom something has happened.
+// handleEvents steps each tunnel that has an event.
 func (l *loop) handleEvents() {
-	for e, ok := l.poller.Next(); ok; e, ok = l.poller.Next() {
-		switch owner := e.Owner.(type) {
-		case *looped:
-			l.note(owner, e.Index, e.Edges)
-		case *dialed:
-			owner.note(e.Edges)
+	for c, e := l.poller.Next(); c != nil; c, e = l.poller.Next() {
+		if c.waiter != nil {
+			c.waiter.onEvent(e)
+		}
+		c.onEvent(e)
+		if t := c.t; t != nil && t.isStarted {
+			if e&^(epoll.Readable|epoll.Urgent) != 0 {
+				c.flush()
+			}
+			l.step(t)
 		}
 	}
 }
 
-// work gives those a turn that have more to do.
+// work steps the tunnels that have more to do.
 func (l *loop) work() {
 	l.queue, l.previous = l.previous[:0], l.queue
 	for i, t := range l.previous {
 		l.previous[i] = nil
 		t.isQueued = false
-		l.turn(t)
+		l.step(t)
 	}
 }
 
-// turn moves a bounded part of what t has to move, and then lets others have the
-// processor if it is time.
-func (l *loop) turn(t *looped) {
-	if t.hasLeft {
+// step moves a bounded part of what t has to move, and then yields if it is time.
+func (l *loop) step(t *loopDriver) {
+	if t.numClosed == 2 {
 		return
 	}
-	up, down := l.move(&t.up), l.move(&t.down)
-	t.noteStalls()
-	switch {
-	case t.hasEnded():
-		l.leave(t)
-	case (up || down) && !t.isQueued:
+	if t.r.client.attention.Load() {
+		l.attend(t) // after an abort nothing more is moved
+	}
+	again := l.move(&t.r.client)
+	again = l.move(&t.r.backend) || again
+	if t.r.client.attention.Load() {
+		again = l.attend(t) || again
+		if t.numClosed == 2 {
+			t.finish()
+			l.pause()
+			return
+		}
+		l.sweepTunnel(t)
+	}
+	if again && !t.isQueued {
 		t.isQueued = true
 		l.queue = append(l.queue, t)
 	}
 	l.pause()
 }
 
-// pause lets others have the processor, if it is time. There may be more to do. If they
-// took it for long, as goroutines that compute do, the loop may have it for as long.
+// attend does what the states of t's legs ask for.
+func (l *loop) attend(t *loopDriver) (again bool) {
+	for {
+		t.r.client.attend()
+		t.r.backend.attend()
+		hasActed := t.r.act(t)
+		for _, x := range [...]*leg{&t.r.client, &t.r.backend} {
+			if t.loopConn(x.side).isClosed && !x.isEnded() {
+				x.ended(net.ErrClosed)
+				hasActed = true
+			}
+		}
+		if !hasActed {
+			return false
+		}
+	}
+}
+
+// pause yields, if it is time. There may be more to do. If other goroutines took the
+// processor for long, as those that compute do, the loop may have it for as long.
 func (l *loop) pause() {
 	now := time.Now()
 	if now.Sub(l.busy) <= max(l.mayWork, yieldInterval) {
 		return
 	}
 	if err := l.poller.Yield(); err != nil {
-		panic("BUG: event loop: " + err.Error()) // somebody has closed our descriptors
+		panic("BUG: event loop: " + err.Error()) // another part of the program has closed our descriptors
 	}
 	l.busy = time.Now()
 	l.mayWork = min(l.busy.Sub(now), longestTurn)
 }
 
-// lookAtWoken sees to what others want.
-func (l *loop) lookAtWoken() {
+// stepWoken steps the tunnels that other goroutines want something of.
+func (l *loop) stepWoken() {
 	l.mu.Lock()
 	woken := l.woken
 	l.woken = nil
@@ -387,26 +346,10 @@ func (l *loop) lookAtWoken() {
 	}
 	l.mu.Unlock()
 	for _, t := range woken {
-		l.look(t)
-	}
-}
-
-// look sees how things stand with t: somebody wants something of it, or time has
-// passed.
-func (l *loop) look(t *looped) {
-	if t.hasLeft {
-		return
-	}
-	l.resetStalled(t) // before a stream is ended in order
-	t.lookAt(&t.up)
-	t.lookAt(&t.down)
-	l.turn(t)
-	if !t.isSwept && !t.hasLeft && t.isEnding() {
-		t.isSwept = true
-		l.ending = append(l.ending, t)
-		if len(l.ending) == 1 {
-			l.sweeper.Reset(sweepInterval)
+		if !t.isStarted {
+			t.begin()
 		}
+		l.step(t)
 	}
 }
 
@@ -414,38 +357,44 @@ func (l *loop) look(t *looped) {
 func (l *loop) sweepSoon() {
 	l.isSweepDue.Store(true)
 	l.mu.Lock()
-	l.ringLocked()
+	l.wakeLocked()
 	l.mu.Unlock()
 }
 
-// sweep looks at all tunnels that are ending: time has passed.
-func (l *loop) sweep(now time.Time) {
-	still := l.ending[:0]
-	for _, t := range l.ending {
-		if t.hasLeft {
-			continue
-		}
-		if t.isExpired(now) {
-			t.expire()
-		}
-		l.look(t)
-		still = append(still, t)
+// sweepTunnel makes the loop look at t at each tick, because time matters for it.
+func (l *loop) sweepTunnel(t *loopDriver) {
+	if t.isSwept {
+		return
 	}
-	clear(l.ending[len(still):])
-	l.ending = still
-	if len(still) > 0 {
-		l.sweeper.Reset(sweepInterval)
+	t.isSwept = true
+	if len(l.swept) == 0 {
+		l.lastTick = time.Now()
+		l.sweeper.Reset(tickInterval)
 	}
+	l.swept = append(l.swept, t)
 }
 
-// lookAt ends d if its time is up.
-func (t *looped) lookAt(d *direction) {
-	isOver := d.isOver()
-	if isOver && t.isCut() {
-		d.stop()
-		d.drop()
+// sweep ticks for all tunnels for which time matters.
+func (l *loop) sweep(now time.Time) {
+	d := min(now.Sub(l.lastTick), 2*tickInterval)
+	l.lastTick = now
+	var still []*loopDriver
+	swept := l.swept
+	l.swept = nil
+	for _, t := range swept {
+		if t.numClosed == 2 {
+			continue
+		}
+		if t.tick(d) {
+			still = append(still, t)
+		} else {
+			t.isSwept = false
+		}
+		l.step(t)
 	}
-	if isOver && !d.ended && d.dst().isFlushed() {
-		d.finish(os.ErrDeadlineExceeded)
+	l.swept = append(still, l.swept...)
+	if len(l.swept) > 0 {
+		l.sweeper.Reset(tickInterval)
 	}
+	l.engine.stalled.enforce()
 }

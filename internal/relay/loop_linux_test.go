@@ -3,10 +3,15 @@
 package relay
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
-	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -14,32 +19,36 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// oneLoop returns an engine whose tunnels share one loop, which ends with the test.
-func oneLoop(t *testing.T) (engine, *loop) {
+// withOneLoop returns an engine whose tunnels share the loop that it returns too. The
+// loop does not run yet, and must run at the end of the test.
+func withOneLoop(t *testing.T) (engine, *loop) {
 	t.Helper()
-	l, err := newLoop()
+	e := NewEngine(Limits{})
+	l, err := newLoop(e)
 	if err != nil {
 		t.Fatal(err)
 	}
-	go l.run() // ends with the test
-	return engineOfLoop(t, l), l
+	e.loops.loops = []*loop{l}
+	return engineOf(t, e), l
 }
 
-// engineOfLoop returns an engine that has the loop l alone, which must run at the end
-// of the test.
-func engineOfLoop(t *testing.T, l *loop) engine {
-	return engineOf(t, &Loops{loops: []*loop{l}})
+// runOneLoop is withOneLoop with a loop that runs.
+func runOneLoop(t *testing.T) (engine, *loop) {
+	t.Helper()
+	e, l := withOneLoop(t)
+	go l.run() // ends with the test
+	return e, l
 }
 
 func TestLoopThatHasEndedTouchesNoDescriptor(t *testing.T) {
-	e, l := oneLoop(t)
+	e, l := runOneLoop(t)
 	s := e.start(t, networks[0], setup{})
-	s.Cut(CauseShutdown)
+	s.Abort(CauseShutdown)
 	<-s.done
 	l.close()
 	<-l.done
 	reused := socketPairs(t, 16) // among them the numbers that the loop had
-	s.Cut(CauseShutdown)
+	s.Abort(CauseShutdown)
 	for _, fd := range reused {
 		if n, _, err := syscall.Recvfrom(fd, make([]byte, 100), syscall.MSG_DONTWAIT); err != syscall.EAGAIN {
 			t.Errorf("descriptor %d has been written to: read %d bytes, %v", fd, n, err)
@@ -47,8 +56,7 @@ func TestLoopThatHasEndedTouchesNoDescriptor(t *testing.T) {
 	}
 }
 
-// socketPairs returns descriptors of sockets, whose numbers are the lowest that are
-// free.
+// socketPairs returns descriptors of sockets, whose numbers are the lowest that are free.
 func socketPairs(t *testing.T, pairs int) []int {
 	t.Helper()
 	var fds []int
@@ -67,18 +75,15 @@ func socketPairs(t *testing.T, pairs int) []int {
 	return fds
 }
 
-func TestSweepThatBecomesDueWhileTheLoopIsAtWorkIsNotMissed(t *testing.T) {
-	l, err := newLoop()
+func TestLoopSweepsThoughTheSweepBecameDueWhileItWorked(t *testing.T) {
+	l, err := newLoop(NewEngine(Limits{}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.poller.Close()
-	for isQuiet := false; !isQuiet; { // the poller's own beginnings
-		l.poller.Poll()
-		_, ok := l.poller.Next()
-		isQuiet = !ok
-	}
-	l.sweepSoon() // it is not waiting now
+	l.poller.Poll() // drops what the poller begins with
+	l.handleEvents()
+	l.sweepSoon() // the loop does not wait now
 	next := make(chan struct{})
 	go func() {
 		l.next()
@@ -87,85 +92,43 @@ func TestSweepThatBecomesDueWhileTheLoopIsAtWorkIsNotMissed(t *testing.T) {
 	select {
 	case <-next:
 	case <-time.After(5 * time.Second):
-		t.Error("the loop waits, with a sweep that is due")
+		t.Error("the loop waits, though a sweep is due")
 		l.poller.Wake()
 		<-next
 	}
 }
 
-func TestTunnelMayEndBeforeItHasEntered(t *testing.T) {
-	l, err := newLoop()
-	if err != nil {
-		t.Fatal(err)
+// A tunnel may be taken by the loop and ended before it is started.
+func TestLoopEndsATunnelThatWasAbortedBeforeItsStart(t *testing.T) {
+	e, _ := runOneLoop(t)
+	s := e.prepare(t, networks[0], setup{})
+	if got := relayOf(s).Engine(); got != EventLoop {
+		t.Fatalf("engine is %v", got)
 	}
-	e := engineOfLoop(t, l)
-	first, s := e.prepare(t, networks[0], setup{}), e.prepare(t, networks[0], setup{})
-	first.begin() // its token is that which a tunnel has that has none
-	wantEntered(t, l, 1)
-	s.client.Close()
+	s.client.Send(wstest.Text("hello"))
 	s.backend.Close()
-	s.Cut(CauseShutdown)
-
-	// What follows is enter, so slow that the loop has done all before its end.
-	u := s.tunnel.(*Relay).driver.(*looped)
-	ended := make(chan End, 1)
-	u.done = func(end End) { ended <- end }
-	l.mu.Lock()
-	token, err := l.poller.Add(u, &u.sockets[backendLink], &u.sockets[clientLink])
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() { // ends with the test
-		l.poller.Poll()
-		l.handleEvents()
-		l.run()
-	}()
-	for !isLocked(t, "relay.(*loop).leave(") {
-		runtime.Gosched()
-	}
-	u.token = token
-	l.members++
-	l.enteredLocked(u)
-	l.mu.Unlock()
-	<-ended
-	s.nearClient.Close()
-	s.nearBackend.Close()
-	s.isRunning = true
-	close(s.done)
-
-	first.client.Send(wstest.Text("hello"))
-	first.backend.Want(wstest.Text("hello"))
+	s.Abort(CauseShutdown)
+	s.begin()
+	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Cut: true})
+	other := e.start(t, networks[0], setup{})
+	other.client.Send(wstest.Text("hello"))
+	other.backend.Want(wstest.Text("hello"))
 }
 
-// wantEntered waits until l has so many tunnels.
-func wantEntered(t *testing.T, l *loop, tunnels int) {
-	t.Helper()
-	for {
-		l.mu.Lock()
-		n := l.members
-		l.mu.Unlock()
-		if n == tunnels {
-			return
-		}
-		runtime.Gosched()
-	}
+func TestLoopSendsWhatWasEnqueuedBeforeItsStart(t *testing.T) {
+	e, _ := runOneLoop(t)
+	s := e.prepare(t, networks[0], setup{})
+	s.Close(CauseShutdown, 0, "")
+	s.begin()
+	s.backend.WantClose(1001)
+	s.backend.Send(wstest.Close(1001, ""))
+	s.client.WantClose(1001)
+	s.client.Send(wstest.Close(1001, ""))
+	s.hangUp()
+	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
 }
 
-// isLocked reports whether a goroutine waits for a lock, somewhere within a
-// function.
-func isLocked(t *testing.T, function string) bool {
-	t.Helper()
-	buf := make([]byte, 1<<20)
-	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
-		if strings.Contains(stack, function) {
-			head, _, _ := strings.Cut(stack, "\n")
-			return strings.Contains(head, "sync.Mutex.Lock")
-		}
-	}
-	return false
-}
-
-func TestBusyLoopLetsOthersGoOn(t *testing.T) {
+func TestBusyLoopYields(t *testing.T) {
 	loads := map[string]wstest.Frame{
 		"small messages": wstest.Binary(make([]byte, 100)),
 		"large messages": wstest.Binary(make([]byte, 100_000)),
@@ -173,7 +136,7 @@ func TestBusyLoopLetsOthersGoOn(t *testing.T) {
 	for name, frame := range loads {
 		t.Run(name, func(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-			e, _ := oneLoop(t)
+			e, _ := runOneLoop(t)
 			var tunnels []tunnel
 			for range 8 {
 				tunnels = append(tunnels, circle(t, e, masked(frame)))
@@ -196,22 +159,21 @@ func TestBusyLoopLetsOthersGoOn(t *testing.T) {
 // waitForMessages waits until so many have passed to the backend.
 func waitForMessages(tunnel tunnel, messages uint64) {
 	for {
-		if up, _ := tunnel.Counts(); up.Messages >= messages {
+		if toBackend, _ := tunnel.Counts(); toBackend.Messages >= messages {
 			return
 		}
 		runtime.Gosched()
 	}
 }
 
-// circle lets a frame go round and round, through two tunnels, of which it returns
-// one.
+// circle makes a frame go round and round, through two tunnels, of which it returns one.
 func circle(t *testing.T, e engine, frame []byte) tunnel {
 	t.Helper()
 	a, otherA := unixPair(t)
 	b, otherB := unixPair(t)
 	tunnels := []tunnel{
-		e.open(leg{conn: a, early: frame}, leg{conn: b}, Config{}),
-		e.open(leg{conn: otherB}, leg{conn: otherA}, Config{}),
+		e.open(end{conn: a, early: frame}, end{conn: b}, Config{}),
+		e.open(end{conn: otherB}, end{conn: otherA}, Config{}),
 	}
 	for _, tunnel := range tunnels {
 		done := make(chan struct{})
@@ -220,16 +182,16 @@ func circle(t *testing.T, e engine, frame []byte) tunnel {
 			close(done)
 		}()
 		t.Cleanup(func() {
-			tunnel.Cut(CauseShutdown)
+			tunnel.Abort(CauseShutdown)
 			<-done
 		})
 	}
 	return tunnels[0]
 }
 
-// echoes returns how much CPU this process uses while each echo of an ordinary
-// server in it is under way. Where one processor is all there is, that is how long
-// it takes, without what other processes take.
+// echoes returns how much CPU this process uses while each echo of an ordinary server in
+// it is under way. Where there is one processor, that is how long the echo takes, without
+// what other processes take.
 func echoes(t *testing.T, rounds int) []time.Duration {
 	t.Helper()
 	near, far := tcpPair(t)
@@ -237,7 +199,7 @@ func echoes(t *testing.T, rounds int) []time.Duration {
 	go func() {
 		defer close(served)
 		defer far.Close()
-		io.Copy(struct{ io.Writer }{far}, far) // up to the end of near
+		io.Copy(struct{ io.Writer }{far}, far) // until near is closed
 	}()
 	defer func() { near.Close(); <-served }()
 	var took []time.Duration
@@ -266,4 +228,232 @@ func cpuTime(t *testing.T) time.Duration {
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]
+}
+
+func TestLoopKeepsItsTunnelsApart(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // so that there are two loops
+	const tunnels = 60
+	e := engineOf(t, NewEngine(Limits{}))
+	var scenes []*scene
+	for i := range tunnels {
+		s := e.start(t, networks[i%2], setup{fromClient: masked(wstest.Text("early"))})
+		s.backend.Want(wstest.Text("early"))
+		scenes = append(scenes, s)
+	}
+	var talks sync.WaitGroup
+	errs := make(chan error, tunnels)
+	for i, s := range scenes {
+		talks.Go(func() { errs <- talk(s, rand.NewChaCha8([32]byte{byte(i)})) })
+	}
+	talks.Wait()
+	close(errs)
+	for err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, s := range scenes {
+		endSomehow(s, i%4)
+	}
+}
+
+// talk sends messages of all sizes to and fro.
+func talk(s *scene, random *rand.ChaCha8) error {
+	for range 10 {
+		message := wstest.Binary(make([]byte, random.Uint64()%100_000))
+		random.Read(message.Payload)
+		for _, from := range bothSides {
+			src, dst := s.peers(from)
+			sent := make(chan error, 1)
+			go func() { sent <- src.WriteFrames(message) }()
+			got, err := dst.ReadFrame()
+			if err := errors.Join(err, <-sent); err != nil {
+				return err
+			}
+			if !bytes.Equal(got.Payload, message.Payload) {
+				return fmt.Errorf("a message of %d bytes arrived as another one", len(message.Payload))
+			}
+		}
+	}
+	return nil
+}
+
+// endSomehow ends a tunnel in one of four ways.
+func endSomehow(s *scene, way int) {
+	switch way {
+	case 0:
+		s.Close(CauseShutdown, 0, "")
+		s.backend.WantClose(1001)
+		s.backend.Send(wstest.Close(1001, ""))
+		s.client.WantClose(1001)
+		s.client.Send(wstest.Close(1001, ""))
+		s.hangUp()
+		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+	case 1:
+		s.Abort(CauseShutdown)
+		s.wait()
+	case 2:
+		s.client.Send(wstest.Close(1000, ""))
+		s.backend.WantClose(1000)
+		s.backend.Send(wstest.Close(1000, ""))
+		s.client.WantClose(1000)
+		s.hangUp()
+		s.wantEnd(End{Side: Client, Cause: CauseClosed, Code: 1000})
+	default:
+		s.client.Close()
+		s.backend.WantEOF()
+		s.backend.Close()
+		s.wantEnd(End{Side: Client, Cause: CauseLost})
+	}
+}
+
+func TestEngineClosesWhileTunnelsBegin(t *testing.T) {
+	for range 50 {
+		engine := NewEngine(Limits{})
+		e := engineOf(t, engine)
+		var closing sync.WaitGroup
+		var scenes []*scene
+		for i := range 6 {
+			if i == 3 {
+				closing.Go(engine.Close)
+			}
+			s := e.start(t, networks[i%2], setup{fromBackend: unmasked(wstest.Text("early"))})
+			scenes = append(scenes, s)
+		}
+		for _, s := range scenes {
+			s.client.Want(wstest.Text("early"))
+			s.client.Send(wstest.Text("hello"))
+			s.backend.Want(wstest.Text("hello"))
+		}
+		for _, s := range scenes {
+			s.Abort(CauseShutdown)
+			s.wait()
+		}
+		closing.Wait()
+	}
+}
+
+func TestClosedEngineMakesPortableTunnels(t *testing.T) {
+	engine := NewEngine(Limits{})
+	engine.Close()
+	s := engineOf(t, engine).start(t, networks[0], setup{fromClient: masked(wstest.Text("early"))})
+	s.backend.Want(wstest.Text("early"))
+	if got := relayOf(s).Engine(); got != Portable {
+		t.Errorf("engine is %v", got)
+	}
+}
+
+// A loop that has no events sweeps in time.
+func TestQuietLoopKeepsTimes(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		begin func(*scene)
+		after time.Duration
+		want  End
+	}{
+		"a Close is not answered": {
+			begin: func(s *scene) {
+				s.client.Send(wstest.Close(1000, ""))
+				s.backend.WantClose(1000)
+			},
+			after: silenceTimeout,
+			want:  End{Side: Client, Cause: CauseClosed, Code: 1000, Cut: true},
+		},
+		"the streams are not ended": {
+			begin: func(s *scene) {
+				s.client.Send(wstest.Close(1000, ""))
+				s.backend.WantClose(1000)
+				s.backend.Send(wstest.Close(1000, ""))
+				s.client.WantClose(1000)
+			},
+			after: emptyTimeout,
+			want:  End{Side: Client, Cause: CauseClosed, Code: 1000},
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := engineOf(t, NewEngine(Limits{})).start(t, networks[0], setup{})
+			start := time.Now()
+			tt.begin(s)
+			s.wantEnd(tt.want)
+			if took := time.Since(start); took < tt.after || took > tt.after+3*time.Second {
+				t.Errorf("ended after %v; want %v", took, tt.after)
+			}
+		})
+	}
+}
+
+// withoutDescriptors calls f while no descriptor can be opened.
+func withoutDescriptors(t *testing.T, f func()) {
+	t.Helper()
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	lowest, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	none := syscall.Rlimit{Cur: uint64(lowest.Fd()), Max: before.Max}
+	lowest.Close()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before)
+	if f, err := os.Open(os.DevNull); !errors.Is(err, syscall.EMFILE) {
+		f.Close()
+		t.Fatalf("a file can be opened: %v", err)
+	}
+	f()
+}
+
+func TestWithoutDescriptorsLargeMessagesAreCopied(t *testing.T) {
+	e, l := runOneLoop(t)
+	s := e.start(t, networks[0], setup{})
+	s.client.Send(wstest.Text("hello"))
+	s.backend.Want(wstest.Text("hello"))
+	big := wstest.Binary(bytes.Repeat([]byte("0123456789"), 400_000))
+	pass := func() {
+		for _, from := range bothSides {
+			src, dst := s.peers(from)
+			go src.WriteFrames(big)
+			dst.Want(big)
+		}
+	}
+	withoutDescriptors(t, pass)
+	pass()
+	s.Abort(CauseShutdown)
+	s.wait()
+	l.close()
+	<-l.done
+	if l.pipe.without == 0 {
+		t.Error("a pipe could be made")
+	}
+}
+
+func TestWithoutDescriptorsATunnelIsPortable(t *testing.T) {
+	e := engineOf(t, NewEngine(Limits{}))
+	warm := e.start(t, networks[0], setup{}) // so that there are loops
+	warm.client.Send(wstest.Text("hello"))
+	warm.backend.Want(wstest.Text("hello"))
+
+	nearClient, farClient := tcpPair(t)
+	nearBackend, farBackend := tcpPair(t)
+	client, backend := wstest.NewClient(t, farClient), wstest.NewBackend(t, farBackend)
+	ended := make(chan struct{})
+	withoutDescriptors(t, func() {
+		r := e.open(end{conn: nearClient}, end{conn: nearBackend}, Config{}).(*Relay)
+		if r.Engine() != Portable {
+			t.Errorf("engine is %v", r.Engine())
+		}
+		go func() {
+			r.Run()
+			close(ended)
+		}()
+		client.Send(wstest.Text("hello"))
+		backend.Want(wstest.Text("hello"))
+		r.Abort(CauseShutdown)
+		<-ended
+	})
 }

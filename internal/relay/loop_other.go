@@ -2,23 +2,18 @@
 
 package relay
 
-import "github.com/wsproxy/wsproxy/internal/netconn"
+// loops are none: here every tunnel is portable.
+type loops struct{}
 
-// Loops is the event-loop engine, which there is not here: every tunnel gets the
-// portable one.
-type Loops struct{}
+func (*loops) close() {}
 
-// NewLoops returns an engine that takes no tunnel.
-func NewLoops() *Loops { return new(Loops) }
+type loopDriver struct{}
 
-// Close does nothing.
-func (*Loops) Close() {}
-
-func newLooped(Config) *Relay { return nil }
+func newLoopDriver(*Relay, *portable) *loopDriver { return nil }
 
 // Dial reports that it cannot.
-func (*Loops) Dial(network, addr string) (c Dialing, can bool, err error) {
+func (*Engine) Dial(network, addr string) (c Dialing, can bool, err error) {
 	return nil, false, nil
 }
 
-func plainBackend(c *netconn.Conn) *netconn.Conn { return c }
+func (*portable) usePlainBackend() {}

@@ -4,21 +4,23 @@ package relay
 
 import (
 	"testing"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-func TestEveryTunnelGetsThePortableEngine(t *testing.T) {
-	loops := NewLoops()
-	defer loops.Close()
+func TestEveryTunnelIsPortable(t *testing.T) {
+	e := NewEngine(Limits{})
+	defer e.Close()
 	for _, n := range networks {
 		client, _ := n.client(t)
 		backend, _ := n.backend(t)
-		r := New(Config{Client: netconn.New(client, nil), Backend: netconn.New(backend, nil), Loops: loops})
+		r := e.New(Config{Client: netconn.New(client, nil), Backend: netconn.New(backend, nil)})
+		r.Open(nil, time.Second)
 		if got := r.Engine(); got != Portable {
 			t.Errorf("%s: engine is %v", n.name, got)
 		}
-		r.Cut(CauseShutdown)
+		r.Abort(CauseShutdown)
 		r.Run()
 	}
 }

@@ -12,7 +12,7 @@ const (
 	spliceMin = 32 << 10
 
 	// spliceSize is how much goes into the pipe at once. What the destination does
-	// not take of it is kept in memory, so that it is bounded as what a read
+	// not take of it is buffered in memory, so that it is bounded as what a read
 	// returns is: below 64 KiB.
 	spliceSize = 56 << 10
 
@@ -20,95 +20,97 @@ const (
 	turnSize = 256 << 10
 )
 
-// move moves a bounded part of what d has to move, and reports whether there may
-// be more at once.
-func (l *loop) move(d *direction) (again bool) {
-	d.obey()
-	src, dst := d.src().(*keeping), d.dst().(*keeping)
+// move moves a bounded part of what there is to read from d, and reports whether there
+// may be more at once.
+func (l *loop) move(d *leg) (again bool) {
+	t := d.r.driver.(*loopDriver)
+	src, dst := t.loopConn(d.side), t.loopConn(d.other().side)
 	switch {
-	case d.ended || !src.mayBeRead(dst):
+	case src.isClosed || !src.mayBeRead(d, dst):
 		return false
-	case src.hasEarly:
-		d.take(src.t.takeEarly(src))
+	case src.buffers != nil && len(src.buffers.early) > 0:
+		d.handle(src.takeEarly())
 	case d.mayBeSpliced(src, dst) && l.pipe.open():
 		l.splice(d, src, dst)
 	default:
 		l.read(d, src, dst)
 	}
-	d.obey()
-	return src.mayBeRead(dst) && !d.ended
+	return !src.isClosed && src.mayBeRead(d, dst)
 }
 
-// mayBeRead reports whether c is to be read now, for dst. While something is kept
-// for dst nothing more is read, unless c's end has come: then what is left of a
-// frame that will never be whole may still be taken back.
-func (c *keeping) mayBeRead(dst *keeping) bool {
-	if !c.isReadable && !c.hasEarly {
+// mayBeRead reports whether c is to be read now. While something is buffered for dst,
+// c is not read, unless its frames are dropped, or its end has come: then what is left of
+// a frame that will never be whole may still be taken back.
+func (c *loopConn) mayBeRead(d *leg, dst *loopConn) bool {
+	if !c.isReadable && (c.buffers == nil || len(c.buffers.early) == 0) {
 		return false
 	}
-	return dst.kept == nil || c.isLast && len(*dst.kept) < readSize
+	n := dst.buffered()
+	return n == 0 || c.hangUp != present && n < readSize || d.attention.Load() && !d.isOpen()
 }
 
 // read moves what one read returns.
-func (l *loop) read(d *direction, src, dst *keeping) {
+func (l *loop) read(d *leg, src, dst *loopConn) {
 	held := copy(l.buf, d.head())
-	room := l.buf[held : len(l.buf)-dst.numKept()]
-	n, err := src.socket().Read(room)
+	room := l.buf[held:]
+	if n := dst.buffered(); n < readSize {
+		room = room[:len(room)-n]
+	}
+	n, err := src.socket.Read(room)
 	if err != nil {
-		src.readFailed(d, err)
+		src.isReadable, src.isUrgent = false, false
+		if err != epoll.ErrAgain {
+			d.ended(err)
+		}
 		return
 	}
 	// Less than there was room for is all that there was: but for a mark, and but for
 	// descriptors that the other end of a unix socket sends along, which harms itself.
-	src.isReadable = src.isLast || src.isUrgent || n == len(room)
-	d.held = nil
-	d.take(l.buf[:held+n])
+	src.isReadable = src.hangUp != present || src.isUrgent || n == len(room)
+	d.handle(l.buf[:held+n])
 }
 
-// readFailed notes that a read has found nothing.
-func (c *keeping) readFailed(d *direction, err error) {
-	c.isReadable, c.isUrgent = false, false
-	if err != epoll.ErrAgain {
-		d.finish(err)
-	}
-}
-
-// mayBeSpliced reports whether so much payload is to come that nobody need see it. At a
+// mayBeSpliced reports whether so much payload is to come that need not be seen. At a
 // mark a splice finds nothing, or the end.
-func (d *direction) mayBeSpliced(src, dst *keeping) bool {
-	return d.tracker.Rest() >= spliceMin && !d.done && dst.kept == nil && !src.isUrgent
+func (d *leg) mayBeSpliced(src, dst *loopConn) bool {
+	return d.tracker.Rest() >= spliceMin && dst.buffered() == 0 && !src.isUrgent && (!d.attention.Load() || d.isOpen())
 }
 
 // splice moves payload through the pipe.
-func (l *loop) splice(d *direction, src, dst *keeping) {
-	for moved := 0; moved < turnSize && d.tracker.Rest() > 0 && dst.kept == nil; {
-		n, err := l.pipe.Fill(src.socket(), int(min(d.tracker.Rest(), spliceSize)))
+func (l *loop) splice(d *leg, src, dst *loopConn) {
+	if d.attention.Load() {
+		d.receive()
+	}
+	o := d.other()
+	for moved := 0; moved < turnSize && d.tracker.Rest() > 0 && dst.buffered() == 0; {
+		n, err := l.pipe.Fill(&src.socket, int(min(d.tracker.Rest(), spliceSize)))
 		if err != nil {
-			src.readFailed(d, err)
+			src.isReadable, src.isUrgent = false, false
+			if err != epoll.ErrAgain {
+				d.ended(err)
+			}
 			return
 		}
 		d.tracker.Skip(n)
 		moved += n
-		m, err := l.pipe.Drain(dst.socket(), n)
-		d.counts.bytes.Add(uint64(m))
+		m, err := l.pipe.Drain(&dst.socket, n)
+		o.passed.bytes.Add(uint64(m))
 		if err == epoll.ErrAgain {
-			dst.keep(l.pipe.empty(n - m))
-			d.counts.bytes.Add(uint64(n - m))
+			dst.buffer(l.pipe.empty(n - m))
+			o.passed.bytes.Add(uint64(n - m))
 			err = nil
 		}
 		if err != nil {
 			l.pipe.close() // with what is in it
-			d.stop()
-			d.writeFailed(err)
+			o.writeFailed(err)
 			return
 		}
-		d.counts.messages.Add(uint64(d.tracker.TakeMessages()))
+		o.passed.messages.Add(uint64(d.tracker.TakeMessages()))
 	}
 }
 
-// A pipe is a loop's, and empty between turns: a direction has it only while its
-// bytes move. So one is enough for all tunnels of a loop, whoever keeps up or not, and
-// the loop keeps it.
+// A pipe is a loop's, and empty between turns. One is enough for all tunnels of a loop,
+// and the loop keeps it.
 type pipe struct {
 	*epoll.Pipe     // nil until it is needed, and while there can be none
 	without     int // splices to do without, after there could be none

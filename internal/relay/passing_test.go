@@ -42,8 +42,8 @@ func TestFramesPassUntouchedInBothDirections(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		s.Goodbye(CauseShutdown, 0, "")
-		s.wantGoodbye()
+		s.Close(CauseShutdown, 0, "")
+		s.wantShutdown()
 	})
 }
 
@@ -82,8 +82,8 @@ func TestStreamMayComeByteByByte(t *testing.T) {
 			synctest.Wait()
 		}
 		dst.WantRaw(string(b))
-		s.Goodbye(CauseShutdown, 0, "")
-		s.wantGoodbye()
+		s.Close(CauseShutdown, 0, "")
+		s.wantShutdown()
 	})
 }
 
@@ -190,10 +190,10 @@ func TestBadEarlyByteIsCaught(t *testing.T) {
 			s := e.start(t, n, early)
 			_, dst := s.peers(from)
 			dst.Want(wstest.Text("good"))
-			s.client.WantClose(uint16(code))
-			s.client.Send(wstest.Close(1000, ""))
 			s.backend.WantClose(map[Side]uint16{Client: 1001, Backend: 1002}[from])
 			s.backend.Send(wstest.Close(1000, ""))
+			s.client.WantClose(uint16(code))
+			s.client.Send(wstest.Close(1000, ""))
 			s.hangUp()
 			s.wantEnd(End{Side: from, Cause: CauseProtocol, Code: code})
 		})
@@ -209,9 +209,9 @@ func TestCountsAreOfWhatPassed(t *testing.T) {
 		s.backend.Send(wstest.Text("once"), wstest.Fragment(wstest.OpText, false, "not to its end"))
 		s.client.Want(wstest.Text("once"), wstest.Fragment(wstest.OpText, false, "not to its end"))
 
-		s.Goodbye(CauseShutdown, 0, "")
+		s.Close(CauseShutdown, 0, "")
 		s.client.Send(wstest.Text("too late")) // discarded, as is the answer
-		s.wantGoodbye()
+		s.wantShutdown()
 		toBackend, toClient := s.Counts()
 		want := Counts{uint64(len(masked(wstest.Text("early"))) + len(masked(allSorts()...))), 1 + messagesInAllSorts}
 		if toBackend != want {
@@ -236,6 +236,7 @@ func TestCompressedMessagesPassWhereDeflateWasAgreed(t *testing.T) {
 			src, dst = s.peers(from)
 			src.Send(zip)
 			dst.WantClose(map[Side]uint16{Client: 1001, Backend: 1012}[from])
+			s.backend.CloseWrite()
 			src.WantClose(1002)
 		})
 	})
@@ -256,8 +257,8 @@ func TestUnknownExtensionMayGiveAMeaningToAllThatIsReserved(t *testing.T) {
 			src, dst := s.peers(from)
 			src.Send(odd...)
 			dst.Want(odd...)
-			s.Goodbye(CauseShutdown, 0, "")
-			s.wantGoodbye()
+			s.Close(CauseShutdown, 0, "")
+			s.wantShutdown()
 		})
 	})
 }
@@ -279,6 +280,7 @@ func TestLimitOfMessagesIsExact(t *testing.T) {
 			src.Send(first, wstest.Fragment(wstest.OpContinuation, true, strings.Repeat("x", 41)))
 			dst.Want(first)
 			dst.WantClose(map[Side]uint16{Client: 1001, Backend: 1011}[from])
+			s.backend.CloseWrite()
 			src.WantClose(1009)
 		})
 	})
@@ -328,15 +330,19 @@ func TestManyTunnelsAtOnce(t *testing.T) {
 		for i := range tunnels {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				t.Parallel()
-				s := e.start(t, networks[i%len(networks)], setup{})
+				n := networks[i%len(networks)]
+				if e.needsSockets {
+					n = networks[i%2]
+				}
+				s := e.start(t, n, setup{})
 				for range 20 {
 					s.client.Send(wstest.Text("ping"))
 					s.backend.Want(wstest.Text("ping"))
 					s.backend.Send(wstest.Text("pong"))
 					s.client.Want(wstest.Text("pong"))
 				}
-				s.Goodbye(CauseShutdown, 0, "")
-				s.wantGoodbye()
+				s.Close(CauseShutdown, 0, "")
+				s.wantShutdown()
 			})
 		}
 	})

@@ -25,22 +25,32 @@ func otherSide(side Side) Side {
 	return Client
 }
 
-// lossOf returns the end of a tunnel whose one side is lost, and the code that the
-// other hears.
-func lossOf(side Side) (end End, code uint16) {
-	code = map[Side]uint16{Client: 1001, Backend: 1012}[side]
-	return End{Side: side, Cause: CauseLost, Code: int(code)}, code
+// lossOf returns the end of a tunnel whose one side is lost.
+func lossOf(side Side) End {
+	return End{Side: side, Cause: CauseLost, Code: map[Side]int{Client: 0, Backend: 1012}[side]}
 }
 
-// wantLoss wants a tunnel whose from was reset to end with word of it.
+// wantLossOf wants the other side to be told that from is lost: the backend by the end of
+// its stream, the client by a Close frame.
+func (s *scene) wantLossOf(from Side) {
+	s.t.Helper()
+	if from == Client {
+		s.backend.WantEOF()
+	} else {
+		s.client.WantClose(1012)
+	}
+}
+
+// wantLoss wants a tunnel whose from was reset to end as one whose from is lost.
 func (s *scene) wantLoss(from Side) {
 	s.t.Helper()
 	_, dst := s.peers(from)
-	end, code := lossOf(from)
-	dst.WantClose(code)
-	dst.Send(wstest.Close(code, ""))
+	s.wantLossOf(from)
+	if from == Backend {
+		dst.Send(wstest.Close(1012, ""))
+	}
 	dst.Close()
-	if err := s.wantEnd(end); !errors.Is(err, syscall.ECONNRESET) {
+	if err := s.wantEnd(lossOf(from)); !errors.Is(err, syscall.ECONNRESET) {
 		s.t.Errorf("ended with error %v; want the reset", err)
 	}
 }
@@ -103,14 +113,20 @@ func TestResetInsteadOfAnAnswerToACloseIsAnsweredForTheOther(t *testing.T) {
 	})
 }
 
-func TestResetInsteadOfAnAnswerToAGoodbyeConcernsNobodyElse(t *testing.T) {
+func TestResetDuringAShutdownChangesNothing(t *testing.T) {
 	forEachReset(t, func(t *testing.T, s *scene, from Side) {
 		src, dst := s.peers(from)
-		s.Goodbye(CauseShutdown, 0, "")
-		src.WantClose(1001)
-		dst.WantClose(1001)
-		reset(t, src)
-		dst.Send(wstest.Close(1001, ""))
+		s.Close(CauseShutdown, 0, "")
+		s.backend.WantClose(1001)
+		if from == Client {
+			dst.Send(wstest.Close(1001, ""))
+			src.WantClose(1001)
+			reset(t, src)
+		} else {
+			reset(t, src)
+			dst.WantClose(1001)
+			dst.Send(wstest.Close(1001, ""))
+		}
 		dst.Close()
 		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
 	})

@@ -24,8 +24,7 @@ func TestTimeWaitIsTheBackends(t *testing.T) {
 		code uint16
 	}{
 		"closed by the client":  {func(s *scene) { s.client.Send(wstest.Close(1000, "")) }, 1000},
-		"sent away by us":       {func(s *scene) { s.Goodbye(CauseShutdown, 0, "") }, 1001},
-		"client is lost":        {func(s *scene) { s.client.Close() }, 1001},
+		"sent away by us":       {func(s *scene) { s.Close(CauseShutdown, 0, "") }, 1001},
 		"client breaks a rule":  {func(s *scene) { s.client.SendRaw([]byte("GET / HTTP/1.1\r\n")) }, 1001},
 		"backend breaks a rule": {func(s *scene) { s.backend.SendRaw(masked(wstest.Text(""))) }, 1002},
 	}

@@ -44,7 +44,7 @@ func TestUrgentDataStopsNothing(t *testing.T) {
 			if size != 10 {
 				s.checkSent(<-sent)
 			}
-			s.Cut(CauseShutdown)
+			s.Abort(CauseShutdown)
 			s.wait()
 		}
 	})

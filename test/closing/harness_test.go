@@ -38,14 +38,6 @@ func TestMain(m *testing.M) {
 	leaktest.Main(m)
 }
 
-// failsToday skips a test of a rule that is not built yet.
-func failsToday(t *testing.T) {
-	t.Helper()
-	if os.Getenv("WSPROXY_CLOSING") != "1" {
-		t.Skip("the rule is not built yet; WSPROXY_CLOSING=1 runs its test")
-	}
-}
-
 // onlySoak skips a test that takes too long for a plain go test.
 func onlySoak(t *testing.T) {
 	t.Helper()

@@ -12,7 +12,6 @@ import (
 var unmasked = wstest.AppendFrame(nil, wstest.Text("x"), nil)
 
 func TestViolationBeforeASilentBackendIsClosedSoon(t *testing.T) {
-	failsToday(t)
 	forEachWay(t, func(t *testing.T, w way) {
 		s := start(t, w, setup{})
 		client, backend := s.open()
@@ -60,7 +59,6 @@ func TestViolationBeforeABackendThatAnswersIsClosedAtOnce(t *testing.T) {
 }
 
 func TestViolationHidesNoAnswerOfTheBackend(t *testing.T) {
-	failsToday(t)
 	forEachWay(t, func(t *testing.T, w way) {
 		s := start(t, w, setup{})
 		for i := 0; i < 20 && !t.Failed(); i++ {

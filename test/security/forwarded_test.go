@@ -41,7 +41,7 @@ func TestTrustedProxyDecidesClientAddress(t *testing.T) {
 			client.Send(wstest.Text("hello"))
 			leg.Want(wstest.Text("hello"))
 			client.Close()
-			leg.WantClose(1001)
+			leg.WantEOF()
 			leg.Close()
 			outer.Wait()
 		})

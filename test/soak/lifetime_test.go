@@ -136,8 +136,7 @@ func TestVanishedClientLeavesNothing(t *testing.T) {
 			leg.AcceptUpgrade(nil)
 			proxytest.WantSwitch(t, client)
 			vanish(client)
-			leg.WantClose(1001)
-			leg.Send(wstest.Close(1001, ""))
+			leg.WantEOF()
 			leg.Close()
 			if e := <-closed; e.Side != wsproxy.SideClient || e.Cause != wsproxy.CauseLost {
 				t.Errorf("tunnel ended by %v %v; want client lost", e.Side, e.Cause)

@@ -30,9 +30,6 @@ func TestPortableEngineSharesProcessorWithFlood(t *testing.T) {
 	if soakTime() == 0 {
 		t.Skip("a figure; WSPROXY_SOAK=10s measures it")
 	}
-	if os.Getenv("WSPROXY_CLOSING") != "1" {
-		t.Skip("the rule is not built yet; WSPROXY_CLOSING=1 runs its test")
-	}
 	backend := wstest.StartEcho(t)
 	flood, floodAddr := startFairnessChild(t, "flood")
 	_, proxyAddr := startFairnessChild(t, "proxy", "WSPROXY_BACKENDS="+backend+" http://"+floodAddr)

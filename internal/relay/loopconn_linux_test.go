@@ -13,57 +13,61 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// A handLoop is a scene whose loop the test turns by hand, over sockets where what is
-// written is there at once. So the test knows what the loop does, and when.
+// A handLoop is a scene whose loop the test moves by hand, over unix sockets, where what
+// is written arrives at once. So the test knows what the loop has done.
 type handLoop struct {
 	*scene
 	l *loop
-	t *looped
+	d *loopDriver
 
 	// letRun makes the loop run by itself.
 	letRun func()
 }
 
-func byHand(t *testing.T) *handLoop {
+// An endOwner is told of the end of a scene.
+type endOwner struct{ scene *scene }
+
+func (*endOwner) BackendClosed() {}
+
+func (o *endOwner) Ended(end End) {
+	o.scene.end = end
+	close(o.scene.done)
+}
+
+func newHandLoop(t *testing.T) *handLoop {
 	t.Helper()
-	l, err := newLoop()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := engineOfLoop(t, l).prepare(t, networks[1], setup{})
-	h := &handLoop{scene: s, l: l, t: s.tunnel.(*Relay).driver.(*looped)}
+	e, l := withOneLoop(t)
+	owner := new(endOwner)
+	s := e.prepare(t, networks[1], setup{Config: Config{Owner: owner}})
+	owner.scene = s
+	h := &handLoop{scene: s, l: l, d: relayOf(s).driver.(*loopDriver)}
 	h.letRun = sync.OnceFunc(func() { go l.run() }) // ends with the test
 	t.Cleanup(h.letRun)
 	for _, peer := range []*wstest.Peer{s.client, s.backend} {
 		peer.Conn().(*net.UnixConn).SetWriteBuffer(1 << 20) // so that more waits than the other takes
 	}
 	s.isRunning = true
-	s.tunnel.(*Relay).Start(func(end End) {
-		s.end = end
-		close(s.done)
-	})
+	relayOf(s).Start()
 	h.settle()
 	return h
 }
 
-// settle turns the loop until it has nothing to do any more.
+// settle moves the loop until it has nothing to do any more.
 func (h *handLoop) settle() {
-	for isQuiet := false; !isQuiet; {
-		isQuiet = true
+	for quiet := 0; quiet < 2; quiet++ {
 		h.l.poller.Poll()
-		for e, ok := h.l.poller.Next(); ok; e, ok = h.l.poller.Next() {
-			isQuiet = false
-			h.l.note(e.Owner.(*looped), e.Index, e.Edges)
-		}
+		h.l.handleEvents()
 		h.l.mu.Lock()
-		isQuiet = isQuiet && len(h.l.queue) == 0 && len(h.l.woken) == 0
+		if len(h.l.queue)+len(h.l.woken) > 0 {
+			quiet = 0
+		}
 		h.l.mu.Unlock()
 		h.l.work()
-		h.l.lookAtWoken()
+		h.l.stepWoken()
 	}
 }
 
-// send lets side send all of b that is taken.
+// send makes a side send b, and returns how much of it was taken.
 func (h *handLoop) send(side Side, b []byte) (sentBytes int) {
 	h.scene.t.Helper()
 	src, _ := h.peers(side)
@@ -77,7 +81,7 @@ func (h *handLoop) send(side Side, b []byte) (sentBytes int) {
 	return sentBytes
 }
 
-// writeAtOnce writes what is taken of b without waiting.
+// writeAtOnce writes as much of b as c takes without waiting.
 func writeAtOnce(t *testing.T, c net.Conn, b []byte) (n int) {
 	t.Helper()
 	raw, err := c.(syscall.Conn).SyscallConn()
@@ -96,40 +100,40 @@ func writeAtOnce(t *testing.T, c net.Conn, b []byte) (n int) {
 	return n
 }
 
-// to returns the link with a side.
-func (h *handLoop) to(side Side) *keeping { return h.t.link(side).(*keeping) }
+func (h *handLoop) buffered(side Side) int { return h.d.loopConn(side).buffered() }
 
-// memory returns how much is allocated for what is kept for a side.
+// memory returns how much is allocated for the buffers of a side.
 func (h *handLoop) memory(side Side) int {
-	if kept := h.to(side).kept; kept != nil {
-		return cap(*kept)
+	b := h.d.loopConn(side).buffers
+	if b == nil {
+		return 0
 	}
-	return 0
+	return cap(b.out) + cap(b.early)
 }
 
-// endlessly sends frames of size from side until nothing is taken any more.
-func (h *handLoop) endlessly(side Side, size int) {
+// sendUntilFull sends frames of size from side until nothing is taken any more.
+func (h *handLoop) sendUntilFull(side Side, size int) {
 	frame := wire(side, wstest.Binary(make([]byte, size)))
 	for range 64 << 20 / size {
 		if h.send(side, frame) < len(frame) {
 			return
 		}
 	}
-	h.scene.t.Fatalf("%v is read without end, although the other takes nothing", side)
+	h.scene.t.Fatalf("the %v is read for ever, although the other side takes nothing", side)
 }
 
-func TestWhatIsKeptForWhoTakesNothingIsBounded(t *testing.T) {
+func TestLoopBoundsItsBuffers(t *testing.T) {
 	for _, size := range []int{100, 20_000, 32_000, 150_000, 1 << 20, 5 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			h := byHand(t)
+			h := newHandLoop(t)
 			check := func(when string) {
 				t.Helper()
 				if got := h.memory(Client) + h.memory(Backend); got > 128<<10 {
-					t.Errorf("%s: %d bytes are held for both sides; want 128 KiB at most", when, got)
+					t.Errorf("%s: %d bytes of memory for both sides; want 128 KiB at most", when, got)
 				}
 				for _, side := range bothSides {
-					if kept := h.to(side).numKept(); kept > 64<<10+300 {
-						t.Errorf("%s: %d bytes are kept for the %v; want 64 KiB at most", when, kept, side)
+					if got := h.buffered(side); got > 64<<10+300 {
+						t.Errorf("%s: %d bytes are buffered for the %v; want 64 KiB at most", when, got, side)
 					}
 				}
 				if h.l.pipe.Pipe == nil {
@@ -139,65 +143,67 @@ func TestWhatIsKeptForWhoTakesNothingIsBounded(t *testing.T) {
 					t.Errorf("%s: the pipe is not empty: %d, %v", when, n, err)
 				}
 			}
-			h.endlessly(Client, size)
-			h.endlessly(Backend, size)
-			if h.to(Client).isFlushed() || h.to(Backend).isFlushed() {
-				t.Fatal("nothing is kept, so that this is about nothing")
+			h.sendUntilFull(Client, size)
+			h.sendUntilFull(Backend, size)
+			if h.buffered(Client) == 0 || h.buffered(Backend) == 0 {
+				t.Fatal("nothing is buffered")
 			}
 			check("both send")
 			h.client.CloseWrite()
 			h.backend.CloseWrite()
 			h.settle()
 			check("both have ended their streams")
-			h.Goodbye(CauseShutdown, 0, "")
+			h.Close(CauseShutdown, 0, "")
 			h.settle()
-			check("a goodbye was said")
+			check("the relay is closing")
 		})
 	}
 }
 
-// fillUp lets from send small messages until some of them are kept, and returns what
+// fillUp makes a side send small messages until something is buffered, and returns what
 // it has sent.
 func (h *handLoop) fillUp(from Side) (sent []byte) {
 	h.scene.t.Helper()
-	_, to := from, otherSide(from)
-	for i := 0; h.to(to).isFlushed(); i++ {
+	for i := 0; h.buffered(otherSide(from)) == 0; i++ {
 		b := wire(from, wstest.Text(fmt.Sprintf("message %d %s", i, bytes.Repeat([]byte("x"), 500))))
 		if h.send(from, b) < len(b) {
-			h.scene.t.Fatal("nothing is taken, although nothing is kept")
+			h.scene.t.Fatal("nothing is taken, although nothing is buffered")
 		}
 		sent = append(sent, b...)
 	}
 	return sent
 }
 
-func TestFrameOfWhichNothingWasWrittenIsTakenBackWhenItsSourceDies(t *testing.T) {
+func TestLoopTakesBackAFrameOfWhichNothingWasWritten(t *testing.T) {
 	forEachSide(t, func(t *testing.T, from Side) {
-		ways := map[string]func(*handLoop, *wstest.Peer){
-			"ends its stream": func(_ *handLoop, src *wstest.Peer) { src.CloseWrite() },
-			"is gone":         func(_ *handLoop, src *wstest.Peer) { src.Close() },
+		ways := map[string]func(*wstest.Peer){
+			"ends its stream": (*wstest.Peer).CloseWrite,
+			"closes":          (*wstest.Peer).Close,
 		}
-		for name, die := range ways {
+		for name, end := range ways {
 			t.Run(name, func(t *testing.T) {
-				h := byHand(t)
+				h := newHandLoop(t)
 				src, dst := h.peers(from)
 				whole := h.fillUp(from)
-				before := h.to(otherSide(from)).numKept()
-				part := wire(from, wstest.Binary(make([]byte, 20_000)))[:10_000]
-				h.send(from, part)
-				die(h, src)
+				before := h.buffered(otherSide(from))
+				h.send(from, wire(from, wstest.Binary(make([]byte, 20_000)))[:10_000])
+				end(src)
 				h.settle()
-				kept := h.to(otherSide(from)).numKept()
-				if kept < before || kept > before+150 {
-					t.Errorf("%d bytes are kept; want the %d of before, and a Close frame", kept, before)
+				if n := h.buffered(otherSide(from)); n < before || n > before+150 {
+					t.Errorf("%d bytes are buffered; want the %d of before, and a Close frame at most", n, before)
 				}
 				h.letRun()
 				dst.WantRaw(string(whole))
-				end, code := lossOf(from)
-				dst.WantClose(code)
-				dst.Send(wstest.Close(code, ""))
+				want := End{Side: from, Cause: CauseLost}
+				if from == Backend {
+					want.Code = 1012
+					dst.WantClose(1012)
+					dst.Send(wstest.Close(1012, ""))
+				} else {
+					dst.WantEOF()
+				}
 				dst.Close()
-				h.wantEnd(end)
+				h.wantEnd(want)
 				toBackend, toClient := h.Counts()
 				counts := map[Side]Counts{Client: toBackend, Backend: toClient}[from]
 				if counts.Bytes != uint64(len(whole)) {
@@ -208,14 +214,14 @@ func TestFrameOfWhichNothingWasWrittenIsTakenBackWhenItsSourceDies(t *testing.T)
 	})
 }
 
-func TestFrameThatWasWrittenInPartIsNotTakenBack(t *testing.T) {
+func TestLoopFinishesWithAFrameThatWasWrittenInPart(t *testing.T) {
 	forEachSide(t, func(t *testing.T, from Side) {
-		h := byHand(t)
+		h := newHandLoop(t)
 		src, dst := h.peers(from)
 		frame := wire(from, wstest.Binary(make([]byte, 8<<20)))
 		sent := frame[:h.send(from, frame)]
-		if h.to(otherSide(from)).isFlushed() || len(sent) == len(frame) {
-			t.Fatal("nothing is kept, so that this is about nothing")
+		if h.buffered(otherSide(from)) == 0 || len(sent) == len(frame) {
+			t.Fatal("nothing is buffered")
 		}
 		src.CloseWrite()
 		h.settle()

@@ -1,0 +1,270 @@
+package relay
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
+
+const (
+	// tickInterval is how often an engine looks at the tunnels for which time matters,
+	// and how exactly the times below are kept: none passes early.
+	tickInterval = 250 * time.Millisecond
+
+	// silenceTimeout closes a leg from whose peer something is expected, and with which
+	// nothing moves.
+	silenceTimeout = 5 * time.Second
+
+	// stuckTimeout closes a leg whose peer takes nothing of what waits for it. The send
+	// queue falls in steps: a client that reads 20 KB/s shows one every 5 s, one that
+	// reads 10 KB/s every 9 to 13 s.
+	stuckTimeout = 15 * time.Second
+
+	// answerTimeout is how long the client's Close frame waits for a backend that sends
+	// nothing after its own.
+	answerTimeout = 1 * time.Second
+
+	// answersTimeout is how long it waits for a backend that goes on sending.
+	answersTimeout = 5 * time.Second
+
+	// lostTimeout is how long a side is read on to which a write has failed.
+	lostTimeout = 1 * time.Second
+
+	// emptyTimeout is how long the send queue of a leg that is done has been empty when
+	// the leg is closed.
+	emptyTimeout = 1 * time.Second
+
+	// unknownTimeout takes the place of emptyTimeout where the send queue is unknown.
+	unknownTimeout = 5 * time.Second
+
+	// goneTimeout is how long a client has sent nothing when a backend is closed that has
+	// sent its Close frame and ended its stream: most take nothing more then.
+	goneTimeout = tickInterval
+
+	// endTimeout is how long a backend may take to end its stream.
+	endTimeout = 1 * time.Second
+
+	// hangUpTimeout and halfCloseTimeout close both legs when the peer of one has gone,
+	// but what it sent before cannot be read, because the other takes nothing for that
+	// long. A bare end of the stream may be a half-close, whose sender still reads.
+	hangUpTimeout    = 5 * time.Second
+	halfCloseTimeout = 15 * time.Second
+)
+
+// A hangUp is what the system knows of a peer that is gone, though what it sent before
+// was not read yet.
+type hangUp uint8
+
+const (
+	present    hangUp = iota
+	halfClosed        // its end of stream has arrived
+	hungUp            // both streams have ended, or were reset
+)
+
+// A sample is what an engine knows of one leg at a tick.
+type sample struct {
+	taken          int64 // bytes written to the leg that its peer's kernel has
+	isQueued       bool  // bytes wait, in the engine or in the system's send queue
+	isQueueUnknown bool  // the system does not tell
+	isBlocked      bool  // the engine holds bytes that cannot be written now
+	hangUp         hangUp
+}
+
+// A clock measures, in ticks, how long nothing has happened on a leg. A time begins with
+// the first tick at which its condition holds, so that it is never too long, and is -1
+// while the condition does not hold.
+type clock struct {
+	// Events since the last tick.
+	hasChanged  bool // a state has changed
+	hasReceived bool // the peer has sent something
+	hasInput    bool // the peer has sent something that is waited for
+
+	hasNewMessage bool // a message has begun since the peer was sent a Close frame
+	isMessageOver bool // and that one is over
+
+	taken   int64         // sample.taken at the last progress
+	quiet   time.Duration // the leg was read, and nothing came
+	silent  time.Duration // the same, and nothing was taken either
+	stuck   time.Duration // something waits, and nothing was taken
+	empty   time.Duration // nothing waits
+	done    time.Duration // the leg is done
+	answers time.Duration // the sum of the times in which the leg was read since its Close frame was written
+}
+
+// receiveLocked records that bytes of the peer have come. A peer that was sent a Close
+// frame and sends on makes no progress, but for the message under way and one more.
+func (l *leg) receiveLocked(isInMessage bool) {
+	c := &l.closingLocked().clock
+	c.hasReceived = true
+	if l.write >= writeClosed && !isInMessage {
+		c.isMessageOver = c.hasNewMessage
+		c.hasNewMessage = true
+	}
+	c.hasInput = c.hasInput || !c.isMessageOver && !l.isInputOverLocked()
+}
+
+// updateLocked moves l's clock on by d, in which l was read or not.
+func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
+	c := &l.closingLocked().clock
+	isTaken := s.taken > c.taken
+	if isTaken {
+		c.taken = s.taken
+	}
+	count := func(t *time.Duration, runs, beginsAnew bool) {
+		switch {
+		case !runs:
+			*t = -1
+		case beginsAnew || c.hasChanged || *t < 0:
+			*t = 0
+		default:
+			*t += d
+		}
+	}
+	count(&c.quiet, isRead, c.hasReceived)
+	count(&c.silent, isRead, c.hasInput || isTaken)
+	count(&c.stuck, s.isQueued, isTaken)
+	count(&c.empty, !s.isQueued, false)
+	count(&c.done, l.isInputOverLocked() && (l.write == writeClosed || l.write == writeShut), false)
+	if l.write >= writeClosed && isRead && !c.hasChanged {
+		c.answers += d
+	}
+	c.hasChanged, c.hasReceived, c.hasInput = false, false, false
+}
+
+// tick moves time on by d and does what is due because of it. It reports whether the
+// relay is to be looked at again at the next tick.
+func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.closingLocked()
+	isClientRead := !backend.isBlocked || r.client.read != readOpen
+	isBackendRead := !client.isBlocked || r.backend.read != readOpen
+	r.client.updateLocked(d, client, isClientRead)
+	r.backend.updateLocked(d, backend, isBackendRead)
+	if c.hasCause {
+		if c.isAging {
+			c.age += d
+		}
+		c.isAging = true
+		r.client.tickClosingLocked(client)
+		r.backend.tickClosingLocked(backend)
+		r.askedLocked()
+		return true
+	}
+	r.client.tickOpenLocked(client, isClientRead)
+	r.backend.tickOpenLocked(backend, isBackendRead)
+	if c.hasCause || client.isBlocked || backend.isBlocked || r.isPendingLocked() {
+		return true
+	}
+	r.closing = nil
+	r.client.attention.Store(false)
+	r.backend.attention.Store(false)
+	return false
+}
+
+// isPendingLocked reports whether r.closing is needed though there is no cause.
+func (r *Relay) isPendingLocked() bool {
+	for i := range r.closing.legs {
+		if c := &r.closing.legs[i]; c.writeErr != nil || len(c.frames) > 0 || c.due != 0 {
+			return true
+		}
+	}
+	return r.client.read != readOpen || r.backend.read != readOpen
+}
+
+// tickOpenLocked looks at a leg of a tunnel that has no cause to end yet.
+func (l *leg) tickOpenLocked(s sample, isRead bool) {
+	c, o := l.closingLocked(), l.other()
+	if l.write == writeLost && c.clock.quiet >= lostTimeout {
+		l.r.beginLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
+		l.closeLocked(abandonConn)
+		return
+	}
+	limit := hangUpTimeout
+	if s.hangUp == halfClosed && l.write != writeLost {
+		limit = halfCloseTimeout
+	}
+	isGone := s.hangUp != present || l.write == writeLost
+	if isGone && !isRead && o.closingLocked().clock.stuck >= limit {
+		l.r.abortLocked(End{Side: l.side, Cause: CauseLost, Cut: true, Err: cmp.Or(c.writeErr, errHungUp)})
+	}
+}
+
+// tickClosingLocked closes l when a time has passed.
+func (l *leg) tickClosingLocked(s sample) {
+	c, o := &l.closingLocked().clock, l.other().closingLocked()
+	isInputOver := l.isInputOverLocked()
+	emptyFor := emptyTimeout
+	if s.isQueueUnknown {
+		emptyFor = unknownTimeout
+	}
+	switch {
+	case l.isClosed:
+	case l.r.closing.age >= l.r.engine.closeTimeout:
+		l.cutLocked(abandonConn)
+	case c.stuck >= stuckTimeout:
+		l.cutLocked(resetConn)
+	case (l.write == writeShut || l.write == writeClosed && l.side == Client) && isInputOver && c.empty >= emptyFor:
+		l.closeLocked(closeConn)
+	case l.write == writeClosed && l.side == Backend && isInputOver && min(c.done, c.empty) >= endTimeout:
+		l.closeLocked(closeConn)
+	case l.write == writeLost && c.quiet >= lostTimeout:
+		l.closeLocked(abandonConn)
+	case l.side == Backend && l.read == readEnded && l.closingLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
+		l.closeLocked(closeConn)
+	case !isInputOver && !s.isQueued && c.silent >= silenceTimeout:
+		l.cutLocked(abandonConn)
+	}
+}
+
+// askedLocked stops waiting for a backend that does not answer.
+func (r *Relay) askedLocked() {
+	c := r.closing
+	clock := &r.backend.closingLocked().clock
+	if c.asksBackend && r.backend.write >= writeClosed &&
+		(clock.quiet >= answerTimeout || clock.answers >= answersTimeout) {
+		c.asksBackend = false
+		r.client.enqueueCloseLocked(c.toClient)
+	}
+}
+
+// stalledFor returns for how long a side has taken nothing of what the engine holds for
+// it, and which one: the longer of two. It is 0 if the tunnel is ending, which bounds
+// that too.
+func (r *Relay) stalledFor(client, backend sample) (time.Duration, Side) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.closing
+	if c == nil || c.hasCause {
+		return 0, Proxy
+	}
+	var longest time.Duration
+	var side Side
+	if client.isBlocked {
+		longest, side = c.legs[0].clock.stuck, Client
+	}
+	if d := c.legs[1].clock.stuck; backend.isBlocked && d > longest {
+		longest, side = d, Backend
+	}
+	return longest, side
+}
+
+// closeStalled ends the tunnel because side takes nothing: that leg is reset, which frees
+// what the system keeps for it, and the other is closed as if the side were lost. Where
+// both take nothing, both are reset.
+func (r *Relay) closeStalled(side Side, lasts time.Duration) {
+	r.mu.Lock()
+	c := r.closingLocked()
+	if !c.hasCause {
+		c.hasCause, c.end = true, End{Side: side, Cause: CauseStalled, Cut: true,
+			Err: fmt.Errorf("took nothing for %v", lasts.Round(time.Millisecond))}
+		areBoth := min(c.legs[0].clock.stuck, c.legs[1].clock.stuck) >= stallTime
+		for _, l := range [...]*leg{&r.client, &r.backend} {
+			if l.side == side || areBoth {
+				l.closeLocked(resetConn)
+			}
+		}
+	}
+	r.mu.Unlock()
+	r.notify()
+}

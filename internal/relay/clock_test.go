@@ -1,0 +1,511 @@
+package relay
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// A fakeConn writes into memory.
+type fakeConn struct {
+	d          *fakeDriver
+	written    []byte
+	buffer     []byte
+	isBlocked  bool // it buffers what is written
+	fails      bool // writes fail
+	cannotShut bool
+	isShut     bool
+	closed     action // how it was closed; 0 while it is open
+}
+
+var errBroken = errors.New("broken")
+
+func (c *fakeConn) write(p []byte, _ bool) (int, error) {
+	switch {
+	case c.fails:
+		return 0, errBroken
+	case c.isBlocked:
+		c.buffer = append(c.buffer, p...)
+	default:
+		c.written = append(c.written, p...)
+	}
+	return len(p), nil
+}
+
+func (c *fakeConn) buffered() int { return len(c.buffer) }
+
+func (c *fakeConn) unwrite(n uint64) bool {
+	if n > uint64(len(c.buffer)) {
+		return false
+	}
+	c.buffer = c.buffer[:len(c.buffer)-int(n)]
+	return true
+}
+
+func (c *fakeConn) drop() int {
+	n := len(c.buffer)
+	c.buffer = nil
+	return n
+}
+
+func (c *fakeConn) canShut() bool    { return !c.cannotShut }
+func (c *fakeConn) shut()            { c.isShut = true }
+func (c *fakeConn) wake()            {}
+func (c *fakeConn) close(how action) { c.closed = how }
+
+// A fakeDriver is the driver of a relay that the test moves by hand. It has no goroutine,
+// and its time passes in ticks that the test makes.
+type fakeDriver struct {
+	t               *testing.T
+	r               *Relay
+	client, backend fakeConn
+	samples         [2]sample // what the next tick is told of the client and the backend
+	eachTick        func()    // is called before each tick, if it is not nil
+}
+
+// newFake returns the driver of a new relay.
+func newFake(t *testing.T, l Limits) *fakeDriver {
+	t.Helper()
+	r := NewEngine(l).New(Config{})
+	d := &fakeDriver{t: t, r: r}
+	d.client.d, d.backend.d = d, d
+	r.driver = d
+	return d
+}
+
+func (d *fakeDriver) fake(s Side) *fakeConn {
+	if s == Client {
+		return &d.client
+	}
+	return &d.backend
+}
+
+func (d *fakeDriver) run() End         { panic("unused") }
+func (d *fakeDriver) start()           { panic("unused") }
+func (d *fakeDriver) conn(s Side) conn { return d.fake(s) }
+func (d *fakeDriver) notify()          {}
+func (d *fakeDriver) watch()           {}
+func (d *fakeDriver) closed()          {}
+func (d *fakeDriver) kind() EngineKind { return Portable }
+
+func (d *fakeDriver) sample(s Side) *sample { return &d.samples[s-Client] }
+
+// settle does what is due, as the loop does after each event.
+func (d *fakeDriver) settle() {
+	for again := true; again; {
+		d.r.client.attend()
+		d.r.backend.attend()
+		again = d.r.act(d)
+		for _, l := range [...]*leg{&d.r.client, &d.r.backend} {
+			if d.fake(l.side).closed != 0 && !l.isEnded() {
+				l.ended(net.ErrClosed)
+				again = true
+			}
+		}
+	}
+}
+
+// receive makes frames of a side arrive.
+func (d *fakeDriver) receive(from Side, frames ...wstest.Frame) {
+	d.receiveRaw(from, wire(from, frames...))
+}
+
+func (d *fakeDriver) receiveRaw(from Side, b []byte) {
+	l := d.r.leg(from)
+	l.handle(append(l.head(), b...))
+	d.settle()
+}
+
+// end makes the stream of a side end.
+func (d *fakeDriver) end(of Side, err error) {
+	d.r.leg(of).ended(err)
+	d.settle()
+}
+
+// close is Relay.Close.
+func (d *fakeDriver) close(cause Cause) {
+	d.r.Close(cause, 0, "")
+	d.settle()
+}
+
+// unblock makes a side take what is buffered for it.
+func (d *fakeDriver) unblock(s Side) {
+	c := d.fake(s)
+	c.isBlocked = false
+	c.written = append(c.written, c.buffer...)
+	c.buffer = nil
+	d.r.leg(s).flushed()
+	d.settle()
+}
+
+// block makes a side take nothing.
+func (d *fakeDriver) block(s Side) {
+	d.fake(s).isBlocked = true
+	d.sample(s).isBlocked = true
+	d.sample(s).isQueued = true
+}
+
+func (d *fakeDriver) tick() (again bool) {
+	if d.eachTick != nil {
+		d.eachTick()
+	}
+	again = d.r.tick(tickInterval, d.samples[0], d.samples[1])
+	d.settle()
+	return again
+}
+
+// after ticks until is reports true, and returns how much time has passed at least: what
+// happened before may have happened right before the first tick.
+func (d *fakeDriver) after(is func() bool) time.Duration {
+	for n := range time.Duration(400) {
+		if d.tick(); is() {
+			return n * tickInterval
+		}
+	}
+	return never
+}
+
+const never = 100 * time.Second
+
+// wantAfter wants that something happens when d has passed, or a tick later.
+func wantAfter(t *testing.T, what string, got, d time.Duration) {
+	t.Helper()
+	if got < d || d < never && got > d+tickInterval {
+		t.Errorf("%s after %v; want %v", what, got, d)
+	}
+}
+
+// takes makes a side take bytes before each tick.
+func (d *fakeDriver) takes(s Side) {
+	d.also(func() { d.sample(s).taken += 100 })
+}
+
+// sends makes a side send frames before each tick.
+func (d *fakeDriver) sends(s Side, frames ...wstest.Frame) {
+	d.also(func() { d.receive(s, frames...) })
+}
+
+func (d *fakeDriver) also(f func()) {
+	before := d.eachTick
+	d.eachTick = func() {
+		if before != nil {
+			before()
+		}
+		f()
+	}
+}
+
+// finishClosing makes both sides send Close frames, the client first.
+func (d *fakeDriver) finishClosing() {
+	d.receive(Client, wstest.Close(1000, ""))
+	d.receive(Backend, wstest.Close(1000, ""))
+}
+
+func TestTickClosesLegs(t *testing.T) {
+	closeTimeout := Limits{CloseTimeout: time.Minute}
+	tests := []struct {
+		name   string
+		limits Limits
+		act    func(*fakeDriver)
+		closes Side // the leg that is closed first
+		after  time.Duration
+		how    action
+		isCut  bool
+	}{
+		// Silence.
+		{name: "the client does not answer a Close", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+		}, closes: Client, after: silenceTimeout, how: abandonConn, isCut: true},
+		{name: "the backend does not answer a Close", act: func(d *fakeDriver) {
+			d.receive(Client, wstest.Close(1000, ""))
+		}, closes: Backend, after: silenceTimeout, how: abandonConn, isCut: true},
+		{name: "the client is lost, and the backend sends nothing", act: func(d *fakeDriver) {
+			d.end(Client, io.EOF)
+		}, closes: Backend, after: silenceTimeout, how: abandonConn, isCut: true},
+		{name: "the backend answers no Close, but sends the rest of a message for 10 s", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Fragment(wstest.OpText, false, "first"))
+			d.receive(Client, wstest.Close(1000, ""))
+			n := 0
+			d.also(func() {
+				if n++; n <= 40 {
+					d.receive(Backend, wstest.Fragment(wstest.OpContinuation, n == 40, "next"))
+				}
+			})
+		}, closes: Backend, after: silenceTimeout + 39*tickInterval, how: abandonConn, isCut: true},
+		{name: "the backend answers no Close, and sends new messages", act: func(d *fakeDriver) {
+			d.receive(Client, wstest.Close(1000, ""))
+			d.sends(Backend, wstest.Text("on and on"))
+		}, closes: Backend, after: silenceTimeout, how: abandonConn, isCut: true},
+		{name: "the client answers no Close, and sends new messages", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.sends(Client, wstest.Text("on and on"))
+		}, closes: Client, after: silenceTimeout, how: abandonConn, isCut: true},
+
+		// Bytes wait.
+		{name: "the client takes nothing of its queue", act: func(d *fakeDriver) {
+			d.finishClosing()
+			d.sample(Client).isQueued = true
+			d.end(Backend, io.EOF)
+		}, closes: Client, after: stuckTimeout, how: resetConn, isCut: true},
+		{name: "the client takes nothing, and has not answered", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.sample(Client).isQueued = true
+		}, closes: Client, after: stuckTimeout, how: resetConn, isCut: true},
+		{name: "the client takes nothing of the buffer", act: func(d *fakeDriver) {
+			d.block(Client)
+			d.receive(Backend, wstest.Text("waits"), wstest.Close(1000, ""))
+		}, closes: Client, after: stuckTimeout, how: resetConn, isCut: true},
+		{name: "the client takes something for ever", limits: closeTimeout, act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.end(Backend, io.EOF)
+			d.sample(Client).isQueued = true
+			d.takes(Client)
+		}, closes: Client, after: time.Minute, how: abandonConn, isCut: true},
+		{name: "the client takes something for ever, and no limit is set", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.end(Backend, io.EOF)
+			d.sample(Client).isQueued = true
+			d.takes(Client)
+		}, closes: Client, after: never},
+
+		// Both sides are done.
+		{name: "the client's queue is empty", act: func(d *fakeDriver) {
+			d.finishClosing()
+			d.end(Backend, io.EOF)
+		}, closes: Client, after: emptyTimeout, how: closeConn},
+		{name: "the client's queue is unknown", act: func(d *fakeDriver) {
+			d.finishClosing()
+			d.sample(Client).isQueueUnknown = true
+			d.end(Backend, io.EOF)
+		}, closes: Client, after: unknownTimeout, how: closeConn},
+		{name: "the client takes its queue in 10 s", act: func(d *fakeDriver) {
+			d.finishClosing()
+			d.end(Backend, io.EOF)
+			n := 0
+			d.also(func() {
+				n++
+				d.sample(Client).isQueued = n <= 40
+			})
+		}, closes: Client, after: emptyTimeout + 39*tickInterval, how: closeConn},
+		{name: "the client sends on after its Close", act: func(d *fakeDriver) {
+			d.finishClosing()
+			d.end(Backend, io.EOF)
+			d.sends(Client, wstest.Text("ignored"))
+		}, closes: Client, after: emptyTimeout, how: closeConn},
+		{name: "the backend does not end its stream", act: func(d *fakeDriver) {
+			d.finishClosing()
+			d.end(Client, io.EOF)
+		}, closes: Backend, after: endTimeout, how: closeConn},
+		{name: "the backend broke the protocol", act: func(d *fakeDriver) {
+			d.receiveRaw(Backend, []byte{0xff, 0})
+			d.end(Client, io.EOF)
+		}, closes: Backend, after: endTimeout, how: closeConn},
+
+		{name: "the backend ends its stream behind its Close, and the client sends nothing", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.end(Backend, io.EOF)
+		}, closes: Backend, after: goneTimeout, how: closeConn},
+
+		// A write has failed.
+		{name: "a write to the client has failed", act: func(d *fakeDriver) {
+			d.client.fails = true
+			d.receive(Backend, wstest.Text("hello"))
+		}, closes: Client, after: lostTimeout, how: abandonConn},
+		{name: "a write to the backend has failed", act: func(d *fakeDriver) {
+			d.backend.fails = true
+			d.receive(Client, wstest.Text("hello"))
+		}, closes: Backend, after: lostTimeout, how: abandonConn},
+
+		// A peer has gone, and cannot be read.
+		{name: "the client hangs up behind unread data", act: func(d *fakeDriver) {
+			d.block(Backend)
+			d.sample(Client).hangUp = hungUp
+		}, closes: Client, after: hangUpTimeout, how: abandonConn, isCut: true},
+		{name: "the backend hangs up behind unread data", act: func(d *fakeDriver) {
+			d.block(Client)
+			d.sample(Backend).hangUp = hungUp
+		}, closes: Backend, after: hangUpTimeout, how: abandonConn, isCut: true},
+		{name: "the client half-closes behind unread data", act: func(d *fakeDriver) {
+			d.block(Backend)
+			d.sample(Client).hangUp = halfClosed
+		}, closes: Client, after: halfCloseTimeout, how: abandonConn, isCut: true},
+		{name: "the client hangs up, but the backend takes what it sent", act: func(d *fakeDriver) {
+			d.block(Backend)
+			d.takes(Backend)
+			d.sample(Client).hangUp = hungUp
+		}, closes: Client, after: never},
+		{name: "the client hangs up, and is read", act: func(d *fakeDriver) {
+			d.sample(Client).hangUp = hungUp
+		}, closes: Client, after: never},
+		{name: "the backend takes nothing, and the client is there", act: func(d *fakeDriver) {
+			d.block(Backend)
+		}, closes: Backend, after: never},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newFake(t, tt.limits)
+			tt.act(d)
+			c := d.fake(tt.closes)
+			if c.closed != 0 {
+				t.Fatal("it is closed before the first tick")
+			}
+			got := d.after(func() bool { return c.closed != 0 })
+			wantAfter(t, "closed", got, tt.after)
+			if c.closed != tt.how {
+				t.Errorf("closed by action %b; want %b", c.closed, tt.how)
+			}
+			if tt.after < never && d.r.closing.end.Cut != tt.isCut {
+				t.Errorf("Cut is %v; want %v", !tt.isCut, tt.isCut)
+			}
+		})
+	}
+}
+
+func TestTickEndsEveryTunnelThatIsEnding(t *testing.T) {
+	acts := map[string]func(*fakeDriver){
+		"shutdown":                     func(d *fakeDriver) { d.close(CauseShutdown) },
+		"the client closes":            func(d *fakeDriver) { d.receive(Client, wstest.Close(1000, "")) },
+		"the backend closes":           func(d *fakeDriver) { d.receive(Backend, wstest.Close(1000, "")) },
+		"the client is lost":           func(d *fakeDriver) { d.end(Client, io.EOF) },
+		"the backend is lost":          func(d *fakeDriver) { d.end(Backend, io.EOF) },
+		"the client is reset":          func(d *fakeDriver) { d.end(Client, errBroken) },
+		"the backend is reset":         func(d *fakeDriver) { d.end(Backend, errBroken) },
+		"the client breaks a rule":     func(d *fakeDriver) { d.receiveRaw(Client, []byte{0xff, 0}) },
+		"the backend breaks a rule":    func(d *fakeDriver) { d.receiveRaw(Backend, []byte{0xff, 0}) },
+		"a write to the client fails":  func(d *fakeDriver) { d.client.fails = true; d.receive(Backend, wstest.Text("x")) },
+		"a write to the backend fails": func(d *fakeDriver) { d.backend.fails = true; d.receive(Client, wstest.Text("x")) },
+	}
+	before := map[string]func(*fakeDriver){
+		"idle":                       func(*fakeDriver) {},
+		"the client takes nothing":   func(d *fakeDriver) { d.block(Client); d.receive(Backend, wstest.Text("waits")) },
+		"the backend takes nothing":  func(d *fakeDriver) { d.block(Backend); d.receive(Client, wstest.Text("waits")) },
+		"within the client's frame":  func(d *fakeDriver) { d.receiveRaw(Client, wire(Client, wstest.Text("under way"))[:10]) },
+		"within the backend's frame": func(d *fakeDriver) { d.receiveRaw(Backend, wire(Backend, wstest.Text("under way"))[:10]) },
+		"both take nothing": func(d *fakeDriver) {
+			d.block(Client)
+			d.block(Backend)
+			d.receive(Client, wstest.Text("waits"))
+			d.receive(Backend, wstest.Text("waits"))
+		},
+	}
+	for state, prepare := range before {
+		for name, act := range acts {
+			if strings.HasPrefix(state, "within the client") && strings.HasPrefix(name, "the client") ||
+				strings.HasPrefix(state, "within the backend") && strings.HasPrefix(name, "the backend") {
+				continue // the act would be the rest of the frame
+			}
+			t.Run(state+", "+name, func(t *testing.T) {
+				d := newFake(t, Limits{CloseTimeout: time.Minute})
+				prepare(d)
+				act(d)
+				if got := d.after(func() bool { return d.client.closed != 0 && d.backend.closed != 0 }); got > 2*stuckTimeout {
+					t.Errorf("both legs are closed after %v; want 30 s at most", got)
+				}
+			})
+		}
+	}
+}
+
+func TestTickGivesUpAskingTheBackend(t *testing.T) {
+	causes := map[string]func(*fakeDriver){
+		"shutdown":                       func(d *fakeDriver) { d.close(CauseShutdown) },
+		"the client breaks the protocol": func(d *fakeDriver) { d.receiveRaw(Client, []byte{0xff, 0}) },
+	}
+	tests := []struct {
+		name string
+		act  func(*fakeDriver)
+		want time.Duration
+	}{
+		{"a backend that sends nothing", func(*fakeDriver) {}, answerTimeout},
+		{"a backend that sends on", func(d *fakeDriver) { d.sends(Backend, wstest.Text("on and on")) }, answersTimeout},
+		{"a backend that is not read", func(d *fakeDriver) {
+			d.sample(Client).isBlocked = true
+			d.sample(Client).isQueued = true
+			d.takes(Client)
+		}, never},
+	}
+	for cause, begin := range causes {
+		for _, tt := range tests {
+			t.Run(cause+", "+tt.name, func(t *testing.T) {
+				d := newFake(t, Limits{})
+				begin(d)
+				tt.act(d)
+				if len(d.backend.written) == 0 {
+					t.Fatal("the backend was not sent its Close frame at once")
+				}
+				got := d.after(func() bool { return d.r.client.write != writeOpen })
+				wantAfter(t, "the client's Close frame is written", got, tt.want)
+			})
+		}
+	}
+}
+
+func TestBackendThatAnswersEndsTheAsking(t *testing.T) {
+	acts := map[string]func(*fakeDriver){
+		"by its Close frame":          func(d *fakeDriver) { d.receive(Backend, wstest.Close(1001, "")) },
+		"by the end of its stream":    func(d *fakeDriver) { d.end(Backend, io.EOF) },
+		"by a reset":                  func(d *fakeDriver) { d.end(Backend, errBroken) },
+		"by a violation":              func(d *fakeDriver) { d.receiveRaw(Backend, []byte{0xff, 0}) },
+		"by a Close of its own codes": func(d *fakeDriver) { d.receive(Backend, wstest.Close(4001, "")) },
+	}
+	for name, answer := range acts {
+		t.Run(name, func(t *testing.T) {
+			d := newFake(t, Limits{})
+			d.close(CauseShutdown)
+			d.receive(Backend, wstest.Text("before"))
+			if d.r.client.write != writeOpen {
+				t.Fatal("the client's Close frame does not wait for the backend")
+			}
+			answer(d)
+			if d.r.client.write == writeOpen {
+				t.Error("the client's Close frame is not written behind the answer")
+			}
+		})
+	}
+}
+
+func TestTickStopsWhenNothingIsPending(t *testing.T) {
+	d := newFake(t, Limits{})
+	d.block(Client)
+	d.receive(Backend, wstest.Text("waits"))
+	for range 3 {
+		if !d.tick() {
+			t.Fatal("the tunnel is not looked at any more, though a side takes nothing")
+		}
+	}
+	d.unblock(Client)
+	*d.sample(Client) = sample{}
+	if d.tick() || d.r.closing != nil || d.r.client.attention.Load() || d.r.backend.attention.Load() {
+		t.Error("the tunnel is still looked at, though nothing is pending")
+	}
+	if d.close(CauseShutdown); !d.tick() {
+		t.Error("a tunnel that is ending is not looked at")
+	}
+}
+
+func TestStalledForIsTheLongerStall(t *testing.T) {
+	d := newFake(t, Limits{})
+	wantStall := func(want time.Duration, wantSide Side) {
+		t.Helper()
+		if got, side := d.r.stalledFor(d.samples[0], d.samples[1]); got != want || side != wantSide {
+			t.Errorf("stalled for %v, by the %v; want %v, by the %v", got, side, want, wantSide)
+		}
+	}
+	wantStall(0, Proxy)
+	d.block(Backend)
+	d.tick()
+	d.block(Client)
+	d.tick()
+	d.tick()
+	wantStall(2*tickInterval, Backend)
+	d.sample(Backend).taken = 1
+	d.tick()
+	wantStall(2*tickInterval, Client)
+	d.close(CauseShutdown)
+	wantStall(0, Proxy) // the end bounds it
+}

@@ -1,0 +1,187 @@
+package relay
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/netconn"
+)
+
+// An EngineKind tells how the bytes of a tunnel are moved.
+type EngineKind uint8
+
+const (
+	Portable  EngineKind = iota // a goroutine for each direction
+	EventLoop                   // one goroutine for many tunnels
+)
+
+func (k EngineKind) String() string {
+	switch k {
+	case Portable:
+		return "portable"
+	case EventLoop:
+		return "event loop"
+	}
+	return fmt.Sprintf("EngineKind(%d)", uint8(k))
+}
+
+// Limits are an engine's.
+type Limits struct {
+	// CloseTimeout bounds the end of a tunnel; 0 means no bound.
+	CloseTimeout time.Duration
+
+	// Stalled is how many tunnels may be stalled at once; 0 means no bound.
+	Stalled int
+}
+
+// An Engine moves the bytes of all tunnels of a proxy: on event loops where it can, else
+// with goroutines of each tunnel. It starts nothing before its first tunnel, and Close
+// ends what it has started.
+type Engine struct {
+	closeTimeout time.Duration // immutable
+	loops        loops
+	sweeper      sweeper
+	stalled      stalled
+	parker       netconn.Parker
+}
+
+// NewEngine returns an engine.
+func NewEngine(l Limits) *Engine {
+	e := &Engine{closeTimeout: l.CloseTimeout, stalled: stalled{max: l.Stalled}}
+	if e.closeTimeout <= 0 {
+		e.closeTimeout = 1<<63 - 1
+	}
+	return e
+}
+
+// Close waits until the loops have ended, for a second at most: a hook may hold a
+// connection that has no tunnel yet. The caller must have ended all tunnels. Tunnels that
+// begin later are portable.
+func (e *Engine) Close() {
+	e.loops.close()
+	e.parker.Close()
+}
+
+// A driver moves the bytes of one relay.
+type driver interface {
+	run() End
+	start()
+
+	// conn returns the connection of a leg.
+	conn(Side) conn
+
+	// notify makes the engine do soon what is due. It never waits.
+	notify()
+
+	// watch makes the engine call tick, until that reports that it need not.
+	watch()
+
+	// closed is called after each connection was closed.
+	closed()
+
+	kind() EngineKind
+}
+
+// A conn is the connection of one leg as its engine uses it. The methods are for the
+// goroutine that writes to it, and wake and close for any.
+type conn interface {
+	// write writes p, or buffers what the system does not take at once. isLast says
+	// that shut follows.
+	write(p []byte, isLast bool) (int, error)
+
+	// buffered returns how many bytes are buffered.
+	buffered() int
+
+	// unwrite removes the last n bytes from the buffer, if all of them are there.
+	unwrite(n uint64) bool
+
+	// drop empties the buffer and returns how many bytes were in it.
+	drop() int
+
+	// canShut reports whether the stream can be ended alone; shut does that.
+	canShut() bool
+	shut()
+
+	// wake makes the goroutine that reads the connection call attend.
+	wake()
+
+	// close closes the connection as how says. interruptConn alone ends another call of
+	// close that waits.
+	close(how action)
+}
+
+// isDeadline reports whether err says that a read deadline has passed. ETIMEDOUT, which
+// the kernel reports of a peer that is dead, is a timeout as well.
+func isDeadline(err error) bool {
+	return os.IsTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
+}
+
+// stallTime is how long a side takes nothing before its tunnel counts as stalled.
+const stallTime = time.Second
+
+// stalled holds the tunnels that are stalled, so that they can be bounded.
+type stalled struct {
+	max int // immutable; 0 means no bound
+
+	mu     sync.Mutex
+	relays map[*Relay]stalledSide
+}
+
+// A stalledSide is one that has taken nothing for a time.
+type stalledSide struct {
+	relay *Relay
+	side  Side
+	lasts time.Duration
+}
+
+// record records how long a relay has been stalled.
+func (s *stalled) record(r *Relay, lasts time.Duration, side Side) {
+	if s.max == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if lasts < stallTime {
+		delete(s.relays, r)
+		return
+	}
+	if s.relays == nil {
+		s.relays = make(map[*Relay]stalledSide)
+	}
+	s.relays[r] = stalledSide{r, side, lasts}
+}
+
+// enforce ends the tunnels beyond the bound, those first that have been stalled for the
+// longest time.
+func (s *stalled) enforce() {
+	for _, x := range s.excess() {
+		x.relay.closeStalled(x.side, x.lasts)
+	}
+}
+
+func (s *stalled) excess() []stalledSide {
+	if s.max == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.relays) - s.max
+	if n <= 0 {
+		return nil
+	}
+	var all []stalledSide
+	for _, x := range s.relays {
+		all = append(all, x)
+	}
+	slices.SortFunc(all, func(a, b stalledSide) int { return cmp.Compare(b.lasts, a.lasts) })
+	for _, x := range all[:n] {
+		delete(s.relays, x.relay)
+	}
+	return all[:n]
+}

@@ -1,0 +1,383 @@
+package relay
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"sync/atomic"
+
+	"github.com/wsproxy/wsproxy/internal/frame"
+)
+
+// A leg is one of a tunnel's two connections: the state of its two halves, and the
+// tracker of what comes from its peer.
+//
+// The goroutine that reads a leg, or the loop, also writes to the other leg. It owns the
+// tracker, which tells where the other leg stands at a frame boundary, and the other
+// leg's buffer.
+type leg struct {
+	r    *Relay // immutable
+	side Side   // immutable
+
+	// Guarded by r.mu. See close.go.
+	read     readState
+	write    writeState
+	isClosed bool // the connection is closed, or is about to be
+
+	// attention tells the reader that states or frames of ours have to be looked at: it
+	// is set while r.closing is.
+	attention atomic.Bool
+
+	// Owned by the reader.
+	tracker frame.Tracker
+	partial *partial // what was read, but is not a whole header or control frame yet
+
+	// What was passed to this leg; written by the other leg's reader.
+	passed counts
+}
+
+// A partial is the beginning of a header or of a control frame.
+type partial struct {
+	len   int
+	bytes [frame.MaxHeld]byte
+}
+
+// Counts are what was passed in one direction, without frames of the relay's own.
+type Counts struct{ Bytes, Messages uint64 }
+
+type counts struct{ bytes, messages atomic.Uint64 }
+
+func (c *counts) load() Counts { return Counts{c.bytes.Load(), c.messages.Load()} }
+
+// other returns the tunnel's other leg.
+func (l *leg) other() *leg {
+	if l == &l.r.client {
+		return &l.r.backend
+	}
+	return &l.r.client
+}
+
+func (l *leg) conn() conn { return l.r.driver.conn(l.side) }
+
+// head returns what is read again, before what comes next.
+func (l *leg) head() []byte {
+	if l.partial == nil {
+		return nil
+	}
+	return l.partial.bytes[:l.partial.len]
+}
+
+// handle passes on what was read from l, the head before it included. Only its reader
+// calls it, and the methods below.
+func (l *leg) handle(p []byte) {
+	l.partial = nil
+	isOpen := true
+	if l.attention.Load() {
+		if isOpen = l.receive(); isOpen {
+			// A frame of ours may wait for the end of the frame under way.
+			n := l.tracker.Finish(p)
+			l.forward(p[:n], false)
+			l.attend()
+			p = p[n:]
+			isOpen = l.isOpen()
+		}
+	}
+	if isOpen {
+		p = l.pass(p)
+	}
+	if len(p) > 0 {
+		l.discard(p)
+	}
+	l.attend()
+}
+
+// receive records that bytes have come, and reports whether l's frames are passed on.
+func (l *leg) receive() (isOpen bool) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.receiveLocked(l.tracker.InMessage())
+	return l.read == readOpen
+}
+
+func (l *leg) isOpen() bool {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	return l.read == readOpen
+}
+
+// pass writes all whole frames of p to the other leg, up to a Close frame or a broken
+// rule, and returns what follows that.
+func (l *leg) pass(p []byte) (rest []byte) {
+	n := 0
+	for n < len(p) {
+		step, err := l.tracker.Next(p[n:])
+		switch {
+		case err != nil:
+			l.forward(p[:n], false)
+			l.violated(err.(*frame.Violation))
+			return nil
+		case step.Len == 0:
+			l.forward(p[:n], false)
+			l.hold(p[n:])
+			return nil
+		}
+		start := n
+		n += step.Len
+		if step.Control == 0 {
+			continue
+		}
+		switch l.filter(step.Control, p[start:n]) {
+		case swallow:
+			if !l.forward(p[:start], false) {
+				return p[n:]
+			}
+			p, n = p[n:], 0
+		case finish:
+			o := l.other()
+			if l.forward(p[:n], o.isShutNext()) {
+				o.closeWritten()
+			}
+			return p[n:]
+		case stop:
+			l.forward(p[:start], false)
+			return p[n:]
+		}
+	}
+	l.forward(p, false)
+	return nil
+}
+
+// A verdict is what becomes of a whole control frame.
+type verdict uint8
+
+const (
+	pass    verdict = iota // it is written to the other leg
+	swallow                // it is not
+	finish                 // it is, and nothing may follow it
+	stop                   // it is not, and neither is what follows it
+)
+
+// filter decides about each whole control frame that l's peer sends while frames are
+// passed on.
+func (l *leg) filter(op frame.Opcode, whole []byte) verdict {
+	if op == frame.Close {
+		if l.receivedClose(frame.CloseCode(whole)) {
+			return finish
+		}
+		return stop
+	}
+	if f := l.r.ours; f != nil && f(l.side, op, whole) {
+		return swallow
+	}
+	return pass
+}
+
+// discard parses p only to find the peer's Close frame.
+func (l *leg) discard(p []byte) {
+	l.tracker.Ignore()
+	for len(p) > 0 && l.isDiscarding() {
+		step, err := l.tracker.Next(p)
+		switch {
+		case err != nil:
+			l.violated(err.(*frame.Violation))
+		case step.Len == 0:
+			l.hold(p)
+			return
+		case step.Control == frame.Close:
+			l.receivedClose(frame.CloseCode(p[:step.Len]))
+		}
+		p = p[step.Len:]
+	}
+}
+
+func (l *leg) isEnded() bool {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	return l.read == readEnded
+}
+
+func (l *leg) isDiscarding() bool {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	return l.read == readDiscarding
+}
+
+// hold keeps p, which is less than a whole header or control frame.
+func (l *leg) hold(p []byte) {
+	l.partial = new(partial)
+	l.partial.len = copy(l.partial.bytes[:], p)
+}
+
+// atBoundary reports whether what was passed to the other leg ends with a whole frame.
+func (l *leg) atBoundary() bool { return l.tracker.AtBoundary() }
+
+// forward writes p to the other leg. It reports whether the leg takes more. isLast says
+// that the end of the stream follows at once.
+func (l *leg) forward(p []byte, isLast bool) bool {
+	if len(p) == 0 {
+		return true
+	}
+	o := l.other()
+	n, err := o.conn().write(p, isLast)
+	o.passed.bytes.Add(uint64(n))
+	if err != nil {
+		o.writeFailed(err)
+		return false
+	}
+	o.passed.messages.Add(uint64(l.tracker.TakeMessages()))
+	return true
+}
+
+// unwriteFrame removes the frame under way from the other leg's buffer, and reports
+// whether all of it was there.
+func (l *leg) unwriteFrame() bool {
+	n, o := l.tracker.Begun(), l.other()
+	if !o.conn().unwrite(n) {
+		return false
+	}
+	o.passed.bytes.Add(-n)
+	return true
+}
+
+// A controlFrame is one of the relay's own.
+type controlFrame struct {
+	op      frame.Opcode
+	payload []byte
+}
+
+// closeCode returns the status code of a Close frame.
+func (f controlFrame) closeCode() int {
+	if len(f.payload) < 2 {
+		return frame.StatusNoStatus
+	}
+	return int(binary.BigEndian.Uint16(f.payload))
+}
+
+// enqueue sends a control frame of the relay's own to a side: behind all that was read
+// for it, at the next frame boundary. It does not wait. Nothing follows a Close frame.
+func (r *Relay) enqueue(to Side, op frame.Opcode, payload []byte) {
+	r.mu.Lock()
+	r.leg(to).enqueueLocked(controlFrame{op, payload})
+	r.mu.Unlock()
+	r.notify()
+}
+
+func (l *leg) enqueueLocked(f controlFrame) {
+	if l.write != writeOpen || l.isClosed || l.hasCloseLocked() {
+		return
+	}
+	c := l.closingLocked()
+	c.frames = append(c.frames, f)
+	c.clock.hasChanged = true
+	l.other().closingLocked().due |= wakeReader
+}
+
+// enqueueCloseLocked enqueues a Close frame, if there is one to be sent.
+func (l *leg) enqueueCloseLocked(f closeFrame) {
+	if f.code != 0 {
+		l.enqueueLocked(controlFrame{frame.Close, frame.ClosePayload(f.code, f.reason)})
+	}
+}
+
+// hasCloseLocked reports whether a Close frame of ours is enqueued.
+func (l *leg) hasCloseLocked() bool {
+	if l.r.closing == nil {
+		return false
+	}
+	frames := l.closingLocked().frames
+	return len(frames) > 0 && frames[len(frames)-1].op == frame.Close
+}
+
+// attend writes the frames of ours that wait for the other leg, if that stands at a frame
+// boundary. Only l's reader knows.
+func (l *leg) attend() {
+	if !l.attention.Load() || !l.tracker.AtBoundary() {
+		return
+	}
+	l.writeFrames()
+}
+
+// writeFrames writes the frames of ours that wait for the other leg, which stands at a
+// frame boundary.
+func (l *leg) writeFrames() {
+	o := l.other()
+	for f, ok := o.nextFrame(); ok && o.writeFrame(f); f, ok = o.nextFrame() {
+	}
+}
+
+// nextFrame takes the next frame of ours out of the queue.
+func (l *leg) nextFrame() (f controlFrame, ok bool) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	if l.r.closing == nil || l.write != writeOpen || l.isClosed {
+		return f, false
+	}
+	c := l.closingLocked()
+	if len(c.frames) == 0 {
+		return f, false
+	}
+	f, c.frames = c.frames[0], c.frames[1:]
+	return f, true
+}
+
+// writeFrame writes a frame of ours, masked towards the backend: "a client MUST mask all
+// frames that it sends to the server".
+// https://www.rfc-editor.org/rfc/rfc6455#section-5.1
+func (l *leg) writeFrame(f controlFrame) bool {
+	var key *[4]byte
+	if l.side == Backend {
+		key = new([4]byte)
+		rand.Read(key[:]) // never fails
+	}
+	n, err := l.conn().write(frame.AppendControl(nil, f.op, f.payload, key), f.op == frame.Close && l.isShutNext())
+	if err != nil {
+		l.writeFailed(err)
+		return false
+	}
+	l.addOwn(n)
+	if f.op == frame.Close {
+		l.setCloseSent(f.closeCode())
+		l.closeWritten()
+	}
+	return true
+}
+
+func (l *leg) addOwn(n int) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	c := l.closingLocked()
+	c.own += uint64(n)
+	c.ownLast = n
+}
+
+// ownBytes returns how many bytes of frames of ours were written to l.
+func (l *leg) ownBytes() uint64 {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	if l.r.closing == nil {
+		return 0
+	}
+	return l.closingLocked().own
+}
+
+// isShutNext reports whether l's stream is ended as soon as a Close frame is written.
+func (l *leg) isShutNext() bool {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	return l.side == Client && l.isInputOverLocked()
+}
+
+// setCloseSent records the code of a Close frame of ours.
+func (l *leg) setCloseSent(code int) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.closingLocked().closeSent = code
+}
+
+// closeWritten records that a Close frame was written to l's buffer, ours or the other
+// peer's.
+func (l *leg) closeWritten() {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.setWriteLocked(writeClosing)
+	l.flushedLocked()
+}
