@@ -85,7 +85,7 @@
 //
 //	Cause                           client            backend
 //	CauseClosed       either side   the frame is passed on and answered
-//	CauseLost         client        -                 1001
+//	CauseLost         client        -                 end of stream
 //	CauseLost         backend       1012              -
 //	CauseProtocol     client        1002              1001
 //	CauseProtocol     backend       1012              1002
@@ -94,21 +94,31 @@
 //	CauseShutdown     proxy         1001              1001
 //	CauseApplication  proxy         Tunnel.Close's    1001
 //	CausePanic        proxy         1011              1001
-//	CauseStalled      client        -                 1001
-//	CauseStalled      backend       1012              -
+//	CauseStalled      client        reset             end of stream
+//	CauseStalled      backend       1012              reset
 //
-// A side that does not answer within 5 s is cut: within 1 s after CauseStalled, and
-// during a shutdown when the context of [Proxy.Shutdown] ends. So is one that cannot
-// be sent a Close frame because the other was lost inside a frame, or because it is
-// stalled. [Proxy.Close] sends none at all. [Proxy.Tunnels] lists open tunnels;
-// [Tunnel.Close] ends one.
+// Closing loses nothing that a peer still takes. Where the proxy ends a tunnel, and
+// where the client broke a rule, the backend is asked first: it gets its Close frame,
+// all that it still sends is relayed, and the client gets its own Close frame behind
+// that, after 1 s in which the backend sends nothing or after 5 s in which it goes on. A
+// Close frame of the backend with a code of the application's own (3000 to 4999) goes to
+// the client instead, unless the client broke a rule. [Tunnel.Close] with 1008 does not
+// wait. A client that was lost is lost to the backend too: it gets no Close frame,
+// because services that resume sessions after an abnormal end forget them at 1001.
+//
+// A side that makes no progress is cut: after 5 s in which nothing comes from it that
+// is waited for, after 15 s in which it takes nothing of what waits for it, and after
+// [Timeouts.Close] in any case. [TunnelEnd.Cut] says so. A side that is gone, while the
+// other takes nothing of what it has sent, ends the tunnel after 5 s, or after 15 s if
+// only its stream has ended. [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists
+// open tunnels; [Tunnel.Close] ends one.
 //
 // # Shutdown
 //
 // [http.Server.Shutdown] neither closes nor waits for connections that have been
 // upgraded. [Proxy.Shutdown] does: it refuses new upgrades with 503 and
-// Retry-After, sends Close 1001 to both sides of every tunnel, waits for their
-// answers, and cuts what is left when its context ends. Run both side by side
+// Retry-After, ends every tunnel with Close 1001, the backend first, waits until all have
+// ended, and cuts what is left when its context ends. Run both side by side
 // under one deadline, and wait for both before main returns, as in the example of
 // [Proxy.Shutdown]. [Proxy.Close] cuts all tunnels at once.
 //

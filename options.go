@@ -87,9 +87,9 @@ type Limits struct {
 	SocketBuffer int
 
 	// StalledTunnels bounds how many tunnels may be stalled at once. A tunnel is stalled
-	// if one of its connections has accepted no byte for a second, although there were
-	// bytes to write to it. Once a second, the tunnels above the bound are ended, those
-	// that have been stalled for the longest first: see [CauseStalled].
+	// if one of its peers has taken no byte for a second, although there were bytes that
+	// could not be written to it. Four times a second, the tunnels above the bound are
+	// ended, those that have been stalled for the longest first: see [CauseStalled].
 	//
 	// The kernel accepts bytes, and when its buffer was full it accepts more only after
 	// a good part of the buffer has reached the peer. For a client that read 256 KB/s

@@ -106,10 +106,11 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 }
 
 // Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
-// with Retry-After; every tunnel's client and backend are sent a Close frame with
-// code 1001 as soon as they stand at a frame boundary; then Shutdown waits for
-// their answers. When ctx ends, what is left is cut, and Shutdown returns within two
-// seconds, whatever a hook does.
+// with Retry-After; every tunnel's backend is sent a Close frame with code 1001, and its
+// client another one behind what the backend still sends; then Shutdown waits until all
+// tunnels have ended. A tunnel whose peers do not answer takes some seconds, one with a
+// slow client at most [Timeouts.Close]. When ctx ends, what is left is cut, and Shutdown
+// returns within two seconds, whatever a hook does.
 //
 // It returns nil if no tunnel had to be cut, else a [*DrainError]. It may be called
 // again, by several goroutines, and together with [Proxy.Close].

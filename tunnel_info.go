@@ -50,8 +50,8 @@ type TunnelEnd struct {
 	// sent one.
 	Code int
 
-	// Cut reports that a side that was still connected was sent no Close frame, or did
-	// not answer it in time.
+	// Cut reports that bytes were dropped, that a Close frame was not written, or that a
+	// side was closed because it made no progress or because of [Timeouts.Close].
 	Cut bool
 
 	Err error // the error of Side's stream; nil after a closing handshake

@@ -2,4 +2,5 @@
 
 package relay
 
-const hasRaceDetector = false
+// parallelTests is how many tests run at once: they wait.
+const parallelTests = "16"

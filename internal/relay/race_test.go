@@ -2,4 +2,5 @@
 
 package relay
 
-const hasRaceDetector = true
+// parallelTests is how many tests run at once: they wait, though less with the race detector.
+const parallelTests = "6"

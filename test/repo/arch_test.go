@@ -21,16 +21,16 @@ import (
 
 const modulePath = "github.com/wsproxy/wsproxy"
 
-// A room says what one package of the module may know of the others.
-type room struct {
+// A packageRule says what one package of the module may know of the others.
+type packageRule struct {
 	imports []string // packages of this module
 	forTest bool     // only tests may import it
 	isPure  bool     // values in, values out: see impure
 }
 
-// rooms by their directory. Imports point downwards: a room that knew who calls
+// packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
-var rooms = map[string]room{
+var packageRules = map[string]packageRule{
 	".":           {imports: []string{"internal/frame", "internal/handshake", "internal/health", "internal/netconn", "internal/relay"}},
 	"wsproxytest": {imports: []string{"."}},
 
@@ -50,7 +50,7 @@ var rooms = map[string]room{
 	"internal/proxytest": {forTest: true, imports: []string{".", "internal/memnet", "internal/wstest"}},
 }
 
-// impure are the imports that a pure room does without, so that its tests are
+// impure are the imports that a pure package does without, so that its tests are
 // tables and fuzz targets, and what it decides is the same each time.
 var impure = map[string]string{
 	"context":      "there is nothing to wait for",
@@ -66,7 +66,7 @@ var impure = map[string]string{
 	"sync/atomic":  "it shares nothing between goroutines",
 }
 
-// never are further imports that one room does without.
+// never are further imports that one package does without.
 var never = map[string]map[string]string{
 	"internal/frame": {
 		"net/http":  "frames are the same whatever opened the tunnel",
@@ -84,11 +84,11 @@ var never = map[string]map[string]string{
 // networkHTTP are the names of net/http that do more than hold values.
 var networkHTTP = regexp.MustCompile(`^(Client|Default.*|Get|Handle.*|Head|ListenAndServe.*|NewServeMux|Post.*|ResponseController|NewResponseController|Server?|Serve.*|Transport)$`)
 
-// descriptorRooms are the only places with calls that act on a descriptor: whether
+// descriptorFiles are the only places with calls that act on a descriptor: whether
 // a number still means the same connection is a question of its own.
-var descriptorRooms = regexp.MustCompile(`^internal/(epoll/.*|netconn/.*_unix)\.go$`)
+var descriptorFiles = regexp.MustCompile(`^internal/(epoll/.*|netconn/.*_unix)\.go$`)
 
-// durations are the names of package time that hold values. A pure room uses no other:
+// durations are the names of package time that hold values. A pure package uses no other:
 // time is passed in, so that no test waits.
 var durations = regexp.MustCompile(`^(Duration|(Nano|Micro|Milli)second|Second|Minute|Hour)$`)
 
@@ -111,9 +111,9 @@ func TestPackagesFollowImportRules(t *testing.T) {
 			t.Error(b)
 		}
 	}
-	for dir := range rooms {
+	for dir := range packageRules {
 		if !seen[dir] {
-			t.Errorf("there is no package in %s: remove it from the rooms in arch_test.go", dir)
+			t.Errorf("there is no package in %s: remove it from packageRules in arch_test.go", dir)
 		}
 	}
 }
@@ -202,8 +202,8 @@ func breaches(t *testing.T, name string, src []byte) []string {
 	}
 	c := &checker{fset: fset, name: name, dir: path.Dir(name), used: make(map[string]string)}
 	var known bool
-	if c.room, known = rooms[c.dir]; !known {
-		return []string{fmt.Sprintf("%s: a package without rules: add it to the rooms in arch_test.go", name)}
+	if c.packageRule, known = packageRules[c.dir]; !known {
+		return []string{fmt.Sprintf("%s: a package without rules: add it to packageRules in arch_test.go", name)}
 	}
 	for _, spec := range file.Imports {
 		c.checkImport(spec)
@@ -214,11 +214,11 @@ func breaches(t *testing.T, name string, src []byte) []string {
 
 // A checker looks at one file.
 type checker struct {
-	fset      *token.FileSet
-	name, dir string
-	room      room
-	used      map[string]string // "http" or "syscall" by the name that the file uses
-	found     []string
+	fset        *token.FileSet
+	name, dir   string
+	packageRule packageRule
+	used        map[string]string // "http" or "syscall" by the name that the file uses
+	found       []string
 }
 
 func (c *checker) report(pos token.Pos, format string, args ...any) {
@@ -234,15 +234,15 @@ func (c *checker) checkImport(spec *ast.ImportSpec) {
 	if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") && thirdParty[imported] == "" {
 		c.report(spec.Pos(), "imports %s: what needs a package that is not in the standard library is a module of its own", imported)
 	}
-	if reason := impure[imported]; c.room.isPure && reason != "" {
-		c.report(spec.Pos(), "a pure room imports %s: %s", imported, reason)
+	if reason := impure[imported]; c.packageRule.isPure && reason != "" {
+		c.report(spec.Pos(), "a pure package imports %s: %s", imported, reason)
 	}
 	if reason := never[c.dir][imported]; reason != "" {
 		c.report(spec.Pos(), "imports %s: %s", imported, reason)
 	}
 	switch imported {
 	case "unsafe":
-		if !descriptorRooms.MatchString(c.name) {
+		if !descriptorFiles.MatchString(c.name) {
 			c.report(spec.Pos(), "imports unsafe: whatever needs it acts on a descriptor, and belongs into internal/epoll")
 		}
 	case "syscall", "net/http", "time":
@@ -260,9 +260,9 @@ func (c *checker) checkImport(spec *ast.ImportSpec) {
 // checkOwnImport checks the import of a package of this module.
 func (c *checker) checkOwnImport(spec *ast.ImportSpec, dir string) {
 	switch {
-	case rooms[dir].forTest && !c.room.forTest:
+	case packageRules[dir].forTest && !c.packageRule.forTest:
 		c.report(spec.Pos(), "imports %s, which only tests may", dir)
-	case !slices.Contains(c.room.imports, dir):
+	case !slices.Contains(c.packageRule.imports, dir):
 		c.report(spec.Pos(), "%s imports %s: imports point downwards, as in ARCHITECTURE.md", c.dir, dir)
 	}
 }
@@ -270,8 +270,8 @@ func (c *checker) checkOwnImport(spec *ast.ImportSpec, dir string) {
 func (c *checker) checkNode(n ast.Node) bool {
 	switch n := n.(type) {
 	case *ast.GoStmt:
-		if c.room.isPure {
-			c.report(n.Pos(), "a pure room starts no goroutine: its callers could not tell when it ends")
+		if c.packageRule.isPure {
+			c.report(n.Pos(), "a pure package starts no goroutine: its callers could not tell when it ends")
 		}
 	case *ast.SelectorExpr:
 		if pkg, ok := n.X.(*ast.Ident); ok {
@@ -284,11 +284,11 @@ func (c *checker) checkNode(n ast.Node) bool {
 // checkName checks the use of a name of another package.
 func (c *checker) checkName(pos token.Pos, pkg, name string) {
 	switch {
-	case pkg == "syscall" && !harmlessSyscall.MatchString(name) && !descriptorRooms.MatchString(c.name):
+	case pkg == "syscall" && !harmlessSyscall.MatchString(name) && !descriptorFiles.MatchString(c.name):
 		c.report(pos, "uses syscall.%s: what acts on a descriptor belongs into internal/epoll, or a _unix.go file of internal/netconn", name)
-	case pkg == "time" && c.room.isPure && !durations.MatchString(name):
-		c.report(pos, "a pure room uses time.%s: time is passed in, so that no test waits", name)
-	case pkg == "http" && c.room.isPure && networkHTTP.MatchString(name):
-		c.report(pos, "a pure room uses http.%s: it opens no socket", name)
+	case pkg == "time" && c.packageRule.isPure && !durations.MatchString(name):
+		c.report(pos, "a pure package uses time.%s: time is passed in, so that no test waits", name)
+	case pkg == "http" && c.packageRule.isPure && networkHTTP.MatchString(name):
+		c.report(pos, "a pure package uses http.%s: it opens no socket", name)
 	}
 }

@@ -89,7 +89,7 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 			}
 		}
 	}
-	for dir := range rooms {
+	for dir := range packageRules {
 		if dir != "." && !strings.Contains(read(t, "ARCHITECTURE.md"), "`"+dir+"`") {
 			t.Errorf("ARCHITECTURE.md has no row for %s", dir)
 		}
