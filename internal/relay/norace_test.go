@@ -3,4 +3,4 @@
 package relay
 
 // parallelTests is how many tests run at once: they wait.
-const parallelTests = "16"
+const parallelTests = "32"
