@@ -79,8 +79,9 @@ type clock struct {
 	hasReceived bool // the peer has sent something
 	hasInput    bool // the peer has sent something that is waited for
 
-	hasNewMessage bool // a message has begun since the peer was sent a Close frame
-	isMessageOver bool // and that one is over
+	// Messages that have begun since the peer was sent a Close frame, 2 at most. From the
+	// second on what it sends is no progress.
+	newMessages uint8
 
 	taken   int64         // sample.taken at the last progress
 	quiet   time.Duration // the leg was read, and nothing came
@@ -97,15 +98,14 @@ func (l *leg) receiveLocked(isInMessage bool) {
 	c := &l.closingLocked().clock
 	c.hasReceived = true
 	if l.write >= writeClosed && !isInMessage {
-		c.isMessageOver = c.hasNewMessage
-		c.hasNewMessage = true
+		c.newMessages = min(c.newMessages+1, 2)
 	}
-	c.hasInput = c.hasInput || !c.isMessageOver && !l.isInputOverLocked()
+	c.hasInput = c.hasInput || c.newMessages < 2 && !l.isInputOverLocked()
 }
 
 // updateLocked moves l's clock on by d, in which l was read or not.
 func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
-	c := &l.closingLocked().clock
+	c := &l.timesLocked().clock
 	isTaken := s.taken > c.taken
 	if isTaken {
 		c.taken = s.taken
@@ -136,7 +136,7 @@ func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
 func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.closingLocked()
+	c := r.timesLocked()
 	isClientRead := !backend.isBlocked || r.client.read != readOpen
 	isBackendRead := !client.isBlocked || r.backend.read != readOpen
 	r.client.updateLocked(d, client, isClientRead)
@@ -148,7 +148,7 @@ func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 		c.isAging = true
 		r.client.tickClosingLocked(client)
 		r.backend.tickClosingLocked(backend)
-		r.askedLocked()
+		r.stopAskingLocked()
 		return true
 	}
 	r.client.tickOpenLocked(client, isClientRead)
@@ -174,7 +174,7 @@ func (r *Relay) isPendingLocked() bool {
 
 // tickOpenLocked looks at a leg of a tunnel that has no cause to end yet.
 func (l *leg) tickOpenLocked(s sample, isRead bool) {
-	c, o := l.closingLocked(), l.other()
+	c, o := l.timesLocked(), l.other()
 	if l.write == writeLost && c.clock.quiet >= lostTimeout {
 		l.r.beginLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
 		l.closeLocked(abandonConn)
@@ -185,14 +185,14 @@ func (l *leg) tickOpenLocked(s sample, isRead bool) {
 		limit = halfCloseTimeout
 	}
 	isGone := s.hangUp != present || l.write == writeLost
-	if isGone && !isRead && o.closingLocked().clock.stuck >= limit {
+	if isGone && !isRead && o.timesLocked().clock.stuck >= limit {
 		l.r.abortLocked(End{Side: l.side, Cause: CauseLost, Cut: true, Err: cmp.Or(c.writeErr, errHungUp)})
 	}
 }
 
 // tickClosingLocked closes l when a time has passed.
 func (l *leg) tickClosingLocked(s sample) {
-	c, o := &l.closingLocked().clock, l.other().closingLocked()
+	c, o := &l.timesLocked().clock, l.other().timesLocked()
 	isInputOver := l.isInputOverLocked()
 	emptyFor := emptyTimeout
 	if s.isQueueUnknown {
@@ -210,17 +210,17 @@ func (l *leg) tickClosingLocked(s sample) {
 		l.closeLocked(closeConn)
 	case l.write == writeLost && c.quiet >= lostTimeout:
 		l.closeLocked(abandonConn)
-	case l.side == Backend && l.read == readEnded && l.closingLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
+	case l.side == Backend && l.read == readEnded && l.timesLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
 	case !isInputOver && !s.isQueued && c.silent >= silenceTimeout:
 		l.cutLocked(abandonConn)
 	}
 }
 
-// askedLocked stops waiting for a backend that does not answer.
-func (r *Relay) askedLocked() {
+// stopAskingLocked stops waiting for a backend that does not answer.
+func (r *Relay) stopAskingLocked() {
 	c := r.closing
-	clock := &r.backend.closingLocked().clock
+	clock := &r.backend.timesLocked().clock
 	if c.asksBackend && r.backend.write >= writeClosed &&
 		(clock.quiet >= answerTimeout || clock.answers >= answersTimeout) {
 		c.asksBackend = false

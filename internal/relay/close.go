@@ -222,22 +222,35 @@ const (
 	resetConn                        // close it with a reset, so that the system drops what is queued
 )
 
-// closingLocked returns r.closing, which it allocates at the first call.
+// closingLocked returns r.closing, to record an event in it: readers look at states from
+// now on.
 func (r *Relay) closingLocked() *closing {
+	c := r.timesLocked()
+	if !r.client.attention.Load() {
+		r.client.attention.Store(true)
+		r.backend.attention.Store(true)
+		r.driver.watch()
+	}
+	return c
+}
+
+// timesLocked returns r.closing, for its clocks. A relay whose peer takes nothing for a
+// moment needs them too, but its readers need not look at states.
+func (r *Relay) timesLocked() *closing {
 	if r.closing == nil {
 		r.closing = new(closing)
 		for i := range r.closing.legs {
 			r.closing.legs[i].clock.hasChanged = true
 		}
-		r.client.attention.Store(true)
-		r.backend.attention.Store(true)
-		r.driver.watch()
 	}
 	return r.closing
 }
 
-// closingLocked returns l's part of r.closing.
+// closingLocked returns l's part of r.closing, as that of the relay does.
 func (l *leg) closingLocked() *legClosing { return &l.r.closingLocked().legs[l.side-Client] }
+
+// timesLocked returns l's part of r.closing, as that of the relay does.
+func (l *leg) timesLocked() *legClosing { return &l.r.timesLocked().legs[l.side-Client] }
 
 // setReadLocked changes l's read state. It never goes back to an earlier one.
 func (l *leg) setReadLocked(s readState) {
@@ -338,20 +351,17 @@ func (l *leg) violated(v *frame.Violation) {
 		cause = CauseProtocol
 	}
 	l.r.beginLocked(End{Side: l.side, Cause: cause, Err: v}, v.Reason)
-	l.other().enqueueCloseLocked(l.lastWordLocked())
+	l.other().enqueueCloseLocked(l.takeLastCloseLocked())
 	l.setReadLocked(readViolated)
 }
 
 // ended records that nothing more can be read from l, because of err, and ends the other
 // leg's write half: by a Close frame if one is due and the leg stands at a frame boundary.
-// The goroutine that reads l calls it, once.
+// The goroutine that reads l calls it. A second call, after a reset that follows the end
+// of the stream, only records that l takes nothing more.
 func (l *leg) ended(err error) {
 	r, o := l.r, l.other()
 	r.mu.Lock()
-	c := l.closingLocked()
-	if c.writeErr != nil && isDeadline(err) {
-		err = c.writeErr // the write is what failed, and nothing came since
-	}
 	if !l.isClosed {
 		r.beginLocked(End{Side: l.side, Cause: CauseLost, Err: err}, "")
 		if err != io.EOF {
@@ -359,10 +369,14 @@ func (l *leg) ended(err error) {
 		}
 	}
 	l.setReadLocked(readEnded)
-	if o.write == writeOpen && !o.hasCloseLocked() {
-		o.enqueueCloseLocked(l.lastWordLocked())
+	isWritten := o.write == writeOpen
+	if isWritten && !o.hasCloseLocked() {
+		o.enqueueCloseLocked(l.takeLastCloseLocked())
 	}
 	r.mu.Unlock()
+	if !isWritten {
+		return // what l's tracker stands in was dropped: nothing of it is in the buffer
+	}
 
 	isAtBoundary := l.atBoundary() || l.unwriteFrame()
 	if isAtBoundary {
@@ -371,9 +385,10 @@ func (l *leg) ended(err error) {
 	o.finishWriting(isAtBoundary)
 }
 
-// lastWordLocked returns the Close frame that the other leg is sent because l has ended,
-// or has broken a rule: nothing more of it is passed.
-func (l *leg) lastWordLocked() closeFrame {
+// takeLastCloseLocked returns the Close frame that the other leg is sent because nothing
+// more of l is passed: it has ended, or has broken a rule. If the client's Close frame
+// waits for the backend, it is the one, and waits no longer.
+func (l *leg) takeLastCloseLocked() closeFrame {
 	o := l.other()
 	c := l.r.closing
 	switch code := o.closingLocked().closeReceived; {
@@ -456,7 +471,8 @@ func (r *Relay) Close(cause Cause, code int, reason string) {
 	r.notify()
 }
 
-// Abort closes both connections at once, from New on. It does not wait.
+// Abort closes both connections at once, from New on; after Open a loop does so when Run
+// or Start is called. It does not wait.
 func (r *Relay) Abort(cause Cause) {
 	r.mu.Lock()
 	r.abortLocked(End{Side: Proxy, Cause: cause})

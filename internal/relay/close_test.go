@@ -228,3 +228,35 @@ func checkWritten(t *testing.T, name string, s Side, d *fakeDriver) {
 		}
 	}
 }
+
+// A backend that ends its stream inside a frame may be followed by a reset.
+func TestLegThatEndsTwiceKeepsWhatIsBuffered(t *testing.T) {
+	d := newFake(t, Limits{})
+	d.client.isBlocked = true
+	whole, part := unmasked(wstest.Text("whole")), unmasked(wstest.Text("not whole"))[:5]
+	d.r.backend.handle(append(whole[:len(whole):len(whole)], part...))
+	d.r.backend.ended(io.EOF)
+	want := string(whole) + "\x88\x0e\x03\xf4backend lost"
+	if got := string(d.client.buffer); got != want {
+		t.Fatalf("after the end of the stream %q is buffered; want %q", got, want)
+	}
+	d.r.backend.ended(errBroken)
+	if got := string(d.client.buffer); got != want {
+		t.Errorf("after a reset behind it %q is buffered; want %q", got, want)
+	}
+}
+
+// What a peer sends behind a Close frame of ours to the other is dropped, so that none of
+// it is in the buffer when it ends.
+func TestLegThatEndsInADroppedFrameKeepsTheCloseFrame(t *testing.T) {
+	d := newFake(t, Limits{})
+	d.client.isBlocked = true
+	d.r.Close(CausePanic, 1008, "")
+	d.r.backend.attend()
+	want := string(d.client.buffer)
+	d.r.backend.handle(unmasked(wstest.Text("not whole"))[:5])
+	d.r.backend.ended(io.EOF)
+	if got := string(d.client.buffer); got != want || want == "" {
+		t.Errorf("%q is buffered; want the Close frame %q", got, want)
+	}
+}

@@ -29,7 +29,10 @@ func (e *Engine) Dial(network, addr string) (c Dialing, can bool, err error) {
 	if l == nil {
 		return nil, false, nil
 	}
-	d := &dialedConn{loop: l, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), ready: make(chan struct{}, 1)}
+	d := &dialedConn{loop: l, to: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())}
+	for i := range d.halves {
+		d.halves[i].ready = make(chan struct{}, 1)
+	}
 	d.c = &loopConn{waiter: d}
 	if d.isPending, err = d.c.socket.Dial(d.to); err != nil {
 		return nil, true, d.opError("dial", err)
@@ -41,57 +44,70 @@ func (e *Engine) Dial(network, addr string) (c Dialing, can bool, err error) {
 	return d, true, nil
 }
 
-// A dialedConn is a connection to a backend that has no tunnel yet. One goroutine uses
-// it at a time; SetDeadline and Close may be called by others.
+// A dialedConn is a connection to a backend that has no tunnel yet. One goroutine reads
+// it and one writes it, or the same; the other methods are safe for concurrent use.
 type dialedConn struct {
 	loop      *loop          // immutable
 	c         *loopConn      // the loop's part, which a tunnel takes; immutable
 	to        netip.AddrPort // immutable
 	isPending bool           // it is still connecting; immutable
 
-	ready chan struct{} // has one element when an event or a deadline came
+	halves [2]dialedHalf // of the stream; see reading and writing
 
 	mu       sync.Mutex
 	edges    epoll.Edges // that came; reads remove Readable
-	deadline time.Time
-	timer    *time.Timer // nil before the first deadline
 	isClosed bool        // or taken by a tunnel
 }
+
+// A dialedHalf is what a goroutine that reads, or one that writes, waits for.
+type dialedHalf struct {
+	ready    chan struct{} // has one element when an event or the deadline came
+	deadline time.Time     // guarded by the connection's lock, as timer is
+	timer    *time.Timer   // nil before the first deadline
+}
+
+// Indexes of halves.
+const (
+	reading = iota
+	writing
+)
 
 // onEvent is called by the loop.
 func (d *dialedConn) onEvent(e epoll.Edges) {
 	d.mu.Lock()
 	d.edges |= e
 	d.mu.Unlock()
-	d.signal()
+	d.halves[reading].signal()
+	d.halves[writing].signal()
 }
 
-// signal makes the goroutine that waits look again.
-func (d *dialedConn) signal() {
+// signal makes the goroutine that waits try again.
+func (h *dialedHalf) signal() {
 	select {
-	case d.ready <- struct{}{}:
+	case h.ready <- struct{}{}:
 	default: // there is a signal already
 	}
 }
 
 // do calls try, under the lock, until it returns another error than [epoll.ErrAgain].
-func (d *dialedConn) do(op string, try func() error) error {
+func (d *dialedConn) do(half int, op string, try func() error) error {
 	for {
-		err := d.try(try)
+		err := d.try(half, try)
 		if err != epoll.ErrAgain {
 			return d.opError(op, err)
 		}
-		<-d.ready
+		<-d.halves[half].ready
 	}
 }
 
-func (d *dialedConn) try(try func() error) error {
+func (d *dialedConn) try(half int, try func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	deadline := d.halves[half].deadline
 	switch {
 	case d.isClosed:
 		return net.ErrClosed
-	case !d.deadline.IsZero() && !time.Now().Before(d.deadline):
+	case !deadline.IsZero() && !time.Now().Before(deadline):
 		return os.ErrDeadlineExceeded
 	}
 	return try()
@@ -109,7 +125,7 @@ func (d *dialedConn) Connect() error {
 	if !d.isPending {
 		return nil
 	}
-	return d.do("dial", func() error {
+	return d.do(writing, "dial", func() error {
 		isPending, err := d.c.socket.HasConnected(d.to)
 		if isPending {
 			return epoll.ErrAgain
@@ -119,7 +135,7 @@ func (d *dialedConn) Connect() error {
 }
 
 func (d *dialedConn) Read(p []byte) (n int, err error) {
-	err = d.do("read", func() error {
+	err = d.do(reading, "read", func() error {
 		if d.edges&^epoll.Writable == 0 {
 			return epoll.ErrAgain
 		}
@@ -133,7 +149,7 @@ func (d *dialedConn) Read(p []byte) (n int, err error) {
 }
 
 func (d *dialedConn) Write(p []byte) (n int, err error) {
-	err = d.do("write", func() error {
+	err = d.do(writing, "write", func() error {
 		m, err := d.c.socket.Write(p[n:])
 		n += m
 		if err == epoll.ErrAgain {
@@ -160,10 +176,12 @@ func (d *dialedConn) endLocked() bool {
 		return false
 	}
 	d.isClosed = true
-	if d.timer != nil {
-		d.timer.Stop()
+	for i := range d.halves {
+		if t := d.halves[i].timer; t != nil {
+			t.Stop()
+		}
+		d.halves[i].signal()
 	}
-	d.signal()
 	return true
 }
 
@@ -197,37 +215,38 @@ func (d *dialedConn) plain() (net.Conn, error) {
 func (d *dialedConn) LocalAddr() net.Addr  { return &net.TCPAddr{} }
 func (d *dialedConn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(d.to) }
 
-// SetReadDeadline is SetDeadline: one goroutine waits, for reads or for writes.
-func (d *dialedConn) SetReadDeadline(t time.Time) error { return d.SetDeadline(t) }
+func (d *dialedConn) SetReadDeadline(t time.Time) error  { return d.setDeadline(t, reading) }
+func (d *dialedConn) SetWriteDeadline(t time.Time) error { return d.setDeadline(t, writing) }
+func (d *dialedConn) SetDeadline(t time.Time) error      { return d.setDeadline(t, reading, writing) }
 
-// SetWriteDeadline is SetDeadline.
-func (d *dialedConn) SetWriteDeadline(t time.Time) error { return d.SetDeadline(t) }
-
-func (d *dialedConn) SetDeadline(t time.Time) error {
+func (d *dialedConn) setDeadline(t time.Time, halves ...int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.isClosed {
 		return d.opError("set", net.ErrClosed)
 	}
-	d.deadline = t
-	if d.timer != nil {
-		d.timer.Stop()
+	for _, i := range halves {
+		h := &d.halves[i]
+		h.deadline = t
+		if h.timer != nil {
+			h.timer.Stop()
+		}
+		if left := time.Until(t); !t.IsZero() && left > 0 {
+			h.timer = time.AfterFunc(left, h.signal) // stopped by endLocked
+		}
+		h.signal()
 	}
-	if left := time.Until(t); !t.IsZero() && left > 0 {
-		d.timer = time.AfterFunc(left, d.signal) // stopped by endLocked
-	}
-	d.signal()
 	return nil
 }
 
 // SetReadBuffer is that of a [net.TCPConn].
 func (d *dialedConn) SetReadBuffer(bytes int) error {
-	return d.do("set", func() error { return d.c.socket.SetReadBuffer(bytes) })
+	return d.do(reading, "set", func() error { return d.c.socket.SetReadBuffer(bytes) })
 }
 
 // SetWriteBuffer is that of a [net.TCPConn].
 func (d *dialedConn) SetWriteBuffer(bytes int) error {
-	return d.do("set", func() error { return d.c.socket.SetWriteBuffer(bytes) })
+	return d.do(reading, "set", func() error { return d.c.socket.SetWriteBuffer(bytes) })
 }
 
 // usePlainBackend replaces a backend's dialedConn, which no loop will have, by the same

@@ -2,12 +2,9 @@ package relay
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/netconn"
@@ -79,7 +76,8 @@ type driver interface {
 	// notify makes the engine do soon what is due. It never waits.
 	notify()
 
-	// watch makes the engine call tick, until that reports that it need not.
+	// watch makes the engine call tick, until that reports that it need not. A loop does so
+	// by itself, after each step.
 	watch()
 
 	// closed is called after each connection was closed.
@@ -114,12 +112,6 @@ type conn interface {
 	// close closes the connection as how says. interruptConn alone ends another call of
 	// close that waits.
 	close(how action)
-}
-
-// isDeadline reports whether err says that a read deadline has passed. ETIMEDOUT, which
-// the kernel reports of a peer that is dead, is a timeout as well.
-func isDeadline(err error) bool {
-	return os.IsTimeout(err) && !errors.Is(err, syscall.ETIMEDOUT)
 }
 
 // stallTime is how long a side takes nothing before its tunnel counts as stalled.

@@ -283,7 +283,7 @@ func (l *leg) hasCloseLocked() bool {
 	if l.r.closing == nil {
 		return false
 	}
-	frames := l.closingLocked().frames
+	frames := l.timesLocked().frames
 	return len(frames) > 0 && frames[len(frames)-1].op == frame.Close
 }
 
@@ -311,7 +311,7 @@ func (l *leg) nextFrame() (f controlFrame, ok bool) {
 	if l.r.closing == nil || l.write != writeOpen || l.isClosed {
 		return f, false
 	}
-	c := l.closingLocked()
+	c := l.timesLocked()
 	if len(c.frames) == 0 {
 		return f, false
 	}
@@ -356,7 +356,7 @@ func (l *leg) ownBytes() uint64 {
 	if l.r.closing == nil {
 		return 0
 	}
-	return l.closingLocked().own
+	return l.timesLocked().own
 }
 
 // isShutNext reports whether l's stream is ended as soon as a Close frame is written.

@@ -22,8 +22,8 @@ const (
 	// readSize is how much one read takes.
 	readSize = 32 << 10
 
-	// closeTimeout bounds the wait for an upgrade that a hook holds up.
-	closeTimeout = time.Second
+	// loopEndTimeout bounds the wait for an upgrade that a hook holds up.
+	loopEndTimeout = time.Second
 
 	// yieldInterval is how long a loop works before it lets others have its
 	// processor. An ordinary TCP echo in a program whose tunnels carried as much as
@@ -65,7 +65,7 @@ func (s *loops) close() {
 	for _, l := range loops {
 		l.close()
 	}
-	timeout := time.After(closeTimeout)
+	timeout := time.After(loopEndTimeout)
 	for _, l := range loops {
 		select {
 		case <-l.done:
@@ -75,7 +75,7 @@ func (s *loops) close() {
 	}
 }
 
-// pick returns the loop of the next tunnel, or nil if it can have none.
+// pickLoop returns the loop of the next tunnel, or nil if it can have none.
 func (e *Engine) pickLoop() *loop {
 	s := &e.loops
 	s.mu.Lock()
@@ -107,15 +107,15 @@ type loop struct {
 	done   chan struct{} // closed when run returns
 
 	// Owned by the loop's goroutine.
-	buf      []byte
-	pipe     pipe
-	queue    []*loopDriver // those that have more to do at once
-	previous []*loopDriver // the queue before, for its memory
-	swept    []*loopDriver // those for which time matters
-	sweeper  *time.Timer
-	lastTick time.Time
-	busy     time.Time     // since when the loop has not been parked
-	mayWork  time.Duration // before it yields, but at least yieldInterval
+	buf       []byte
+	pipe      pipe
+	queue     []*loopDriver // those that have more to do at once
+	previous  []*loopDriver // the queue before, for its memory
+	swept     []*loopDriver // those for which time matters
+	tickTimer *time.Timer
+	lastTick  time.Time
+	busy      time.Time     // since when the loop has not been parked
+	mayWork   time.Duration // before it yields, but at least yieldInterval
 
 	isSweepDue atomic.Bool
 
@@ -132,8 +132,8 @@ func newLoop(e *Engine) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{engine: e, poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
-	l.sweeper = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
-	l.sweeper.Stop()
+	l.tickTimer = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
+	l.tickTimer.Stop()
 	return l, nil
 }
 
@@ -209,7 +209,7 @@ func (l *loop) run() {
 	defer close(l.done)
 	defer l.poller.Close()
 	defer l.pipe.close()
-	defer l.sweeper.Stop()
+	defer l.tickTimer.Stop()
 	for l.next() {
 		l.handleEvents()
 		l.work()
@@ -369,7 +369,7 @@ func (l *loop) sweepTunnel(t *loopDriver) {
 	t.isSwept = true
 	if len(l.swept) == 0 {
 		l.lastTick = time.Now()
-		l.sweeper.Reset(tickInterval)
+		l.tickTimer.Reset(tickInterval)
 	}
 	l.swept = append(l.swept, t)
 }
@@ -394,7 +394,7 @@ func (l *loop) sweep(now time.Time) {
 	}
 	l.swept = append(still, l.swept...)
 	if len(l.swept) > 0 {
-		l.sweeper.Reset(tickInterval)
+		l.tickTimer.Reset(tickInterval)
 	}
 	l.engine.stalled.enforce()
 }

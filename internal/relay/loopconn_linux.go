@@ -66,6 +66,7 @@ func newLoopDriver(r *Relay, p *portable) *loopDriver {
 		return nil
 	}
 	r.driver = t
+	p.isReplaced.Store(true)
 	return t
 }
 

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"crypto/tls"
+	"errors"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,6 +25,8 @@ type portable struct {
 
 	isSwept   atomic.Bool // it is in the sweeper's list
 	isRunning atomic.Bool
+
+	isReplaced atomic.Bool // a loop has the tunnel
 
 	pumps     sync.WaitGroup // the backend's
 	openConns sync.WaitGroup
@@ -107,7 +111,7 @@ func (p *portable) pump(l *leg) {
 			}
 			continue
 		}
-		if isDeadline(err) && !l.isClosedNow() {
+		if c.isWakeUp(err) && !l.isClosedNow() {
 			c.SetReadDeadline(time.Time{}) // before attend: a later wake sets it again
 			continue
 		}
@@ -180,7 +184,7 @@ func (p *portable) blocking(s Side) *blockingConn {
 func (p *portable) conn(s Side) conn { return p.blocking(s) }
 func (*portable) kind() EngineKind   { return Portable }
 
-// notify uses a goroutine: a connection of somebody else's may block in any method.
+// notify uses a goroutine: a connection of the program's may block in any method.
 func (p *portable) notify() {
 	go p.r.act(p) // ends with a few calls
 }
@@ -218,16 +222,18 @@ type blockingConn struct {
 	p *portable
 
 	// writes is odd while a write is under way. The sweeper compares it with seen.
-	writes atomic.Uint32
+	writes  atomic.Uint32
+	isWoken atomic.Bool // see isWakeUp
+
 	seen   uint32 // owned by the sweeper
 	blocks bool   // owned by the sweeper: the write was under way at the last tick already
 }
 
 func (c *blockingConn) write(b []byte, _ bool) (int, error) {
+	c.writes.Add(1) // before the look at isSwept: see removeIdle
 	if !c.p.isSwept.Load() {
 		c.p.watch()
 	}
-	c.writes.Add(1)
 	n, err := c.Conn.Write(b)
 	c.writes.Add(1)
 	return n, err
@@ -248,7 +254,20 @@ func (c *blockingConn) unwrite(uint64) bool { return false }
 func (c *blockingConn) drop() int           { return 0 }
 func (c *blockingConn) canShut() bool       { return c.CanCloseWrite() }
 func (c *blockingConn) shut()               { c.CloseWrite() }
-func (c *blockingConn) wake()               { c.SetReadDeadline(longAgo) }
+
+// wake makes a read that waits return. Before Run the reader attends anyway.
+func (c *blockingConn) wake() {
+	if c.p.isRunning.Load() {
+		c.isWoken.Store(true)
+		c.SetReadDeadline(longAgo)
+	}
+}
+
+// isWakeUp reports whether a read has failed because of wake. A timeout that a
+// connection of the program's reports by itself is not: it may come again and again.
+func (c *blockingConn) isWakeUp(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || c.isWoken.Swap(false) && os.IsTimeout(err)
+}
 
 func (c *blockingConn) close(how action) {
 	switch {
@@ -281,7 +300,7 @@ type sweeper struct {
 	stop  chan struct{} // ends the goroutine; nil if there is none
 }
 
-// add makes the sweeper look at p.
+// add puts p into the list, if it is not there yet.
 func (s *sweeper) add(p *portable) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -299,13 +318,31 @@ func (s *sweeper) add(p *portable) {
 	}
 }
 
-// remove makes the sweeper look at p no more.
+// remove takes p out of the list.
 func (s *sweeper) remove(p *portable) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if p.isSwept.Swap(false) {
+		s.unlinkLocked(p)
+	}
+}
+
+// removeIdle is remove, unless a write or the end has begun since the tick. They call add
+// only if p is not in the list.
+func (s *sweeper) removeIdle(p *portable) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if !p.isSwept.Swap(false) {
+		return // it has ended
+	}
+	if p.isWriting() || p.r.client.attention.Load() && !p.isReplaced.Load() {
+		p.isSwept.Store(true)
 		return
 	}
+	s.unlinkLocked(p)
+}
+
+func (s *sweeper) unlinkLocked(p *portable) {
 	if p.prev != nil {
 		p.prev.next = p.next
 	} else {
@@ -340,6 +377,11 @@ func (s *sweeper) run(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case now := <-tick.C:
+			select {
+			case <-stop: // another goroutine sweeps what has come since
+				return
+			default:
+			}
 			s.sweep(min(now.Sub(last), 2*tickInterval))
 			last = now
 		}
@@ -352,10 +394,7 @@ func (s *sweeper) sweep(d time.Duration) {
 		if p.tick(d) {
 			continue
 		}
-		s.remove(p)
-		if p.isWriting() {
-			s.add(p) // the write has begun since the tick
-		}
+		s.removeIdle(p)
 	}
 	if len(tunnels) > 0 {
 		tunnels[0].r.engine.stalled.enforce()
@@ -371,13 +410,13 @@ func (p *portable) isWriting() bool {
 func (p *portable) tick(d time.Duration) (again bool) {
 	r := p.r
 	if !p.isRunning.Load() {
-		return !p.isReplaced() // time matters when it runs
+		return !p.isReplaced.Load() // time matters when it runs
 	}
 	p.client.note()
 	p.backend.note()
 	isMoving := p.client.seen%2 == 1 || p.backend.seen%2 == 1
 	isEnding := r.client.attention.Load()
-	if !isEnding && !p.client.isBlocked() && !p.backend.isBlocked() {
+	if !isEnding && !p.client.isBlocked() && !p.backend.isBlocked() && !r.hasTimes() {
 		return isMoving
 	}
 	client, backend := p.sample(&r.client, isEnding), p.sample(&r.backend, isEnding)
@@ -387,14 +426,17 @@ func (p *portable) tick(d time.Duration) (again bool) {
 	}
 	lasts, side := r.stalledFor(client, backend)
 	r.engine.stalled.record(r, lasts, side)
+	if !p.isSwept.Load() {
+		r.engine.stalled.record(r, 0, Proxy) // it has ended meanwhile
+	}
 	return again
 }
 
-// isReplaced reports whether the relay has another driver.
-func (p *portable) isReplaced() bool {
-	p.r.mu.Lock()
-	defer p.r.mu.Unlock()
-	return p.r.driver != p
+// hasTimes reports whether the relay has clocks, which tick frees.
+func (r *Relay) hasTimes() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closing != nil
 }
 
 // isDue reports whether the engine has something to do.

@@ -79,7 +79,7 @@ type Relay struct {
 	ours func(from Side, op frame.Opcode, whole []byte) bool
 
 	mu      sync.Mutex
-	driver  driver   // changed by Open
+	driver  driver   // changed by Open, constant after it: the engine reads it without the lock
 	closing *closing // nil while nothing but data passes; see close.go
 }
 
@@ -103,7 +103,7 @@ func (r *Relay) Open(response []byte, timeout time.Duration) error {
 		return err
 	}
 	if newLoopDriver(r, p) != nil {
-		p.client.Close() // the loop has duplicates
+		p.client.Close() // the loop has duplicates, or has taken the connection
 		p.backend.Close()
 	} else {
 		p.usePlainBackend()
@@ -162,7 +162,7 @@ func (l *leg) takeDue(d driver) action {
 	if l.r.closing == nil || l.r.driver != d {
 		return 0
 	}
-	c := l.closingLocked()
+	c := l.timesLocked()
 	due := c.due
 	c.due = 0
 	return due
@@ -202,7 +202,7 @@ func (l *leg) dropBuffer() {
 	if l.read != readEnded && l.write != writeLost {
 		l.r.closing.end.Cut = true
 	}
-	l.passed.bytes.Add(-uint64(max(n-l.closingLocked().ownLast, 0)))
+	l.passed.bytes.Add(-uint64(max(n-l.timesLocked().ownLast, 0)))
 }
 
 // end returns how the relay ended.
@@ -211,9 +211,9 @@ func (r *Relay) end() End {
 	defer r.mu.Unlock()
 	end := r.closing.end
 	if end.Cause != CauseClosed {
-		end.Code = r.client.closingLocked().closeSent
+		end.Code = r.client.timesLocked().closeSent
 		if end.Code == 0 {
-			end.Code = r.backend.closingLocked().closeSent
+			end.Code = r.backend.timesLocked().closeSent
 		}
 	}
 	return end
