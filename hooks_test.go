@@ -428,6 +428,7 @@ func TestHookThatExitsBefore101Becomes500(t *testing.T) {
 }
 
 func TestHookThatExitsAfter101EndsTunnel(t *testing.T) {
+	t.Parallel() // it waits
 	backend := wstest.StartBackend(t)
 	ends := make(chan wsproxy.TunnelEnd, 1)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{

@@ -20,6 +20,7 @@ import (
 )
 
 func TestShutdownWaitsForDetachedTunnels(t *testing.T) {
+	t.Parallel() // it waits
 	p := openDetached(t)
 	p.WantShutdownToWait(t)
 	if e := <-p.Ends; e.Cause != wsproxy.CauseShutdown || e.Cut {
@@ -102,10 +103,12 @@ func TestProxyWorksBehindStripPrefix(t *testing.T) {
 }
 
 func TestShutdownSends1001ToBothSidesAndWaits(t *testing.T) {
+	t.Parallel() // it waits
 	proxytest.OpenPair(t).WantShutdownToWait(t)
 }
 
 func TestShutdownWaitsForEndOfFrame(t *testing.T) {
+	t.Parallel() // it waits
 	p := proxytest.OpenPair(t)
 	frame := wstest.AppendFrame(nil, wstest.Text("a long message"), nil)
 	p.Backend.SendRaw(frame[:5])
@@ -218,6 +221,7 @@ func TestShutdownEndsTunnelsWhosePeersDoNotAnswer(t *testing.T) {
 }
 
 func TestShutdownMayBeCalledAgainAndConcurrently(t *testing.T) {
+	t.Parallel() // it waits
 	p := proxytest.OpenPair(t)
 	first, second := proxytest.ShutDown(t.Context(), p.Proxy), proxytest.ShutDown(t.Context(), p.Proxy)
 	p.Client.WantClose(1001)
@@ -235,6 +239,7 @@ func TestShutdownMayBeCalledAgainAndConcurrently(t *testing.T) {
 }
 
 func TestShutdownReturnsAfterTheLastHook(t *testing.T) {
+	t.Parallel() // it waits
 	var mu sync.Mutex
 	finished := false
 	b := wstest.StartBackend(t)

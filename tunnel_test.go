@@ -24,6 +24,7 @@ import (
 )
 
 func TestTunnelEndReportsSideCauseAndCode(t *testing.T) {
+	t.Parallel() // it waits
 	tests := []struct {
 		name  string
 		limit int64
@@ -156,6 +157,7 @@ func TestTunnelCloseRefusesBadCodesAndReasons(t *testing.T) {
 }
 
 func TestMessageSizeLimitsWholeMessages(t *testing.T) {
+	t.Parallel() // it waits
 	p := proxytest.OpenPair(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: 10}))
 	ten := wstest.Binary(bytes.Repeat([]byte{1}, 10))
 	for range 3 {
@@ -172,6 +174,7 @@ func TestMessageSizeLimitsWholeMessages(t *testing.T) {
 }
 
 func TestTunnelAllowsReservedBitsOfExtensions(t *testing.T) {
+	t.Parallel() // it waits
 	compressed := wstest.Frame{Fin: true, RSV: 4, Opcode: wstest.OpText, Payload: []byte{0xAA, 0x00}}
 	tests := []struct {
 		name, extension string
@@ -389,6 +392,7 @@ func TestSocketBufferBoundsUnreadBytes(t *testing.T) {
 // The engines share a program: a tunnel of one is opened, used and closed while one of
 // the other is open. Where there is no event loop both are portable.
 func TestTunnelIsPortableOverWrappedConnection(t *testing.T) {
+	t.Parallel() // it waits
 	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		plain, wrapped := proxytest.OpenPair(t, way), proxytest.OpenPair(t, way, proxytest.WrappedDialer())
 		for _, p := range []*proxytest.Pair{plain, wrapped} {

@@ -34,7 +34,7 @@ var isSoak = os.Getenv("WSPROXY_SOAK") != ""
 // TestMain lets many tests run at once: they mostly wait.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "64")
+	flag.Set("test.parallel", "128")
 	leaktest.Main(m)
 }
 

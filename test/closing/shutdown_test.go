@@ -30,6 +30,7 @@ var enders = []ender{
 
 // forEachEnder runs test with each ender in each way.
 func forEachEnder(t *testing.T, test func(t *testing.T, w way, by ender)) {
+	t.Parallel()
 	for _, by := range enders {
 		t.Run(by.name, func(t *testing.T) {
 			forEachWay(t, func(t *testing.T, w way) { test(t, w, by) })
