@@ -538,12 +538,10 @@ func (r *Relay) advanceLocked() {
 func (l *leg) advanceLocked() {
 	o := l.other()
 	switch {
-	case l.isClosed:
-		return
 	case l.read == readOpen && (o.write != writeOpen || o.isClosed):
-		l.setReadLocked(readDiscarding)
+		l.setReadLocked(readDiscarding) // also where l is closed: its reader may have bytes still
 		return
-	case !l.isInputOverLocked():
+	case l.isClosed, !l.isInputOverLocked():
 		return
 	}
 	switch l.write {

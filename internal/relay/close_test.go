@@ -140,6 +140,19 @@ func acts() []act {
 				}
 			}},
 			act{fmt.Sprint(s, " ticks"), func(d *fakeDriver) { d.tick() }},
+			// The reader of a leg has read something, but has not handled it, when another
+			// goroutine ends the tunnel or closes the leg.
+			act{fmt.Sprint(s, " sends, after a shutdown that its reader has not seen"), open(func(d *fakeDriver) {
+				d.r.Close(CauseShutdown, 0, "")
+				d.receive(s, wstest.Text("hello"))
+			})},
+			act{fmt.Sprint(s, " sends, and is cut before that is handled"), open(func(d *fakeDriver) {
+				d.close(CauseShutdown)
+				d.r.mu.Lock()
+				d.r.leg(s).cutLocked(abandonConn)
+				d.r.mu.Unlock()
+				d.receive(s, wstest.Text("hello"), wstest.Text("and more"))
+			})},
 		)
 	}
 	return all

@@ -33,7 +33,7 @@ type record struct {
 	code     int      // of the Close frame; 0 where it had none
 	reason   string
 	closeAt  time.Time
-	extra    int // frames behind the Close frame
+	extra    []byte // opcodes of frames behind the Close frame
 	err      error
 	endAt    time.Time
 }
@@ -108,7 +108,7 @@ func (r *record) readClose(src *bufio.Reader, h header) (code int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.code != noClose {
-		r.extra++
+		r.extra = append(r.extra, h.opcode)
 		return r.code, nil
 	}
 	r.code, r.closeAt = 0, time.Now()
@@ -142,7 +142,7 @@ func (r *record) readPayload(src *bufio.Reader, h header, isText bool) (text []b
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.code != noClose {
-		r.extra++
+		r.extra = append(r.extra, h.opcode)
 	}
 	if h.opcode < wstest.OpClose {
 		if isText {
@@ -210,7 +210,7 @@ func (r *record) wantEOF(code int, d time.Duration) {
 	r.waitEnd(d)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err != io.EOF || r.code != code || r.extra > 0 {
+	if r.err != io.EOF || r.code != code || len(r.extra) > 0 {
 		want := fmt.Sprintf("Close %d, then EOF", code)
 		if code == noClose {
 			want = "no Close frame, then EOF"
@@ -266,8 +266,8 @@ func (r *record) stringLocked() string {
 	if r.code != noClose {
 		s += fmt.Sprintf(", Close %d %q", r.code, r.reason)
 	}
-	if r.extra > 0 {
-		s += fmt.Sprintf(", %d frames behind it", r.extra)
+	if len(r.extra) > 0 {
+		s += fmt.Sprintf(", frames with opcodes %d behind it", r.extra)
 	}
 	if !r.endAt.IsZero() {
 		s += fmt.Sprintf(", then %v", r.err)
