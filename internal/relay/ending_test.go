@@ -255,7 +255,7 @@ func shout(p *wstest.Peer, b, answer []byte, heard <-chan struct{}) {
 		if _, err := p.Write(b); err != nil {
 			return
 		}
-		time.Sleep(5 * time.Millisecond) // other tests need the processor too
+		time.Sleep(20 * time.Millisecond) // other tests need the processor too
 	}
 }
 
@@ -317,7 +317,7 @@ func TestClientThatDoesNotStopSendingIsClosedSoon(t *testing.T) {
 			t.Errorf("client read %q, %v; want the end of the stream in order", b, err)
 		}
 		end := s.wait()
-		if took := time.Since(start); end.Cut || took > 3*emptyTimeout {
+		if took := wstest.Took(start, time.Now()); end.Cut || took > 3*emptyTimeout {
 			t.Errorf("ended with %+v after %v; want an end in order after %v", end, took, emptyTimeout)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 func TestMain(m *testing.M) {
@@ -12,5 +13,6 @@ func TestMain(m *testing.M) {
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		f.Value.Set(parallelTests)
 	}
+	wstest.MeasureLateness()
 	leaktest.Main(m)
 }

@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	margin   = 300 * time.Millisecond // for a machine that is busy
+	margin   = 300 * time.Millisecond // for what no rule delays; see wstest.Took
 	patience = 30 * time.Second       // for what must happen, where no rule says when
 )
 
@@ -35,6 +35,7 @@ var isSoak = os.Getenv("WSPROXY_SOAK") != ""
 func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "128")
+	wstest.MeasureLateness()
 	leaktest.Main(m)
 }
 
@@ -346,24 +347,22 @@ func (e *end) fill(n int) (written int) {
 // wantClosed waits for the end of the only tunnel, which must come within d.
 func (s *scene) wantClosed(d time.Duration) wsproxy.TunnelEnd {
 	s.t.Helper()
-	select {
-	case e := <-s.ends:
-		return e
-	case <-time.After(d):
+	e, ok := within(s.ends, d)
+	if !ok {
 		s.t.Fatalf("the tunnel is still open after %v", d)
-		panic("not reached")
 	}
+	return e
 }
 
 // wantGone waits until no tunnel is left, and no place at the backend is taken.
 func (s *scene) wantGone(d time.Duration) {
 	s.t.Helper()
-	for give := time.Now().Add(d); ; time.Sleep(20 * time.Millisecond) {
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		tunnels, places := s.proxy.Stats().Tunnels, s.proxy.Backends()[0].NumTunnels()
 		if tunnels == 0 && places == 0 {
 			return
 		}
-		if time.Now().After(give) {
+		if wstest.Took(start, time.Now()) > d {
 			s.t.Fatalf("after %v there are %d tunnels, and %d at the backend; want none", d, tunnels, places)
 		}
 	}
@@ -394,21 +393,40 @@ func (s *scene) shutdown() <-chan error {
 // wantShutdown waits for what shutdown has begun.
 func wantShutdown(t testing.TB, errc <-chan error, d time.Duration) error {
 	t.Helper()
-	select {
-	case err := <-errc:
-		return err
-	case <-time.After(d):
+	err, ok := within(errc, d)
+	if !ok {
 		t.Errorf("Shutdown has not returned after %v", d)
-		return nil
+	}
+	return err
+}
+
+// within waits for an event, and reports whether it came in time.
+func within[T any](event <-chan T, d time.Duration) (v T, ok bool) {
+	start := time.Now()
+	select {
+	case v = <-event:
+		return v, wstest.Took(start, time.Now()) <= d
+	case <-time.After(max(d, patience)):
+		return v, false
 	}
 }
 
 // wantSoon fails the test unless an event came in time.
 func wantSoon(t testing.TB, what string, since, at time.Time, d time.Duration) {
 	t.Helper()
-	if took := at.Sub(since); took > d {
+	if took := wstest.Took(since, at); took > d {
 		t.Errorf("%s after %v; want %v at most", what, took.Round(time.Millisecond), d)
 	}
+}
+
+// wantAround fails the test unless an event came when a rule says, or up to late later,
+// or a tenth of a second before.
+func wantAround(t testing.TB, what string, since, at time.Time, rule, late time.Duration) {
+	t.Helper()
+	if took := at.Sub(since); took < rule-100*time.Millisecond {
+		t.Errorf("%s after %v; want about %v", what, took.Round(time.Millisecond), rule)
+	}
+	wantSoon(t, what, since, at, rule+late)
 }
 
 // pattern returns n bytes that are the same each time, and not the same anywhere.

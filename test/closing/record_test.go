@@ -175,9 +175,7 @@ func (r *record) waitBytes(n int) {
 // waitClose waits for a Close frame, or the end.
 func (r *record) waitClose(d time.Duration) {
 	r.t.Helper()
-	select {
-	case <-r.closed:
-	case <-time.After(d):
+	if _, ok := within(r.closed, d); !ok {
 		r.t.Fatalf("%s after %v; want a Close frame", r, d)
 	}
 }
@@ -185,9 +183,7 @@ func (r *record) waitClose(d time.Duration) {
 // waitEnd waits for the stream's end.
 func (r *record) waitEnd(d time.Duration) {
 	r.t.Helper()
-	select {
-	case <-r.ended:
-	case <-time.After(d):
+	if _, ok := within(r.ended, d); !ok {
 		r.t.Fatalf("%s after %v; want the end of the stream", r, d)
 	}
 }
