@@ -54,8 +54,11 @@ func New(c net.Conn, buffered []byte) *Conn {
 	return n
 }
 
+// NetConn returns the underlying connection. The Conn still owns it.
+func (c *Conn) NetConn() net.Conn { return c.conn }
+
 // Unwrap returns the underlying connection, and the bytes that were already read
-// from it. The Conn still owns both.
+// from it. The Conn still owns both. It must not be called during a Fill.
 func (c *Conn) Unwrap() (conn net.Conn, buffered []byte) { return c.conn, c.buffered }
 
 // PlainSocket returns the underlying connection if it is a plain TCP or unix

@@ -285,7 +285,7 @@ func (c *blockingConn) close(how action) {
 // socketBeneath returns the socket that carries c, directly or beneath TLS; nil if it is
 // unknown.
 func socketBeneath(c *netconn.Conn) syscall.Conn {
-	inner, _ := c.Unwrap()
+	inner := c.NetConn()
 	if t, ok := inner.(*tls.Conn); ok {
 		inner = t.NetConn()
 	}
