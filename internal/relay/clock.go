@@ -38,7 +38,9 @@ const (
 	unknownTimeout = 5 * time.Second
 
 	// goneTimeout is how long a client has sent nothing when a backend is closed that has
-	// sent its Close frame and ended its stream: most take nothing more then.
+	// sent its Close frame and ended its stream: most take nothing more then. It is also
+	// how long a backend has sent nothing that is closed because its stream cannot be
+	// ended alone.
 	goneTimeout = tickInterval
 
 	// endTimeout is how long a backend may take to end its stream.
@@ -210,6 +212,8 @@ func (l *leg) tickClosingLocked(s sample) {
 		l.closeLocked(closeConn)
 	case l.write == writeLost && c.quiet >= lostTimeout:
 		l.closeLocked(abandonConn)
+	case l.write == writeShut && !l.conn().canShut() && c.quiet >= goneTimeout:
+		l.closeLocked(closeConn)
 	case l.side == Backend && l.read == readEnded && l.timesLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
 	case !isInputOver && !s.isQueued && c.silent >= silenceTimeout:

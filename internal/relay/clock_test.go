@@ -246,6 +246,21 @@ func TestTickClosesLegs(t *testing.T) {
 			d.sends(Client, wstest.Text("on and on"))
 		}, closes: Client, after: silenceTimeout, how: abandonConn, isCut: true},
 
+		{name: "the client is lost, and the backend's stream cannot be ended alone", act: func(d *fakeDriver) {
+			d.backend.cannotShut = true
+			d.end(Client, io.EOF)
+		}, closes: Backend, after: goneTimeout, how: closeConn},
+		{name: "such a backend sends on for 2 s", act: func(d *fakeDriver) {
+			d.backend.cannotShut = true
+			d.end(Client, io.EOF)
+			n := 0
+			d.also(func() {
+				if n++; n <= 8 {
+					d.receive(Backend, wstest.Text("unread, this would make a reset of it"))
+				}
+			})
+		}, closes: Backend, after: 7*tickInterval + goneTimeout, how: closeConn},
+
 		// Bytes wait.
 		{name: "the client takes nothing of its queue", act: func(d *fakeDriver) {
 			d.finishClosing()

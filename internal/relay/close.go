@@ -262,8 +262,9 @@ func (l *leg) setReadLocked(s readState) {
 	l.r.advanceLocked()
 }
 
-// setWriteLocked changes l's write state. Ending the stream of a connection that cannot
-// end it alone closes the connection.
+// setWriteLocked changes l's write state. Where a stream cannot be ended alone, a client is
+// closed instead, which has answered or has had time to, and a backend as soon as it has
+// sent nothing for a moment: with unread input, closing would drop what is queued.
 func (l *leg) setWriteLocked(s writeState) {
 	if s <= l.write || l.isClosed {
 		return
@@ -272,9 +273,10 @@ func (l *leg) setWriteLocked(s writeState) {
 	c := l.closingLocked()
 	c.clock.hasChanged = true
 	if s == writeShut {
-		if l.conn().canShut() {
+		switch {
+		case l.conn().canShut():
 			c.due |= shutStream
-		} else {
+		case l.side == Client:
 			l.closeLocked(closeConn)
 		}
 	}

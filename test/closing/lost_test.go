@@ -190,3 +190,34 @@ func TestConnectionWithoutCloseWriteIsClosedInstead(t *testing.T) {
 		})
 	})
 }
+
+// Closing a socket with unread input would drop what the backend has not taken yet.
+func TestBackendWithoutCloseWriteGetsAllThatALostClientSent(t *testing.T) {
+	forEachPlainWay(t, func(t *testing.T, w way) {
+		s := start(t, w, setup{isBackBare: true})
+		client, backend := s.open()
+		backend.socket.SetReadBuffer(32 << 10)
+		backend.slow.rate.Store(128 << 10)
+		data := messages(32, 8<<10)
+		client.Send(data...)
+		client.socket.CloseWrite()
+		client.listen(reaction{})
+		sent := make(chan struct{})
+		go func() {
+			for range 100 {
+				backend.WriteFrames(wstest.Text("on and on"))
+				time.Sleep(5 * time.Millisecond)
+			}
+			close(sent)
+		}()
+		atBackend := backend.listen(reaction{})
+		atBackend.wantEOF(noClose, patience)
+		atBackend.wantData(data...)
+		<-sent
+		backend.Close()
+		e := s.wantClosed(patience)
+		if e.Cause != wsproxy.CauseLost || e.Side != wsproxy.SideClient || e.Cut {
+			t.Errorf("tunnel ended with %+v; want the client lost, and no cut", e)
+		}
+	})
+}
