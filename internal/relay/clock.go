@@ -201,7 +201,7 @@ func (l *leg) tickClosingLocked(s sample) {
 		emptyFor = unknownTimeout
 	}
 	switch {
-	case l.isClosed:
+	case l.mustClose:
 	case l.r.closing.age >= l.r.engine.closeTimeout:
 		l.cutLocked(abandonConn)
 	case c.stuck >= stuckTimeout:

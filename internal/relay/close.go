@@ -266,7 +266,7 @@ func (l *leg) setReadLocked(s readState) {
 // closed instead, which has answered or has had time to, and a backend as soon as it has
 // sent nothing for a moment: with unread input, closing would drop what is queued.
 func (l *leg) setWriteLocked(s writeState) {
-	if s <= l.write || l.isClosed {
+	if s <= l.write || l.mustClose {
 		return
 	}
 	l.write = s
@@ -364,7 +364,7 @@ func (l *leg) violated(v *frame.Violation) {
 func (l *leg) ended(err error) {
 	r, o := l.r, l.other()
 	r.mu.Lock()
-	if !l.isClosed {
+	if !l.mustClose {
 		r.beginLocked(End{Side: l.side, Cause: CauseLost, Err: err}, "")
 		if err != io.EOF {
 			l.setWriteLocked(writeLost) // after a reset it takes nothing more either
@@ -438,7 +438,7 @@ func (l *leg) flushed() {
 
 // flushedLocked changes the states that wait for the buffer, if it is empty.
 func (l *leg) flushedLocked() {
-	if l.isClosed || l.conn().buffered() > 0 {
+	if l.mustClose || l.conn().buffered() > 0 {
 		return
 	}
 	switch l.write {
@@ -454,7 +454,7 @@ func (l *leg) flushedLocked() {
 func (l *leg) writeFailed(err error) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	if l.isClosed {
+	if l.mustClose {
 		return
 	}
 	if c := l.closingLocked(); c.writeErr == nil {
@@ -490,7 +490,7 @@ func (r *Relay) abortLocked(end End) {
 	}
 	c.end.Cut = c.end.Cut || !isDone
 	for _, l := range [...]*leg{&r.client, &r.backend} {
-		if l.isClosed {
+		if l.mustClose {
 			l.closingLocked().due |= interruptConn
 		}
 		l.closeLocked(abandonConn)
@@ -500,7 +500,7 @@ func (r *Relay) abortLocked(end End) {
 // isDoneLocked reports whether all that l's peer is owed was written, and all that is
 // wanted from it was read.
 func (l *leg) isDoneLocked() bool {
-	return l.isClosed || l.isInputOverLocked() && (l.write == writeClosed || l.write == writeShut || l.write == writeLost)
+	return l.mustClose || l.isInputOverLocked() && (l.write == writeClosed || l.write == writeShut || l.write == writeLost)
 }
 
 // isInputOverLocked reports whether nothing that may still come from l's peer matters.
@@ -514,7 +514,7 @@ func (l *leg) isInputOverLocked() bool {
 	case writeClosed, writeTruncated, writeShut, writeLost:
 		return true
 	}
-	return o.isClosed
+	return o.mustClose
 }
 
 // advanceLocked moves both legs as far towards their end as their states allow.
@@ -522,7 +522,7 @@ func (l *leg) isInputOverLocked() bool {
 func (r *Relay) advanceLocked() {
 	r.client.advanceLocked()
 	r.backend.advanceLocked()
-	if c := r.closing; c.asksBackend && (r.backend.isClosed || r.backend.read > readDiscarding) {
+	if c := r.closing; c.asksBackend && (r.backend.mustClose || r.backend.read > readDiscarding) {
 		c.asksBackend = false
 		r.client.enqueueCloseLocked(c.toClient)
 	}
@@ -540,10 +540,10 @@ func (r *Relay) advanceLocked() {
 func (l *leg) advanceLocked() {
 	o := l.other()
 	switch {
-	case l.read == readOpen && (o.write != writeOpen || o.isClosed):
+	case l.read == readOpen && (o.write != writeOpen || o.mustClose):
 		l.setReadLocked(readDiscarding) // also where l is closed: its reader may have bytes still
 		return
-	case l.isClosed, !l.isInputOverLocked():
+	case l.mustClose, !l.isInputOverLocked():
 		return
 	}
 	switch l.write {
@@ -567,10 +567,10 @@ func (l *leg) advanceLocked() {
 
 // closeLocked makes the engine close l's connection in one of the ways of an [action].
 func (l *leg) closeLocked(how action) {
-	if l.isClosed {
+	if l.mustClose {
 		return
 	}
-	l.isClosed = true
+	l.mustClose = true
 	c := l.closingLocked()
 	c.due = c.due&wakeReader | how
 	if l.read != readEnded && (l.write == writeClosing || l.hasCloseLocked()) {

@@ -94,7 +94,7 @@ func TestLegStatesNeverGoBack(t *testing.T) {
 				l.setWriteLocked(from)
 				before := l.write
 				l.setWriteLocked(to)
-				if l.write < before || l.write < to && !l.isClosed {
+				if l.write < before || l.write < to && !l.mustClose {
 					t.Errorf("write state %d of the %v after %d and %d", l.write, side, from, to)
 				}
 				d.r.mu.Unlock()
@@ -173,7 +173,7 @@ type watched struct {
 func (d *fakeDriver) watched() (w watched) {
 	for i, s := range bothSides {
 		l := d.r.leg(s)
-		w.read[i], w.write[i], w.isClosed[i], w.written[i] = l.read, l.write, l.isClosed, len(d.fake(s).written)
+		w.read[i], w.write[i], w.isClosed[i], w.written[i] = l.read, l.write, l.mustClose, len(d.fake(s).written)
 	}
 	if c := d.r.closing; c != nil {
 		w.hasCause, w.cause, w.side, w.cut = c.hasCause, c.end.Cause, c.end.Side, c.end.Cut

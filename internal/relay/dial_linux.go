@@ -263,7 +263,7 @@ func (p *portable) usePlainBackend() {
 	}
 	p.r.mu.Lock()
 	defer p.r.mu.Unlock()
-	if p.r.backend.isClosed {
+	if p.r.backend.mustClose {
 		c.Close()
 		return
 	}

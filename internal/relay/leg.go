@@ -21,7 +21,7 @@ type leg struct {
 	// Guarded by r.mu. See close.go.
 	read     readState
 	write    writeState
-	isClosed bool // the connection is closed, or is about to be
+	mustClose bool // the connection is closed, or is about to be
 
 	// attention tells the reader that states or frames of ours have to be looked at: it
 	// is set while r.closing is.
@@ -262,7 +262,7 @@ func (r *Relay) enqueue(to Side, op frame.Opcode, payload []byte) {
 }
 
 func (l *leg) enqueueLocked(f controlFrame) {
-	if l.write != writeOpen || l.isClosed || l.hasCloseLocked() {
+	if l.write != writeOpen || l.mustClose || l.hasCloseLocked() {
 		return
 	}
 	c := l.closingLocked()
@@ -308,7 +308,7 @@ func (l *leg) writeFrames() {
 func (l *leg) nextFrame() (f controlFrame, ok bool) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	if l.r.closing == nil || l.write != writeOpen || l.isClosed {
+	if l.r.closing == nil || l.write != writeOpen || l.mustClose {
 		return f, false
 	}
 	c := l.timesLocked()

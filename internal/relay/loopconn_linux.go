@@ -61,7 +61,7 @@ func newLoopDriver(r *Relay, p *portable) *loopDriver {
 	t.backend.setEarly(fromBackend)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.client.isClosed { // aborted meanwhile
+	if r.client.mustClose { // aborted meanwhile
 		t.drop()
 		return nil
 	}

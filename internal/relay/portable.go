@@ -111,7 +111,7 @@ func (p *portable) pump(l *leg) {
 			}
 			continue
 		}
-		if c.isWakeUp(err) && !l.isClosedNow() {
+		if c.isWakeUp(err) && !l.mustCloseNow() {
 			c.SetReadDeadline(time.Time{}) // before attend: a later wake sets it again
 			continue
 		}
@@ -154,10 +154,10 @@ func (t *turn) isOver(n int) bool {
 	return false
 }
 
-func (l *leg) isClosedNow() bool {
+func (l *leg) mustCloseNow() bool {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	return l.isClosed
+	return l.mustClose
 }
 
 // act does what is due, on the goroutine that reads l.
