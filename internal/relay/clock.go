@@ -99,7 +99,7 @@ type clock struct {
 func (l *leg) receiveLocked(isInMessage bool) {
 	c := &l.closingLocked().clock
 	c.hasReceived = true
-	if l.write >= writeClosed && !isInMessage {
+	if l.write.isPastClose() && !isInMessage {
 		c.newMessages = min(c.newMessages+1, 2)
 	}
 	c.hasInput = c.hasInput || c.newMessages < 2 && !l.isInputOverLocked()
@@ -127,7 +127,7 @@ func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
 	count(&c.stuck, s.isQueued, isTaken)
 	count(&c.empty, !s.isQueued, false)
 	count(&c.done, l.isInputOverLocked() && (l.write == writeClosed || l.write == writeShut), false)
-	if l.write >= writeClosed && isRead && !c.hasChanged {
+	if l.write.isPastClose() && isRead && !c.hasChanged {
 		c.answers += d
 	}
 	c.hasChanged, c.hasReceived, c.hasInput = false, false, false
@@ -159,8 +159,7 @@ func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 		return true
 	}
 	r.closing = nil
-	r.client.attention.Store(false)
-	r.backend.attention.Store(false)
+	r.attention.Store(false)
 	return false
 }
 
@@ -225,7 +224,7 @@ func (l *leg) tickClosingLocked(s sample) {
 func (r *Relay) stopAskingLocked() {
 	c := r.closing
 	clock := &r.backend.timesLocked().clock
-	if c.asksBackend && r.backend.write >= writeClosed &&
+	if c.asksBackend && r.backend.write.isPastClose() &&
 		(clock.quiet >= answerTimeout || clock.answers >= answersTimeout) {
 		c.asksBackend = false
 		r.client.enqueueCloseLocked(c.toClient)

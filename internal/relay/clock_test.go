@@ -495,7 +495,7 @@ func TestTickStopsWhenNothingIsPending(t *testing.T) {
 	}
 	d.unblock(Client)
 	*d.sample(Client) = sample{}
-	if d.tick() || d.r.closing != nil || d.r.client.attention.Load() || d.r.backend.attention.Load() {
+	if d.tick() || d.r.closing != nil || d.r.attention.Load() {
 		t.Error("the tunnel is still looked at, though nothing is pending")
 	}
 	if d.close(CauseShutdown); !d.tick() {

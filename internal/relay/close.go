@@ -179,6 +179,9 @@ const (
 	writeLost
 )
 
+// isPastClose reports whether the Close frame is written, or there will be none.
+func (s writeState) isPastClose() bool { return s >= writeClosed }
+
 // closing is the state that a relay needs only while it ends, or while one of its sides
 // is stuck. An idle tunnel has none.
 type closing struct {
@@ -198,11 +201,11 @@ type closing struct {
 
 // legClosing is a leg's part of closing.
 type legClosing struct {
-	frames  []controlFrame // ours, for the next frame boundary; see enqueueLocked
-	own     uint64         // bytes of frames of ours that were written
-	ownLast int            // of these, those of the last one
+	frames    []controlFrame // ours, for the next frame boundary; see enqueueLocked
+	own       uint64         // bytes of frames of ours that were written
+	ownQueued int            // of these, those that were written since the buffer was last empty
 
-	closeSent     int   // the code of our Close frame, or of the one in its place; 0 before it is written
+	closeSent     int   // the code of our Close frame, or of the application's in its place; 0 before it is written
 	closeReceived int   // the code of the peer's Close frame; 0 before it is read
 	writeErr      error // of the write that failed
 
@@ -226,9 +229,8 @@ const (
 // now on.
 func (r *Relay) closingLocked() *closing {
 	c := r.timesLocked()
-	if !r.client.attention.Load() {
-		r.client.attention.Store(true)
-		r.backend.attention.Store(true)
+	if !r.attention.Load() {
+		r.attention.Store(true)
 		r.driver.watch()
 	}
 	return c
@@ -428,7 +430,7 @@ func (l *leg) finishWriting(isAtBoundary bool) {
 
 // flushed is called when l's buffer has become empty.
 func (l *leg) flushed() {
-	if !l.attention.Load() {
+	if !l.r.attention.Load() {
 		return
 	}
 	l.r.mu.Lock()
@@ -441,6 +443,7 @@ func (l *leg) flushedLocked() {
 	if l.mustClose || l.conn().buffered() > 0 {
 		return
 	}
+	l.timesLocked().ownQueued = 0
 	switch l.write {
 	case writeClosing:
 		l.setWriteLocked(writeClosed)

@@ -19,13 +19,9 @@ type leg struct {
 	side Side   // immutable
 
 	// Guarded by r.mu. See close.go.
-	read     readState
-	write    writeState
-	mustClose bool // the connection is closed, or is about to be
-
-	// attention tells the reader that states or frames of ours have to be looked at: it
-	// is set while r.closing is.
-	attention atomic.Bool
+	read      readState
+	write     writeState
+	mustClose bool // the engine closes the connection, or has closed it
 
 	// Owned by the reader.
 	tracker frame.Tracker
@@ -71,7 +67,7 @@ func (l *leg) head() []byte {
 func (l *leg) handle(p []byte) {
 	l.partial = nil
 	isOpen := true
-	if l.attention.Load() {
+	if l.r.attention.Load() {
 		if isOpen = l.receive(); isOpen {
 			// A frame of ours may wait for the end of the frame under way.
 			n := l.tracker.Finish(p)
@@ -290,7 +286,7 @@ func (l *leg) hasCloseLocked() bool {
 // attend writes the frames of ours that wait for the other leg, if that stands at a frame
 // boundary. Only l's reader knows.
 func (l *leg) attend() {
-	if !l.attention.Load() || !l.tracker.AtBoundary() {
+	if !l.r.attention.Load() || !l.tracker.AtBoundary() {
 		return
 	}
 	l.writeFrames()
@@ -346,7 +342,9 @@ func (l *leg) addOwn(n int) {
 	defer l.r.mu.Unlock()
 	c := l.closingLocked()
 	c.own += uint64(n)
-	c.ownLast = n
+	if l.conn().buffered() > 0 {
+		c.ownQueued += n
+	}
 }
 
 // ownBytes returns how many bytes of frames of ours were written to l.

@@ -283,12 +283,12 @@ func (l *loop) step(t *loopDriver) {
 	if t.numClosed == 2 {
 		return
 	}
-	if t.r.client.attention.Load() {
+	if t.r.attention.Load() {
 		l.attend(t) // after an abort nothing more is moved
 	}
 	again := l.move(&t.r.client)
 	again = l.move(&t.r.backend) || again
-	if t.r.client.attention.Load() {
+	if t.r.attention.Load() {
 		again = l.attend(t) || again
 		if t.numClosed == 2 {
 			t.finish()

@@ -105,7 +105,7 @@ func (l *loop) takeOver(c *loopConn, s syscall.Conn) bool {
 func (t *loopDriver) begin() {
 	t.isStarted = true
 	t.backend.t, t.backend.waiter = t, nil
-	if t.r.client.attention.Load() {
+	if t.r.attention.Load() {
 		t.loop.sweepTunnel(t)
 	}
 }

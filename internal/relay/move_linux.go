@@ -46,7 +46,7 @@ func (c *loopConn) mayBeRead(d *leg, dst *loopConn) bool {
 		return false
 	}
 	n := dst.buffered()
-	return n == 0 || c.hangUp != present && n < readSize || d.attention.Load() && !d.isOpen()
+	return n == 0 || c.hangUp != present && n < readSize || d.r.attention.Load() && !d.isOpen()
 }
 
 // read moves what one read returns.
@@ -73,12 +73,12 @@ func (l *loop) read(d *leg, src, dst *loopConn) {
 // mayBeSpliced reports whether so much payload is to come that need not be seen. At a
 // mark a splice finds nothing, or the end.
 func (d *leg) mayBeSpliced(src, dst *loopConn) bool {
-	return d.tracker.Rest() >= spliceMin && dst.buffered() == 0 && !src.isUrgent && (!d.attention.Load() || d.isOpen())
+	return d.tracker.Rest() >= spliceMin && dst.buffered() == 0 && !src.isUrgent && (!d.r.attention.Load() || d.isOpen())
 }
 
 // splice moves payload through the pipe.
 func (l *loop) splice(d *leg, src, dst *loopConn) {
-	if d.attention.Load() {
+	if d.r.attention.Load() {
 		d.receive()
 	}
 	o := d.other()

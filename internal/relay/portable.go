@@ -162,7 +162,7 @@ func (l *leg) mustCloseNow() bool {
 
 // act does what is due, on the goroutine that reads l.
 func (p *portable) act(l *leg) {
-	if !l.attention.Load() {
+	if !l.r.attention.Load() {
 		return
 	}
 	p.r.mu.Lock()
@@ -335,7 +335,7 @@ func (s *sweeper) removeIdle(p *portable) {
 	if !p.isSwept.Swap(false) {
 		return // it has ended
 	}
-	if p.isWriting() || p.r.client.attention.Load() && !p.isReplaced.Load() {
+	if p.isWriting() || p.r.attention.Load() && !p.isReplaced.Load() {
 		p.isSwept.Store(true)
 		return
 	}
@@ -415,7 +415,7 @@ func (p *portable) tick(d time.Duration) (again bool) {
 	p.client.note()
 	p.backend.note()
 	isMoving := p.client.seen%2 == 1 || p.backend.seen%2 == 1
-	isEnding := r.client.attention.Load()
+	isEnding := r.attention.Load()
 	if !isEnding && !p.client.isBlocked() && !p.backend.isBlocked() && !r.hasTimes() {
 		return isMoving
 	}

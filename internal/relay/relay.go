@@ -22,15 +22,20 @@
 //     frames, the states of a leg, events, and when a leg is closed.
 //   - clock.go: what ends because of time.
 //   - leg.go: how frames pass from one leg to the other, those of the peers and ours.
-//   - engine.go: what both engines have in common. portable.go has a goroutine
-//     for each direction and takes any connection; loop_linux.go moves the bytes of
-//     many tunnels on one goroutine, between sockets that never wait.
+//   - engine.go: what both engines have in common.
+//   - portable.go: the engine that has a goroutine for each direction, and takes any
+//     connection.
+//   - loop_linux.go: the engine that moves the bytes of many tunnels on one goroutine,
+//     between sockets that never wait. loopconn_linux.go is one tunnel and its sockets,
+//     move_linux.go how bytes move, dial_linux.go how a loop connects to a backend.
+//   - queue_linux.go: what the system still holds of what was written.
 package relay
 
 import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -75,8 +80,12 @@ type Relay struct {
 	owner  Owner   // immutable; may be nil
 
 	// ours reports whether a whole control frame of a peer is for the proxy, and is not
-	// passed. It is called by the leg's reader. Nil means that none is. Immutable.
+	// passed. It is called by the leg's reader. Nil means that none is, as now: a test of
+	// frames_test.go swallows the pongs of pings of ours with it. Immutable.
 	ours func(from Side, op frame.Opcode, whole []byte) bool
+
+	// attention tells both readers that states, or frames of ours, have to be looked at.
+	attention atomic.Bool
 
 	mu      sync.Mutex
 	driver  driver   // changed by Open, constant after it: the engine reads it without the lock
@@ -202,7 +211,7 @@ func (l *leg) dropBuffer() {
 	if l.read != readEnded && l.write != writeLost {
 		l.r.closing.end.Cut = true
 	}
-	l.passed.bytes.Add(-uint64(max(n-l.timesLocked().ownLast, 0)))
+	l.passed.bytes.Add(-uint64(max(n-l.timesLocked().ownQueued, 0)))
 }
 
 // end returns how the relay ended.
