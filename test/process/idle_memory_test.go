@@ -141,6 +141,7 @@ type memoryProcess struct {
 	ask    io.Writer
 	answer *bufio.Scanner
 	url    string
+	pid    int
 }
 
 const (
@@ -173,7 +174,7 @@ func startMemoryProcess(t *testing.T, mode, backend string) *memoryProcess {
 			t.Errorf("the process with the proxy: %v", err)
 		}
 	})
-	p := &memoryProcess{ask: ask, answer: bufio.NewScanner(answer)}
+	p := &memoryProcess{ask: ask, answer: bufio.NewScanner(answer), pid: cmd.Process.Pid}
 	p.url = p.line(t)
 	return p
 }
