@@ -19,6 +19,7 @@ type fakeConn struct {
 	isBlocked  bool // it buffers what is written
 	fails      bool // writes fail
 	cannotShut bool
+	inSystem   int // of what was written
 	isShut     bool
 	closed     action // how it was closed; 0 while it is open
 }
@@ -53,6 +54,7 @@ func (c *fakeConn) drop() int {
 	return n
 }
 
+func (c *fakeConn) queued() int      { return c.inSystem }
 func (c *fakeConn) canShut() bool    { return !c.cannotShut }
 func (c *fakeConn) shut()            { c.isShut = true }
 func (c *fakeConn) wake()            {}
@@ -523,4 +525,20 @@ func TestStalledForIsTheLongerStall(t *testing.T) {
 	wantStall(2*tickInterval, Client)
 	d.close(CauseShutdown)
 	wantStall(0, Proxy) // the end bounds it
+}
+
+// What the system drops with a reset was not passed.
+func TestResetLegCountsOnlyWhatItsPeerHas(t *testing.T) {
+	d := newFake(t, Limits{})
+	d.receive(Backend, wstest.Text("0123456789"))
+	d.finishClosing()
+	d.client.inSystem = 9
+	d.sample(Client).isQueued = true
+	if d.after(func() bool { return d.client.closed&resetConn != 0 }) == never {
+		t.Fatal("the client is not reset")
+	}
+	d.r.end()
+	if _, toClient := d.r.Counts(); toClient.Bytes != 12+4-9 {
+		t.Errorf("%d bytes were passed to the client; want 7: a message of 12 and a Close of 4, without 9", toClient.Bytes)
+	}
 }

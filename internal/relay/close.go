@@ -204,6 +204,7 @@ type legClosing struct {
 	frames    []controlFrame // ours, for the next frame boundary; see enqueueLocked
 	own       uint64         // bytes of frames of ours that were written
 	ownQueued int            // of these, those that were written since the buffer was last empty
+	dropped   int            // bytes that the system dropped with a reset
 
 	closeSent     int   // the code of our Close frame, or of the application's in its place; 0 before it is written
 	closeReceived int   // the code of the peer's Close frame; 0 before it is read

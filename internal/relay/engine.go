@@ -102,6 +102,9 @@ type conn interface {
 	// drop empties the buffer and returns how many bytes were in it.
 	drop() int
 
+	// queued returns how many bytes the system holds that were written, as far as it tells.
+	queued() int
+
 	// canShut reports whether the stream can be ended alone; shut does that.
 	canShut() bool
 	shut()

@@ -314,6 +314,7 @@ func (c *loopConn) drop() int {
 	return n
 }
 
+func (c *loopConn) queued() int   { return c.socket.SendQueue() }
 func (c *loopConn) canShut() bool { return true }
 func (c *loopConn) shut()         { c.socket.CloseWrite() }
 func (c *loopConn) wake()         {} // the loop calls attend after each event

@@ -252,8 +252,13 @@ func (c *blockingConn) isBlocked() bool { return c.blocks }
 func (c *blockingConn) buffered() int       { return 0 }
 func (c *blockingConn) unwrite(uint64) bool { return false }
 func (c *blockingConn) drop() int           { return 0 }
-func (c *blockingConn) canShut() bool       { return c.CanCloseWrite() }
-func (c *blockingConn) shut()               { c.CloseWrite() }
+func (c *blockingConn) queued() int {
+	n, _ := sendQueue(socketBeneath(c.Conn))
+	return n
+}
+
+func (c *blockingConn) canShut() bool { return c.CanCloseWrite() }
+func (c *blockingConn) shut()         { c.CloseWrite() }
 
 // wake makes a read that waits return. Before Run the reader attends anyway.
 func (c *blockingConn) wake() {

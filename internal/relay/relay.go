@@ -192,6 +192,9 @@ func (l *leg) act(d driver, due action) {
 		return
 	}
 	l.dropBuffer()
+	if due&resetConn != 0 {
+		l.setDropped(conn.queued())
+	}
 	conn.close(due)
 	if l.side == Backend && l.r.owner != nil {
 		l.r.owner.BackendClosed()
@@ -214,10 +217,20 @@ func (l *leg) dropBuffer() {
 	l.passed.bytes.Add(-uint64(max(n-l.timesLocked().ownQueued, 0)))
 }
 
-// end returns how the relay ended.
+// setDropped records how many bytes the system drops with a reset.
+func (l *leg) setDropped(n int) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.closingLocked().dropped = n
+}
+
+// end returns how the relay ended. It is called once, after the last write.
 func (r *Relay) end() End {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, l := range [...]*leg{&r.client, &r.backend} {
+		l.passed.bytes.Add(-min(uint64(l.timesLocked().dropped), l.passed.bytes.Load()))
+	}
 	end := r.closing.end
 	if end.Cause != CauseClosed {
 		end.Code = r.client.timesLocked().closeSent

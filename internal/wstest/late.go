@@ -1,13 +1,15 @@
 package wstest
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"time"
 )
 
-// The program's lateness: how much longer than asked for short sleeps have taken, in
-// all. On a machine with too much to do that is most of the time.
+// The program's lateness: how long a goroutine has waited for a processor, in all, after
+// short sleeps and behind others that could run. On a machine with too much to do that is
+// most of the time.
 var late struct {
 	mu   sync.Mutex
 	at   []time.Time     // when a sleep ended late, in order
@@ -23,6 +25,7 @@ func measureLateness() {
 	for {
 		start := time.Now()
 		time.Sleep(nap)
+		runtime.Gosched()
 		end := time.Now()
 		if d := end.Sub(start) - nap; d > time.Millisecond {
 			addLateness(end, d)

@@ -199,17 +199,22 @@ func TestBackendWithoutCloseWriteGetsAllThatALostClientSent(t *testing.T) {
 		backend.socket.SetReadBuffer(32 << 10)
 		backend.slow.rate.Store(128 << 10)
 		data := messages(32, 8<<10)
+		isOver, sent := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(sent)
+			for {
+				backend.WriteFrames(wstest.Text("on and on"))
+				select {
+				case <-isOver:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+		}()
+		client.listen(reaction{})
 		client.Send(data...)
 		client.socket.CloseWrite()
-		client.listen(reaction{})
-		sent := make(chan struct{})
-		go func() {
-			for range 100 {
-				backend.WriteFrames(wstest.Text("on and on"))
-				time.Sleep(5 * time.Millisecond)
-			}
-			close(sent)
-		}()
+		time.AfterFunc(100*time.Millisecond, func() { close(isOver) }) // some of it comes after the end of the stream
 		atBackend := backend.listen(reaction{})
 		atBackend.wantEOF(noClose, patience)
 		atBackend.wantData(data...)

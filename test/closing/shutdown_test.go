@@ -207,7 +207,9 @@ func TestProxysCloseWaitsFiveSecondsForABackendThatSendsOn(t *testing.T) {
 		client.Close()
 		closeAt, _ := atClient.times()
 		wantAround(t, "Close to the client", begin, closeAt, 5*time.Second, 750*time.Millisecond)
-		s.wantClosed(3*time.Second + margin)
+		if e := s.wantClosed(3*time.Second + margin); !e.Cut {
+			t.Errorf("tunnel ended with %+v; want a cut: the backend has not answered", e)
+		}
 		wantShutdown(t, done, 3*time.Second+margin)
 	})
 }
