@@ -215,6 +215,8 @@ func (l *leg) tickClosingLocked(s sample) {
 		l.closeLocked(closeConn)
 	case l.side == Backend && l.read == readEnded && l.timesLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
+	case l.side == Backend && l.r.closing.asksBackend && l.write.isPastClose():
+		// It has answerTimeout and answersTimeout to answer; what it sends counts then.
 	case !isInputOver && !s.isQueued && c.silent >= silenceTimeout:
 		l.cutLocked(abandonConn)
 	}

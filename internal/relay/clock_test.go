@@ -263,6 +263,16 @@ func TestTickClosesLegs(t *testing.T) {
 			})
 		}, closes: Backend, after: 7*tickInterval + goneTimeout, how: closeConn},
 
+		{name: "after a shutdown the backend does not answer, and sends new messages", act: func(d *fakeDriver) {
+			d.close(CauseShutdown)
+			d.sends(Backend, wstest.Text("on and on"))
+			d.also(func() {
+				if d.r.client.write.isPastClose() && !d.r.client.isEnded() {
+					d.receive(Client, wstest.Close(1001, ""))
+				}
+			})
+		}, closes: Backend, after: answersTimeout + endTimeout, how: closeConn},
+
 		// Bytes wait.
 		{name: "the client takes nothing of its queue", act: func(d *fakeDriver) {
 			d.finishClosing()

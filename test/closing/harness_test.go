@@ -20,21 +20,25 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/leaktest"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 const (
-	margin   = 300 * time.Millisecond // for what no rule delays; see wstest.Took
+	margin   = 500 * time.Millisecond // added to what a rule says; see wstest.Took
 	patience = 30 * time.Second       // for what must happen, where no rule says when
 )
 
 // isSoak reports whether the tests run with full sizes.
 var isSoak = os.Getenv("WSPROXY_SOAK") != ""
 
-// TestMain lets many tests run at once: they mostly wait.
+// TestMain lets many tests run at once: they mostly wait, once their tunnels are open.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	flag.Set("test.parallel", "128")
+	if proxytest.IsRace {
+		flag.Set("test.parallel", "48")
+	}
 	wstest.MeasureLateness()
 	leaktest.Main(m)
 }

@@ -18,7 +18,7 @@ func TestViolationBeforeASilentBackendIsClosedSoon(t *testing.T) {
 		atClient, atBackend := client.listen(reaction{}), backend.listen(reaction{})
 		begin := time.Now()
 		client.SendRaw(unmasked)
-		atBackend.wantClose(1001, margin)
+		atBackend.wantClose(1001, patience)
 		atClient.wantClose(1002, 1500*time.Millisecond+margin)
 		atClient.wantEOF(1002, margin)
 		closeAt, endAt := atClient.times()
