@@ -93,10 +93,12 @@ func (e *BackendError) Timeout() bool {
 }
 
 // A DrainError reports how the tunnels ended that were open when a shutdown began, if
-// some of them had to be cut.
+// some of them were cut or if an upgrade did not end in time. A tunnel is cut if bytes
+// were dropped, if a Close frame was not written, or if a limit of time closed a side: see
+// [TunnelEnd.Cut]. A peer that does not answer the proxy's Close 1001 is no cut.
 type DrainError struct {
-	Closed int   // tunnels that ended by a closing handshake, or because a side disconnected
-	Cut    int   // tunnels with a side that was sent no Close frame, or did not answer it
+	Closed int   // tunnels that ended and were not cut
+	Cut    int   // tunnels that were cut, and those that a hook kept from ending
 	Err    error // the context's error; nil if the context did not end
 }
 

@@ -112,8 +112,9 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 // slow client at most [Timeouts.Close]. When ctx ends, what is left is cut, and Shutdown
 // returns within two seconds, whatever a hook does.
 //
-// It returns nil if no tunnel had to be cut, else a [*DrainError]. It may be called
-// again, by several goroutines, and together with [Proxy.Close].
+// It returns nil if no tunnel was cut and all upgrades have ended, else a [*DrainError]. A
+// nil error does not mean that every peer has answered: see [TunnelEnd.Cut]. Shutdown may
+// be called again, by several goroutines, and together with [Proxy.Close].
 // [http.Server.Shutdown] neither knows nor waits for tunnels: call both, side by
 // side.
 func (p *Proxy) Shutdown(ctx context.Context) error {

@@ -22,8 +22,8 @@ type registry struct {
 	backends   map[*Backend]struct{} // those with tunnels, which are in Backend.open
 	numTunnels int
 	lastID     uint64
-	closed     int     // tunnels that ended with a closing handshake since the registry was stopped
-	cut        int     // tunnels that ended without one since then
+	closed     int     // tunnels that ended since the registry was stopped and were not cut
+	cut        int     // tunnels that ended since then and were cut: see TunnelEnd.Cut
 	toBackend  Traffic // of tunnels that have ended
 	toClient   Traffic
 }
@@ -73,8 +73,8 @@ func (r *registry) addTunnel(t *Tunnel) (isStopped, isAborted bool) {
 	return r.isStopped, r.isAborted
 }
 
-// removeTunnel removes t, which has ended. WasCut says that it ended without a closing
-// handshake.
+// removeTunnel removes t, which has ended. WasCut is its TunnelEnd.Cut: bytes were dropped,
+// a Close frame was not written, or a limit of time closed a side.
 func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
 	toBackend, toClient := t.traffic()
 	r.mu.Lock()
