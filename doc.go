@@ -97,21 +97,41 @@
 //	CauseStalled      client        reset             end of stream
 //	CauseStalled      backend       1012              reset
 //
-// Closing loses nothing that a peer still takes. Where the proxy ends a tunnel, and
-// where the client broke a rule, the backend is asked first: it gets its Close frame,
-// all that it still sends is relayed, and the client gets its own Close frame behind
-// that, after 1 s in which the backend sends nothing or after 5 s in which it goes on. A
-// Close frame of the backend with a code of the application's own (3000 to 4999) goes to
-// the client instead, unless the client broke a rule. [Tunnel.Close] with 1008 does not
-// wait. A client that was lost is lost to the backend too: it gets no Close frame,
-// because services that resume sessions after an abnormal end forget them at 1001.
+// Closing loses nothing that a peer still takes, but for the two cases below. Where the
+// proxy ends a tunnel, and where the client broke a rule, the backend is asked first: it
+// gets its Close frame, all that it still sends is relayed, and the client gets its own
+// Close frame behind that, after 1 s in which the backend sends nothing or after 5 s in
+// which it goes on. A Close frame of the backend with a code of the application's own
+// (3000 to 4999) goes to the client instead, unless the client broke a rule.
+// [Tunnel.Close] with 1008 does not wait. A client that was lost is lost to the backend
+// too: it gets no Close frame, because services that resume sessions after an abnormal end
+// forget them at 1001.
+//
+// Where the proxy ends a tunnel, and where a side broke a rule, the proxy waits for the
+// answer to its own Close frame for about 1 s on each side. No answer is no cut. A client
+// that does not answer is closed 1 to 1.5 s after it has taken its Close frame. If the
+// backend does not answer, the tunnel ends 2 to 3 s after the backend was sent its Close
+// frame. On systems other than Linux, and if the listener wraps its connections, the proxy
+// does not know what a client has taken: one that does not answer is then closed after
+// 5 to 5.5 s.
 //
 // A side that makes no progress is cut: after 5 s in which nothing comes from it that
-// is waited for, after 15 s in which it takes nothing of what waits for it, and after
-// [Timeouts.Close] in any case. [TunnelEnd.Cut] says so. A side that is gone, while the
-// other takes nothing of what it has sent, ends the tunnel after 5 s, or after 15 s if
-// only its stream has ended. [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists
-// open tunnels; [Tunnel.Close] ends one.
+// must come, after 15 s in which it takes nothing of what waits for it, and after
+// [Timeouts.Close] in any case. What must come is the answer to a Close frame of the other
+// side, the Close frame or the end of the stream where the other side's stream has ended
+// without a reset, and the rest of a frame under way. [TunnelEnd.Cut] reports a cut. A side
+// that is gone, while the other takes nothing of what it has sent, ends the tunnel after
+// 5 s, or after 15 s if only its stream has ended.
+//
+// Bytes may be lost in two cases, without a cut. If a backend sends its Close frame and ends
+// its stream at once, but still reads, it may not get what a client sends after it has been
+// quiet for a moment, 250 to 500 ms: most backends take nothing more then, and the proxy
+// closes the connection. If a connection of your own listener or dialer has no CloseWrite
+// method, its stream cannot be ended alone: the connection is closed where another one is
+// half-closed, and bytes on the way to its peer may be lost at that moment.
+//
+// [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists open tunnels; [Tunnel.Close]
+// ends one.
 //
 // # Shutdown
 //
