@@ -28,9 +28,11 @@ type Tunnel struct {
 // ID returns the tunnel's number, which is unique within its Proxy.
 func (t *Tunnel) ID() uint64 { return t.id }
 
-// Close ends the tunnel: at the next frame boundary, the client is sent a Close frame
-// with code and reason, and the backend one with 1001. Close does not wait, and does
-// nothing if the tunnel is ending already. It returns an error if code may not be sent
+// Close ends the tunnel: the backend is sent a Close frame with 1001, and the client one
+// with code and reason, behind what the backend still sends or, if code is 1008, at once.
+// Each is sent at a frame boundary. The package documentation says how long the backend is
+// waited for, and when its own code goes to the client instead. Close does not wait, and
+// does nothing if the tunnel is ending already. It returns an error if code may not be sent
 // (valid are 1000 to 1014 except 1004, 1005 and 1006, and 3000 to 4999), or if reason is
 // not UTF-8 or is longer than 123 bytes.
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
