@@ -110,10 +110,11 @@
 // Where the proxy ends a tunnel, and where a side broke a rule, the proxy waits for the
 // answer to its own Close frame for about 1 s on each side. No answer is no cut. A client
 // that does not answer is closed 1 to 1.5 s after it has taken its Close frame. If the
-// backend does not answer, the tunnel ends 2 to 3 s after the backend was sent its Close
-// frame; a backend that goes on sending messages instead is cut after 5 s. On systems other
-// than Linux, and if the listener wraps its connections, the proxy does not know what a
-// client has taken: one that does not answer is then closed after 5 to 5.5 s.
+// backend is asked first and does not answer, the tunnel ends 2 to 3 s after the backend
+// was sent its Close frame; a backend that goes on sending messages instead is cut after
+// 5 s. On systems other than Linux, and if the listener wraps its connections, the proxy
+// does not know what a client has taken: one that does not answer is then closed after 5 to
+// 5.5 s.
 //
 // A side that makes no progress is cut: after 5 s in which nothing comes from it that
 // must come, after 15 s in which it takes nothing of what waits for it, and after
