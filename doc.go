@@ -111,8 +111,8 @@
 // answer to its own Close frame for about 1 s on each side. No answer is no cut. A client
 // that does not answer is closed 1 to 1.5 s after it has taken its Close frame. If the
 // backend is asked first and does not answer, the tunnel ends 2 to 3 s after the backend
-// was sent its Close frame; a backend that goes on sending messages instead is cut after
-// 5 s. On systems other than Linux, and if the listener wraps its connections, the proxy
+// was sent its Close frame; 6 to 7 s after that, if it goes on sending messages instead.
+// On systems other than Linux, and if the listener wraps its connections, the proxy
 // does not know what a client has taken: one that does not answer is then closed after 5 to
 // 5.5 s.
 //
@@ -124,12 +124,13 @@
 // that is gone, while the other takes nothing of what it has sent, ends the tunnel after
 // 5 s, or after 15 s if only its stream has ended.
 //
-// Bytes may be lost in two cases, without a cut. If a backend sends its Close frame and ends
-// its stream at once, but still reads, it may not get what a client sends after it has been
-// quiet for a moment, 250 to 500 ms: most backends take nothing more then, and the proxy
-// closes the connection. If a connection of your own listener or dialer has no CloseWrite
-// method, its stream cannot be ended alone: the connection is closed where another one is
-// half-closed, and bytes on the way to its peer may be lost at that moment.
+// Bytes may be lost in two cases, without a cut. If a backend sends its Close frame and
+// ends its stream at once, but still reads, it may not get what a client sends after it has
+// been quiet for a moment, 250 ms at least: most backends take nothing more then, and the
+// proxy closes the connection. If a connection of your own listener or dialer has no
+// CloseWrite method, its stream cannot be ended alone: the connection is closed where
+// another one is half-closed, a backend's when it has sent nothing for such a moment, and
+// bytes on the way to a peer that sends on may be lost.
 //
 // [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists open tunnels; [Tunnel.Close]
 // ends one.
