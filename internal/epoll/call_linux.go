@@ -75,7 +75,7 @@ func writeSocket(fd int, p []byte, flags int) (int, syscall.Errno) {
 	}
 }
 
-// read reads from what is no socket.
+// read reads from a descriptor that is no socket.
 func read(fd int, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(fd, p)
@@ -85,7 +85,7 @@ func read(fd int, p []byte) (int, error) {
 	}
 }
 
-// write writes to what is no socket.
+// write writes to a descriptor that is no socket.
 func write(fd int, p []byte) (int, error) {
 	for {
 		n, err := syscall.Write(fd, p)

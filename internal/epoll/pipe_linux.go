@@ -25,7 +25,7 @@ const (
 	getPipeSize = 1032 // F_GETPIPE_SZ
 )
 
-// largePipes is what is left of the budget of this process. A pipe of 64 KiB holds
+// largePipes is the rest of this process's budget. A pipe of 64 KiB holds
 // 16 pieces of what a network card delivered, whatever their size, which costs a
 // quarter more CPU per byte than one of 1 MiB. But an ordinary user may have 64
 // large ones in all (/proc/sys/fs/pipe-user-pages-soft), of which others want some.
@@ -68,7 +68,7 @@ func (p *Pipe) grow() {
 	}
 }
 
-// Close closes the pipe and drops what is in it.
+// Close closes the pipe and drops its bytes.
 func (p *Pipe) Close() {
 	syscall.Close(p.r)
 	syscall.Close(p.w)

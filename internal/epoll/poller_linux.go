@@ -51,7 +51,7 @@ const edgeTriggered = 1 << 31
 // cannot be masked.
 const watched = uint32(Readable|PeerClosed|Urgent) | edgeTriggered
 
-// A Poller waits for edges of sockets, each of which has an owner. Wait, Poll, Yield
+// A Poller waits for edges of sockets. Each socket has an owner. Wait, Poll, Yield
 // and Next are called by one goroutine; the other methods are safe for concurrent use.
 //
 // The epoll descriptor is registered with the runtime's own poller, so that a goroutine

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// ErrAgain is what a call returns that would have to wait.
+// ErrAgain is the error of a call that would have to wait.
 var ErrAgain = errors.New("epoll: nothing can be moved now")
 
 // A Socket is a connected stream socket of its own: TCP or unix. It belongs to the
@@ -62,7 +62,7 @@ func (s *Socket) duplicate(fd uintptr) {
 	}
 }
 
-// Read reads what is there. It returns a byte at least, or ErrAgain, io.EOF or an
+// Read reads the bytes that have come. It returns a byte at least, or ErrAgain, io.EOF or an
 // error as that of a [net.Conn].
 func (s *Socket) Read(p []byte) (int, error) {
 	n, errno := readSocket(int(s.fd), p)
@@ -75,7 +75,7 @@ func (s *Socket) Read(p []byte) (int, error) {
 	return 0, s.fail("read", "read", errno)
 }
 
-// Write writes what can be taken. It returns ErrAgain, with what was taken before,
+// Write writes as much as the system takes. It returns ErrAgain, with what was taken before,
 // or an error as that of a [net.Conn].
 func (s *Socket) Write(p []byte) (int, error) { return s.write(p, 0) }
 
@@ -135,7 +135,7 @@ func (s *Socket) Close() error {
 	return asError("close", closeSocket(fd))
 }
 
-// Reset is Close that resets the connection and forgets what is still to be sent:
+// Reset is Close that resets the connection and drops the bytes that are still to be sent:
 // else the system keeps it, for minutes if the peer does not read.
 func (s *Socket) Reset() error {
 	if s.fd >= 0 {
@@ -152,7 +152,7 @@ func asError(call string, errno syscall.Errno) error {
 	return os.NewSyscallError(call, errno)
 }
 
-// fail makes of errno what a [net.Conn] returns.
+// fail makes of errno the error that a [net.Conn] returns.
 func (s *Socket) fail(op, call string, errno syscall.Errno) error {
 	if errno == syscall.EAGAIN {
 		return ErrAgain

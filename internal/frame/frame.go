@@ -46,8 +46,8 @@ const (
 	// https://www.rfc-editor.org/rfc/rfc6455#section-5.5
 	MaxControlPayload = 125
 
-	// MaxHeld is the most bytes for which Tracker.Next returns no step: a control
-	// frame without its last byte, with the longest form of its length.
+	// MaxHeld is how many bytes a piece without a step of Tracker.Next has at most: a
+	// control frame without its last byte, with the longest form of its length.
 	MaxHeld = MaxHeader + MaxControlPayload - 1
 )
 

@@ -15,7 +15,7 @@ const (
 	maxBackoff   = 30 * time.Second
 )
 
-// An Outcome is what one attempt has shown of the backend.
+// An Outcome is the result of one attempt.
 type Outcome uint8
 
 const (
@@ -33,7 +33,7 @@ const (
 	BadResponse
 )
 
-// A Flag is what is wrong with a backend.
+// A Flag is a fault of a backend.
 type Flag uint8
 
 const (
@@ -65,8 +65,8 @@ func (f Flag) String() string {
 	return "unknown flag"
 }
 
-// A State is the health of one backend. The zero State is that of a backend of which
-// nothing bad is known.
+// A State is the health of one backend. The zero State is that of a backend without a
+// known fault.
 //
 // A flag is raised by a failure and cleared by a success. While it is up, the backend
 // is ejected until a time; from then on it is on probation: one attempt at a time

@@ -19,7 +19,7 @@ type Parker struct {
 	isClosed bool
 }
 
-// Park parks the calling goroutine in a read of a pipe to which it has written.
+// Park parks the calling goroutine in a read of a byte that it has written to a pipe.
 func (p *Parker) Park() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A wrappedConn is a connection of which a proxy sees no *net.TCPConn.
+// A wrappedConn hides a *net.TCPConn from a proxy.
 type wrappedConn struct{ *net.TCPConn }
 
 // WrappedDialer makes a proxy dial TCP connections that only the portable engine can

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	// tickInterval is how often an engine looks at the tunnels for which time matters,
-	// and how exactly the times below are kept: none passes early.
+	// tickInterval is how often an engine looks at the tunnels that have a limit of
+	// time, and how exactly the limits below are kept: none passes early.
 	tickInterval = 250 * time.Millisecond
 
 	// silenceTimeout closes a leg from whose peer something is expected, and with which
@@ -27,7 +27,7 @@ const (
 	// answersTimeout is how long it waits for a backend that goes on sending.
 	answersTimeout = 5 * time.Second
 
-	// lostTimeout is how long a side is read on to which a write has failed.
+	// lostTimeout is how long a side is still read after a write to it has failed.
 	lostTimeout = 1 * time.Second
 
 	// emptyTimeout is how long the send queue of a leg that is done has been empty when
@@ -53,8 +53,7 @@ const (
 	halfCloseTimeout = 15 * time.Second
 )
 
-// A hangUp is what the system knows of a peer that is gone, though what it sent before
-// was not read yet.
+// A hangUp tells whether a peer is gone, though not all of its bytes were read yet.
 type hangUp uint8
 
 const (
@@ -63,7 +62,7 @@ const (
 	hungUp            // both streams have ended, or were reset
 )
 
-// A sample is what an engine knows of one leg at a tick.
+// A sample is the state of one leg's connection at a tick.
 type sample struct {
 	taken          int64 // bytes written to the leg that its peer's kernel has
 	isQueued       bool  // bytes wait, in the engine or in the system's send queue
@@ -82,7 +81,7 @@ type clock struct {
 	hasInput    bool // the peer has sent something that is waited for
 
 	// Messages that have begun since the peer was sent a Close frame, 2 at most. From the
-	// second on what it sends is no progress.
+	// second on its bytes are no progress.
 	newMessages uint8
 
 	taken   int64         // sample.taken at the last progress
@@ -133,7 +132,7 @@ func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
 	c.hasChanged, c.hasReceived, c.hasInput = false, false, false
 }
 
-// tick moves time on by d and does what is due because of it. It reports whether the
+// tick moves time on by d and applies the limits that have passed. It reports whether the
 // relay is to be looked at again at the next tick.
 func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 	r.mu.Lock()
@@ -177,7 +176,7 @@ func (r *Relay) isPendingLocked() bool {
 func (l *leg) tickOpenLocked(s sample, isRead bool) {
 	c, o := l.timesLocked(), l.other()
 	if l.write == writeLost && c.clock.quiet >= lostTimeout {
-		l.r.beginLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
+		l.r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
 		l.closeLocked(abandonConn)
 		return
 	}
@@ -216,7 +215,7 @@ func (l *leg) tickClosingLocked(s sample) {
 	case l.side == Backend && l.read == readEnded && l.timesLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
 	case l.side == Backend && l.r.closing.asksBackend && l.write.isPastClose():
-		// It has answerTimeout and answersTimeout to answer; what it sends counts then.
+		// It has answerTimeout and answersTimeout to answer, and its messages count.
 	case !isInputOver && !s.isQueued && c.silent >= silenceTimeout:
 		l.cutLocked(abandonConn)
 	}
@@ -255,8 +254,8 @@ func (r *Relay) stalledFor(client, backend sample) (time.Duration, Side) {
 }
 
 // closeStalled ends the tunnel because side takes nothing: that leg is reset, which frees
-// what the system keeps for it, and the other is closed as if the side were lost. Where
-// both take nothing, both are reset.
+// the memory that the system keeps for it, and the other is closed as if the side were
+// lost. Where both take nothing, both are reset.
 func (r *Relay) closeStalled(side Side, lasts time.Duration) {
 	r.mu.Lock()
 	c := r.closingLocked()

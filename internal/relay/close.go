@@ -68,7 +68,7 @@ type End struct {
 	Cut   bool  // bytes were dropped, a Close frame was not written, or a limit of time closed a leg
 }
 
-// A closeFrame is what a Close frame says. Code 0 means that none is sent.
+// A closeFrame is the content of a Close frame. Code 0 means that none is sent.
 type closeFrame struct {
 	code   int
 	reason string // for people who watch a connection from outside
@@ -82,7 +82,7 @@ type closeFrame struct {
 // abnormal end forget them at 1001. A client whose backend was lost is told 1012, because
 // the 1006 of a bare end tells a browser nothing.
 //
-// An empty reason is replaced by what is known of the violation, or by the program's.
+// An empty reason is replaced by that of the violation, or by the program's.
 var closeFrames = [...][3]struct{ toClient, toBackend closeFrame }{
 	CauseClosed: {},
 	CauseLost: {
@@ -99,7 +99,7 @@ var closeFrames = [...][3]struct{ toClient, toBackend closeFrame }{
 	CauseShutdown: {
 		Proxy: {closeFrame{frame.StatusGoingAway, "shutting down"}, closeFrame{frame.StatusGoingAway, "shutting down"}},
 	},
-	CauseApplication: { // the program chooses what the client is sent
+	CauseApplication: { // the program chooses the client's code
 		Proxy: {closeFrame{frame.StatusNormal, ""}, closeFrame{frame.StatusGoingAway, "closed by the proxy"}},
 	},
 	CausePanic: {
@@ -124,7 +124,7 @@ func echoOf(code int) closeFrame {
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
 func isApplicationCode(code int) bool { return code >= 3000 && code <= 4999 }
 
-// A readState is what the relay does with what comes from a leg's peer.
+// A readState says what happens to the bytes of a leg's peer.
 type readState uint8
 
 const (
@@ -150,7 +150,7 @@ const (
 	readEnded
 )
 
-// A writeState is what the relay may still write to a leg's peer.
+// A writeState says which frames may still be written to a leg's peer.
 type writeState uint8
 
 const (
@@ -203,7 +203,7 @@ type closing struct {
 type legClosing struct {
 	frames    []controlFrame // ours, for the next frame boundary; see enqueueLocked
 	own       uint64         // bytes of frames of ours that were written
-	ownQueued int            // of these, those that were written since the buffer was last empty
+	ownQueued int            // of these, those written since the buffer was last empty
 	dropped   int            // bytes that the system dropped with a reset
 
 	closeSent     int   // the code of our Close frame, or of the application's in its place; 0 before it is written
@@ -214,7 +214,7 @@ type legClosing struct {
 	due   action
 }
 
-// An action is what the engine has to do with a connection.
+// An action is a task of the engine's with a connection.
 type action uint8
 
 const (
@@ -223,7 +223,7 @@ const (
 	closeConn                        // close the connection
 	abandonConn                      // close it without a word, at once
 	interruptConn                    // end a close that waits, as that of TLS does
-	resetConn                        // close it with a reset, so that the system drops what is queued
+	resetConn                        // close it with a reset, so that the system drops its queue
 )
 
 // closingLocked returns r.closing, to record an event in it: readers look at states from
@@ -267,7 +267,7 @@ func (l *leg) setReadLocked(s readState) {
 
 // setWriteLocked changes l's write state. Where a stream cannot be ended alone, a client is
 // closed instead, which has answered or has had time to, and a backend as soon as it has
-// sent nothing for a moment: with unread input, closing would drop what is queued.
+// sent nothing for a moment: with unread input, closing would drop its queue.
 func (l *leg) setWriteLocked(s writeState) {
 	if s <= l.write || l.mustClose {
 		return
@@ -286,12 +286,12 @@ func (l *leg) setWriteLocked(s writeState) {
 	l.r.advanceLocked()
 }
 
-// beginLocked records the cause, unless there is one already, and enqueues the Close
+// startClosingLocked records the cause, unless there is one already, and enqueues the Close
 // frames that closeFrames has for it.
 //
 // Where the proxy ends the tunnel, and where the client broke a rule, the client's Close
 // frame waits for the backend's answer. 1008 does not wait: it signs a user out.
-func (r *Relay) beginLocked(end End, reason string) {
+func (r *Relay) startClosingLocked(end End, reason string) {
 	c := r.closingLocked()
 	if c.hasCause {
 		return
@@ -332,7 +332,7 @@ func (l *leg) receivedClose(code int) (passes bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l.closingLocked().closeReceived = code
-	r.beginLocked(End{Side: l.side, Cause: CauseClosed, Code: code}, "")
+	r.startClosingLocked(End{Side: l.side, Cause: CauseClosed, Code: code}, "")
 	o := l.other()
 	passes = l.read == readOpen && o.write == writeOpen && !o.hasCloseLocked()
 	if c := r.closing; passes && l.side == Backend && c.asksBackend {
@@ -355,7 +355,7 @@ func (l *leg) violated(v *frame.Violation) {
 	if v.Code == frame.StatusProtocolError {
 		cause = CauseProtocol
 	}
-	l.r.beginLocked(End{Side: l.side, Cause: cause, Err: v}, v.Reason)
+	l.r.startClosingLocked(End{Side: l.side, Cause: cause, Err: v}, v.Reason)
 	l.other().enqueueCloseLocked(l.takeLastCloseLocked())
 	l.setReadLocked(readViolated)
 }
@@ -368,7 +368,7 @@ func (l *leg) ended(err error) {
 	r, o := l.r, l.other()
 	r.mu.Lock()
 	if !l.mustClose {
-		r.beginLocked(End{Side: l.side, Cause: CauseLost, Err: err}, "")
+		r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: err}, "")
 		if err != io.EOF {
 			l.setWriteLocked(writeLost) // after a reset it takes nothing more either
 		}
@@ -472,7 +472,7 @@ func (l *leg) writeFailed(err error) {
 // tunnel is ending already.
 func (r *Relay) Close(cause Cause, code int, reason string) {
 	r.mu.Lock()
-	r.beginLocked(End{Side: Proxy, Cause: cause, Code: code}, reason)
+	r.startClosingLocked(End{Side: Proxy, Cause: cause, Code: code}, reason)
 	r.mu.Unlock()
 	r.notify()
 }

@@ -59,7 +59,7 @@ type dialedConn struct {
 	isClosed bool        // or taken by a tunnel
 }
 
-// A dialedHalf is what a goroutine that reads, or one that writes, waits for.
+// A dialedHalf wakes the goroutine that reads, or the one that writes.
 type dialedHalf struct {
 	ready    chan struct{} // has one element when an event or the deadline came
 	deadline time.Time     // guarded by the connection's lock, as timer is
@@ -113,7 +113,7 @@ func (d *dialedConn) try(half int, try func() error) error {
 	return try()
 }
 
-// opError makes of err what a [net.TCPConn] returns.
+// opError makes of err the error that a [net.TCPConn] returns.
 func (d *dialedConn) opError(op string, err error) error {
 	if _, ok := err.(*os.SyscallError); ok || err == net.ErrClosed || err == os.ErrDeadlineExceeded {
 		return &net.OpError{Op: op, Net: "tcp", Addr: d.RemoteAddr(), Err: err}
@@ -185,7 +185,8 @@ func (d *dialedConn) endLocked() bool {
 	return true
 }
 
-// take returns the loop's part for a tunnel, with what came meanwhile; nil if d is closed.
+// take returns the loop's part for a tunnel, with the events that came meanwhile; nil if
+// d is closed.
 func (d *dialedConn) take() *loopConn {
 	d.mu.Lock()
 	defer d.mu.Unlock()

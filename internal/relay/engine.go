@@ -39,7 +39,7 @@ type Limits struct {
 
 // An Engine moves the bytes of all tunnels of a proxy: on event loops where it can, else
 // with goroutines of each tunnel. It starts nothing before its first tunnel, and Close
-// ends what it has started.
+// ends its goroutines.
 type Engine struct {
 	closeTimeout time.Duration // immutable
 	loops        loops
@@ -73,7 +73,7 @@ type driver interface {
 	// conn returns the connection of a leg.
 	conn(Side) conn
 
-	// notify makes the engine do soon what is due. It never waits.
+	// notify makes the engine call act soon. It never waits.
 	notify()
 
 	// watch makes the engine call tick, until that reports that it need not. A loop does so
@@ -89,7 +89,7 @@ type driver interface {
 // A conn is the connection of one leg as its engine uses it. The methods are for the
 // goroutine that writes to it, and wake and close for any.
 type conn interface {
-	// write writes p, or buffers what the system does not take at once. isLast says
+	// write writes p, or buffers the part that the system does not take at once. isLast says
 	// that shut follows.
 	write(p []byte, isLast bool) (int, error)
 
@@ -128,7 +128,7 @@ type stalled struct {
 	relays map[*Relay]stalledSide
 }
 
-// A stalledSide is one that has taken nothing for a time.
+// A stalledSide has taken nothing for a time.
 type stalledSide struct {
 	relay *Relay
 	side  Side

@@ -9,7 +9,7 @@ import (
 )
 
 // A leg is one of a tunnel's two connections: the state of its two halves, and the
-// tracker of what comes from its peer.
+// tracker of its peer's frames.
 //
 // The goroutine that reads a leg, or the loop, also writes to the other leg. It owns the
 // tracker, which tells where the other leg stands at a frame boundary, and the other
@@ -25,9 +25,9 @@ type leg struct {
 
 	// Owned by the reader.
 	tracker frame.Tracker
-	partial *partial // what was read, but is not a whole header or control frame yet
+	partial *partial // read bytes that are not a whole header or control frame yet
 
-	// What was passed to this leg; written by the other leg's reader.
+	// Bytes and messages passed to this leg; written by the other leg's reader.
 	passed counts
 }
 
@@ -37,7 +37,8 @@ type partial struct {
 	bytes [frame.MaxHeld]byte
 }
 
-// Counts are what was passed in one direction, without frames of the relay's own.
+// Counts are the bytes and messages passed in one direction, without frames of the relay's
+// own.
 type Counts struct{ Bytes, Messages uint64 }
 
 type counts struct{ bytes, messages atomic.Uint64 }
@@ -54,7 +55,7 @@ func (l *leg) other() *leg {
 
 func (l *leg) conn() conn { return l.r.driver.conn(l.side) }
 
-// head returns what is read again, before what comes next.
+// head returns the bytes that are handled again, before those that come next.
 func (l *leg) head() []byte {
 	if l.partial == nil {
 		return nil
@@ -62,8 +63,8 @@ func (l *leg) head() []byte {
 	return l.partial.bytes[:l.partial.len]
 }
 
-// handle passes on what was read from l, the head before it included. Only its reader
-// calls it, and the methods below.
+// handle passes on bytes that were read from l, the head before them included. Only its
+// reader calls it, and the methods below.
 func (l *leg) handle(p []byte) {
 	l.partial = nil
 	isOpen := true
@@ -101,7 +102,7 @@ func (l *leg) isOpen() bool {
 }
 
 // pass writes all whole frames of p to the other leg, up to a Close frame or a broken
-// rule, and returns what follows that.
+// rule, and returns the rest.
 func (l *leg) pass(p []byte) (rest []byte) {
 	n := 0
 	for n < len(p) {
@@ -149,7 +150,7 @@ const (
 	pass    verdict = iota // it is written to the other leg
 	swallow                // it is not
 	finish                 // it is, and nothing may follow it
-	stop                   // it is not, and neither is what follows it
+	stop                   // it is not, and neither is the rest
 )
 
 // filter decides about each whole control frame that l's peer sends while frames are
@@ -203,7 +204,7 @@ func (l *leg) hold(p []byte) {
 	l.partial.len = copy(l.partial.bytes[:], p)
 }
 
-// atBoundary reports whether what was passed to the other leg ends with a whole frame.
+// atBoundary reports whether the bytes passed to the other leg end with a whole frame.
 func (l *leg) atBoundary() bool { return l.tracker.AtBoundary() }
 
 // forward writes p to the other leg. It reports whether the leg takes more. isLast says

@@ -109,9 +109,9 @@ type loop struct {
 	// Owned by the loop's goroutine.
 	buf       []byte
 	pipe      pipe
-	queue     []*loopDriver // those that have more to do at once
+	queue     []*loopDriver // with more to move at once
 	previous  []*loopDriver // the queue before, for its memory
-	swept     []*loopDriver // those for which time matters
+	swept     []*loopDriver // with a limit of time
 	tickTimer *time.Timer
 	lastTick  time.Time
 	busy      time.Time     // since when the loop has not been parked
@@ -120,7 +120,7 @@ type loop struct {
 	isSweepDue atomic.Bool
 
 	mu        sync.Mutex
-	woken     []*loopDriver // those that other goroutines want something of
+	woken     []*loopDriver // that other goroutines have woken
 	isWaiting bool
 	isClosing bool
 	members   int // watched connections
@@ -304,7 +304,7 @@ func (l *loop) step(t *loopDriver) {
 	l.pause()
 }
 
-// attend does what the states of t's legs ask for.
+// attend writes frames of ours and does the actions that are due.
 func (l *loop) attend(t *loopDriver) (again bool) {
 	for {
 		t.r.client.attend()
@@ -374,7 +374,7 @@ func (l *loop) sweepTunnel(t *loopDriver) {
 	l.swept = append(l.swept, t)
 }
 
-// sweep ticks for all tunnels for which time matters.
+// sweep ticks for all tunnels that have a limit of time.
 func (l *loop) sweep(now time.Time) {
 	d := min(now.Sub(l.lastTick), 2*tickInterval)
 	l.lastTick = now

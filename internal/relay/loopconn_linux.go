@@ -199,7 +199,7 @@ func (c *loopConn) setEarly(p []byte) {
 	}
 }
 
-// takeEarly returns what comes before all that is read, once.
+// takeEarly returns, once, the bytes that come before all that is read.
 func (c *loopConn) takeEarly() []byte {
 	if c.buffers == nil {
 		return nil
@@ -225,7 +225,7 @@ func (c *loopConn) leg() *leg {
 	return &c.t.r.backend
 }
 
-// onEvent records what the poller has reported.
+// onEvent records an event of the poller.
 func (c *loopConn) onEvent(e epoll.Edges) {
 	if e&^epoll.Writable != 0 {
 		c.isReadable = true
@@ -266,7 +266,7 @@ func (c *loopConn) buffer(p []byte) {
 	c.buffers.out = append(c.buffers.out, p...)
 }
 
-// flush writes what is buffered.
+// flush writes the buffer.
 func (c *loopConn) flush() {
 	if c.buffered() == 0 || c.isClosed {
 		return

@@ -11,12 +11,12 @@ const (
 	// below, two calls that copy cost less than two that do not.
 	spliceMin = 32 << 10
 
-	// spliceSize is how much goes into the pipe at once. What the destination does
-	// not take of it is buffered in memory, so that it is bounded as what a read
-	// returns is: below 64 KiB.
+	// spliceSize is how much goes into the pipe at once. The part that the
+	// destination does not take is buffered in memory, so it is as small as a read:
+	// below 64 KiB.
 	spliceSize = 56 << 10
 
-	// turnSize bounds what one direction moves while others wait.
+	// turnSize is how many bytes one direction moves at most while others wait.
 	turnSize = 256 << 10
 )
 
@@ -49,7 +49,7 @@ func (c *loopConn) mayBeRead(d *leg, dst *loopConn) bool {
 	return n == 0 || c.hangUp != present && n < readSize || d.r.attention.Load() && !d.isOpen()
 }
 
-// read moves what one read returns.
+// read moves the bytes of one read.
 func (l *loop) read(d *leg, src, dst *loopConn) {
 	held := copy(l.buf, d.head())
 	room := l.buf[held:]

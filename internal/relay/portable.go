@@ -121,7 +121,7 @@ func (p *portable) pump(l *leg) {
 	}
 }
 
-// A turn is the time in which a goroutine moves bytes of which there are always more.
+// A turn is the time in which a goroutine moves bytes without ever waiting for more.
 type turn struct{ start time.Time }
 
 const (
@@ -132,7 +132,7 @@ const (
 	// the CPU; after 1 ms 6 ms and 1.14.
 	turnTime = 1500 * time.Microsecond
 
-	// fullRead is how much a read returns at least of which there may be more at once.
+	// fullRead is how much a read returns at least if more may have come already.
 	fullRead = 4 << 10
 )
 
@@ -160,7 +160,7 @@ func (l *leg) mustCloseNow() bool {
 	return l.mustClose
 }
 
-// act does what is due, on the goroutine that reads l.
+// act does the actions that are due, on the goroutine that reads l.
 func (p *portable) act(l *leg) {
 	if !l.r.attention.Load() {
 		return
@@ -193,7 +193,7 @@ func (p *portable) watch() { p.r.engine.sweeper.add(p) }
 
 func (p *portable) closed() { p.openConns.Done() }
 
-// sample returns what is known of a leg now.
+// sample returns the state of a leg's connection now.
 func (p *portable) sample(l *leg, isEnding bool) sample {
 	c, o := p.blocking(l.side), p.blocking(l.other().side)
 	var s sample
@@ -297,8 +297,8 @@ func socketBeneath(c *netconn.Conn) syscall.Conn {
 	return netconn.Socket(inner)
 }
 
-// A sweeper ticks for all portable tunnels for which time matters: those that write or
-// end. It has a goroutine while there are any.
+// A sweeper ticks for all portable tunnels that write or end. It has a goroutine while
+// there are any.
 type sweeper struct {
 	mu    sync.Mutex
 	first *portable     // of a list, so that add allocates nothing and needs little of a stack
@@ -383,7 +383,7 @@ func (s *sweeper) run(stop <-chan struct{}) {
 			return
 		case now := <-tick.C:
 			select {
-			case <-stop: // another goroutine sweeps what has come since
+			case <-stop: // another goroutine sweeps the tunnels of now
 				return
 			default:
 			}

@@ -17,7 +17,7 @@ func sendQueue(c syscall.Conn) (bytes int, ok bool) {
 	return epoll.SendQueue(c)
 }
 
-// peerHangUp tells whether c's peer is gone, though not all of its bytes were read.
+// peerHangUp reports whether c's peer is gone, though not all of its bytes were read.
 func peerHangUp(c syscall.Conn) hangUp {
 	if c == nil {
 		return present

@@ -11,10 +11,9 @@
 // control frames are held back until they are complete; payloads of data frames
 // never are. A side that takes nothing stops its other side from being read.
 //
-// A frame of the relay's own is written only at a frame boundary of what has been
-// written, behind all that has been read. If the source ends inside a frame of which a
-// part has been written, no frame can be written any more, and the other side gets
-// a bare end of its stream.
+// A frame of the relay's own is written only at a frame boundary, behind all that has
+// been read. If the source ends inside a frame that has been written in part, no other
+// frame can follow, and the other side gets a bare end of its stream.
 //
 // # Where things are
 //
@@ -28,7 +27,7 @@
 //   - loop_linux.go: the engine that moves the bytes of many tunnels on one goroutine,
 //     between sockets that never wait. loopconn_linux.go is one tunnel and its sockets,
 //     move_linux.go how bytes move, dial_linux.go how a loop connects to a backend.
-//   - queue_linux.go: what the system still holds of what was written.
+//   - queue_linux.go: how many written bytes the system still holds.
 package relay
 
 import (
@@ -42,7 +41,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-// errHungUp is why a side is lost that is gone, though what it sent before was not read.
+// errHungUp is the error of a side that is gone, though not all of its bytes were read.
 var errHungUp = errors.New("hung up while the other side took nothing")
 
 // Config says what to relay.
@@ -133,7 +132,7 @@ func (r *Relay) Engine() EngineKind {
 	return r.driver.kind()
 }
 
-// Counts returns what was passed to the backend and to the client.
+// Counts returns the bytes and messages passed to the backend and to the client.
 func (r *Relay) Counts() (toBackend, toClient Counts) {
 	return r.backend.passed.load(), r.client.passed.load()
 }
@@ -145,7 +144,7 @@ func (r *Relay) leg(s Side) *leg {
 	return &r.backend
 }
 
-// notify makes the engine do soon what is due. It does not wait.
+// notify makes the engine call act soon. It does not wait.
 func (r *Relay) notify() {
 	r.mu.Lock()
 	d := r.driver
@@ -153,8 +152,8 @@ func (r *Relay) notify() {
 	d.notify()
 }
 
-// act does with both connections what is due, if d is still the driver. Only d calls it.
-// It reports whether it has done anything.
+// act does the actions that are due with both connections, if d is still the driver. Only
+// d calls it. It reports whether it has done anything.
 func (r *Relay) act(d driver) (hasActed bool) {
 	for _, l := range [...]*leg{&r.client, &r.backend} {
 		for due := l.takeDue(d); due != 0; due = l.takeDue(d) {

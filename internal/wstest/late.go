@@ -58,7 +58,7 @@ func addLateness(at time.Time, d time.Duration) {
 // until a test sees it: from a peer to the proxy, to the other peer, to the test.
 const numWaits = 3
 
-// Took returns how long something took from start to end, without that for which
+// Took returns how long something took from start to end, less the time for which
 // goroutines were kept waiting. It is for upper bounds of tests on sockets, which would
 // otherwise fail on a machine with too much else to do; there they say nothing.
 func Took(start, end time.Time) time.Duration {
