@@ -32,13 +32,18 @@ const (
 // isSoak reports whether the tests run with full sizes.
 var isSoak = os.Getenv("WSPROXY_SOAK") != ""
 
-// TestMain lets many tests run at once: they mostly wait, once their tunnels are open.
+// TestMain lets many tests run at once: they mostly wait, once their tunnels are open. In a
+// soak they move much.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	flag.Set("test.parallel", "128")
-	if proxytest.IsRace {
-		flag.Set("test.parallel", "48")
+	atOnce := "128"
+	switch {
+	case isSoak:
+		atOnce = "8"
+	case proxytest.IsRace:
+		atOnce = "48"
 	}
+	flag.Set("test.parallel", atOnce)
 	wstest.MeasureLateness()
 	leaktest.Main(m)
 }
