@@ -9,7 +9,7 @@ import (
 )
 
 // All system calls that are made again when a signal has interrupted them. A connect
-// goes on by itself: see HasConnected.
+// goes on by itself: see Connect.
 
 const (
 	spliceMove     = 0x1 // SPLICE_F_MOVE

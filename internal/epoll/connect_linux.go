@@ -16,7 +16,7 @@ const (
 )
 
 // Dial makes s a new TCP socket and begins to connect it to addr, with the options
-// of a [net.Dialer]. It reports whether that is under way: see HasConnected.
+// of a [net.Dialer]. It reports whether that is under way: see Connect.
 func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 	family := syscall.AF_INET6
 	if addr.Addr().Is4() {
@@ -39,7 +39,7 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 			return false, os.NewSyscallError("setsockopt", err)
 		}
 	}
-	isPending, err = s.HasConnected(addr)
+	isPending, err = s.Connect(addr)
 	s.watchesWrites = isPending // Writable is how the end of it is reported
 	if err != nil {
 		s.Close()
@@ -47,10 +47,10 @@ func (s *Socket) Dial(addr netip.AddrPort) (isPending bool, err error) {
 	return isPending, err
 }
 
-// HasConnected reports whether s is still connecting to addr, and why that has
-// failed. To a process of the same machine a first call takes as long as that
+// Connect goes on connecting to addr. It reports whether that is still under way, and why
+// it has failed. To a process of the same machine a first call takes as long as that
 // needs, and connects; the second one, in Dial, finds that out.
-func (s *Socket) HasConnected(addr netip.AddrPort) (isPending bool, err error) {
+func (s *Socket) Connect(addr netip.AddrPort) (isPending bool, err error) {
 	for range 2 {
 		switch errno := connect(int(s.fd), addr); errno {
 		case 0, syscall.EISCONN:

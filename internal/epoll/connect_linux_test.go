@@ -43,7 +43,7 @@ func TestDialConnects(t *testing.T) {
 			}
 			defer s.Close()
 			for isPending {
-				if isPending, err = s.HasConnected(to); err != nil {
+				if isPending, err = s.Connect(to); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -80,7 +80,7 @@ func TestDialFailsAsThatOfPackageNet(t *testing.T) {
 			var s Socket
 			isPending, got := s.Dial(to)
 			for deadline := time.Now().Add(patience); isPending && time.Now().Before(deadline); {
-				isPending, got = s.HasConnected(to)
+				isPending, got = s.Connect(to)
 			}
 			var gotErr *os.SyscallError
 			if !errors.As(got, &gotErr) || *gotErr != *wantErr {
@@ -111,8 +111,8 @@ func TestConnectionToItselfIsRefused(t *testing.T) {
 			}
 			takeOver(t, &s, c)
 			defer s.Close()
-			if isPending, err := s.HasConnected(itself.AddrPort()); isPending || !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("HasConnected() = %v, %v; want it refused", isPending, err)
+			if isPending, err := s.Connect(itself.AddrPort()); isPending || !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("Connect() = %v, %v; want it refused", isPending, err)
 			}
 		})
 	}

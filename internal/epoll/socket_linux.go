@@ -125,6 +125,9 @@ func (s *Socket) File() (*os.File, error) {
 // that the peer's kernel has all.
 func (s *Socket) SendQueue() int { return sendQueue(int(s.fd)) }
 
+// IsUnix reports whether it is a unix socket.
+func (s *Socket) IsUnix() bool { return s.isUnix }
+
 // Close closes the socket, once.
 func (s *Socket) Close() error {
 	if s.fd < 0 {

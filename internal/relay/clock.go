@@ -149,11 +149,13 @@ func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 		c.isAging = true
 		r.client.tickClosingLocked(client)
 		r.backend.tickClosingLocked(backend)
-		r.stopAskingLocked()
+		r.tickAskingLocked()
 		return true
 	}
 	r.client.tickOpenLocked(client, isClientRead)
-	r.backend.tickOpenLocked(backend, isBackendRead)
+	if !c.hasCause {
+		r.backend.tickOpenLocked(backend, isBackendRead)
+	}
 	if c.hasCause || client.isBlocked || backend.isBlocked || r.isPendingLocked() {
 		return true
 	}
@@ -186,7 +188,7 @@ func (l *leg) tickOpenLocked(s sample, isRead bool) {
 	}
 	isGone := s.hangUp != present || l.write == writeLost
 	if isGone && !isRead && o.timesLocked().clock.stuck >= limit {
-		l.r.abortLocked(End{Side: l.side, Cause: CauseLost, Cut: true, Err: cmp.Or(c.writeErr, errHungUp)})
+		l.r.abortLocked(End{Side: l.side, Cause: CauseLost, Err: cmp.Or(c.writeErr, errHungUp)})
 	}
 }
 
@@ -212,7 +214,7 @@ func (l *leg) tickClosingLocked(s sample) {
 		l.closeLocked(abandonConn)
 	case l.write == writeShut && !l.conn().canShut() && c.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
-	case l.side == Backend && l.read == readEnded && l.timesLocked().closeReceived != 0 && o.clock.quiet >= goneTimeout:
+	case l.side == Backend && l.read == readEnded && l.timesLocked().hasCloseReceived && o.clock.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
 	case l.side == Backend && l.r.closing.asksBackend && l.write.isPastClose():
 		// It has answerTimeout and answersTimeout to answer, and its messages count.
@@ -221,14 +223,12 @@ func (l *leg) tickClosingLocked(s sample) {
 	}
 }
 
-// stopAskingLocked stops waiting for a backend that does not answer.
-func (r *Relay) stopAskingLocked() {
-	c := r.closing
+// tickAskingLocked stops waiting for a backend that does not answer.
+func (r *Relay) tickAskingLocked() {
 	clock := &r.backend.timesLocked().clock
-	if c.asksBackend && r.backend.write.isPastClose() &&
+	if r.closing.asksBackend && r.backend.write.isPastClose() &&
 		(clock.quiet >= answerTimeout || clock.answers >= answersTimeout) {
-		c.asksBackend = false
-		r.client.enqueueCloseLocked(c.toClient)
+		r.stopAskingLocked()
 	}
 }
 
@@ -258,11 +258,10 @@ func (r *Relay) stalledFor(client, backend sample) (time.Duration, Side) {
 // lost. Where both take nothing, both are reset.
 func (r *Relay) closeStalled(side Side, lasts time.Duration) {
 	r.mu.Lock()
-	c := r.closingLocked()
-	if !c.hasCause {
-		c.hasCause, c.end = true, End{Side: side, Cause: CauseStalled, Cut: true,
-			Err: fmt.Errorf("took nothing for %v", lasts.Round(time.Millisecond))}
+	if c := r.closing; c != nil && !c.hasCause && r.leg(side).timesLocked().clock.stuck >= stallTime {
 		areBoth := min(c.legs[0].clock.stuck, c.legs[1].clock.stuck) >= stallTime
+		r.startClosingLocked(End{Side: side, Cause: CauseStalled, Cut: true,
+			Err: fmt.Errorf("took nothing for %v", lasts.Round(time.Millisecond))}, "")
 		for _, l := range [...]*leg{&r.client, &r.backend} {
 			if l.side == side || areBoth {
 				l.closeLocked(resetConn)

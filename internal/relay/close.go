@@ -3,6 +3,7 @@ package relay
 import (
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -206,9 +207,10 @@ type legClosing struct {
 	ownQueued int            // of these, those written since the buffer was last empty
 	dropped   int            // bytes that the system dropped with a reset
 
-	closeSent     int   // the code of our Close frame, or of the application's in its place; 0 before it is written
-	closeReceived int   // the code of the peer's Close frame; 0 before it is read
-	writeErr      error // of the write that failed
+	closeSent        int // the code of our Close frame, or of the application's in its place; 0 before it is written
+	closeReceived    int // the code of the peer's Close frame
+	hasCloseReceived bool
+	writeErr         error // of the write that failed
 
 	clock clock
 	due   action
@@ -243,7 +245,7 @@ func (r *Relay) timesLocked() *closing {
 	if r.closing == nil {
 		r.closing = new(closing)
 		for i := range r.closing.legs {
-			r.closing.legs[i].clock.hasChanged = true
+			r.closing.legs[i].clock = clock{hasChanged: true, taken: math.MinInt64}
 		}
 	}
 	return r.closing
@@ -331,7 +333,8 @@ func (l *leg) receivedClose(code int) (passes bool) {
 	r := l.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l.closingLocked().closeReceived = code
+	c := l.closingLocked()
+	c.hasCloseReceived, c.closeReceived = true, code
 	r.startClosingLocked(End{Side: l.side, Cause: CauseClosed, Code: code}, "")
 	o := l.other()
 	passes = l.read == readOpen && o.write == writeOpen && !o.hasCloseLocked()
@@ -356,8 +359,8 @@ func (l *leg) violated(v *frame.Violation) {
 		cause = CauseProtocol
 	}
 	l.r.startClosingLocked(End{Side: l.side, Cause: cause, Err: v}, v.Reason)
-	l.other().enqueueCloseLocked(l.takeLastCloseLocked())
 	l.setReadLocked(readViolated)
+	l.other().enqueueCloseLocked(l.lastCloseLocked())
 }
 
 // ended records that nothing more can be read from l, because of err, and ends the other
@@ -369,14 +372,14 @@ func (l *leg) ended(err error) {
 	r.mu.Lock()
 	if !l.mustClose {
 		r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: err}, "")
-		if err != io.EOF {
-			l.setWriteLocked(writeLost) // after a reset it takes nothing more either
-		}
 	}
 	l.setReadLocked(readEnded)
-	isWritten := o.write == writeOpen
+	if err != io.EOF {
+		l.setWriteLocked(writeLost) // after a reset it takes nothing more either
+	}
+	isWritten := o.write == writeOpen && !o.mustClose
 	if isWritten && !o.hasCloseLocked() {
-		o.enqueueCloseLocked(l.takeLastCloseLocked())
+		o.enqueueCloseLocked(l.lastCloseLocked())
 	}
 	r.mu.Unlock()
 	if !isWritten {
@@ -390,24 +393,18 @@ func (l *leg) ended(err error) {
 	o.finishWriting(isAtBoundary)
 }
 
-// takeLastCloseLocked returns the Close frame that the other leg is sent because nothing
-// more of l is passed: it has ended, or has broken a rule. If the client's Close frame
-// waits for the backend, it is the one, and waits no longer.
-func (l *leg) takeLastCloseLocked() closeFrame {
-	o := l.other()
-	c := l.r.closing
-	switch code := o.closingLocked().closeReceived; {
-	case c.asksBackend && l.side == Backend:
-		c.asksBackend = false
-		return c.toClient
-	case code != 0:
+// lastCloseLocked returns the Close frame that the other leg is sent because nothing more
+// of l is passed: it has ended, or has broken a rule.
+func (l *leg) lastCloseLocked() closeFrame {
+	o := l.other().closingLocked()
+	end := l.r.closing.end
+	switch {
+	case o.hasCloseReceived:
 		// The other peer has sent a Close frame, which l's peer did not answer. The proxy
 		// answers in its place.
-		return echoOf(code)
-	case c.end.Side == l.side && l.side == Backend:
-		return closeFrames[c.end.Cause][Backend].toClient
-	case l.side == Backend && c.end.Cause == CauseClosed:
-		return echoOf(c.end.Code)
+		return echoOf(o.closeReceived)
+	case end.Side == l.side && l.side == Backend:
+		return closeFrames[end.Cause][Backend].toClient
 	}
 	return closeFrame{}
 }
@@ -526,10 +523,15 @@ func (l *leg) isInputOverLocked() bool {
 func (r *Relay) advanceLocked() {
 	r.client.advanceLocked()
 	r.backend.advanceLocked()
-	if c := r.closing; c.asksBackend && (r.backend.mustClose || r.backend.read > readDiscarding) {
-		c.asksBackend = false
-		r.client.enqueueCloseLocked(c.toClient)
+	if r.closing.asksBackend && (r.backend.mustClose || r.backend.read > readDiscarding) {
+		r.stopAskingLocked()
 	}
+}
+
+// stopAskingLocked sends the client the Close frame that has waited for the backend.
+func (r *Relay) stopAskingLocked() {
+	r.closing.asksBackend = false
+	r.client.enqueueCloseLocked(r.closing.toClient)
 }
 
 // advanceLocked closes l when its time has come, as far as states tell; what takes time

@@ -273,3 +273,51 @@ func TestLegThatEndsInADroppedFrameKeepsTheCloseFrame(t *testing.T) {
 		t.Errorf("%q is buffered; want the Close frame %q", got, want)
 	}
 }
+
+func TestCutDoesNotDependOnTheOrderOfEvents(t *testing.T) {
+	tests := map[string]struct {
+		act   func(*fakeDriver)
+		isCut bool
+	}{
+		"a client is reset, whose Close frame waits for the end of a frame": {func(d *fakeDriver) {
+			d.receiveRaw(Backend, unmasked(wstest.Text("not whole"))[:5])
+			d.r.Close(CauseApplication, frame.StatusPolicyViolation, "")
+			d.settle()
+			d.end(Client, errBroken)
+		}, false},
+		"a client ends inside a frame, of which its closed backend got nothing": {func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.end(Backend, io.EOF)
+			for d.backend.closed == 0 {
+				d.tick()
+			}
+			d.receiveRaw(Client, wire(Client, wstest.Text("not whole"))[:9])
+			d.end(Client, io.EOF)
+		}, false},
+		"a client ends inside a frame of which its backend got a part": {func(d *fakeDriver) {
+			d.receiveRaw(Client, wire(Client, wstest.Text("not whole"))[:9])
+			d.end(Client, io.EOF)
+		}, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			d := newFake(t, Limits{})
+			tt.act(d)
+			if got := d.r.closing.end; got.Cut != tt.isCut {
+				t.Errorf("ended with %+v; want Cut %t", got, tt.isCut)
+			}
+		})
+	}
+}
+
+// A Close frame may have a payload whose code is 0, which no peer may send.
+func TestCloseWithCodeZeroIsAnsweredAsAProtocolError(t *testing.T) {
+	d := newFake(t, Limits{})
+	bad := wstest.Close(1000, "")
+	bad.Payload = []byte{0, 0}
+	d.receive(Client, bad)
+	d.end(Backend, io.EOF)
+	if got, want := string(d.client.written), string(unmasked(wstest.Close(frame.StatusProtocolError, ""))); got != want {
+		t.Errorf("the client was sent %q; want %q", got, want)
+	}
+}

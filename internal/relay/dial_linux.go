@@ -126,7 +126,7 @@ func (d *dialedConn) Connect() error {
 		return nil
 	}
 	return d.do(writing, "dial", func() error {
-		isPending, err := d.c.socket.HasConnected(d.to)
+		isPending, err := d.c.socket.Connect(d.to)
 		if isPending {
 			return epoll.ErrAgain
 		}
@@ -262,11 +262,18 @@ func (p *portable) usePlainBackend() {
 	if err != nil {
 		return // out of descriptors: it is used as it is
 	}
+	if !p.setBackend(netconn.New(c, buffered)) {
+		c.Close()
+	}
+}
+
+// setBackend makes c the backend's connection, unless the relay was aborted meanwhile.
+func (p *portable) setBackend(c *netconn.Conn) bool {
 	p.r.mu.Lock()
 	defer p.r.mu.Unlock()
 	if p.r.backend.mustClose {
-		c.Close()
-		return
+		return false
 	}
-	p.backend.Conn = netconn.New(c, buffered)
+	p.backend.Conn = c
+	return true
 }

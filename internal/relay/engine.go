@@ -80,8 +80,8 @@ type driver interface {
 	// by itself, after each step.
 	watch()
 
-	// closed is called after each connection was closed.
-	closed()
+	// connClosed is called after each connection was closed.
+	connClosed()
 
 	kind() EngineKind
 }
@@ -102,8 +102,9 @@ type conn interface {
 	// drop empties the buffer and returns how many bytes were in it.
 	drop() int
 
-	// queued returns how many bytes the system holds that were written, as far as it tells.
-	queued() int
+	// unsent returns how many bytes were written that the peer's system has not, as far as
+	// ours tells.
+	unsent() int
 
 	// canShut reports whether the stream can be ended alone; shut does that.
 	canShut() bool
@@ -112,9 +113,11 @@ type conn interface {
 	// wake makes the goroutine that reads the connection call attend.
 	wake()
 
-	// close closes the connection as how says. interruptConn alone ends another call of
-	// close that waits.
+	// close closes the connection as how says: closeConn, abandonConn or resetConn.
 	close(how action)
+
+	// interrupt ends a call of close that waits.
+	interrupt()
 }
 
 // stallTime is how long a side takes nothing before its tunnel counts as stalled.

@@ -284,12 +284,12 @@ func (l *loop) step(t *loopDriver) {
 		return
 	}
 	if t.r.attention.Load() {
-		l.attend(t) // after an abort nothing more is moved
+		l.settle(t) // after an abort nothing more is moved
 	}
-	again := l.move(&t.r.client)
-	again = l.move(&t.r.backend) || again
+	l.move(&t.r.client)
+	l.move(&t.r.backend)
 	if t.r.attention.Load() {
-		again = l.attend(t) || again
+		l.settle(t)
 		if t.numClosed == 2 {
 			t.finish()
 			l.pause()
@@ -297,6 +297,7 @@ func (l *loop) step(t *loopDriver) {
 		}
 		l.sweepTunnel(t)
 	}
+	again := t.mayMove(&t.r.client) || t.mayMove(&t.r.backend)
 	if again && !t.isQueued {
 		t.isQueued = true
 		l.queue = append(l.queue, t)
@@ -304,20 +305,18 @@ func (l *loop) step(t *loopDriver) {
 	l.pause()
 }
 
-// attend writes frames of ours and does the actions that are due.
-func (l *loop) attend(t *loopDriver) (again bool) {
-	for {
+// settle writes frames of ours and does the actions that are due, until neither makes
+// others due.
+func (l *loop) settle(t *loopDriver) {
+	for hasActed := true; hasActed; {
 		t.r.client.attend()
 		t.r.backend.attend()
-		hasActed := t.r.act(t)
+		hasActed = t.r.act(t)
 		for _, x := range [...]*leg{&t.r.client, &t.r.backend} {
 			if t.loopConn(x.side).isClosed && !x.isEnded() {
 				x.ended(net.ErrClosed)
 				hasActed = true
 			}
-		}
-		if !hasActed {
-			return false
 		}
 	}
 }

@@ -33,8 +33,9 @@ type loopDriver struct {
 }
 
 // newLoopDriver makes r's driver one whose sockets are the same connections as those of
-// p, under descriptors of their own. It returns nil, and changes nothing, if a connection
-// is no plain socket, or if there are no descriptors left.
+// p, under descriptors of their own. It returns nil if a connection is no plain socket, or
+// if there are no descriptors left, or if r was aborted: then the backend's dialedConn may
+// be closed.
 func newLoopDriver(r *Relay, p *portable) *loopDriver {
 	client := streamSocket(p.client.Conn)
 	inner, fromBackend := p.backend.Unwrap()
@@ -59,15 +60,23 @@ func newLoopDriver(r *Relay, p *portable) *loopDriver {
 	_, fromClient := p.client.Unwrap()
 	t.client.setEarly(fromClient)
 	t.backend.setEarly(fromBackend)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.client.mustClose { // aborted meanwhile
+	if !r.setDriver(t) {
 		t.drop()
 		return nil
 	}
-	r.driver = t
 	p.isReplaced.Store(true)
 	return t
+}
+
+// setDriver makes d the driver, unless the relay was aborted meanwhile.
+func (r *Relay) setDriver(d driver) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.client.mustClose {
+		return false
+	}
+	r.driver = d
+	return true
 }
 
 // takeOver makes the connections t's, and watches them.
@@ -143,7 +152,7 @@ func (t *loopDriver) conn(s Side) conn { return t.loopConn(s) }
 func (*loopDriver) kind() EngineKind   { return EventLoop }
 func (t *loopDriver) notify()          { t.loop.wake(t) }
 func (t *loopDriver) watch()           {} // step does
-func (t *loopDriver) closed()          { t.numClosed++ }
+func (t *loopDriver) connClosed()      { t.numClosed++ }
 
 func (t *loopDriver) loopConn(s Side) *loopConn {
 	if s == Client {
@@ -314,15 +323,19 @@ func (c *loopConn) drop() int {
 	return n
 }
 
-func (c *loopConn) queued() int   { return c.socket.SendQueue() }
 func (c *loopConn) canShut() bool { return true }
 func (c *loopConn) shut()         { c.socket.CloseWrite() }
-func (c *loopConn) wake()         {} // the loop calls attend after each event
+func (c *loopConn) wake()         {} // the loop settles after each event
+func (c *loopConn) interrupt()    {} // close does not wait
+
+func (c *loopConn) unsent() int {
+	if c.socket.IsUnix() {
+		return 0 // the system tells the memory that they take
+	}
+	return c.socket.SendQueue()
+}
 
 func (c *loopConn) close(how action) {
-	if how == interruptConn {
-		return // close does not wait
-	}
 	c.t.loop.remove(c)
 	c.isClosed = true
 	c.buffers = nil

@@ -20,22 +20,25 @@ const (
 	turnSize = 256 << 10
 )
 
-// move moves a bounded part of what there is to read from d, and reports whether there
-// may be more at once.
-func (l *loop) move(d *leg) (again bool) {
+// move moves a bounded part of what there is to read from d.
+func (l *loop) move(d *leg) {
 	t := d.r.driver.(*loopDriver)
 	src, dst := t.loopConn(d.side), t.loopConn(d.other().side)
 	switch {
-	case src.isClosed || !src.mayBeRead(d, dst):
-		return false
+	case !t.mayMove(d):
 	case src.buffers != nil && len(src.buffers.early) > 0:
 		d.handle(src.takeEarly())
-	case d.mayBeSpliced(src, dst) && l.pipe.open():
+	case d.mayBeSpliced(src, dst) && l.pipe.acquire():
 		l.splice(d, src, dst)
 	default:
 		l.read(d, src, dst)
 	}
-	return !src.isClosed && src.mayBeRead(d, dst)
+}
+
+// mayMove reports whether there may be something to move from d at once.
+func (t *loopDriver) mayMove(d *leg) bool {
+	src := t.loopConn(d.side)
+	return !src.isClosed && src.mayBeRead(d, t.loopConn(d.other().side))
 }
 
 // mayBeRead reports whether c is to be read now. While something is buffered for dst,
@@ -78,9 +81,6 @@ func (d *leg) mayBeSpliced(src, dst *loopConn) bool {
 
 // splice moves payload through the pipe.
 func (l *loop) splice(d *leg, src, dst *loopConn) {
-	if d.r.attention.Load() {
-		d.receive()
-	}
 	o := d.other()
 	for moved := 0; moved < turnSize && d.tracker.Rest() > 0 && dst.buffered() == 0; {
 		n, err := l.pipe.Fill(&src.socket, int(min(d.tracker.Rest(), spliceSize)))
@@ -91,12 +91,15 @@ func (l *loop) splice(d *leg, src, dst *loopConn) {
 			}
 			return
 		}
+		if d.r.attention.Load() {
+			d.receive()
+		}
 		d.tracker.Skip(n)
 		moved += n
 		m, err := l.pipe.Drain(&dst.socket, n)
 		o.passed.bytes.Add(uint64(m))
 		if err == epoll.ErrAgain {
-			dst.buffer(l.pipe.empty(n - m))
+			dst.buffer(l.pipe.takeAll(n - m))
 			o.passed.bytes.Add(uint64(n - m))
 			err = nil
 		}
@@ -116,8 +119,9 @@ type pipe struct {
 	without     int // splices to do without, after there could be none
 }
 
-// open reports whether there is a pipe. Out of descriptors, bytes are copied.
-func (p *pipe) open() bool {
+// acquire reports whether there is a pipe, and opens it when it is first needed. Out of
+// descriptors, bytes are copied.
+func (p *pipe) acquire() bool {
 	if p.Pipe != nil {
 		return true
 	}
@@ -132,8 +136,8 @@ func (p *pipe) open() bool {
 	return err == nil
 }
 
-// empty returns the n bytes that are in the pipe.
-func (p *pipe) empty(n int) []byte {
+// takeAll takes the n bytes out that are in the pipe.
+func (p *pipe) takeAll(n int) []byte {
 	b := make([]byte, n)
 	for read := 0; read < n; {
 		m, err := p.Read(b[read:])

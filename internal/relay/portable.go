@@ -2,7 +2,7 @@ package relay
 
 import (
 	"crypto/tls"
-	"errors"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -100,23 +100,23 @@ func (p *portable) pump(l *leg) {
 	var turn turn
 	for {
 		l.attend()
-		p.act(l)
+		p.attendAndAct(l)
 		b, err := c.Fill(l.head())
 		if err == nil {
 			n := len(b.Bytes())
 			l.handle(b.Bytes())
 			b.Free()
-			if turn.isOver(n) {
+			if turn.addRead(n) {
 				p.r.engine.parker.Park()
 			}
 			continue
 		}
-		if c.isWakeUp(err) && !l.mustCloseNow() {
+		if c.takeWakeUp(err) && !l.mustCloseNow() {
 			c.SetReadDeadline(time.Time{}) // before attend: a later wake sets it again
 			continue
 		}
 		l.ended(err)
-		p.act(l)
+		p.attendAndAct(l)
 		return
 	}
 }
@@ -136,9 +136,9 @@ const (
 	fullRead = 4 << 10
 )
 
-// isOver reports whether the turn is over after a read of n bytes, and begins another
-// one then.
-func (t *turn) isOver(n int) bool {
+// addRead adds a read of n bytes to the turn. It reports whether the turn is over, and
+// begins another one then.
+func (t *turn) addRead(n int) (isOver bool) {
 	if n < fullRead {
 		t.start = time.Time{}
 		return false
@@ -160,8 +160,8 @@ func (l *leg) mustCloseNow() bool {
 	return l.mustClose
 }
 
-// act does the actions that are due, on the goroutine that reads l.
-func (p *portable) act(l *leg) {
+// attendAndAct does what is due, on the goroutine that reads l.
+func (p *portable) attendAndAct(l *leg) {
 	if !l.r.attention.Load() {
 		return
 	}
@@ -191,7 +191,7 @@ func (p *portable) notify() {
 
 func (p *portable) watch() { p.r.engine.sweeper.add(p) }
 
-func (p *portable) closed() { p.openConns.Done() }
+func (p *portable) connClosed() { p.openConns.Done() }
 
 // sample returns the state of a leg's connection now.
 func (p *portable) sample(l *leg, isEnding bool) sample {
@@ -222,8 +222,11 @@ type blockingConn struct {
 	p *portable
 
 	// writes is odd while a write is under way. The sweeper compares it with seen.
-	writes  atomic.Uint32
-	isWoken atomic.Bool // see isWakeUp
+	writes atomic.Uint32
+
+	// wakeUps changes before and after each wake-up. The reader compares it with handled.
+	wakeUps atomic.Uint32
+	handled uint32 // owned by the reader
 
 	seen   uint32 // owned by the sweeper
 	blocks bool   // owned by the sweeper: the write was under way at the last tick already
@@ -252,8 +255,12 @@ func (c *blockingConn) isBlocked() bool { return c.blocks }
 func (c *blockingConn) buffered() int       { return 0 }
 func (c *blockingConn) unwrite(uint64) bool { return false }
 func (c *blockingConn) drop() int           { return 0 }
-func (c *blockingConn) queued() int {
-	n, _ := sendQueue(socketBeneath(c.Conn))
+func (c *blockingConn) unsent() int {
+	s := socketBeneath(c.Conn)
+	if _, isUnix := s.(*net.UnixConn); isUnix {
+		return 0 // the system tells the memory that they take
+	}
+	n, _ := sendQueue(s)
 	return n
 }
 
@@ -263,29 +270,36 @@ func (c *blockingConn) shut()         { c.CloseWrite() }
 // wake makes a read that waits return. Before Run the reader attends anyway.
 func (c *blockingConn) wake() {
 	if c.p.isRunning.Load() {
-		c.isWoken.Store(true)
+		c.wakeUps.Add(1)
 		c.SetReadDeadline(longAgo)
+		c.wakeUps.Add(1)
 	}
 }
 
-// isWakeUp reports whether a read has failed because of wake. A timeout that a
-// connection of the program's reports by itself is not: it may come again and again.
-func (c *blockingConn) isWakeUp(err error) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || c.isWoken.Swap(false) && os.IsTimeout(err)
+// takeWakeUp reports whether a read has failed because of a wake-up, and takes it. A
+// timeout that a connection of the program's reports by itself is an error like others. A
+// wake-up whose deadline comes after this is not taken: its second change is.
+func (c *blockingConn) takeWakeUp(err error) bool {
+	n := c.wakeUps.Load()
+	if n == c.handled || !os.IsTimeout(err) {
+		return false
+	}
+	c.handled = n
+	return true
 }
 
 func (c *blockingConn) close(how action) {
 	switch {
 	case how&resetConn != 0:
 		c.Reset()
-	case how == interruptConn:
-		c.Interrupt()
-	case how&(abandonConn|interruptConn) != 0:
+	case how&abandonConn != 0:
 		c.Abandon()
 	default:
 		c.Close()
 	}
 }
+
+func (c *blockingConn) interrupt() { c.Interrupt() }
 
 // socketBeneath returns the socket that carries c, directly or beneath TLS; nil if it is
 // unknown.

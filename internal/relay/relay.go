@@ -186,19 +186,19 @@ func (l *leg) act(d driver, due action) {
 	}
 	if due&(closeConn|abandonConn|resetConn) == 0 {
 		if due&interruptConn != 0 {
-			conn.close(interruptConn)
+			conn.interrupt()
 		}
 		return
 	}
 	l.dropBuffer()
 	if due&resetConn != 0 {
-		l.setDropped(conn.queued())
+		l.setDropped(conn.unsent())
 	}
 	conn.close(due)
 	if l.side == Backend && l.r.owner != nil {
 		l.r.owner.BackendClosed()
 	}
-	d.closed()
+	d.connClosed()
 }
 
 // dropBuffer drops what l's peer was not sent, because the connection is closed or
@@ -216,11 +216,13 @@ func (l *leg) dropBuffer() {
 	l.passed.bytes.Add(-uint64(max(n-l.timesLocked().ownQueued, 0)))
 }
 
-// setDropped records how many bytes the system drops with a reset.
+// setDropped records how many bytes the system drops with a reset, n with those that are
+// not the peers': frames of ours. Over TLS it is an estimate, as n has what TLS adds.
 func (l *leg) setDropped(n int) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	l.closingLocked().dropped = n
+	c := l.closingLocked()
+	c.dropped = max(n-int(c.own), 0)
 }
 
 // end returns how the relay ended. It is called once, after the last write.
