@@ -44,17 +44,12 @@ func ClosePayload(code int, reason string) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, uint16(code)), truncateReason(reason)...)
 }
 
-// AppendClose appends a Close frame: see [ClosePayload].
+// AppendControl appends a control frame. It panics if payload is longer than
+// [MaxControlPayload].
 //
 // With a nil key the frame is not masked: "A server MUST NOT mask any frames that
 // it sends to the client." A client must mask all frames.
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.1
-func AppendClose(dst []byte, code int, reason string, key *[4]byte) []byte {
-	return AppendControl(dst, Close, ClosePayload(code, reason), key)
-}
-
-// AppendControl appends a control frame. It panics if payload is longer than
-// [MaxControlPayload].
 func AppendControl(dst []byte, op Opcode, payload []byte, key *[4]byte) []byte {
 	if len(payload) > MaxControlPayload {
 		panic("BUG: control frame with a payload of more than 125 bytes")

@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestAppendCloseWritesFrame(t *testing.T) {
+func TestCloseFrameHasCodeAndReason(t *testing.T) {
 	key := [4]byte{1, 2, 3, 4}
 	tests := []struct {
 		name   string
@@ -24,9 +24,9 @@ func TestAppendCloseWritesFrame(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := AppendClose([]byte("before"), tt.code, tt.reason, tt.key)
+			got := AppendControl([]byte("before"), Close, ClosePayload(tt.code, tt.reason), tt.key)
 			if string(got) != "before"+tt.want {
-				t.Errorf("AppendClose(before, %d, %q) = %q; want %q", tt.code, tt.reason, got, "before"+tt.want)
+				t.Errorf("a Close frame with %d, %q = %q; want %q", tt.code, tt.reason, got, "before"+tt.want)
 			}
 			if code := CloseCode([]byte(tt.want)); code != tt.code {
 				t.Errorf("CloseCode(%q) = %d; want %d", tt.want, code, tt.code)
@@ -35,7 +35,7 @@ func TestAppendCloseWritesFrame(t *testing.T) {
 	}
 }
 
-func TestAppendCloseTruncatesReasonAtRune(t *testing.T) {
+func TestClosePayloadTruncatesReasonAtRune(t *testing.T) {
 	tests := []struct {
 		name, reason string
 		wantBytes    int
@@ -49,7 +49,7 @@ func TestAppendCloseTruncatesReasonAtRune(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := AppendClose(nil, 1000, tt.reason, nil)
+			got := AppendControl(nil, Close, ClosePayload(1000, tt.reason), nil)
 			reason := string(got[4:])
 			if len(reason) != tt.wantBytes || !strings.HasPrefix(tt.reason, reason) || !utf8.ValidString(reason) {
 				t.Errorf("reason = %q (%d bytes); want the first %d bytes of %q", reason, len(reason), tt.wantBytes, tt.reason)

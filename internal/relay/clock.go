@@ -80,8 +80,8 @@ type clock struct {
 	hasReceived bool // the peer has sent something
 	hasInput    bool // the peer has sent something that is waited for
 
-	// Messages that have begun since the peer was sent a Close frame, 2 at most. From the
-	// second on its bytes are no progress.
+	// Reads outside a message since the peer was sent a Close frame, 2 at most: each begins
+	// one. From the second on its bytes are no progress.
 	newMessages uint8
 
 	taken   int64         // sample.taken at the last progress
@@ -96,7 +96,7 @@ type clock struct {
 // receiveLocked records that bytes of the peer have come. A peer that was sent a Close
 // frame and sends on makes no progress, but for the message under way and one more.
 func (l *leg) receiveLocked(isInMessage bool) {
-	c := &l.closingLocked().clock
+	c := &l.recordLocked().clock
 	c.hasReceived = true
 	if l.write.isPastClose() && !isInMessage {
 		c.newMessages = min(c.newMessages+1, 2)
@@ -106,7 +106,7 @@ func (l *leg) receiveLocked(isInMessage bool) {
 
 // updateLocked moves l's clock on by d, in which l was read or not.
 func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
-	c := &l.timesLocked().clock
+	c := &l.ensureClosingLocked().clock
 	isTaken := s.taken > c.taken
 	if isTaken {
 		c.taken = s.taken
@@ -137,7 +137,7 @@ func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
 func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.timesLocked()
+	c := r.ensureClosingLocked()
 	isClientRead := !backend.isBlocked || r.client.read != readOpen
 	isBackendRead := !client.isBlocked || r.backend.read != readOpen
 	r.client.updateLocked(d, client, isClientRead)
@@ -176,7 +176,7 @@ func (r *Relay) isPendingLocked() bool {
 
 // tickOpenLocked looks at a leg of a tunnel that has no cause to end yet.
 func (l *leg) tickOpenLocked(s sample, isRead bool) {
-	c, o := l.timesLocked(), l.other()
+	c, o := l.ensureClosingLocked(), l.other()
 	if l.write == writeLost && c.clock.quiet >= lostTimeout {
 		l.r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
 		l.closeLocked(abandonConn)
@@ -187,14 +187,14 @@ func (l *leg) tickOpenLocked(s sample, isRead bool) {
 		limit = halfCloseTimeout
 	}
 	isGone := s.hangUp != present || l.write == writeLost
-	if isGone && !isRead && o.timesLocked().clock.stuck >= limit {
+	if isGone && !isRead && o.ensureClosingLocked().clock.stuck >= limit {
 		l.r.abortLocked(End{Side: l.side, Cause: CauseLost, Err: cmp.Or(c.writeErr, errHungUp)})
 	}
 }
 
 // tickClosingLocked closes l when a time has passed.
 func (l *leg) tickClosingLocked(s sample) {
-	c, o := &l.timesLocked().clock, l.other().timesLocked()
+	c, o := &l.ensureClosingLocked().clock, l.other().ensureClosingLocked()
 	isInputOver := l.isInputOverLocked()
 	emptyFor := emptyTimeout
 	if s.isQueueUnknown {
@@ -214,7 +214,7 @@ func (l *leg) tickClosingLocked(s sample) {
 		l.closeLocked(abandonConn)
 	case l.write == writeShut && !l.conn().canShut() && c.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
-	case l.side == Backend && l.read == readEnded && l.timesLocked().hasCloseReceived && o.clock.quiet >= goneTimeout:
+	case l.side == Backend && l.read == readEnded && l.ensureClosingLocked().hasCloseReceived && o.clock.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
 	case l.side == Backend && l.r.closing.asksBackend && l.write.isPastClose():
 		// It has answerTimeout and answersTimeout to answer, and its messages count.
@@ -225,7 +225,7 @@ func (l *leg) tickClosingLocked(s sample) {
 
 // tickAskingLocked stops waiting for a backend that does not answer.
 func (r *Relay) tickAskingLocked() {
-	clock := &r.backend.timesLocked().clock
+	clock := &r.backend.ensureClosingLocked().clock
 	if r.closing.asksBackend && r.backend.write.isPastClose() &&
 		(clock.quiet >= answerTimeout || clock.answers >= answersTimeout) {
 		r.stopAskingLocked()
@@ -258,7 +258,7 @@ func (r *Relay) stalledFor(client, backend sample) (time.Duration, Side) {
 // lost. Where both take nothing, both are reset.
 func (r *Relay) closeStalled(side Side, lasts time.Duration) {
 	r.mu.Lock()
-	if c := r.closing; c != nil && !c.hasCause && r.leg(side).timesLocked().clock.stuck >= stallTime {
+	if c := r.closing; c != nil && !c.hasCause && r.leg(side).ensureClosingLocked().clock.stuck >= stallTime {
 		areBoth := min(c.legs[0].clock.stuck, c.legs[1].clock.stuck) >= stallTime
 		r.startClosingLocked(End{Side: side, Cause: CauseStalled, Cut: true,
 			Err: fmt.Errorf("took nothing for %v", lasts.Round(time.Millisecond))}, "")

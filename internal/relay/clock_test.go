@@ -105,7 +105,7 @@ func (d *fakeDriver) settle() {
 		d.r.backend.attend()
 		again = d.r.act(d)
 		for _, l := range [...]*leg{&d.r.client, &d.r.backend} {
-			if d.fake(l.side).closed != 0 && !l.isEnded() {
+			if d.fake(l.side).closed != 0 && l.readState() != readEnded {
 				l.ended(net.ErrClosed)
 				again = true
 			}
@@ -268,7 +268,7 @@ func TestTickClosesLegs(t *testing.T) {
 			d.close(CauseShutdown)
 			d.sends(Backend, wstest.Text("on and on"))
 			d.also(func() {
-				if d.r.client.write.isPastClose() && !d.r.client.isEnded() {
+				if d.r.client.write.isPastClose() && d.r.client.readState() != readEnded {
 					d.receive(Client, wstest.Close(1001, ""))
 				}
 			})

@@ -66,7 +66,7 @@ type End struct {
 	Cause Cause
 	Code  int   // of the Close frame of Side if the cause is CauseClosed, else of ours to the client, or to the backend; 0 if there was none
 	Err   error // what Side did wrong
-	Cut   bool  // bytes were dropped, a Close frame was not written, or a limit of time closed a leg
+	Cut   bool  // bytes were dropped, a Close frame was not written, or a leg was closed because of no progress or CloseTimeout
 }
 
 // A closeFrame is the content of a Close frame. Code 0 means that none is sent.
@@ -228,10 +228,10 @@ const (
 	resetConn                        // close it with a reset, so that the system drops its queue
 )
 
-// closingLocked returns r.closing, to record an event in it: readers look at states from
-// now on.
-func (r *Relay) closingLocked() *closing {
-	c := r.timesLocked()
+// recordLocked returns r.closing, to record an event in it. Readers look at states from
+// now on, and the engine ticks.
+func (r *Relay) recordLocked() *closing {
+	c := r.ensureClosingLocked()
 	if !r.attention.Load() {
 		r.attention.Store(true)
 		r.driver.watch()
@@ -239,9 +239,9 @@ func (r *Relay) closingLocked() *closing {
 	return c
 }
 
-// timesLocked returns r.closing, for its clocks. A relay whose peer takes nothing for a
-// moment needs them too, but its readers need not look at states.
-func (r *Relay) timesLocked() *closing {
+// ensureClosingLocked returns r.closing, and makes it if there is none. A relay whose peer
+// takes nothing for a moment needs its clocks, but its readers need not look at states.
+func (r *Relay) ensureClosingLocked() *closing {
 	if r.closing == nil {
 		r.closing = new(closing)
 		for i := range r.closing.legs {
@@ -251,11 +251,13 @@ func (r *Relay) timesLocked() *closing {
 	return r.closing
 }
 
-// closingLocked returns l's part of r.closing, as that of the relay does.
-func (l *leg) closingLocked() *legClosing { return &l.r.closingLocked().legs[l.side-Client] }
+// recordLocked returns l's part of r.closing, as that of the relay does.
+func (l *leg) recordLocked() *legClosing { return &l.r.recordLocked().legs[l.side-Client] }
 
-// timesLocked returns l's part of r.closing, as that of the relay does.
-func (l *leg) timesLocked() *legClosing { return &l.r.timesLocked().legs[l.side-Client] }
+// ensureClosingLocked returns l's part of r.closing, as that of the relay does.
+func (l *leg) ensureClosingLocked() *legClosing {
+	return &l.r.ensureClosingLocked().legs[l.side-Client]
+}
 
 // setReadLocked changes l's read state. It never goes back to an earlier one.
 func (l *leg) setReadLocked(s readState) {
@@ -263,7 +265,7 @@ func (l *leg) setReadLocked(s readState) {
 		return
 	}
 	l.read = s
-	l.closingLocked().clock.hasChanged = true
+	l.recordLocked().clock.hasChanged = true
 	l.r.advanceLocked()
 }
 
@@ -275,7 +277,7 @@ func (l *leg) setWriteLocked(s writeState) {
 		return
 	}
 	l.write = s
-	c := l.closingLocked()
+	c := l.recordLocked()
 	c.clock.hasChanged = true
 	if s == writeShut {
 		switch {
@@ -294,7 +296,7 @@ func (l *leg) setWriteLocked(s writeState) {
 // Where the proxy ends the tunnel, and where the client broke a rule, the client's Close
 // frame waits for the backend's answer. 1008 does not wait: it signs a user out.
 func (r *Relay) startClosingLocked(end End, reason string) {
-	c := r.closingLocked()
+	c := r.recordLocked()
 	if c.hasCause {
 		return
 	}
@@ -333,7 +335,7 @@ func (l *leg) receivedClose(code int) (passes bool) {
 	r := l.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := l.closingLocked()
+	c := l.recordLocked()
 	c.hasCloseReceived, c.closeReceived = true, code
 	r.startClosingLocked(End{Side: l.side, Cause: CauseClosed, Code: code}, "")
 	o := l.other()
@@ -343,7 +345,7 @@ func (l *leg) receivedClose(code int) (passes bool) {
 		// place of ours, unless the client broke a rule.
 		if passes = isApplicationCode(code) && c.end.Side == Proxy; passes {
 			c.asksBackend = false
-			o.closingLocked().closeSent = code
+			o.recordLocked().closeSent = code
 		}
 	}
 	l.setReadLocked(readCloseReceived)
@@ -386,7 +388,7 @@ func (l *leg) ended(err error) {
 		return // what l's tracker stands in was dropped: nothing of it is in the buffer
 	}
 
-	isAtBoundary := l.atBoundary() || l.unwriteFrame()
+	isAtBoundary := l.tracker.AtBoundary() || l.unwriteFrame()
 	if isAtBoundary {
 		l.writeFrames() // the tracker may stand inside the frame that was taken back
 	}
@@ -396,7 +398,7 @@ func (l *leg) ended(err error) {
 // lastCloseLocked returns the Close frame that the other leg is sent because nothing more
 // of l is passed: it has ended, or has broken a rule.
 func (l *leg) lastCloseLocked() closeFrame {
-	o := l.other().closingLocked()
+	o := l.other().ensureClosingLocked()
 	end := l.r.closing.end
 	switch {
 	case o.hasCloseReceived:
@@ -441,7 +443,7 @@ func (l *leg) flushedLocked() {
 	if l.mustClose || l.conn().buffered() > 0 {
 		return
 	}
-	l.timesLocked().ownQueued = 0
+	l.ensureClosingLocked().ownQueued = 0
 	switch l.write {
 	case writeClosing:
 		l.setWriteLocked(writeClosed)
@@ -458,7 +460,7 @@ func (l *leg) writeFailed(err error) {
 	if l.mustClose {
 		return
 	}
-	if c := l.closingLocked(); c.writeErr == nil {
+	if c := l.recordLocked(); c.writeErr == nil {
 		c.writeErr = err
 	}
 	l.setWriteLocked(writeLost)
@@ -484,7 +486,7 @@ func (r *Relay) Abort(cause Cause) {
 }
 
 func (r *Relay) abortLocked(end End) {
-	c := r.closingLocked()
+	c := r.recordLocked()
 	isDone := r.client.isDoneLocked() && r.backend.isDoneLocked()
 	if !c.hasCause {
 		c.hasCause, c.end = true, end
@@ -492,7 +494,7 @@ func (r *Relay) abortLocked(end End) {
 	c.end.Cut = c.end.Cut || !isDone
 	for _, l := range [...]*leg{&r.client, &r.backend} {
 		if l.mustClose {
-			l.closingLocked().due |= interruptConn
+			l.recordLocked().due |= interruptConn
 		}
 		l.closeLocked(abandonConn)
 	}
@@ -577,7 +579,7 @@ func (l *leg) closeLocked(how action) {
 		return
 	}
 	l.mustClose = true
-	c := l.closingLocked()
+	c := l.recordLocked()
 	c.due = c.due&wakeReader | how
 	if l.read != readEnded && (l.write == writeClosing || l.hasCloseLocked()) {
 		l.r.closing.end.Cut = true // its Close frame will not be written
@@ -587,6 +589,6 @@ func (l *leg) closeLocked(how action) {
 
 // cutLocked closes l because a limit of time has passed.
 func (l *leg) cutLocked(how action) {
-	l.r.closingLocked().end.Cut = true
+	l.r.recordLocked().end.Cut = true
 	l.closeLocked(how)
 }

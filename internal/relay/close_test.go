@@ -120,7 +120,7 @@ func acts() []act {
 	for _, s := range bothSides {
 		open := func(do func(*fakeDriver)) func(*fakeDriver) {
 			return func(d *fakeDriver) {
-				if !d.r.leg(s).isEnded() { // else nothing can come of it
+				if d.r.leg(s).readState() != readEnded { // else nothing can come of it
 					do(d)
 				}
 			}

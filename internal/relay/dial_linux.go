@@ -19,7 +19,7 @@ import (
 // 0.86, 0.92 and 0.87 of the CPU that it takes with a [net.Dialer].
 //
 // It does not wait: see [Dialing]. Options and errors are those of a net.Dialer. It
-// reports false, and has done nothing, if it cannot dial addr.
+// reports false, and nothing is left of it, if it cannot dial addr.
 func (e *Engine) Dial(network, addr string) (c Dialing, can bool, err error) {
 	to, err := netip.ParseAddrPort(addr)
 	if network != "tcp" || err != nil || to.Addr().Zone() != "" {

@@ -86,8 +86,8 @@ type driver interface {
 	kind() EngineKind
 }
 
-// A conn is the connection of one leg as its engine uses it. The methods are for the
-// goroutine that writes to it, and wake and close for any.
+// A conn is the connection of one leg as its engine uses it. write and unwrite are for the
+// goroutine that reads the other leg, the rest is for any.
 type conn interface {
 	// write writes p, or buffers the part that the system does not take at once. isLast says
 	// that shut follows.

@@ -27,7 +27,8 @@ type leg struct {
 	tracker frame.Tracker
 	partial *partial // read bytes that are not a whole header or control frame yet
 
-	// Bytes and messages passed to this leg; written by the other leg's reader.
+	// Bytes and messages passed to this leg, by the other leg's reader. Bytes that were
+	// dropped in the end are subtracted.
 	passed counts
 }
 
@@ -64,7 +65,7 @@ func (l *leg) head() []byte {
 }
 
 // handle passes on bytes that were read from l, the head before them included. Only its
-// reader calls it, and the methods below.
+// reader calls it.
 func (l *leg) handle(p []byte) {
 	l.partial = nil
 	isOpen := true
@@ -75,7 +76,7 @@ func (l *leg) handle(p []byte) {
 			l.forward(p[:n], false)
 			l.attend()
 			p = p[n:]
-			isOpen = l.isOpen()
+			isOpen = l.readState() == readOpen
 		}
 	}
 	if isOpen {
@@ -95,10 +96,10 @@ func (l *leg) receive() (isOpen bool) {
 	return l.read == readOpen
 }
 
-func (l *leg) isOpen() bool {
+func (l *leg) readState() readState {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	return l.read == readOpen
+	return l.read
 }
 
 // pass writes all whole frames of p to the other leg, up to a Close frame or a broken
@@ -171,7 +172,7 @@ func (l *leg) filter(op frame.Opcode, whole []byte) verdict {
 // discard parses p only to find the peer's Close frame.
 func (l *leg) discard(p []byte) {
 	l.tracker.Ignore()
-	for len(p) > 0 && l.isDiscarding() {
+	for len(p) > 0 && l.readState() == readDiscarding {
 		step, err := l.tracker.Next(p)
 		switch {
 		case err != nil:
@@ -186,26 +187,11 @@ func (l *leg) discard(p []byte) {
 	}
 }
 
-func (l *leg) isEnded() bool {
-	l.r.mu.Lock()
-	defer l.r.mu.Unlock()
-	return l.read == readEnded
-}
-
-func (l *leg) isDiscarding() bool {
-	l.r.mu.Lock()
-	defer l.r.mu.Unlock()
-	return l.read == readDiscarding
-}
-
 // hold keeps p, which is less than a whole header or control frame.
 func (l *leg) hold(p []byte) {
 	l.partial = new(partial)
 	l.partial.len = copy(l.partial.bytes[:], p)
 }
-
-// atBoundary reports whether the bytes passed to the other leg end with a whole frame.
-func (l *leg) atBoundary() bool { return l.tracker.AtBoundary() }
 
 // forward writes p to the other leg. It reports whether the leg takes more. isLast says
 // that the end of the stream follows at once.
@@ -262,10 +248,10 @@ func (l *leg) enqueueLocked(f controlFrame) {
 	if l.write != writeOpen || l.mustClose || l.hasCloseLocked() {
 		return
 	}
-	c := l.closingLocked()
+	c := l.recordLocked()
 	c.frames = append(c.frames, f)
 	c.clock.hasChanged = true
-	l.other().closingLocked().due |= wakeReader
+	l.other().recordLocked().due |= wakeReader
 }
 
 // enqueueCloseLocked enqueues a Close frame, if there is one to be sent.
@@ -275,12 +261,14 @@ func (l *leg) enqueueCloseLocked(f closeFrame) {
 	}
 }
 
-// hasCloseLocked reports whether a Close frame of ours is enqueued.
+// hasCloseLocked reports whether a Close frame of ours is enqueued. While its reader writes
+// it, it is not, and the leg is still writeOpen: that no second one comes then is because
+// only the first cause enqueues any.
 func (l *leg) hasCloseLocked() bool {
 	if l.r.closing == nil {
 		return false
 	}
-	frames := l.timesLocked().frames
+	frames := l.ensureClosingLocked().frames
 	return len(frames) > 0 && frames[len(frames)-1].op == frame.Close
 }
 
@@ -308,7 +296,7 @@ func (l *leg) nextFrame() (f controlFrame, ok bool) {
 	if l.r.closing == nil || l.write != writeOpen || l.mustClose {
 		return f, false
 	}
-	c := l.timesLocked()
+	c := l.ensureClosingLocked()
 	if len(c.frames) == 0 {
 		return f, false
 	}
@@ -341,8 +329,10 @@ func (l *leg) writeFrame(f controlFrame) bool {
 func (l *leg) addOwn(n int) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	c := l.closingLocked()
+	c := l.recordLocked()
 	c.own += uint64(n)
+	// With pings of ours the buffer may have been written in part: then dropBuffer is off
+	// by their bytes. A Close frame is the last in the buffer.
 	if l.conn().buffered() > 0 {
 		c.ownQueued += n
 	}
@@ -355,7 +345,7 @@ func (l *leg) ownBytes() uint64 {
 	if l.r.closing == nil {
 		return 0
 	}
-	return l.timesLocked().own
+	return l.ensureClosingLocked().own
 }
 
 // isShutNext reports whether l's stream is ended as soon as a Close frame is written.
@@ -369,7 +359,7 @@ func (l *leg) isShutNext() bool {
 func (l *leg) setCloseSent(code int) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	l.closingLocked().closeSent = code
+	l.recordLocked().closeSent = code
 }
 
 // closeWritten records that a Close frame was written to l's buffer, ours or the other

@@ -313,7 +313,7 @@ func (l *loop) settle(t *loopDriver) {
 		t.r.backend.attend()
 		hasActed = t.r.act(t)
 		for _, x := range [...]*leg{&t.r.client, &t.r.backend} {
-			if t.loopConn(x.side).isClosed && !x.isEnded() {
+			if t.loopConn(x.side).isClosed && x.readState() != readEnded {
 				x.ended(net.ErrClosed)
 				hasActed = true
 			}

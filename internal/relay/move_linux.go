@@ -49,7 +49,7 @@ func (c *loopConn) mayBeRead(d *leg, dst *loopConn) bool {
 		return false
 	}
 	n := dst.buffered()
-	return n == 0 || c.hangUp != present && n < readSize || d.r.attention.Load() && !d.isOpen()
+	return n == 0 || c.hangUp != present && n < readSize || d.r.attention.Load() && d.readState() != readOpen
 }
 
 // read moves the bytes of one read.
@@ -76,7 +76,7 @@ func (l *loop) read(d *leg, src, dst *loopConn) {
 // mayBeSpliced reports whether so much payload is to come that need not be seen. At a
 // mark a splice finds nothing, or the end.
 func (d *leg) mayBeSpliced(src, dst *loopConn) bool {
-	return d.tracker.Rest() >= spliceMin && dst.buffered() == 0 && !src.isUrgent && (!d.r.attention.Load() || d.isOpen())
+	return d.tracker.Rest() >= spliceMin && dst.buffered() == 0 && !src.isUrgent && (!d.r.attention.Load() || d.readState() == readOpen)
 }
 
 // splice moves payload through the pipe.

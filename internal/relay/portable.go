@@ -167,7 +167,7 @@ func (p *portable) attendAndAct(l *leg) {
 	}
 	p.r.mu.Lock()
 	if c := p.r.closing; c != nil {
-		l.closingLocked().due &^= wakeReader // it is awake, and attends
+		l.ensureClosingLocked().due &^= wakeReader // it is awake, and attends
 	}
 	p.r.mu.Unlock()
 	l.attend()

@@ -170,7 +170,7 @@ func (l *leg) takeDue(d driver) action {
 	if l.r.closing == nil || l.r.driver != d {
 		return 0
 	}
-	c := l.timesLocked()
+	c := l.ensureClosingLocked()
 	due := c.due
 	c.due = 0
 	return due
@@ -213,7 +213,7 @@ func (l *leg) dropBuffer() {
 	if l.read != readEnded && l.write != writeLost {
 		l.r.closing.end.Cut = true
 	}
-	l.passed.bytes.Add(-uint64(max(n-l.timesLocked().ownQueued, 0)))
+	l.passed.bytes.Add(-uint64(max(n-l.ensureClosingLocked().ownQueued, 0)))
 }
 
 // setDropped records how many bytes the system drops with a reset, n with those that are
@@ -221,7 +221,7 @@ func (l *leg) dropBuffer() {
 func (l *leg) setDropped(n int) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	c := l.closingLocked()
+	c := l.recordLocked()
 	c.dropped = max(n-int(c.own), 0)
 }
 
@@ -230,13 +230,13 @@ func (r *Relay) end() End {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range [...]*leg{&r.client, &r.backend} {
-		l.passed.bytes.Add(-min(uint64(l.timesLocked().dropped), l.passed.bytes.Load()))
+		l.passed.bytes.Add(-min(uint64(l.ensureClosingLocked().dropped), l.passed.bytes.Load()))
 	}
 	end := r.closing.end
 	if end.Cause != CauseClosed {
-		end.Code = r.client.timesLocked().closeSent
+		end.Code = r.client.ensureClosingLocked().closeSent
 		if end.Code == 0 {
-			end.Code = r.backend.timesLocked().closeSent
+			end.Code = r.backend.ensureClosingLocked().closeSent
 		}
 	}
 	return end
