@@ -127,7 +127,7 @@
 // Bytes may be lost in two cases, without a cut. If a backend sends its Close frame and
 // ends its stream at once, but still reads, it may not get what a client sends after it has
 // been quiet for a moment, 250 ms at least: most backends take nothing more then, and the
-// proxy closes the connection. If a connection of your own listener or dialer has no
+// proxy closes the connection. A part of a TLS record does not count as sent. If a connection of your own listener or dialer has no
 // CloseWrite method, its stream cannot be ended alone: the connection is closed where
 // another one is half-closed, a backend's when it has sent nothing for such a moment, and
 // bytes on the way to a peer that sends on may be lost.

@@ -30,6 +30,9 @@ const (
 	// lostTimeout is how long a side is still read after a write to it has failed.
 	lostTimeout = 1 * time.Second
 
+	// lostSendsTimeout is how long it is read on if it goes on sending.
+	lostSendsTimeout = 5 * time.Second
+
 	// emptyTimeout is how long the send queue of a leg that is done has been empty when
 	// the leg is closed.
 	emptyTimeout = 1 * time.Second
@@ -68,6 +71,7 @@ type sample struct {
 	isQueued       bool  // bytes wait, in the engine or in the system's send queue
 	isQueueUnknown bool  // the system does not tell
 	isBlocked      bool  // the engine holds bytes that cannot be written now
+	hasWritten     bool  // a write to the leg was under way since the last tick: the other leg was not read all the time
 	hangUp         hangUp
 }
 
@@ -89,6 +93,7 @@ type clock struct {
 	silent  time.Duration // the same, and nothing was taken either
 	stuck   time.Duration // something waits, and nothing was taken
 	empty   time.Duration // nothing waits
+	lost    time.Duration // a write has failed, and the leg was read
 	done    time.Duration // the leg is done
 	answers time.Duration // the sum of the times in which the leg was read since its Close frame was written
 }
@@ -104,8 +109,9 @@ func (l *leg) receiveLocked(isInMessage bool) {
 	c.hasInput = c.hasInput || c.newMessages < 2 && !l.isInputOverLocked()
 }
 
-// updateLocked moves l's clock on by d, in which l was read or not.
-func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
+// updateLocked moves l's clock on by d, in which l was read or not. isBusy says that its
+// reader has written meanwhile, so that something may have come that it has not read yet.
+func (l *leg) updateLocked(d time.Duration, s sample, isRead, isBusy bool) {
 	c := &l.ensureClosingLocked().clock
 	isTaken := s.taken > c.taken
 	if isTaken {
@@ -121,10 +127,11 @@ func (l *leg) updateLocked(d time.Duration, s sample, isRead bool) {
 			*t += d
 		}
 	}
-	count(&c.quiet, isRead, c.hasReceived)
+	count(&c.quiet, isRead && !isBusy, c.hasReceived)
 	count(&c.silent, isRead, c.hasInput || isTaken)
 	count(&c.stuck, s.isQueued, isTaken)
 	count(&c.empty, !s.isQueued, false)
+	count(&c.lost, isRead && l.write == writeLost, false)
 	count(&c.done, l.isInputOverLocked() && (l.write == writeClosed || l.write == writeShut), false)
 	if l.write.isPastClose() && isRead && !c.hasChanged {
 		c.answers += d
@@ -140,8 +147,8 @@ func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 	c := r.ensureClosingLocked()
 	isClientRead := !backend.isBlocked || r.client.read != readOpen
 	isBackendRead := !client.isBlocked || r.backend.read != readOpen
-	r.client.updateLocked(d, client, isClientRead)
-	r.backend.updateLocked(d, backend, isBackendRead)
+	r.client.updateLocked(d, client, isClientRead, backend.hasWritten)
+	r.backend.updateLocked(d, backend, isBackendRead, client.hasWritten)
 	if c.hasCause {
 		if c.isAging {
 			c.age += d
@@ -182,6 +189,11 @@ func (l *leg) tickOpenLocked(s sample, isRead bool) {
 		l.closeLocked(abandonConn)
 		return
 	}
+	if c.clock.lost >= lostSendsTimeout {
+		l.r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
+		l.cutLocked(abandonConn)
+		return
+	}
 	limit := hangUpTimeout
 	if s.hangUp == halfClosed && l.write != writeLost {
 		limit = halfCloseTimeout
@@ -212,6 +224,8 @@ func (l *leg) tickClosingLocked(s sample) {
 		l.closeLocked(closeConn)
 	case l.write == writeLost && c.quiet >= lostTimeout:
 		l.closeLocked(abandonConn)
+	case c.lost >= lostSendsTimeout:
+		l.cutLocked(abandonConn)
 	case l.write == writeShut && !l.conn().canShut() && c.quiet >= goneTimeout:
 		l.closeLocked(closeConn)
 	case l.side == Backend && l.read == readEnded && l.ensureClosingLocked().hasCloseReceived && o.clock.quiet >= goneTimeout:

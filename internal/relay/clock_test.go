@@ -274,6 +274,28 @@ func TestTickClosesLegs(t *testing.T) {
 			})
 		}, closes: Backend, after: answersTimeout + endTimeout, how: closeConn},
 
+		{name: "a write to the client failed, and it sends on", act: func(d *fakeDriver) {
+			d.client.fails = true
+			d.receive(Backend, wstest.Text("fails"))
+			d.sends(Client, wstest.Text("on and on"))
+		}, closes: Client, after: lostSendsTimeout, how: abandonConn, isCut: true},
+		{name: "a write to the backend failed after a Close, and it sends on", act: func(d *fakeDriver) {
+			d.backend.fails = true
+			d.receive(Backend, wstest.Fragment(wstest.OpText, false, "first"))
+			d.close(CauseShutdown)
+			d.also(func() { d.receive(Backend, wstest.Fragment(wstest.OpContinuation, false, "next")) })
+		}, closes: Backend, after: lostSendsTimeout, how: wakeReader | abandonConn, isCut: true},
+		{name: "the backend has ended, and the client's reader still writes to it", act: func(d *fakeDriver) {
+			d.receive(Backend, wstest.Close(1000, ""))
+			d.end(Backend, io.EOF)
+			d.takes(Backend)
+			n := 0
+			d.also(func() {
+				n++
+				d.sample(Backend).hasWritten = n <= 8
+			})
+		}, closes: Backend, after: 7*tickInterval + goneTimeout, how: closeConn},
+
 		// Bytes wait.
 		{name: "the client takes nothing of its queue", act: func(d *fakeDriver) {
 			d.finishClosing()

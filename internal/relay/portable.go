@@ -197,7 +197,7 @@ func (p *portable) connClosed() { p.openConns.Done() }
 func (p *portable) sample(l *leg, isEnding bool) sample {
 	c, o := p.blocking(l.side), p.blocking(l.other().side)
 	var s sample
-	s.isBlocked = c.isBlocked()
+	s.isBlocked, s.hasWritten = c.isBlocked(), c.hasWritten
 	if !s.isBlocked && !isEnding && !o.isBlocked() {
 		return s
 	}
@@ -230,6 +230,9 @@ type blockingConn struct {
 
 	seen   uint32 // owned by the sweeper
 	blocks bool   // owned by the sweeper: the write was under way at the last tick already
+
+	// hasWritten says that a write was under way since the last tick. Owned by the sweeper.
+	hasWritten bool
 }
 
 func (c *blockingConn) write(b []byte, _ bool) (int, error) {
@@ -246,6 +249,7 @@ func (c *blockingConn) write(b []byte, _ bool) (int, error) {
 func (c *blockingConn) note() {
 	n := c.writes.Load()
 	c.blocks = n%2 == 1 && n == c.seen
+	c.hasWritten = n%2 == 1 || n != c.seen
 	c.seen = n
 }
 
