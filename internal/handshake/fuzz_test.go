@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -218,44 +219,22 @@ func FuzzOutboundURLNeverEscapesThePrefix(f *testing.F) {
 		if err != nil {
 			return
 		}
-		checkThrough(t, in)
 		out, refusal := OutboundURL(in, "/ba%2fse")
 		if refusal != nil {
 			return
 		}
-		if !strings.HasPrefix(out.EscapedPath(), "/ba%2fse/") {
-			t.Fatalf("%q became %q", target, out.EscapedPath())
+		if !strings.HasPrefix(escapedPath(out), "/ba%2fse/") {
+			t.Fatalf("%q became %q", target, escapedPath(out))
 		}
 		// Interpret the path like a backend that decodes it fully and treats \ as /.
 		decoded := strings.ReplaceAll(out.Path, `\`, "/")
 		if clean := path.Clean(decoded); clean != "/ba/se" && !strings.HasPrefix(clean, "/ba/se/") {
-			t.Fatalf("%q became %q, which is %q", target, out.EscapedPath(), clean)
+			t.Fatalf("%q became %q, which is %q", target, escapedPath(out), clean)
 		}
 		if _, err := AppendRequest(nil, &http.Request{Host: "a", URL: out}, sampleKey); err != nil {
 			t.Fatalf("%q became %q: %v", target, out, err)
 		}
 	})
-}
-
-// checkThrough checks that without a prefix the path is unchanged, and that the
-// query has the same parameters.
-func checkThrough(t *testing.T, in *url.URL) {
-	t.Helper()
-	out, refusal := OutboundURL(in, "")
-	if refusal != nil {
-		return
-	}
-	want := in.EscapedPath()
-	if !strings.HasPrefix(want, "/") {
-		want = "/" + want
-	}
-	if got := out.EscapedPath(); got != want {
-		t.Fatalf("path %q became %q", want, got)
-	}
-	values, err := url.ParseQuery(out.RawQuery)
-	if err != nil || !reflect.DeepEqual(values, in.Query()) {
-		t.Fatalf("query %q became %q", in.RawQuery, out.RawQuery)
-	}
 }
 
 func FuzzOutboundHeaderBelievesNoStranger(f *testing.F) {
@@ -278,6 +257,71 @@ func FuzzOutboundHeaderBelievesNoStranger(f *testing.F) {
 			if isHopByHop(canonical) || isOwnField(canonical) || strings.HasPrefix(dashed, "x-forwarded") || dashed == "forwarded" || dashed == "x-real-ip" {
 				t.Fatalf("%q passed: %q", name, out[name])
 			}
+		}
+	})
+}
+
+// Between slashes, the backend decodes what the client has sent.
+func FuzzOutboundURLKeepsSegments(f *testing.F) {
+	for _, tt := range outboundURLTests {
+		f.Add(tt.target)
+	}
+	f.Fuzz(func(t *testing.T, target string) {
+		in, err := url.ParseRequestURI(target)
+		if err != nil || !strings.HasPrefix(target, "/") {
+			return
+		}
+		out, refusal := OutboundURL(in, "")
+		if refusal != nil {
+			return
+		}
+		b, err := appendTarget(nil, out)
+		if err != nil {
+			t.Fatalf("%q cannot be written: %v", target, err)
+		}
+		sent, _, _ := strings.Cut(target, "?")
+		got, _, _ := strings.Cut(string(b), "?")
+		if want := decodeSegments(t, sent); !slices.Equal(decodeSegments(t, got), want) {
+			t.Errorf("%q became %q, whose segments are not %q", sent, got, want)
+		}
+		if isLegal := !strings.ContainsFunc(sent, func(r rune) bool { return r > 0x7f || !isPathByte(byte(r)) }); isLegal && got != sent {
+			t.Errorf("%q became %q though all its bytes are legal", sent, got)
+		}
+	})
+}
+
+func decodeSegments(t *testing.T, path string) (segments []string) {
+	t.Helper()
+	for segment := range strings.SplitSeq(path, "/") {
+		decoded, err := url.PathUnescape(segment)
+		if err != nil {
+			t.Fatalf("segment %q of %q: %v", segment, path, err)
+		}
+		segments = append(segments, decoded)
+	}
+	return segments
+}
+
+// What a query has left, a balancer and the backend read alike.
+func FuzzCleanQueryCutsOutOnlyBadParameters(f *testing.F) {
+	for _, tt := range outboundURLTests {
+		_, query, _ := strings.Cut(tt.target, "?")
+		f.Add(query)
+	}
+	f.Fuzz(func(t *testing.T, query string) {
+		got, err := cleanQuery(query)
+		if err != nil {
+			return
+		}
+		values, err := url.ParseQuery(got)
+		if err != nil {
+			t.Fatalf("%q became %q: %v", query, got, err)
+		}
+		if want, _ := url.ParseQuery(query); !reflect.DeepEqual(values, want) {
+			t.Errorf("%q became %q with the values %q; want %q", query, got, values, want)
+		}
+		if isParsable(query) && !strings.ContainsFunc(query, func(r rune) bool { return r > 0x7f || !isQueryByte(byte(r)) }) && got != query {
+			t.Errorf("%q became %q though all its bytes are legal", query, got)
 		}
 	})
 }

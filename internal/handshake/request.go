@@ -44,7 +44,7 @@ func appendAccept(dst []byte, key string) []byte {
 // -Accept, which must not be there twice.
 //
 // A field that would break its line is an error, as are a method other than GET,
-// an invalid Host or key, and a target with bytes that are not visible ASCII. On
+// an invalid Host or key, and a target with a # or bytes that are not visible ASCII. On
 // an error it returns dst unchanged.
 func AppendRequest(dst []byte, out *http.Request, key string) ([]byte, error) {
 	if out.Method != "" && out.Method != http.MethodGet {
@@ -83,7 +83,7 @@ func appendTarget(dst []byte, u *url.URL) ([]byte, error) {
 	if u == nil || u.Opaque != "" {
 		return dst, errors.New("request has no path")
 	}
-	b, path := dst, u.EscapedPath()
+	b, path := dst, escapedPath(u)
 	if path == "" || path[0] != '/' {
 		b = append(b, '/')
 	}
@@ -92,7 +92,7 @@ func appendTarget(dst []byte, u *url.URL) ([]byte, error) {
 		b = append(b, '?')
 		b = append(b, u.RawQuery...)
 	}
-	if i := indexInvisible(b[len(dst):]); i >= 0 {
+	if i := indexIllegal(b[len(dst):]); i >= 0 {
 		return dst, fmt.Errorf("request target has the byte %#02x", b[len(dst)+i])
 	}
 	return b, nil

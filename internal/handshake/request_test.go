@@ -45,6 +45,9 @@ var appendRequestTests = []struct {
 	{"no-path", outRequest(""), "GET / HTTP/1.1\n" + ownLines},
 	{"no-slash", outRequest("a"), "GET /a HTTP/1.1\n" + ownLines},
 	{"doubled-slash", outRequest("http://h//evil/a"), "GET //evil/a HTTP/1.1\n" + ownLines},
+	{"line-end-in-raw-path", &http.Request{Host: "example.com", URL: &url.URL{Path: "/a\r\nb", RawPath: "/a\r\nb"}}, "GET /a%0D%0Ab HTTP/1.1\n" + ownLines},
+	{"raw-path-beside-path", &http.Request{Host: "example.com", URL: &url.URL{Path: "/a/b|", RawPath: "/a%2Fb|"}}, "GET /a%2Fb%7C HTTP/1.1\n" + ownLines},
+	{"stale-raw-path", &http.Request{Host: "example.com", URL: &url.URL{Path: "/a b", RawPath: "/c%2Fd"}}, "GET /a%20b HTTP/1.1\n" + ownLines},
 	{"line-end-in-path", &http.Request{Host: "example.com", URL: &url.URL{Path: "/a\r\nb c"}}, "GET /a%0D%0Ab%20c HTTP/1.1\n" + ownLines},
 	{
 		"what-is-not-the-hooks",
