@@ -2,6 +2,7 @@ package handshake
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ import (
 // It stops a backend that sends interim responses without end.
 const maxInterim = 5
 
-// ReadAnswer reads the backend's response to out with [http.ReadResponse]. It
+// ReadAnswer reads the backend's response to out, as [http.ReadResponse] does. It
 // skips up to five interim responses (100, 103). The caller must limit how much
 // can be read from br, and must close the response's Body.
 //
@@ -32,12 +33,9 @@ const maxInterim = 5
 // An error quotes nothing of the response but its status code. Errors are logged,
 // and a backend may echo cookies and the tokens in the URL. An error of the
 // connection below br is returned unchanged.
-//
-// ReadResponse removes a Connection line that contains close, with all other
-// options in that line.
 func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	for range maxInterim + 1 {
-		resp, err := http.ReadResponse(br, out)
+		resp, err := readResponse(br, out)
 		if err != nil {
 			return nil, redactError(err)
 		}
@@ -49,6 +47,56 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 		}
 	}
 	return nil, errors.New("too many interim responses")
+}
+
+// readResponse is [http.ReadResponse], but keeps the Connection of a 1xx that says close
+// beside other options: "Connection: Upgrade, close" of a 101 is an upgrade.
+func readResponse(br *bufio.Reader, out *http.Request) (*http.Response, error) {
+	const start = "HTTP/1.1 1"
+	if b, _ := br.Peek(len(start)); len(b) < len(start) || b[len(b)-2] != ' ' || b[len(b)-1] != '1' {
+		return http.ReadResponse(br, out)
+	}
+	head, err := readHead(br)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(newHeadReader(head), out)
+	if err == nil && resp.Close {
+		resp.Header["Connection"] = connectionLines(head)
+	}
+	return resp, err
+}
+
+// readHead reads up to an empty line, which ends a head.
+func readHead(br *bufio.Reader) (head []byte, err error) {
+	for lineLen := 0; ; {
+		part, err := br.ReadSlice('\n')
+		head, lineLen = append(head, part...), lineLen+len(part)
+		switch {
+		case err == bufio.ErrBufferFull:
+			continue
+		case err == io.EOF:
+			return nil, io.ErrUnexpectedEOF
+		case err != nil:
+			return nil, err
+		case lineLen <= len("\r\n") && len(bytes.TrimSpace(head[len(head)-lineLen:])) == 0:
+			return head, nil
+		}
+		lineLen = 0
+	}
+}
+
+func newHeadReader(head []byte) *bufio.Reader {
+	return bufio.NewReaderSize(bytes.NewReader(head), len(head))
+}
+
+// connectionLines returns the lines of Connection in a head that [http.ReadResponse] has
+// read without an error.
+func connectionLines(head []byte) []string {
+	tp := textproto.NewReader(newHeadReader(head))
+	tp.ReadLine()
+	h, _ := tp.ReadMIMEHeader()
+	return h["Connection"]
 }
 
 // redactError returns an error of ReadResponse without its quote from the

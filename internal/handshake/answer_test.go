@@ -125,7 +125,7 @@ func TestErrorsNameFault(t *testing.T) {
 		{with(switched, "", "Transfer-Encoding: a\nTransfer-Encoding: b"), "too many transfer encodings"},
 		{with(switched, "Upgrade", ""), "response has no Upgrade"},
 		{with(switched, "Upgrade", "Upgrade: h2c"), "response's Upgrade is not websocket"},
-		{with(switched, "Connection", "Connection: close"), "response has no Connection"}, // see ReadAnswer
+		{with(switched, "Connection", "Connection: close"), "response's Connection does not name upgrade"},
 		{with(switched, "Connection", "Connection: a"), "response's Connection does not name upgrade"},
 		{with(switched, "Sec-WebSocket-Accept", ""), "response has no Sec-WebSocket-Accept"},
 		{with(switched, "", "Sec-WebSocket-Accept: a"), "response's Sec-WebSocket-Accept does not fit the key"},
@@ -228,6 +228,8 @@ var verifyTests = []struct {
 	{"upgrade-twice", with(switched, "", "Upgrade: websocket"), nil},
 	{"no-connection", with(switched, "Connection", ""), nil},
 	{"connection-close", with(switched, "Connection", "Connection: close"), nil},
+	{"connection-close-beside-upgrade", with(switched, "Connection", "Connection: Upgrade, close"), &Agreement{}},
+	{"connection-close-on-another-line", with(switched, "", "connection: close"), &Agreement{}},
 	{"no-accept", with(switched, "Sec-WebSocket-Accept", ""), nil},
 	{"empty-accept", with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept:"), nil},
 	{"wrong-accept", with(switched, "Sec-WebSocket-Accept", "Sec-WebSocket-Accept: "+string(appendAccept(nil, "other"))), nil},
@@ -261,6 +263,7 @@ var verifyTests = []struct {
 	{"extension-twice", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate, permessage-deflate; a"), nil},
 	{"17-extensions", with(switched, "", "Sec-WebSocket-Extensions: "+listExtensions(17)), nil},
 	{"extension-garbage", with(switched, "", "Sec-WebSocket-Extensions: permessage-deflate;"), nil},
+	{"extension-value-no-token", with(switched, "", `Sec-WebSocket-Extensions: x-a; eid="self::a"`), &Agreement{Extensions: []string{`x-a; eid="self::a"`}, Unknown: true}},
 }
 
 func TestVerifyAcceptsOnlyMatchingResponse(t *testing.T) {
@@ -334,5 +337,21 @@ func TestVerifyNeedsNoOfferWithoutChoice(t *testing.T) {
 	resp, _ := parseAnswer(t, switched)
 	if _, err := Verify(resp, sampleKey); err != nil {
 		t.Error(err)
+	}
+}
+
+// The head of a 101 is read in one piece, in whatever pieces it comes.
+func TestReadAnswerKeepsConnectionOfLongHeads(t *testing.T) {
+	lines := with(switched, "Connection", "Connection: close, upgrade\nX: "+strings.Repeat("x", 10_000))
+	br := bufio.NewReaderSize(iotest.OneByteReader(strings.NewReader(wire(lines)+"frames")), 16)
+	resp, err := ReadAnswer(br, outRequest("/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(resp, sampleKey, offered); err != nil {
+		t.Error(err)
+	}
+	if rest, _ := io.ReadAll(br); string(rest) != "frames" {
+		t.Errorf("after the 101 %q is left; want frames", rest)
 	}
 }
