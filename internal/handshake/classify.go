@@ -18,8 +18,8 @@ type Refusal struct {
 }
 
 // Classify reports whether r asks for an upgrade to WebSocket: r is a GET over
-// HTTP/1.1, "websocket" is the only token in all lines of its Upgrade, and its
-// Connection contains the token "upgrade".
+// HTTP/1.1, its Upgrade names "websocket" and nothing else, once or more often, and its
+// Connection contains the token "upgrade". Some proxies add a second "websocket".
 //
 // If r is not an upgrade, otherwise is the response to send if no other handler
 // serves the request. It names the check that failed. If r is an upgrade,
@@ -36,7 +36,7 @@ func Classify(r *http.Request) (isUpgrade bool, otherwise *Refusal) {
 		return false, upgradeRequired(r, "Method", r.Method, "a WebSocket is opened by GET")
 	case r.ProtoMajor != 1 || r.ProtoMinor < 1:
 		return false, upgradeRequired(r, "Protocol", r.Proto, "a WebSocket is opened over HTTP/1.1")
-	case !isOnlyToken(r.Header["Upgrade"], "websocket"):
+	case !areAllTokens(r.Header["Upgrade"], "websocket"):
 		return false, upgradeRequired(r, "Upgrade", strings.Join(r.Header["Upgrade"], ", "), upgradeHint(r))
 	case !hasToken(r.Header["Connection"], "upgrade"):
 		return false, upgradeRequired(r, "Connection", strings.Join(r.Header["Connection"], ", "), dropHint)
@@ -168,22 +168,20 @@ func checkKey(r *http.Request) *Refusal {
 	return nil
 }
 
-// keyEncoding refuses keys whose unused last bits are not zero. No encoder
-// produces one from 16 bytes.
-var keyEncoding = base64.StdEncoding.Strict()
-
 // isKey reports whether key is a Sec-WebSocket-Key.
 //
 // "A |Sec-WebSocket-Key| header field with a base64-encoded [...] value that,
 // when decoded, is 16 bytes in length."
 // https://www.rfc-editor.org/rfc/rfc6455#section-4.2.1
+//
+// The unused bits of the last character may be set, as in the RFC's own example.
 func isKey(key string) bool {
 	if len(key) != base64.StdEncoding.EncodedLen(nonceBytes) {
 		return false
 	}
 	// The decoder skips line ends. A key with one decodes to fewer than 16 bytes.
 	var nonce [nonceBytes + 2]byte
-	n, err := keyEncoding.Decode(nonce[:], []byte(key))
+	n, err := base64.StdEncoding.Decode(nonce[:], []byte(key))
 	return err == nil && n == nonceBytes
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -258,5 +259,18 @@ func BenchmarkOutboundHeader(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		OutboundHeader(in, false)
+	}
+}
+
+func TestOutboundHeaderHasNoEmptySubprotocol(t *testing.T) {
+	for lines, want := range map[string][]string{
+		"Sec-WebSocket-Protocol:":                               nil,
+		"Sec-WebSocket-Protocol: ,\nSec-WebSocket-Protocol:":    nil,
+		"Sec-WebSocket-Protocol: chat\nSec-WebSocket-Protocol:": {"chat", ""},
+	} {
+		out := OutboundHeader(parseRequest(t, with(upgrade, "", lines)), false)
+		if got := out["Sec-Websocket-Protocol"]; !slices.Equal(got, want) {
+			t.Errorf("%q became %q; want %q", lines, got, want)
+		}
 	}
 }

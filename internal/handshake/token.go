@@ -37,6 +37,25 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
+// hasElement reports whether lines have an element.
+func hasElement(lines []string) bool {
+	for range tokens(lines) {
+		return true
+	}
+	return false
+}
+
+// areAllTokens reports whether each element of lines is token, and there is one.
+func areAllTokens(lines []string, token string) bool {
+	n := 0
+	for t := range tokens(lines) {
+		if n++; !equalFold(t, token) {
+			return false
+		}
+	}
+	return n > 0
+}
+
 // isOnlyToken reports whether token is the only element of lines.
 func isOnlyToken(lines []string, token string) bool {
 	n := 0
@@ -95,6 +114,8 @@ var (
 // "When using the quoted-string syntax variant, the value after quoted-string
 // unescaping MUST conform to the 'token' ABNF."
 // https://www.rfc-editor.org/rfc/rfc6455#section-9.1
+//
+// Quoted values are read in another way: see skipQuoted.
 func appendExtensions(names []string, line string) ([]string, error) {
 	s := scanner{line}
 	for {
@@ -160,24 +181,35 @@ func (s *scanner) skipParams() bool {
 		if s.token() == "" {
 			return false
 		}
-		if s.skip('=') && s.token() == "" && !s.skipQuotedToken() {
+		if s.skip('=') && s.token() == "" && !s.skipQuoted() {
 			return false
 		}
 	}
 	return true
 }
 
-// skipQuotedToken skips a quoted-string whose value is a token, and reports
-// whether there was one.
+// skipQuoted skips a quoted-string, and reports whether there was one.
 //
-// We deviate: an escape in it is malformed. A token has no character that must be
-// escaped, and peers that do not unescape would see another value.
-func (s *scanner) skipQuotedToken() bool {
+// We deviate in both directions. The value need not be a token: devices of TR-369 send
+// eid="self::a". But an escape, a comma and a semicolon are malformed: a peer that does not
+// parse quotes would see another value, or two extensions where we see one.
+func (s *scanner) skipQuoted() bool {
 	value, rest, ok := strings.Cut(strings.TrimPrefix(s.rest, `"`), `"`)
-	if !ok || !strings.HasPrefix(s.rest, `"`) || !isToken(value) {
+	if !ok || !strings.HasPrefix(s.rest, `"`) || !isPlainValue(value) {
 		return false
 	}
 	s.rest = strings.TrimLeft(rest, " \t")
+	return true
+}
+
+// isPlainValue reports whether a quoted value has none of the bytes that skipQuoted
+// refuses.
+func isPlainValue(value string) bool {
+	for _, c := range []byte(value) {
+		if c < ' ' || c == 0x7f || c == '\\' || c == ',' || c == ';' {
+			return false
+		}
+	}
 	return true
 }
 
