@@ -121,10 +121,14 @@ func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
 	defer u.head.free()
 	defer u.p.catch("an upgrade", &u.err)
-	if u.err = u.check(); u.err != nil {
+	if refusal := handshake.Validate(u.r); refusal != nil {
+		u.err = refusalError(refusal)
 		return
 	}
 	u.setClientAddr()
+	if u.err = u.check(); u.err != nil {
+		return
+	}
 	u.setDeadline()
 	u.tried = u.triedArray[:0]
 	a, err := u.tryBackends()
@@ -138,13 +142,11 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 }
 
-// check returns an error if the request can be refused before a backend is dialed.
+// check returns an error if the proxy's policy refuses the request, or no connection can
+// be hijacked.
 func (u *upgrade) check() error {
-	if refusal := handshake.Validate(u.r); refusal != nil {
-		return refusalError(refusal)
-	}
 	if u.p.origins != nil {
-		if refusal := u.p.origins.Check(u.r); refusal != nil {
+		if refusal := u.p.origins.Check(u.r, u.trusted); refusal != nil {
 			return refusalError(refusal)
 		}
 	}

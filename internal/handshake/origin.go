@@ -56,7 +56,10 @@ func (o *Origins) Add(pattern string) error {
 // respond to the WebSocket handshake with a reply containing HTTP 403
 // Forbidden status code."
 // https://www.rfc-editor.org/rfc/rfc6455#section-10.2
-func (o *Origins) Check(r *http.Request) *Refusal {
+//
+// The host is r's Host or, if the peer is a trusted proxy, its X-Forwarded-Host if that
+// has exactly one value. The default port of a scheme makes no difference.
+func (o *Origins) Check(r *http.Request, isPeerTrusted bool) *Refusal {
 	lines := r.Header["Origin"]
 	switch {
 	case len(lines) == 0 || len(lines) == 1 && lines[0] == "":
@@ -64,10 +67,20 @@ func (o *Origins) Check(r *http.Request) *Refusal {
 	case len(lines) > 1:
 		// The backend could check another line than this function.
 		return forbidden("Origin was sent more than once")
-	case !o.allow(lines[0], r.Host):
-		return forbidden(fmt.Sprintf("Origin was %s: it is not allowed for %s", quote(lines[0]), quote(r.Host)))
+	}
+	host := r.Host
+	if forwarded := r.Header["X-Forwarded-Host"]; isPeerTrusted && len(forwarded) == 1 && isSingleHost(forwarded[0]) {
+		host = trimOWS(forwarded[0])
+	}
+	if !o.allow(lines[0], host) {
+		return forbidden(fmt.Sprintf("Origin was %s: it is not allowed for %s", quote(lines[0]), quote(host)))
 	}
 	return nil
+}
+
+// isSingleHost reports whether a value of X-Forwarded-Host is that of one proxy.
+func isSingleHost(value string) bool {
+	return trimOWS(value) != "" && !strings.Contains(value, ",")
 }
 
 // allow reports whether a page from origin may connect to host.
@@ -78,10 +91,23 @@ func (o *Origins) allow(origin, host string) bool {
 		// sandboxed frame of any site. No pattern allows it, not even "*".
 		return false
 	}
-	if u.Host != "" && (equalFold(u.Host, host) || matchAny(o.hosts, u.Host)) {
+	from, to := withoutDefaultPort(u.Host, u.Scheme), withoutDefaultPort(host, u.Scheme)
+	if from != "" && (equalFold(from, to) || matchAny(o.hosts, from) || matchAny(o.hosts, u.Host)) {
 		return true
 	}
-	return matchAny(o.full, u.Scheme+"://"+u.Host)
+	return matchAny(o.full, u.Scheme+"://"+from) || matchAny(o.full, u.Scheme+"://"+u.Host)
+}
+
+// withoutDefaultPort returns host without the port that its scheme has anyway.
+// https://www.rfc-editor.org/rfc/rfc6454#section-4
+func withoutDefaultPort(host, scheme string) string {
+	switch strings.ToLower(scheme) {
+	case "https", "wss":
+		return strings.TrimSuffix(host, ":443")
+	case "http", "ws":
+		return strings.TrimSuffix(host, ":80")
+	}
+	return host
 }
 
 func matchAny(patterns []string, s string) bool {

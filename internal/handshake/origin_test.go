@@ -5,11 +5,12 @@ import (
 )
 
 var originTests = []struct {
-	name     string
-	patterns []string
-	host     string
-	origins  []string
-	status   int
+	name      string
+	patterns  []string
+	host      string
+	origins   []string
+	forwarded []string // X-Forwarded-Host of a trusted proxy
+	status    int
 }{
 	{name: "absent", host: "a.example"},
 	{name: "empty", host: "a.example", origins: []string{""}},
@@ -17,6 +18,17 @@ var originTests = []struct {
 	{name: "same-host-any-case", host: "A.example", origins: []string{"https://a.EXAMPLE"}},
 	{name: "same-host-and-port", host: "a.example:8080", origins: []string{"http://a.example:8080"}},
 	{name: "same-ipv6-host", host: "[::1]:80", origins: []string{"http://[::1]:80"}},
+	{name: "default-port-of-https", host: "a.example:443", origins: []string{"https://a.example"}},
+	{name: "default-port-of-https-in-origin", host: "a.example", origins: []string{"https://a.example:443"}},
+	{name: "default-port-of-http", host: "a.example:80", origins: []string{"http://a.example"}},
+	{name: "default-port-of-another-scheme", host: "a.example:443", origins: []string{"http://a.example"}, status: 403},
+	{name: "default-port-and-pattern", patterns: []string{"b.example"}, host: "a.example", origins: []string{"https://b.example:443"}},
+	{name: "forwarded-host", host: "10.0.0.1:8080", forwarded: []string{"a.example"}, origins: []string{"https://a.example"}},
+	{name: "forwarded-host-replaces-host", host: "a.example", forwarded: []string{"b.example"}, origins: []string{"https://a.example"}, status: 403},
+	{name: "forwarded-hosts-of-two-proxies", host: "10.0.0.1", forwarded: []string{"a.example, b.example"}, origins: []string{"https://a.example"}, status: 403},
+	{name: "forwarded-hosts-on-two-lines", host: "10.0.0.1", forwarded: []string{"a.example", "a.example"}, origins: []string{"https://a.example"}, status: 403},
+	{name: "empty-forwarded-host", host: "a.example", forwarded: []string{""}, origins: []string{"https://a.example"}},
+
 	{name: "other-port", host: "a.example:8080", origins: []string{"http://a.example"}, status: 403},
 	{name: "other-host", host: "a.example", origins: []string{"https://b.example"}, status: 403},
 	{name: "other-host-with-user", host: "a.example", origins: []string{"https://a.example@b.example"}, status: 403},
@@ -56,7 +68,10 @@ func TestOriginsAllowSameHostAndPatterns(t *testing.T) {
 			if tt.origins != nil {
 				r.Header["Origin"] = tt.origins
 			}
-			wantStatus(t, o.Check(r), tt.status)
+			if tt.forwarded != nil {
+				r.Header["X-Forwarded-Host"] = tt.forwarded
+			}
+			wantStatus(t, o.Check(r, tt.forwarded != nil), tt.status)
 		})
 	}
 }
@@ -68,4 +83,9 @@ func TestOriginsRefuseUselessPatterns(t *testing.T) {
 			t.Errorf("Add(%q) = nil; want an error", pattern)
 		}
 	}
+}
+
+func TestOriginsIgnoreForwardedHostsOfUntrustedPeers(t *testing.T) {
+	r := parseRequest(t, with(upgrade, "", "X-Forwarded-Host: evil.example\nOrigin: https://evil.example"))
+	wantStatus(t, new(Origins).Check(r, false), 403)
 }
