@@ -108,11 +108,45 @@ func (c *http1Client) forward(a *attempt, h http.Header) error {
 	}
 	c.recordForwarded(a)
 	c.w.WriteHeader(a.resp.StatusCode)
-	if _, err := io.Copy(c.w, a.resp.Body); err != nil {
+	w := flushWriter{c.w, http.NewResponseController(c.w)}
+	w.Flush() // the body may take long
+	body := progressReader{a.resp.Body, func(until time.Time) {
+		a.conn.SetDeadline(until)
+		w.SetWriteDeadline(until)
+	}}
+	if _, err := io.Copy(w, body); err != nil {
 		// The client must not take a part for the whole.
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// A flushWriter flushes each write.
+type flushWriter struct {
+	w io.Writer
+	*http.ResponseController
+}
+
+func (f flushWriter) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err == nil {
+		f.Flush() // where a wrapper hides it, the client gets the bytes later
+	}
+	return n, err
+}
+
+// A progressReader renews the deadlines of both connections before and after each read
+// of a body, so that only a side that makes no progress ends the response.
+type progressReader struct {
+	body        io.Reader
+	setDeadline func(time.Time)
+}
+
+func (r progressReader) Read(p []byte) (int, error) {
+	r.setDeadline(time.Now().Add(responseTimeout))
+	n, err := r.body.Read(p)
+	r.setDeadline(time.Now().Add(responseTimeout))
+	return n, err
 }
 
 // forwardHijacked sends the backend's response on the client's connection itself.
@@ -128,7 +162,11 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 	conn.SetDeadline(until)
 	resp := &http.Response{
 		StatusCode: a.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, Body: a.resp.Body, ContentLength: a.resp.ContentLength, Close: true,
+		Header: header, ContentLength: a.resp.ContentLength, Close: true,
+		Body: io.NopCloser(progressReader{a.resp.Body, func(until time.Time) {
+			a.conn.SetDeadline(until)
+			conn.SetDeadline(until)
+		}}),
 	}
 	if resp.ContentLength < 0 {
 		resp.TransferEncoding = []string{"chunked"} // so that a part cannot be taken for the whole

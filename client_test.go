@@ -447,3 +447,58 @@ func TestRefusalIsForwardedInLimitedTime(t *testing.T) {
 		proxytest.WantNoTunnels(t, p)
 	})
 }
+
+// A client that cannot see why it was refused tries again and again.
+func TestRefusalReachesTheClientAsItComes(t *testing.T) {
+	head := "HTTP/1.1 401 Unauthorized\r\n"
+	for name, tt := range map[string]struct {
+		start string // of the backend's response
+		parts []string
+		isCut bool
+	}{
+		"a chunked body that stalls":        {head + "Transfer-Encoding: chunked\r\n\r\n4\r\nwhy \r\n", nil, true},
+		"a Content-Length that never fills": {head + "Content-Length: 100\r\n\r\nwhy ", nil, true},
+		"a slow body":                       {head + "Content-Length: 10\r\n\r\nwhy ", []string{"no", "t?", "!!"}, false},
+		"a slow chunked body":               {head + "Transfer-Encoding: chunked\r\n\r\n4\r\nwhy \r\n", []string{"3\r\nnot\r\n", "0\r\n\r\n"}, false},
+	} {
+		for wrapper, wrap := range map[string]func(http.ResponseWriter) http.ResponseWriter{
+			"none":        func(w http.ResponseWriter) http.ResponseWriter { return w },
+			"Hijack only": hijackOnly,
+		} {
+			t.Run(name+", wrapper "+wrapper, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					backend := proxytest.NewBackendInMemory(t)
+					p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option())
+					s := proxytest.ServeInMemory(t, wrapped(p, wrap))
+					client := s.Dial(t)
+					client.WriteRequest(proxytest.UpgradeTo("/chat"))
+					leg := backend.Accept(t)
+					leg.ReadRequest()
+					start := time.Now()
+					leg.SendRaw([]byte(tt.start))
+					resp := client.ReadResponse()
+					proxytest.WantStatus(t, resp, http.StatusUnauthorized)
+					client.Conn().SetReadDeadline(time.Time{}) // that of ReadResponse is too short
+					first := make([]byte, 4)
+					if _, err := io.ReadFull(resp.Body, first); err != nil || string(first) != "why " || time.Since(start) != 0 {
+						t.Errorf("the body begins with %q after %v (%v); want it at once", first, time.Since(start), err)
+					}
+					for _, part := range tt.parts {
+						time.Sleep(9 * time.Second)
+						leg.SendRaw([]byte(part))
+					}
+					_, err := io.ReadAll(resp.Body)
+					if want := 9 * time.Second * time.Duration(len(tt.parts)); !tt.isCut && (err != nil || time.Since(start) != want) {
+						t.Errorf("the body ended after %v: %v; want it whole after %v", time.Since(start), err, want)
+					}
+					if tt.isCut && (err != io.ErrUnexpectedEOF || time.Since(start) != 10*time.Second) {
+						t.Errorf("the body ended after %v: %v; want it cut after 10 s", time.Since(start), err)
+					}
+					client.Close()
+					leg.Close()
+					s.Wait()
+				})
+			})
+		}
+	}
+}
