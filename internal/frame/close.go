@@ -35,6 +35,31 @@ func ValidCode(code int) bool {
 	return code >= 1000 && code <= 1014 || code >= 3000 && code <= 4999
 }
 
+// checkClose checks the payload of a Close frame: nothing, or a code that may be sent, and
+// a reason in UTF-8. Codes from 1016 to 2999 pass: they are reserved for later RFCs.
+// https://www.rfc-editor.org/rfc/rfc6455#section-5.5.1
+func checkClose(h Header, payload []byte) *Violation {
+	switch len(payload) {
+	case 0:
+		return nil
+	case 1:
+		return violation("close frame with half a status code")
+	}
+	var buf [MaxControlPayload]byte
+	plain := append(buf[:0], payload...)
+	if h.Masked {
+		Mask(plain, h.Key)
+	}
+	code := int(binary.BigEndian.Uint16(plain))
+	switch {
+	case !ValidCode(code) && (code < 1016 || code > 2999):
+		return violation("close frame with an invalid status code")
+	case !utf8.Valid(plain[2:]):
+		return violation("close frame with a reason that is not UTF-8")
+	}
+	return nil
+}
+
 // ClosePayload returns the payload of a Close frame. With the code [StatusNoStatus] it
 // is empty. A reason that is too long is truncated at the start of a rune.
 func ClosePayload(code int, reason string) []byte {

@@ -79,7 +79,7 @@ func (t *Tracker) Next(p []byte) (Step, error) {
 			if err != nil || size == 0 {
 				return Step{}, err
 			}
-			return t.controlStep(h, size, len(p)), nil
+			return t.controlStep(h, size, p)
 		}
 		t.beginFrame(h, size)
 		n += size
@@ -235,13 +235,19 @@ func (t *Tracker) isTooBig(h Header) bool {
 	return limit > 0 && (h.Length > limit || t.size > limit-h.Length)
 }
 
-// controlStep returns the step for a control frame, or none if fewer than all of
-// its bytes are there.
-func (t *Tracker) controlStep(h Header, size, have int) Step {
-	if uint64(have-size) < h.Length {
-		return Step{}
+// controlStep returns the step for the control frame at the beginning of p, or none if
+// fewer than all of its bytes are there.
+func (t *Tracker) controlStep(h Header, size int, p []byte) (Step, error) {
+	if uint64(len(p)-size) < h.Length {
+		return Step{}, nil
 	}
-	return Step{Len: size + int(h.Length), Control: h.Opcode}
+	n := size + int(h.Length)
+	if h.Opcode == Close && !t.Rules.Unknown {
+		if v := checkClose(h, p[size:n]); v != nil {
+			return Step{}, v
+		}
+	}
+	return Step{Len: n, Control: h.Opcode}, nil
 }
 
 // beginFrame begins a data frame, of whose header it is passed the size.

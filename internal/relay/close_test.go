@@ -310,14 +310,59 @@ func TestCutDoesNotDependOnTheOrderOfEvents(t *testing.T) {
 	}
 }
 
-// A Close frame may have a payload whose code is 0, which no peer may send.
+// With an unknown extension a Close frame may have a payload whose code is 0.
 func TestCloseWithCodeZeroIsAnsweredAsAProtocolError(t *testing.T) {
 	d := newFake(t, Limits{})
+	d.r.client.tracker.Rules.Unknown = true
 	bad := wstest.Close(1000, "")
 	bad.Payload = []byte{0, 0}
 	d.receive(Client, bad)
 	d.end(Backend, io.EOF)
 	if got, want := string(d.client.written), string(unmasked(wstest.Close(frame.StatusProtocolError, ""))); got != want {
 		t.Errorf("the client was sent %q; want %q", got, want)
+	}
+}
+
+func TestCloseThatMayNotBeSentBreaksTheProtocol(t *testing.T) {
+	for name, tt := range map[string]struct {
+		payload string
+		passes  bool
+	}{
+		"nothing":             {"", true},
+		"one byte":            {"\x03", false},
+		"999":                 {"\x03\xe7", false},
+		"1000":                {"\x03\xe8", true},
+		"1004":                {"\x03\xec", false},
+		"1005":                {"\x03\xed", false},
+		"1006":                {"\x03\xee", false},
+		"1014":                {"\x03\xf6", true},
+		"1015":                {"\x03\xf7", false},
+		"1016":                {"\x03\xf8", true},
+		"2999":                {"\x0b\xb7", true},
+		"4999":                {"\x13\x87bye", true},
+		"5000":                {"\x13\x88", false},
+		"65535":               {"\xff\xff", false},
+		"a reason in UTF-8":   {"\x03\xe8\xc3\xa4", true},
+		"half a rune":         {"\x03\xe8\xc3", false},
+		"a reason of another": {"\x03\xe8\xe4", false},
+	} {
+		for _, from := range bothSides {
+			d := newFake(t, Limits{})
+			d.receive(from, wstest.Frame{Fin: true, Opcode: wstest.OpClose, Payload: []byte(tt.payload)})
+			want := CauseProtocol
+			if tt.passes {
+				want = CauseClosed
+			}
+			if end := d.r.closing.end; end.Cause != want || end.Side != from {
+				t.Errorf("%s from the %v: ends with %+v; want %v", name, from, end, want)
+			}
+			code := frame.CloseCode(append([]byte{}, d.fake(from).written...))
+			if !tt.passes && from == Backend && code != frame.StatusProtocolError {
+				t.Errorf("%s: the backend was sent Close %d; want 1002", name, code)
+			}
+			if tt.passes && len(d.fake(otherSide(from)).written) == 0 {
+				t.Errorf("%s from the %v did not pass", name, from)
+			}
+		}
 	}
 }
