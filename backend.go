@@ -234,6 +234,12 @@ func compileTarget(option string, c BackendConfig) (*target, []error) {
 // parse sets the fields of t from the URL.
 func (t *target) parse(raw string) error {
 	u, err := url.Parse(raw)
+	if !strings.Contains(raw, ":/") { // localhost:8080 is parsed as a scheme, 127.0.0.1:8080 not at all
+		return errors.New("no scheme; want http://localhost:8080, for example")
+	}
+	if parseErr, ok := errors.AsType[*url.Error](err); ok {
+		return parseErr.Err // without raw, which the caller tells
+	}
 	if err != nil {
 		return err
 	}
@@ -242,9 +248,6 @@ func (t *target) parse(raw string) error {
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return errors.New("a query or fragment has no meaning here")
-	}
-	if u.Opaque != "" {
-		return fmt.Errorf("no host; did you mean %s://%s?", u.Scheme, u.Opaque)
 	}
 	switch u.Scheme {
 	case "http", "ws":
@@ -258,10 +261,8 @@ func (t *target) parse(raw string) error {
 		}
 		t.network, t.addr = "unix", u.Path
 		return nil
-	case "":
-		return errors.New("no scheme; want http, https, ws, wss or unix")
 	}
-	return fmt.Errorf("scheme %q; want http, https, ws, wss or unix", u.Scheme)
+	return errors.New("want the scheme http, https, ws, wss or unix")
 }
 
 func (t *target) parseTCP(u *url.URL, port string) error {
@@ -271,7 +272,7 @@ func (t *target) parseTCP(u *url.URL, port string) error {
 	if u.Port() != "" {
 		port = u.Port()
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("port %s; want 1 to 65535", port)
+			return errors.New("want a port from 1 to 65535")
 		}
 	}
 	t.network, t.host = "tcp", u.Hostname()

@@ -121,15 +121,16 @@ func (p *Proxy) release(b *Backend) {
 func compileTargets(option string, configs []BackendConfig) ([]*target, error) {
 	var errs []error
 	targets := make([]*target, len(configs))
-	seen := make(map[string]bool)
+	places := make(map[string]string) // by ID
 	for i, c := range configs {
 		name := fmt.Sprintf("%s[%d]", option, i)
 		t, bad := compileTarget(name, c)
 		errs = append(errs, bad...)
-		if id := t.config.ID; seen[id] && id != "" {
-			errs = append(errs, &ConfigError{Option: name + ".ID", Value: id, Err: errors.New("another backend has this ID")})
+		if id := t.config.ID; places[id] != "" && id != "" {
+			errs = append(errs, &ConfigError{Option: name + ".ID", Value: id, Err: fmt.Errorf("%s has the same ID", places[id])})
+		} else {
+			places[id] = name
 		}
-		seen[t.config.ID] = true
 		targets[i] = t
 	}
 	return targets, errors.Join(errs...)

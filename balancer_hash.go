@@ -26,6 +26,8 @@ type rendezvous struct {
 	keyless leastTunnels
 }
 
+func (*rendezvous) String() string { return "Hash" }
+
 func (h *rendezvous) validate() error {
 	if h.key == nil {
 		return errNoKeyFunc
@@ -75,6 +77,8 @@ type boundedRendezvous struct {
 	rendezvous
 	factor float64
 }
+
+func (*boundedRendezvous) String() string { return "BoundedHash" }
 
 func (h *boundedRendezvous) validate() error {
 	if err := h.rendezvous.validate(); err != nil {

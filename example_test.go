@@ -51,9 +51,9 @@ func ExampleNew() {
 	fmt.Println(err)
 
 	// Output:
-	// wsproxy: WithBalancer: "*wsproxy.boundedRendezvous": factor is 0.5; want a number above 1
-	// wsproxy: WithTrustedProxies[1]: "load-balancer": trusted proxy "load-balancer": not an IP address, range of addresses, or unix
-	// wsproxy: WithBackends[1].URL: "10.0.0.2:8080": parse "10.0.0.2:8080": first path segment in URL cannot contain colon
+	// wsproxy: WithBalancer: BoundedHash: factor is 0.5; want a number above 1
+	// wsproxy: WithTrustedProxies[1]: "load-balancer": not an IP address, range of addresses, or unix
+	// wsproxy: WithBackends[1].URL: "10.0.0.2:8080": no scheme; want http://localhost:8080, for example
 }
 
 // startBackend starts a WebSocket server that answers every message and says who

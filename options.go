@@ -307,7 +307,7 @@ func (s *settings) compile() (config, []error) {
 	}
 	if v, ok := c.balancer.(interface{ validate() error }); ok {
 		if err := v.validate(); err != nil {
-			errs = append(errs, &ConfigError{Option: "WithBalancer", Value: fmt.Sprintf("%T", c.balancer), Err: err})
+			errs = append(errs, &ConfigError{Option: "WithBalancer", Value: c.balancer, Err: err})
 		}
 	}
 	if c.dial == nil {

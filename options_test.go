@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,9 +44,9 @@ func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 		{"no backends", nil, "WithBackends", "", "not given"},
 		{"nil option", []wsproxy.Option{wsproxy.WithBackends(), nil}, "New[1]", nil, "no option"},
 		{"empty URL", []wsproxy.Option{wsproxy.WithBackends("")}, "WithBackends[0].URL", "", "no scheme"},
-		{"no scheme", []wsproxy.Option{wsproxy.WithBackends("http://a", "127.0.0.1:80")}, "WithBackends[1].URL", "127.0.0.1:80", ""},
-		{"host as scheme", []wsproxy.Option{wsproxy.WithBackends("localhost:80")}, "WithBackends[0].URL", "localhost:80", "did you mean localhost://80"},
-		{"unknown scheme", []wsproxy.Option{wsproxy.WithBackends("ftp://a")}, "WithBackends[0].URL", "ftp://a", `scheme "ftp"`},
+		{"no scheme", []wsproxy.Option{wsproxy.WithBackends("http://a", "127.0.0.1:80")}, "WithBackends[1].URL", "127.0.0.1:80", "want http://localhost:8080"},
+		{"host as scheme", []wsproxy.Option{wsproxy.WithBackends("localhost:80")}, "WithBackends[0].URL", "localhost:80", "want http://localhost:8080"},
+		{"unknown scheme", []wsproxy.Option{wsproxy.WithBackends("ftp://a")}, "WithBackends[0].URL", "ftp://a", "want the scheme http"},
 		{"no host", []wsproxy.Option{wsproxy.WithBackends("http:///x")}, "WithBackends[0].URL", "http:///x", "no host"},
 		{"port only", []wsproxy.Option{wsproxy.WithBackends("http://:80")}, "WithBackends[0].URL", "http://:80", "no host"},
 		{"port too large", []wsproxy.Option{wsproxy.WithBackends("http://a:65536")}, "WithBackends[0].URL", "http://a:65536", "port"},
@@ -57,7 +58,7 @@ func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 		{"fragment", []wsproxy.Option{wsproxy.WithBackends("http://a#x")}, "WithBackends[0].URL", "http://a#x", "fragment"},
 		{"socket in the host", []wsproxy.Option{wsproxy.WithBackends("unix://run/a.sock")}, "WithBackends[0].URL", "unix://run/a.sock", "unix:///"},
 		{"no socket", []wsproxy.Option{wsproxy.WithBackends("unix://")}, "WithBackends[0].URL", "unix://", "unix:///"},
-		{"twice", []wsproxy.Option{wsproxy.WithBackends("http://a", "http://a")}, "WithBackends[1].ID", "http://a", "another backend"},
+		{"twice", []wsproxy.Option{wsproxy.WithBackends("http://a", "http://a")}, "WithBackends[1].ID", "http://a", "WithBackends[0] has the same ID"},
 		{"negative weight", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", Weight: -1})}, "WithBackendConfigs[0].Weight", -1, "negative"},
 		{"name without TLS", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", ServerName: "x"})}, "WithBackendConfigs[0].ServerName", "x", "TLS"},
 		{"name on a socket", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "unix:///a", ServerName: "x"})}, "WithBackendConfigs[0].ServerName", "x", "TLS"},
@@ -82,8 +83,15 @@ func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 			if e.Option != tt.option || tt.value != nil && e.Value != tt.value || !strings.Contains(e.Err.Error(), tt.text) {
 				t.Errorf("error is %s, %#v, %v; want %s, %#v, %s", e.Option, e.Value, e.Err, tt.option, tt.value, tt.text)
 			}
-			if text := e.Error(); !strings.HasPrefix(text, "wsproxy: "+tt.option+": ") {
+			text := e.Error()
+			if !strings.HasPrefix(text, "wsproxy: "+tt.option+": ") {
 				t.Errorf("Error() = %q; want the option named", text)
+			}
+			if value := fmt.Sprint(tt.value); len(value) > 1 && strings.Contains(e.Err.Error(), strconv.Quote(value)) {
+				t.Errorf("Error() = %q; want the value once", text)
+			}
+			if strings.Contains(text, "*wsproxy.") {
+				t.Errorf("Error() = %q; want no private type named", text)
 			}
 		})
 	}

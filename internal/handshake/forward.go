@@ -2,7 +2,6 @@ package handshake
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -29,7 +28,7 @@ func (t *TrustedProxies) Add(prefix string) error {
 	}
 	p, err := parsePrefix(prefix)
 	if err != nil {
-		return fmt.Errorf("trusted proxy %q: %w", prefix, err)
+		return err
 	}
 	t.prefixes = append(t.prefixes, p)
 	return nil

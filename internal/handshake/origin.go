@@ -29,17 +29,17 @@ type Origins struct {
 // A pattern that is malformed, or can match no origin, is an error.
 func (o *Origins) Add(pattern string) error {
 	if pattern == "" {
-		return errors.New("empty origin pattern")
+		return errors.New("empty")
 	}
 	if _, err := path.Match(pattern, ""); err != nil {
-		return fmt.Errorf("origin pattern %q: %w", pattern, err)
+		return err
 	}
 	_, host, isFull := strings.Cut(pattern, "://")
 	if !isFull {
 		host = pattern
 	}
 	if strings.Contains(host, "/") {
-		return fmt.Errorf("origin pattern %q: an origin has no path", pattern)
+		return errors.New("an origin has no path")
 	}
 	if isFull {
 		o.full = append(o.full, strings.ToLower(pattern))
