@@ -136,25 +136,22 @@ func (b *Backend) reserve() bool {
 	}
 }
 
-// recordFailure records that an attempt failed at now, a duration since the proxy's
-// start, and reports whether the backend is ejected anew.
-func (b *Backend) recordFailure(now time.Duration, o health.Outcome, reason error) (isEjected bool) {
+// recordFailure records that an attempt failed at now, a time since the proxy's start. It
+// reports whether the backend was not failing before.
+func (b *Backend) recordFailure(now time.Duration, o health.Outcome, reason error) (hasBegun bool) {
 	text := reason.Error()
-	b.updateHealth(func(s health.State) (next health.State) {
-		next, isEjected = s.Record(now, o, text)
-		return next
-	})
-	return isEjected
+	old := b.updateHealth(func(s health.State) health.State { return s.Record(now, o, text) })
+	return !old.IsFailing()
 }
 
-// recordSuccess records that an attempt succeeded.
-func (b *Backend) recordSuccess() {
-	if b.isFailing() {
-		b.updateHealth(func(s health.State) health.State {
-			next, _ := s.Record(0, health.OK, "")
-			return next
-		})
+// recordSuccess records that an attempt succeeded. It reports whether the backend was
+// failing before.
+func (b *Backend) recordSuccess() (hasEnded bool) {
+	if !b.isFailing() {
+		return false
 	}
+	old := b.updateHealth(func(s health.State) health.State { return s.Record(0, health.OK, "") })
+	return old.IsFailing()
 }
 
 // beginProbe records that an attempt begins to find out whether the backend works
@@ -163,21 +160,21 @@ func (b *Backend) beginProbe() { b.updateHealth(health.State.BeginProbe) }
 
 func (b *Backend) endProbe() { b.updateHealth(health.State.EndProbe) }
 
-// updateHealth replaces the State by what next returns for it, which is called again if
-// another goroutine has replaced it meanwhile.
-func (b *Backend) updateHealth(next func(health.State) health.State) {
+// updateHealth replaces the State by the result of next, which is called again if
+// another goroutine has replaced the State meanwhile. It returns the State before.
+func (b *Backend) updateHealth(next func(health.State) health.State) (old *health.State) {
 	for {
-		old := b.health.Load()
+		old = b.health.Load()
 		s := next(*old)
 		if s == *old {
-			return
+			return old
 		}
 		p := &s
 		if s == healthy {
 			p = &healthy
 		}
 		if b.health.CompareAndSwap(old, p) {
-			return
+			return old
 		}
 	}
 }

@@ -155,11 +155,12 @@
 //
 // # Observability
 //
-// [Trace] has hooks for each pick, each attempt, and each tunnel that opens or
-// ends; [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default])
-// gets a line at Debug for each upgrade that is refused or fails and for each tunnel
-// that opens or ends, one at Warn when a backend begins to fail, and one at Error for
-// a fault of the program: a middleware that hides the connection, a hook that panics.
+// [Trace] has hooks for each pick, each attempt, each change of a backend's state, and
+// each tunnel that opens or ends; [Proxy.Stats] has counters. The logger ([WithLogger],
+// otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails
+// and for each tunnel that opens or ends. It gets one at Warn when a backend begins to fail,
+// one at Info when it works again, and nothing in between; and one at Error for a fault of
+// the program: a middleware that hides the connection, a hook that panics.
 // Lines and hooks have the same ID for a tunnel. Payloads, queries, cookies,
 // Authorization and Sec-WebSocket-Protocol are never logged.
 //

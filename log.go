@@ -62,9 +62,14 @@ func (p *Proxy) logClientLost(r *http.Request, err error) {
 		slog.String(logClient, r.RemoteAddr), slog.Any(logErr, err))
 }
 
-// logFailing logs that b is ejected, because an attempt failed with err.
+// logFailing logs that b begins to fail, because an attempt failed with err.
 func (p *Proxy) logFailing(b *Backend, err error) {
 	p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any(logErr, err))
+}
+
+// logRecovered logs that b fails no more.
+func (p *Proxy) logRecovered(b *Backend) {
+	p.logAttrs(slog.LevelInfo, "backend recovered", slog.String(logBackend, b.id))
 }
 
 // logNoHijacker logs that w, a ResponseWriter, hides the connection.

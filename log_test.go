@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -159,7 +160,7 @@ func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	}
 }
 
-func TestLogWarnsOnceOfBackendThatBeginsToFail(t *testing.T) {
+func TestStateOfBackendIsToldOnceEachWay(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		a      proxytest.FakeBackend
@@ -172,22 +173,41 @@ func TestLogWarnsOnceOfBackendThatBeginsToFail(t *testing.T) {
 			t.Run(fmt.Sprintf("%s with %d backends", tt.name, len(backends)), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var book proxytest.LogBook
-					_, s, network := startInMemory(t, book.Option(), wsproxy.WithBackends(backends...))
+					var told []string
+					trace := wsproxy.WithTrace(&wsproxy.Trace{Health: func(i wsproxy.HealthInfo) {
+						told = append(told, fmt.Sprintf("%s is %v, error %t", i.Backend.ID(), i.State, i.Err != nil))
+						panic("a hook that has no consequence")
+					}})
+					_, s, network := startInMemory(t, book.Option(), trace, wsproxy.WithBackends(backends...))
 					network.Set("a", tt.a)
 					network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
-					wantLines := func(want int) {
+					wantTold := func(want ...string) {
 						t.Helper()
-						for range 10 {
-							tryOnce(t, s)
+						if !slices.Equal(told, want) {
+							t.Errorf("Trace.Health was told %q; want %q", told, want)
 						}
-						lines := book.Lines("level=WARN")
-						if len(lines) != want || len(book.Lines("level=WARN", "backend=http://a", tt.reason)) != want {
-							t.Errorf("log has %q at Warn; want %d lines that name the backend and %q", lines, want, tt.reason)
+						warned := len(book.Lines("level=WARN", "backend failing", "backend=http://a", tt.reason))
+						informed := len(book.Lines("level=INFO", "backend recovered", "backend=http://a"))
+						if all := len(book.Lines("level=WARN")) + len(book.Lines("level=INFO")); warned != (len(want)+1)/2 || informed != len(want)/2 || all != len(want) {
+							t.Errorf("log has %d lines at Warn and %d at Info of %d; want %d in all", warned, informed, all, len(want))
 						}
 					}
-					wantLines(1)
-					time.Sleep(time.Second) // it is tried again
-					wantLines(2)
+					for range 1000 {
+						tryOnce(t, s)
+						time.Sleep(100 * time.Millisecond)
+					}
+					wantTold("http://a is failing, error true")
+					network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+					for range 1000 {
+						tryOnce(t, s)
+						time.Sleep(100 * time.Millisecond)
+					}
+					wantTold("http://a is failing, error true", "http://a is up, error false")
+					network.Set("a", tt.a)
+					for range 10 {
+						tryOnce(t, s)
+					}
+					wantTold("http://a is failing, error true", "http://a is up, error false", "http://a is failing, error true")
 				})
 			})
 		}

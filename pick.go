@@ -229,15 +229,28 @@ func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
 	b := a.backend
 	switch o := u.outcome(a, err, start); o {
 	case health.OK:
-		b.recordSuccess()
+		if b.recordSuccess() {
+			u.p.tellHealth(b, BackendUp, nil)
+		}
 	case health.Unreached, health.BadResponse:
 		if err == nil {
 			err = statusFailure(a.resp)
 		}
 		if b.recordFailure(u.p.now(), o, err) {
-			u.p.logFailing(b, err)
+			u.p.tellHealth(b, BackendFailing, err)
 		}
 	}
+}
+
+// tellHealth logs a change of b's state, and calls the hook. That a hook panics has no
+// consequence but a line: the change is not the upgrade's.
+func (p *Proxy) tellHealth(b *Backend, s BackendState, err error) {
+	if s == BackendFailing {
+		p.logFailing(b, err)
+	} else {
+		p.logRecovered(b)
+	}
+	callHook(p, "Trace.Health", p.trace.Health, HealthInfo{Backend: b, State: s, Err: err})
 }
 
 // outcome returns the outcome of a, an attempt that began at start and ended with err.

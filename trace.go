@@ -18,6 +18,11 @@ type Trace struct {
 	// refused the request.
 	Attempted func(AttemptInfo)
 
+	// Health is called once when a backend begins to fail, and once when it works again:
+	// when [Backend.State] changes because of an attempt. It is called on the goroutine
+	// of the upgrade whose attempt showed it.
+	Health func(HealthInfo)
+
 	// Opened is called when the client has been sent its 101, before the first
 	// frame is relayed.
 	Opened func(TunnelInfo)
@@ -43,4 +48,11 @@ type AttemptInfo struct {
 	Duration time.Duration // from the dial to the response
 	Status   int           // of the backend's response; 0 if the attempt failed
 	Err      error         // a [*BackendError] if the attempt failed; a 502, 503 or 504 is a failure if another backend is tried
+}
+
+// A HealthInfo describes a change of a backend's state.
+type HealthInfo struct {
+	Backend *Backend
+	State   BackendState // BackendFailing or BackendUp
+	Err     error        // of the attempt, if State is BackendFailing
 }

@@ -82,31 +82,30 @@ type State struct {
 }
 
 // Record returns the state after an attempt that ended at now with o, because of
-// reason. It reports whether the backend is ejected anew: an attempt that fails while
-// the backend is ejected already counts for nothing, so that a restart under a hundred
-// attempts is one failure.
-func (s State) Record(now time.Duration, o Outcome, reason string) (next State, isEjected bool) {
+// reason. An attempt that fails while the backend is ejected already counts for nothing,
+// so that a restart under a hundred attempts is one failure.
+func (s State) Record(now time.Duration, o Outcome, reason string) State {
 	switch o {
 	case OK:
-		return State{probes: s.probes}, false
+		return State{probes: s.probes}
 	case Unreached:
 		return s.eject(now, Unreachable, s.failures+1, reason)
 	case BadResponse:
 		return s.eject(now, Resting, 1, reason)
 	}
-	return s, false
+	return s
 }
 
 // eject returns the state after the nth failure in a row.
-func (s State) eject(now time.Duration, f Flag, n int, reason string) (State, bool) {
+func (s State) eject(now time.Duration, f Flag, n int, reason string) State {
 	if s.ejectedUntil > now {
-		return s, false
+		return s
 	}
 	if s.Flag != f {
 		s.Flag, s.Since = f, now
 	}
 	s.Reason, s.failures, s.ejectedUntil = reason, n, now+backoff(n)
-	return s, true
+	return s
 }
 
 // backoff returns how long a backend is ejected after the nth failure in a row.

@@ -65,9 +65,9 @@ func TestStateFollowsOutcomes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var state State
 			for i, want := range tt.steps {
-				var ejected bool
-				state, ejected = state.Record(want.at, want.outcome, "why")
-				checkStep(t, i, state, ejected, want)
+				before := state
+				state = state.Record(want.at, want.outcome, "why")
+				checkStep(t, i, state, state.ejectedUntil > before.ejectedUntil, want)
 			}
 		})
 	}
@@ -76,7 +76,7 @@ func TestStateFollowsOutcomes(t *testing.T) {
 func checkStep(t *testing.T, i int, state State, ejected bool, want step) {
 	t.Helper()
 	if ejected != want.ejected {
-		t.Errorf("step %d: Record reports ejected = %v; want %v", i, ejected, want.ejected)
+		t.Errorf("step %d: ejected anew is %v; want %v", i, ejected, want.ejected)
 	}
 	if state.Flag != want.flag || state.Since != want.since {
 		t.Errorf("step %d: flag %v since %v; want %v since %v", i, state.Flag, state.Since, want.flag, want.since)
@@ -99,12 +99,12 @@ func checkStep(t *testing.T, i int, state State, ejected bool, want step) {
 }
 
 func TestStateIsProbedByOneAttemptAtATime(t *testing.T) {
-	state, _ := State{}.Record(0, Unreached, "refused")
+	state := State{}.Record(0, Unreached, "refused")
 	state = state.BeginProbe()
 	if !state.IsAvoided(2*s, false) {
 		t.Error("while an attempt probes the backend, another one is sent there")
 	}
-	state, _ = state.Record(2*s, OK, "")
+	state = state.Record(2*s, OK, "")
 	if state.IsAvoided(2*s, false) {
 		t.Error("a backend whose probe succeeded is avoided")
 	}
@@ -115,9 +115,9 @@ func TestStateIsProbedByOneAttemptAtATime(t *testing.T) {
 }
 
 func TestStateCountsProbesAcrossSuccess(t *testing.T) {
-	state, _ := State{}.Record(0, Unreached, "refused")
-	state, _ = state.BeginProbe().BeginProbe().Record(2*s, OK, "")
-	state, _ = state.Record(2*s, Unreached, "refused again")
+	state := State{}.Record(0, Unreached, "refused")
+	state = state.BeginProbe().BeginProbe().Record(2*s, OK, "")
+	state = state.Record(2*s, Unreached, "refused again")
 	state = state.EndProbe()
 	if !state.IsAvoided(4*s, false) {
 		t.Error("one of two probes is still under way, and the backend is not avoided")

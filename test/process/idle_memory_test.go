@@ -67,11 +67,11 @@ func TestIdleTunnelUsesStoredMemory(t *testing.T) {
 			}
 			was, ok := stored[name]
 			if !ok {
-				t.Fatalf("%s has no number for %s; run: go test -run TestIdleTunnel -update ./test/process", memoryFile, name)
+				t.Fatalf("%s has no number for %s; run: go test ./test/process -run TestIdleTunnel -update", memoryFile, name)
 			}
 			if got.Bytes > was.Bytes*maxGrowth {
 				t.Errorf("an idle tunnel costs %.0f bytes; want at most %.0f, which is 15 %% over the number in %s\n"+
-					"If this is meant, run: go test -run TestIdleTunnel -update ./test/process", got.Bytes, was.Bytes*maxGrowth, memoryFile)
+					"If this is meant, run: go test ./test/process -run TestIdleTunnel -update", got.Bytes, was.Bytes*maxGrowth, memoryFile)
 			}
 			if got.Goroutines > was.Goroutines+0.5 {
 				t.Errorf("an idle tunnel has %.2f goroutines; want %.0f", got.Goroutines, was.Goroutines)

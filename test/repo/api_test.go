@@ -49,7 +49,7 @@ func TestAPIMatchesFile(t *testing.T) {
 	want := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("%s (-) differs from the code (+):\n%s\n"+
-			"If this is meant, run: go test -run TestAPI -update ./test/repo", apiFile, diff)
+			"If this is meant, run: go test ./test/repo -run TestAPI -update", apiFile, diff)
 	}
 }
 
