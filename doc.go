@@ -76,6 +76,17 @@
 // may have 64 KiB. [WithResponse] is called for every status. Bytes that a peer sent
 // early are relayed, the client's after the 101.
 //
+// The path and the query go to the backend byte for byte: escapes stay as they are, "%2F"
+// is no slash, and only bytes that a request line must not have are encoded, "#" among
+// them. Query parameters that net/url cannot parse are cut out, because the backend might
+// read them in another way than the balancer did.
+//
+// A backend's response other than 101 goes to the client as it comes: its head at once,
+// and each part of its body. It is ended as incomplete after 10 s in which the backend
+// sends nothing, or the client takes nothing. Interim responses (100, 103) are dropped, in
+// deviation from RFC 9110 §15.2: several clients fail at them, and so do ResponseWriters
+// that middleware wraps.
+//
 // # Tunnels
 //
 // An open tunnel has no time limit and no idle timeout: the server's timeouts and

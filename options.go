@@ -161,6 +161,9 @@ func WithTrustedProxies(prefixes ...string) Option {
 // origin names one, port ("chat.example:8443"); a pattern that contains "://" is
 // matched against the scheme as well. A request without an Origin header does not
 // come from a browser and passes. Without patterns only the request's own Host passes.
+// Behind a peer of [WithTrustedProxies], an X-Forwarded-Host with exactly one value takes
+// the place of Host. The default port of the origin's scheme makes no difference:
+// https://chat.example is the origin of host chat.example:443.
 //
 // Default: the proxy does not check the origin. Host and Origin reach the backend
 // unchanged, so that the backend's own check goes on working.
