@@ -72,8 +72,8 @@
 //
 // The backend's 101 is verified, its Sec-WebSocket-Accept included. If the 101 is
 // wrong, no byte of it reaches the client. A response that is not 101 is passed on to
-// the client within 10 s, and then both connections are closed. The head of a response
-// may have 64 KiB. [WithResponse] is called for every status. Bytes that a peer sent
+// the client, and then both connections are closed. The head of a response may have
+// 64 KiB. [WithResponse] is called for every status. Bytes that a peer sent
 // early are relayed, the client's after the 101.
 //
 // The path and the query go to the backend byte for byte: escapes stay as they are, "%2F"
