@@ -95,12 +95,29 @@ func TestOriginMustBeHostWithoutPatterns(t *testing.T) {
 }
 
 // Nobody forges the host that Origin is compared with.
-func TestOriginIsNotComparedWithForwardedHost(t *testing.T) {
-	backend := wstest.StartRaw(t, proxytest.Switching)
-	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(), wsproxy.WithTrustedProxies("127.0.0.1"))
-	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat", "Origin: https://evil.example", "X-Forwarded-Host: evil.example"))
-	proxytest.WantStatus(t, resp, http.StatusForbidden)
-	proxytest.WantUntouched(t, backend)
+func TestOriginIsComparedWithForwardedHostOfTrustedProxyOnly(t *testing.T) {
+	for _, tt := range []struct {
+		name, forwarded string
+		trusted         []string
+		status          int
+	}{
+		{"of a trusted proxy", "a.example", []string{"127.0.0.1"}, http.StatusSwitchingProtocols},
+		{"of two proxies", "a.example, b.example", []string{"127.0.0.1"}, http.StatusForbidden},
+		{"of another peer", "a.example", nil, http.StatusForbidden},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			backend := wstest.StartRaw(t, proxytest.Switching)
+			_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithOriginPatterns(), wsproxy.WithTrustedProxies(tt.trusted...))
+			request := proxytest.UpgradeTo("/chat", "Origin: https://a.example", "X-Forwarded-Host: "+tt.forwarded)
+			if tt.status == http.StatusSwitchingProtocols {
+				proxytest.Open(t, s.URL, request)
+				return
+			}
+			resp, _ := proxytest.Exchange(t, s.URL, request)
+			proxytest.WantStatus(t, resp, tt.status)
+			proxytest.WantUntouched(t, backend)
+		})
+	}
 }
 
 func TestOriginPassesByDefault(t *testing.T) {

@@ -154,7 +154,7 @@ func TestUpgradeToOtherProtocolIsRefused(t *testing.T) {
 		{"h2c on a line of its own", "Upgrade: websocket\r\nUpgrade: h2c"},
 		{"h2c on the first line", "Upgrade: h2c\r\nUpgrade: websocket"},
 		{"TLS", "Upgrade: TLS/1.0, HTTP/1.1"},
-		{"websocket twice", "Upgrade: websocket, websocket"},
+		{"websocket twice and h2c", "Upgrade: websocket, websocket, h2c"},
 		{"websocket with a version", "Upgrade: websocket/13"},
 		{"no token at all", "Upgrade:"},
 		{"Kelvin sign", "Upgrade: websoc\u212aet"},
@@ -189,6 +189,15 @@ func TestUpgradeToOtherProtocolIsRefused(t *testing.T) {
 			proxytest.WantUntouched(t, backend)
 		})
 	}
+}
+
+// A proxy in front may double the field.
+func TestUpgradeToWebSocketTwiceIsAnsweredOnce(t *testing.T) {
+	backend := wstest.StartRaw(t, proxytest.Switching)
+	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()))
+	_, resp := proxytest.Open(t, s.URL, strings.Replace(proxytest.UpgradeTo("/chat"), "Upgrade: websocket", "Upgrade: websocket, websocket", 1))
+	proxytest.WantStatus(t, resp, http.StatusSwitchingProtocols)
+	proxytest.WantField(t, resp.Header, "Upgrade", "websocket")
 }
 
 func TestHTTP2SettingsAreDropped(t *testing.T) {
