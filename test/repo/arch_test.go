@@ -31,12 +31,13 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".":           {imports: []string{"internal/frame", "internal/handshake", "internal/health", "internal/netconn", "internal/relay"}},
+	".":           {imports: []string{"internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/netconn", "internal/relay"}},
 	"wsproxytest": {imports: []string{"."}},
 
 	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/netconn"}},
 	"internal/epoll":     {},
 	"internal/netconn":   {},
+	"internal/dialer":    {},
 	"internal/frame":     {isPure: true},
 	"internal/handshake": {isPure: true},
 	"internal/health":    {isPure: true},
