@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -23,7 +24,9 @@ type BackendConfig struct {
 	// TLS (see [WithTLSConfig]); unix, with the path of the socket
 	// (unix:///run/chat.sock). A path of an http, ws, https or wss URL is a
 	// prefix of every request's path. User information, a query and a fragment
-	// are errors. A host name is resolved at each dial and never cached.
+	// are errors. A host name is resolved at each dial and never cached. If it has
+	// several addresses, they are balanced, and those that failed in the last 30 s are
+	// dialed last: see [WithDialer]. For the balancer they are one backend.
 	URL string
 
 	// ServerName is the name that the backend's TLS certificate must have, and that
@@ -194,6 +197,8 @@ type target struct {
 	network string        // "tcp" or "unix"
 	addr    string        // for the dialer
 	host    string        // without the port; the default ServerName
+	port    uint16        // 0 for "unix"
+	isName  bool          // host is a name, and not an IP address
 	isTLS   bool
 	prefix  string // escaped path before the path of each request, without a slash at its end
 }
@@ -268,11 +273,14 @@ func (t *target) parseTCP(u *url.URL, port string) error {
 	}
 	if u.Port() != "" {
 		port = u.Port()
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return errors.New("want a port from 1 to 65535")
-		}
 	}
-	t.network, t.host = "tcp", u.Hostname()
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return errors.New("want a port from 1 to 65535")
+	}
+	t.network, t.host, t.port = "tcp", u.Hostname(), uint16(n)
+	_, err = netip.ParseAddr(t.host)
+	t.isName = err != nil
 	t.addr = net.JoinHostPort(t.host, port)
 	t.prefix = strings.TrimRight(u.EscapedPath(), "/")
 	return nil

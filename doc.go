@@ -57,7 +57,9 @@
 // within [Timeouts.Handshake]. A backend whose last attempt failed is a candidate only
 // when no other is left, for 1 s. That time doubles up to 30 s while the backend cannot
 // be reached or takes too long. Afterwards one upgrade at a time is tried on it, until
-// one succeeds. A backend with a new address is tried at once.
+// one succeeds. A backend with a new address is tried at once. A backend whose URL has a
+// host name with several addresses is one backend: its addresses are dialed in random order,
+// the next one after 250 ms, those that failed in the last 30 s last (see [WithDialer]).
 // [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // # Handshake

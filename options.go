@@ -127,8 +127,17 @@ func WithBalancer(b Balancer) Option {
 	return optionFunc(func(s *settings) { s.balancer = b })
 }
 
-// WithDialer sets the function that connects to backends. Default: a [net.Dialer] with
-// its default TCP keepalive.
+// WithDialer sets the function that connects to backends. It gets the host name of the
+// backend's URL, and resolves it itself.
+//
+// Default: a [net.Dialer] with its default TCP keepalive. A host name is resolved at each
+// dial, by [net.DefaultResolver]. If it has several addresses, they are dialed in random
+// order, so that each gets an equal share of the tunnels. The next address is dialed after
+// 250 ms, or at once when an attempt fails. The first connection is used; the other
+// attempts end. An address is dialed after the others for 30 s after it failed or did not
+// connect within 250 ms, unless it connects meanwhile. A proxy remembers 1,024 such
+// addresses. All attempts end with the deadline of the dial. If none succeeds, the error
+// names each address that was dialed.
 func WithDialer(dial DialFunc) Option {
 	return optionFunc(func(s *settings) { s.dial = dial })
 }

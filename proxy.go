@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/handshake"
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
@@ -25,7 +26,8 @@ type Proxy struct {
 
 	start time.Time // immutable
 
-	engine *relay.Engine // immutable
+	engine *relay.Engine  // immutable
+	dialer *dialer.Dialer // for names, without WithDialer; immutable
 
 	set      atomic.Pointer[backendSet]
 	registry registry
@@ -48,7 +50,7 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	c, bad := s.compile()
 	errs = append(errs, bad...)
-	p := &Proxy{config: c, start: time.Now(), known: make(map[string]*Backend)}
+	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {

@@ -111,18 +111,32 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 }
 
 // dialTarget connects to the target of out. If the event loop will probably relay the
-// connection, the loop makes it, and it may still be connecting when dialTarget
-// returns: see [relay.Dialing].
+// connection, and the target has one address, the loop makes the connection, and it may
+// still be connecting when dialTarget returns: see [relay.Dialing].
 func (p *Proxy) dialTarget(ctx context.Context, c *canceler, out *outboundRequest, deadline time.Time) (net.Conn, relay.Dialing, error) {
 	t := out.target
-	if p.isDefaultDial && !t.isTLS && out.forLoop {
+	loopDials := p.isDefaultDial && !t.isTLS && out.forLoop
+	if loopDials {
 		if conn, ok, err := p.engine.Dial(t.network, t.addr); ok {
 			return conn, conn, err
 		}
 	}
 	ctx, cancel := c.dialContext(ctx, deadline)
 	defer cancel()
-	conn, err := p.dial(ctx, t.network, t.addr)
+	if !p.isDefaultDial || !t.isName {
+		conn, err := p.dial(ctx, t.network, t.addr)
+		return conn, nil, err
+	}
+	addrs, err := p.dialer.Resolve(ctx, t.host, t.port)
+	if err != nil {
+		return nil, nil, err
+	}
+	if loopDials && len(addrs) == 1 {
+		if conn, ok, err := p.engine.Dial(t.network, addrs[0].String()); ok {
+			return conn, conn, err
+		}
+	}
+	conn, err := p.dialer.Dial(ctx, addrs)
 	return conn, nil, err
 }
 

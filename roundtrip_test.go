@@ -277,18 +277,24 @@ func TestRequestHasFreshKeyForEachBackend(t *testing.T) {
 	}
 }
 
-// A nameServer answers every question for an address with the one that it has
+// A nameServer answers every question for addresses with the ones that it has
 // now.
 type nameServer struct {
-	mu      sync.Mutex
-	addr    [4]byte
-	queries int
+	mu    sync.Mutex
+	addrs [][4]byte
 }
 
-func (s *nameServer) set(addr [4]byte) {
+func (s *nameServer) set(addrs ...[4]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.addr = addr
+	s.addrs = addrs
+}
+
+// resolveBy makes s the server of [net.DefaultResolver] until the test ends.
+func resolveBy(t *testing.T, s *nameServer) {
+	old := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: s.dial}
+	t.Cleanup(func() { net.DefaultResolver = old })
 }
 
 // dial gives a [net.Resolver] a connection with the server: messages with their
@@ -316,7 +322,6 @@ func (s *nameServer) dial(context.Context, string, string) (net.Conn, error) {
 func (s *nameServer) answer(query []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queries++
 	var m dnsmessage.Message
 	if err := m.Unpack(query); err != nil {
 		return nil
@@ -324,10 +329,12 @@ func (s *nameServer) answer(query []byte) []byte {
 	m.Response, m.Authoritative = true, true
 	m.Additionals = nil
 	if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
-		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 3600},
-			Body:   &dnsmessage.AResource{A: s.addr},
-		}}
+		for _, addr := range s.addrs {
+			m.Answers = append(m.Answers, dnsmessage.Resource{
+				Header: dnsmessage.ResourceHeader{Name: q.Name, Type: q.Type, Class: q.Class, TTL: 3600},
+				Body:   &dnsmessage.AResource{A: addr},
+			})
+		}
 	}
 	answer, _ := m.Pack()
 	return answer
@@ -337,9 +344,7 @@ func (s *nameServer) answer(query []byte) []byte {
 // dialer uses net.DefaultResolver, which asks each time.
 func TestDialerResolvesNameEachTime(t *testing.T) {
 	server := new(nameServer)
-	old := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: server.dial}
-	defer func() { net.DefaultResolver = old }()
+	resolveBy(t, server)
 
 	// Two backends with one port, at different addresses of this machine.
 	first, err := net.Listen("tcp", "127.0.0.1:0")
