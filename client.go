@@ -180,7 +180,7 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 // recordForwarded counts and logs an upgrade that the backend refused.
 func (c *http1Client) recordForwarded(a *attempt) {
 	c.p.registry.refused.Add(1)
-	c.p.logForwarded(c.r, a.backend, a.resp.StatusCode)
+	c.p.logForwarded(c.r, a.backend, a.resp)
 }
 
 func (c *http1Client) refuse(err error) {

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
+	"slices"
+	"strings"
 )
 
 // Every line that the package logs is here. No line has a query, a cookie,
@@ -25,6 +28,7 @@ const (
 	logHost              = "host"
 	logPanicValue        = "panic"
 	logPath              = "path"
+	logReason            = "reason"
 	logSide              = "side"
 	logStack             = "stack"
 	logStatus            = "status"
@@ -49,11 +53,54 @@ func (p *Proxy) logRefused(r *http.Request, err error) {
 		slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path), slog.Any(logErr, err))
 }
 
-// logForwarded logs an upgrade whose client gets b's own response.
-func (p *Proxy) logForwarded(r *http.Request, b *Backend, status int) {
+// logForwarded logs an upgrade whose client gets b's own response. The line has the
+// reason phrase, because the client's response has the standard one.
+func (p *Proxy) logForwarded(r *http.Request, b *Backend, resp *http.Response) {
+	if !p.logs(slog.LevelDebug) {
+		return
+	}
 	p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, b.id),
 		slog.String(logClient, r.RemoteAddr), slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path),
-		slog.Int(logStatus, status))
+		slog.Int(logStatus, resp.StatusCode), slog.String(logReason, reasonPhrase(r, resp)))
+}
+
+// maxReason bounds how many bytes of a backend's reason phrase are logged.
+const maxReason = 256
+
+// reasonPhrase returns the reason phrase of a backend's response to r, or its beginning.
+// Some backends repeat parts of the request in it. A phrase with a secret of r is redacted.
+func reasonPhrase(r *http.Request, resp *http.Response) string {
+	_, reason, _ := strings.Cut(resp.Status, " ")
+	if repeatsSecret(reason, slices.Concat([]string{r.URL.RawQuery}, r.Header["Cookie"], r.Header["Authorization"],
+		r.Header["Sec-Websocket-Protocol"], r.Header["Sec-WebSocket-Protocol"])) {
+		return "[redacted]"
+	}
+	if len(reason) > maxReason {
+		reason = reason[:maxReason] + "..."
+	}
+	return reason
+}
+
+// minSecret is the length of the shortest value that counts as a secret. Shorter ones are
+// often part of an ordinary phrase.
+const minSecret = 4
+
+// repeatsSecret reports whether the phrase contains a value of one of the lines, each of
+// which is a query or a list: "a=value; b=value", "value, value".
+func repeatsSecret(phrase string, lines []string) bool {
+	for _, line := range lines {
+		for _, element := range strings.FieldsFunc(line, func(c rune) bool { return strings.ContainsRune("&;, ", c) }) {
+			_, value, _ := strings.Cut(element, "=")
+			if strings.Trim(value, "=") == "" { // no name: the "=" of base64, or none
+				value = element
+			}
+			decoded, err := url.QueryUnescape(value)
+			if len(value) >= minSecret && (strings.Contains(phrase, value) || err == nil && strings.Contains(phrase, decoded)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // logClientLost logs a client that could not be sent its 101.

@@ -85,6 +85,14 @@ func TestLogHasNoSecretsOfFailures(t *testing.T) {
 		{name: "wrong Accept", request: secretRequest, answer: strings.Replace(proxytest.Switching, "{accept}", "x", 1)},
 		{name: "subprotocol", request: secretRequest, answer: proxytest.SwitchingWith("Sec-WebSocket-Protocol: secret11")},
 		{name: "refusal", request: secretRequest, answer: proxytest.Refusing(403, "secret", "Set-Cookie: id=secret")},
+		{name: "reason phrase with the query", request: secretRequest, answer: proxytest.Head("HTTP/1.1 403 no secret1 here", "Content-Length: 0")},
+		{name: "reason phrase with the cookie", request: secretRequest, answer: proxytest.Head("HTTP/1.1 403 no secret2 here", "Content-Length: 0")},
+		{name: "reason phrase with Authorization", request: secretRequest, answer: proxytest.Head("HTTP/1.1 403 no secret3 here", "Content-Length: 0")},
+		{name: "reason phrase with the subprotocol", request: secretRequest, answer: proxytest.Head("HTTP/1.1 403 no secret4 here", "Content-Length: 0")},
+		{name: "reason phrase with a decoded value", request: proxytest.UpgradeTo("/chat?token=%73ecret"),
+			answer: proxytest.Head("HTTP/1.1 403 no secret here", "Content-Length: 0")},
+		{name: "reason phrase with a value in base64", request: proxytest.UpgradeTo("/chat", "Authorization: Basic c2VjcmV0="),
+			answer: proxytest.Head("HTTP/1.1 403 no c2VjcmV0= secret here", "Content-Length: 0")},
 		{name: "busy", request: secretRequest, answer: proxytest.Refusing(503, "secret", "Set-Cookie: id=secret")},
 		{name: "field that cannot be written", request: secretRequest, answer: proxytest.Switching,
 			opts: []wsproxy.Option{wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
@@ -134,6 +142,27 @@ func TestLogHasFaultsAtErrorAndTunnelsAtDebug(t *testing.T) {
 	}
 }
 
+func TestLogHasReasonPhraseOfBackend(t *testing.T) {
+	long := strings.Repeat("long ", 100)
+	for _, tt := range []struct{ name, reason, want string }{
+		{"phrase of the backend's own", "Room is full", `reason="Room is full"`},
+		{"name of a parameter", "No such room", `reason="No such room"`},
+		{"none", "", `reason=""`},
+		{"long phrase", long, `reason="` + long[:256] + `..."`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var book proxytest.LogBook
+			backend := wstest.StartRaw(t, proxytest.Head("HTTP/1.1 403 "+tt.reason, "Content-Length: 0"))
+			_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends(backend.URL()))
+			proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat?room=1"))
+			s.Wait()
+			if got := book.Lines("upgrade refused by the backend", "status=403", tt.want); len(got) != 1 {
+				t.Errorf("log has %q; want a line with %s", book.Lines(), tt.want)
+			}
+		})
+	}
+}
+
 func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	for _, tt := range []struct {
 		name, request string
@@ -142,7 +171,7 @@ func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	}{
 		{"no upgrade", proxytest.Head("GET / HTTP/1.1", "Host: x"), proxytest.FakeBackend{}, []string{"upgrade refused\"", "426"}},
 		{"backend that answers otherwise", proxytest.UpgradeTo("/chat"), proxytest.FakeBackend{Answer: proxytest.Refusing(403, "no")},
-			[]string{"upgrade refused by the backend", "backend=http://a", "path=/chat", "status=403"}},
+			[]string{"upgrade refused by the backend", "backend=http://a", "path=/chat", "status=403", "reason=Forbidden"}},
 		{"backend out of reach", proxytest.UpgradeTo("/chat"), proxytest.FakeBackend{DialErr: errors.New("connection refused")},
 			[]string{"upgrade failed", "path=/chat", "http://a", "connection refused"}},
 	} {
