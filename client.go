@@ -30,7 +30,8 @@ type client interface {
 	header() http.Header
 
 	// opening returns the bytes that are written to the hijacked connection before the
-	// first frame: the client's 101, with header h. They are in buf.
+	// first frame: the client's 101, with header h. They are in buf. It calls middleware if
+	// [Front] is used, and is the last step before hijack.
 	opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error)
 
 	// hijack takes the connection from the server, with the bytes that the server has
@@ -49,6 +50,7 @@ type http1Client struct {
 	p          *Proxy
 	w          http.ResponseWriter
 	r          *http.Request
+	front      *frontWriter // nil without [Front]
 	isHijacked bool
 }
 
@@ -72,7 +74,38 @@ func (c *http1Client) check() error {
 func (c *http1Client) header() http.Header { return c.w.Header() }
 
 func (c *http1Client) opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error) {
+	head, err := handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.r), a)
+	if err != nil || c.front == nil {
+		return head, err
+	}
+	// The hook's header is valid: from here on middleware is told 101.
+	if h, err = c.announce(h); err != nil {
+		return nil, err
+	}
 	return handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.r), a)
+}
+
+// announce calls the WriteHeader of middleware with 101, which [frontWriter] discards. It
+// returns h with the changes that middleware has made in its header meanwhile: session
+// middleware, for instance, adds its cookie in WriteHeader.
+func (c *http1Client) announce(h http.Header) (http.Header, error) {
+	// A compressor that sees a Content-Type takes the 101 for a response to be compressed,
+	// and refuses the hijack.
+	deleteContentFields(c.w.Header())
+	before := c.w.Header().Clone()
+	c.front.announce()
+	c.w.WriteHeader(http.StatusSwitchingProtocols)
+	if c.front.state.Load() != frontAnnounced {
+		return nil, errors.New("a middleware has answered WriteHeader(101) with another status")
+	}
+	return handshake.UpdateSwitchHeader(h, before, c.w.Header()), nil
+}
+
+// deleteContentFields deletes the fields that describe content. A 101 has none.
+func deleteContentFields(h http.Header) {
+	h.Del("Content-Encoding")
+	h.Del("Content-Length")
+	h.Del("Content-Type")
 }
 
 func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
@@ -82,6 +115,7 @@ func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	c.isHijacked = true
+	c.front.finish()
 	return conn, brw.Reader, nil
 }
 
@@ -156,6 +190,7 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	c.isHijacked = true
+	c.front.finish()
 	c.recordForwarded(a)
 	client := netconn.New(conn, nil)
 	defer client.Close()
@@ -187,18 +222,27 @@ func (c *http1Client) refuse(err error) {
 	if c.isHijacked {
 		return
 	}
+	w := c.w
+	if c.front != nil {
+		switch c.front.state.Load() {
+		case frontReplaced:
+			c.p.recordRefused(c.r, err)
+			return // the client has a middleware's response
+		case frontAnnounced:
+			// Middleware takes the 101 for written, and would drop another response.
+			w = c.front.w
+			deleteContentFields(w.Header()) // those of a compressor, which is not used now
+			c.front.finish()
+		}
+	}
 	// The server's WriteTimeout may have passed while backends were tried.
-	http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(responseTimeout))
-	c.p.refuse(c.w, c.r, err)
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(responseTimeout))
+	c.p.refuse(w, c.r, err)
 }
 
 // refuse answers a client that gets no tunnel.
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	var panicked *hookPanic
-	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
-		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
-	}
-	p.registry.recordRefusal(err)
+	p.recordRefused(r, err)
 	h := w.Header()
 	var status *StatusError
 	if errors.As(err, &status) {
@@ -210,8 +254,18 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Retry-After", retryAfterSeconds)
 	}
 	closeAfter(r, h)
-	p.logRefused(r, err)
 	p.errorHandler(w, r, err)
+}
+
+// recordRefused counts and logs an upgrade that ended with err. If a hook wants the
+// connection to be closed without a response, recordRefused panics.
+func (p *Proxy) recordRefused(r *http.Request, err error) {
+	var panicked *hookPanic
+	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
+		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
+	}
+	p.registry.recordRefusal(err)
+	p.logRefused(r, err)
 }
 
 // closeAfter makes the server close the client's connection after the answer: an

@@ -350,7 +350,6 @@ func TestResponseIsOneWriteInSpellingOfRFC(t *testing.T) {
 		"Sec-WebSocket-Accept: "+proxytest.SampleAccept,
 		"Sec-WebSocket-Protocol: v2",
 		"Sec-WebSocket-Extensions: permessage-deflate",
-		"Content-Type: text/html",
 		"Set-Cookie: outer=1",
 		"Set-Cookie: backend=1",
 		"Upgrade-Insecure: 1",

@@ -18,7 +18,7 @@
 //			log.Fatal(err)
 //		}
 //		http.Handle("/ws", proxy)
-//		log.Fatal(http.ListenAndServe(":8000", nil))
+//		log.Fatal(http.ListenAndServe(":8000", wsproxy.Front(http.DefaultServeMux)))
 //	}
 //
 // A [Proxy] is a handler. With [Proxy.Wrap] it is middleware: upgrades of a route
@@ -42,6 +42,14 @@
 //     retransmissions, on Linux after about 15 minutes.
 //   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441) is
 //     refused with 501; [http.Server] does not offer it by default.
+//
+// # Middleware
+//
+// [Front] is mounted once, around all handlers and middleware of a server. With it,
+// middleware that records the status of a response sees 101 for a tunnel. Without it,
+// middleware sees no status, because the proxy writes the 101 to the connection. In both
+// cases the ResponseWriter of a middleware must have a Hijack or an Unwrap method: the
+// incorrect example of [Proxy.Wrap] has neither.
 //
 // # Choosing a backend
 //
@@ -173,9 +181,11 @@
 // otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails
 // and for each tunnel that opens or ends. It gets one at Warn when a backend begins to fail,
 // one at Info when it works again, and nothing in between; and one at Error for a fault of
-// the program: a middleware that hides the connection, a hook that panics.
-// Lines and hooks have the same ID for a tunnel. Payloads, queries, cookies,
-// Authorization and Sec-WebSocket-Protocol are never logged.
+// the program: a middleware that hides the connection, a hook that panics. The line for a
+// backend's refusal has its reason phrase, at most 256 bytes. Lines and hooks have the same
+// ID for a tunnel. Payloads, queries, cookies, Authorization and Sec-WebSocket-Protocol are
+// never logged: a reason phrase that repeats one of their values of 4 bytes or more is
+// redacted.
 //
 // # Security
 //

@@ -46,6 +46,32 @@ func ExampleProxy_Wrap() {
 	// WebSocket: the backend got hello
 }
 
+// With Front around everything, middleware sees the 101 of a tunnel.
+func ExampleFront() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	logged := make(chan int, 1)
+	logging := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		recorder := &unwrappableRecorder{statusRecorder{ResponseWriter: w}}
+		proxy.ServeHTTP(recorder, r)
+		logged <- recorder.status
+	})
+	service := httptest.NewServer(wsproxy.Front(logging))
+	defer service.Close()
+
+	fmt.Println("WebSocket:", askAt(service.URL, "hello"))
+	fmt.Println("access log:", <-logged)
+
+	// Output:
+	// WebSocket: the backend got hello
+	// access log: 101
+}
+
 // A statusRecorder is how much middleware observes what a handler answers. It
 // hides the Hijack method of the ResponseWriter that it embeds.
 type statusRecorder struct {

@@ -69,9 +69,9 @@ func New(opts ...Option) (*Proxy, error) {
 //
 // The request's context bounds the upgrade only. It has no effect after the 101.
 //
-// The 101 is written to the connection itself: a middleware that records the status in
-// WriteHeader does not see it, and its ResponseWriter must have a Hijack or an Unwrap
-// method (see [http.ResponseController]).
+// The 101 is written to the connection itself: the ResponseWriter of a middleware must have
+// a Hijack or an Unwrap method (see [http.ResponseController]), and a middleware that
+// records the status in WriteHeader sees the 101 only with [Front].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
 		p.refuse(w, r, refusalError(otherwise))

@@ -138,6 +138,15 @@ func TestBackendSchemesHTTPAndWSAreTheSame(t *testing.T) {
 	}
 }
 
+func TestBackendGetsHostOfClientWithItsPort(t *testing.T) {
+	for _, host := range []string{"chat.example", "chat.example:8443", "chat.example:80", "[::1]:8000"} {
+		request := strings.Replace(proxytest.UpgradeTo("/chat"), "Host: chat.example", "Host: "+host, 1)
+		if got := proxytest.RequestAtBackend(t, request).Host; got != host {
+			t.Errorf("backend got Host %q; want the client's, %q", got, host)
+		}
+	}
+}
+
 func TestUnixBackendGetsHostOfClient(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	ln, err := net.Listen("unix", path)

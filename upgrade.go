@@ -89,7 +89,7 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 
 // openTunnel returns an open tunnel, or nil when the client has had another response.
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
-	u := &upgrade{p: p, r: r, http1: http1Client{p: p, w: w, r: r}}
+	u := &upgrade{p: p, r: r, http1: http1Client{p: p, w: w, r: r, front: frontOf(r.Context())}}
 	u.client = &u.http1
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })

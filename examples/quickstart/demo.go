@@ -100,7 +100,8 @@ func (d *demo) newHandler() http.Handler {
 	mux.HandleFunc("GET /status", d.serveStatus)
 	mux.HandleFunc("POST /backends/{id}/{action}", d.serveSwitch)
 	// Another site that is open in the same browser must not stop a backend.
-	return http.NewCrossOriginProtection().Handler(mux)
+	handler := http.NewCrossOriginProtection().Handler(mux)
+	return wsproxy.Front(handler) // outermost, so that middleware sees the status of a tunnel: 101
 }
 
 // withPolicy sets a policy that allows the page to load its own files only.

@@ -3,6 +3,7 @@ package handshake
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -12,7 +13,8 @@ import (
 // both. Keys are canonical. The result shares no slices with its sources.
 //
 // Hop-by-hop fields, fields named by Connection, and Sec-WebSocket-* fields are
-// left out. [AppendSwitch] writes the last.
+// left out. [AppendSwitch] writes the last. Of outer, Content-Encoding, Content-Length and
+// Content-Type are left out too: middleware sets them for the body of another response.
 func SwitchHeader(outer, backend http.Header) http.Header {
 	h := make(http.Header) // without a size: most 101s have only the fields of AppendSwitch
 	var arena valueArena
@@ -24,7 +26,46 @@ func SwitchHeader(outer, backend http.Header) http.Header {
 // isNotForSwitch reports whether a field that middleware has set is left out of a
 // 101. Keys with [http.TrailerPrefix] are trailers, not fields.
 func isNotForSwitch(canonical string) bool {
+	switch canonical {
+	case "Content-Encoding", "Content-Type":
+		return true
+	}
 	return isWebSocketField(canonical) || strings.HasPrefix(canonical, http.TrailerPrefix)
+}
+
+// UpdateSwitchHeader changes h, the header of a 101, as middleware has changed its own
+// header from before to after: lines that were added are added to h, and lines that were
+// removed are removed from h if they are there. The fields that [SwitchHeader] leaves out
+// of outer are left out. It returns h, or a new map if h is nil.
+func UpdateSwitchHeader(h, before, after http.Header) http.Header {
+	if h == nil {
+		h = make(http.Header)
+	}
+	before, after = SwitchHeader(before, nil), SwitchHeader(after, nil)
+	for key, lines := range before {
+		if left := without(h[key], without(lines, after[key])); len(left) > 0 {
+			h[key] = left
+		} else {
+			delete(h, key)
+		}
+	}
+	for key, lines := range after {
+		if added := without(lines, before[key]); len(added) > 0 {
+			h[key] = slices.Concat(h[key], added)
+		}
+	}
+	return h
+}
+
+// without returns lines without the first occurrence of each of removed. Lines is
+// unchanged, and the result may share its array.
+func without(lines, removed []string) []string {
+	for _, line := range removed {
+		if i := slices.Index(lines, line); i >= 0 {
+			lines = slices.Delete(slices.Clone(lines), i, i+1)
+		}
+	}
+	return lines
 }
 
 // AppendSwitch appends a complete 101 to dst: the fields that every 101 has, the

@@ -7,7 +7,7 @@ import (
 
 func TestSwitchHeaderHasFieldsOfBothSides(t *testing.T) {
 	outer := header("Set-Cookie: a", "X-Frame-Options: deny", "Connection: close, X-Outer", "X-Outer: 1", "X-Inner: 1",
-		"Content-Length: 5", "Sec-WebSocket-Protocol: a", "x-odd: 1")
+		"Content-Length: 5", "content-type: text/html", "Content-Encoding: gzip", "Sec-WebSocket-Protocol: a", "x-odd: 1")
 	outer[http.TrailerPrefix+"X-Sum"] = []string{"1"}
 	outer["Date"] = nil // keeps a ResponseWriter from adding one
 	backend := header("Set-Cookie: b", "Set-Cookie: c", "Date: today", "Connection: Upgrade, X-Inner", "X-Inner: 2", "X-Outer: 2",
@@ -28,6 +28,38 @@ func TestSwitchHeaderSharesNothingWithBothSides(t *testing.T) {
 	}
 	wantHeader(t, outer, header("A: 1", "B: 1"))
 	wantHeader(t, backend, header("B: 2", "C: 1"))
+}
+
+var updateSwitchHeaderTests = []struct {
+	name             string
+	h, before, after http.Header
+	want             http.Header
+}{
+	{"no map", nil, nil, header("A: 1"), header("A: 1")},
+	{"nothing changed", header("A: 1"), header("A: 1", "B: 1"), header("A: 1", "B: 1"), header("A: 1")},
+	{"line added", header("A: 1", "A: backend"), header("A: 1"), header("A: 1", "A: 2"), header("A: 1", "A: backend", "A: 2")},
+	{"line added twice", header("A: 1"), header("A: 1"), header("A: 1", "A: 1"), header("A: 1", "A: 1")},
+	{"line added in another spelling", nil, nil, header("set-cookie: a"), header("Set-Cookie: a")},
+	{"line replaced", header("A: backend", "A: 1"), header("A: 1"), header("A: 2"), header("A: backend", "A: 2")},
+	{"line removed", header("A: 1", "B: 1", "B: backend"), header("A: 1", "B: 1"), header(), header("B: backend")},
+	{"removed line that is not there", header("A: 2"), header("A: 1"), header(), header("A: 2")},
+	{
+		"fields that are not for a 101", nil, nil,
+		header("Content-Type: text/html", "Content-Encoding: gzip", "Content-Length: 5", "Connection: X-Outer", "X-Outer: 1",
+			"Sec-WebSocket-Accept: x", "Vary: Accept-Encoding"),
+		header("Vary: Accept-Encoding"),
+	},
+}
+
+func TestUpdateSwitchHeaderAppliesChangesOfMiddleware(t *testing.T) {
+	for _, tt := range updateSwitchHeaderTests {
+		t.Run(tt.name, func(t *testing.T) {
+			before, after := tt.before.Clone(), tt.after.Clone()
+			wantHeader(t, UpdateSwitchHeader(tt.h, tt.before, tt.after), tt.want)
+			wantHeader(t, tt.before, before)
+			wantHeader(t, tt.after, after)
+		})
+	}
 }
 
 const switchLines = "HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: Upgrade\n" +
