@@ -18,7 +18,7 @@ type backend struct {
 	mu     sync.Mutex
 	addr   string       // of the listener, or of the last one
 	server *http.Server // nil while the backend is stopped
-	chat   *chat
+	chat   *chat        // nil before the first start
 }
 
 // A logFunc prints a line to the terminal.
@@ -79,6 +79,13 @@ func (b *backend) address() (addr string, isRunning bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.addr, b.server != nil
+}
+
+// hasStarted reports whether b runs, or did before.
+func (b *backend) hasStarted() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.chat != nil
 }
 
 const headerTimeout = 10 * time.Second // time limit for a request's header

@@ -36,7 +36,7 @@ func check(ctx context.Context, out io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	quiet := func(string, ...any) {}
-	d, err := newDemo(quiet, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+	d, err := newDemo(quiet, "127.0.0.1:0", [3]string{"127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"})
 	if err != nil {
 		return err
 	}

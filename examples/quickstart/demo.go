@@ -10,16 +10,16 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/wsproxy/wsproxy"
 )
 
-// A demo is two backends, the proxy, and the server for the proxy, the page and the
+// A demo is the backends, the proxy, and the server for the proxy, the page and the
 // control of the backends.
 type demo struct {
 	// Immutable.
 	logf     logFunc
+	events   *eventLog
 	backends []*backend
 	balancer wsproxy.Balancer
 	proxy    *wsproxy.Proxy
@@ -34,18 +34,21 @@ type demo struct {
 //go:embed page
 var pageFiles embed.FS
 
-// rooms are the rooms that the page has links to.
+// rooms are the rooms that the page offers.
 var rooms = []string{"design", "support", "release", "research", "kitchen", "music"}
 
-// newDemo starts a demo whose page is at front and whose backends listen on
-// backA and backB, or on other ports if those are taken.
-func newDemo(logf logFunc, front, backA, backB string) (*demo, error) {
+// newDemo starts a demo whose page is at front. Its backends are A, B and C, and listen
+// on the addresses of backs, or on other ports if those are taken. Backend C is added
+// later, on the page.
+func newDemo(logf logFunc, front string, backs [3]string) (*demo, error) {
 	d := &demo{
 		logf:     logf,
-		backends: []*backend{{id: "A", addr: backA}, {id: "B", addr: backB}},
+		events:   newEventLog(),
+		backends: []*backend{{id: "A", addr: backs[0]}, {id: "B", addr: backs[1]}, {id: "C", addr: backs[2]}},
+		removed:  []string{"C"},
 		servec:   make(chan error, 1),
 	}
-	for _, b := range d.backends {
+	for _, b := range d.backends[:2] {
 		if err := b.start(logf); err != nil {
 			return nil, err
 		}
@@ -70,7 +73,7 @@ func (d *demo) newProxy() (err error) {
 	d.proxy, err = wsproxy.New(
 		wsproxy.WithBackendConfigs(d.configs()...),
 		wsproxy.WithBalancer(d.balancer),
-		wsproxy.WithTrace(&wsproxy.Trace{Opened: d.opened, Closed: d.closed}),
+		wsproxy.WithTrace(d.newTrace()),
 	)
 	return err
 }
@@ -95,9 +98,10 @@ func (d *demo) newHandler() http.Handler {
 		panic("BUG: " + err.Error())
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/chat", d.proxy)
+	mux.Handle("/chat", d.watchRefusals(d.proxy))
 	mux.Handle("/", withPolicy(http.FileServerFS(page)))
 	mux.HandleFunc("GET /status", d.serveStatus)
+	mux.HandleFunc("GET /events", d.serveEvents)
 	mux.HandleFunc("POST /backends/{id}/{action}", d.serveSwitch)
 	// Another site that is open in the same browser must not stop a backend.
 	handler := http.NewCrossOriginProtection().Handler(mux)
@@ -134,6 +138,7 @@ func (d *demo) shutdown(ctx context.Context) error {
 	wg.Go(func() { serverErr = d.server.Shutdown(ctx) })
 	wg.Go(func() { proxyErr = d.proxy.Shutdown(ctx) })
 	wg.Wait()
+	d.events.close() // after the last tunnel, so that pages get its event
 	errs := []error{serverErr, proxyErr}
 	for _, b := range d.backends {
 		errs = append(errs, b.stop(ctx))
@@ -141,18 +146,17 @@ func (d *demo) shutdown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// opened moves a room to the backend of its newest member. When a backend is started
-// again, new members of a room are sent there, while the others are still on another
-// backend. opened closes the tunnels of those, and they reconnect. It iterates over
-// all tunnels. A service with many tunnels would index them by room.
-func (d *demo) opened(info wsproxy.TunnelInfo) {
-	room := roomOf(info)
-	d.logf("room %q: somebody came to backend %s", room, info.Backend.ID())
+// moveRoom moves a room to the backend of its newest member. When a backend is started
+// again or added, new members of a room are sent there, while the others are still on
+// another backend. moveRoom closes the tunnels of those, and they reconnect. It iterates
+// over all tunnels. A service with many tunnels would index them by room.
+func (d *demo) moveRoom(newest wsproxy.TunnelInfo) {
+	room := roomOf(newest)
 	for t := range d.proxy.Tunnels() {
-		if other := t.Info(); roomOf(other) != room || other.Backend == info.Backend {
+		if other := t.Info(); roomOf(other) != room || other.Backend == newest.Backend {
 			continue
 		}
-		if err := t.Close(closeServiceRestart, "the room has moved to backend "+info.Backend.ID()); err != nil {
+		if err := t.Close(closeServiceRestart, "the room has moved to backend "+newest.Backend.ID()); err != nil {
 			d.logf("%v", err) // an invalid code or reason
 		}
 	}
@@ -161,11 +165,6 @@ func (d *demo) opened(info wsproxy.TunnelInfo) {
 // closeServiceRestart is the close code that asks the client to connect again.
 // https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
 const closeServiceRestart = 1012
-
-func (d *demo) closed(end wsproxy.TunnelEnd) {
-	d.logf("room %q: somebody left backend %s after %s: %s, %s, code %d", roomOf(end.TunnelInfo),
-		end.Backend.ID(), end.Duration.Round(time.Millisecond), end.Side, end.Cause, end.Code)
-}
 
 func roomOf(info wsproxy.TunnelInfo) string { return info.URL.Query().Get("room") }
 

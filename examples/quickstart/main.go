@@ -1,13 +1,14 @@
 // Quickstart is a chat with rooms behind wsproxy. It has two backends that share no
-// memory, a proxy that sends all clients of a room to the same backend, and a page
-// that shows what happens.
+// memory (the page can add a third), a proxy that sends all clients of a room to the
+// same backend, and a page that shows what happens.
 //
-//	go run ./examples/quickstart          # open the printed URL in two tabs
+//	go run ./examples/quickstart          # open the printed URL
 //	go run ./examples/quickstart -check   # the same without a browser
 //
-// demo.go contains the proxy, and adds and removes backends. chat.go is an ordinary
-// WebSocket server, which does not know the proxy. page/app.js shows how a client
-// should reconnect when its connection ends.
+// demo.go contains the proxy. control.go adds and removes backends. events.go observes
+// the proxy with a Trace. chat.go is an ordinary WebSocket server, which does not know
+// the proxy. page/person.js shows how a client should reconnect when its connection
+// ends.
 //
 // With -check two clients meet in a room, rooms reach both backends, a backend
 // stops, starts again and crashes, and everything is shut down. The program prints
@@ -25,6 +26,9 @@ import (
 	"syscall"
 	"time"
 )
+
+// backendAddrs are the addresses of the backends A, B and C.
+var backendAddrs = [3]string{"127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082"}
 
 const shutdownTimeout = 10 * time.Second // for all closing handshakes
 
@@ -50,7 +54,7 @@ func run(listen string, isCheck bool) error {
 
 // serve runs a demo until ctx ends.
 func serve(ctx context.Context, out io.Writer, listen string) error {
-	d, err := newDemo(log.New(out, "", log.Ltime).Printf, listen, "127.0.0.1:8080", "127.0.0.1:8081")
+	d, err := newDemo(log.New(out, "", log.Ltime).Printf, listen, backendAddrs)
 	if err != nil {
 		return err
 	}
@@ -67,7 +71,7 @@ func serve(ctx context.Context, out io.Writer, listen string) error {
 const welcomeText = `
     %s/?room=design
 
-Open it in two tabs. They are in the same room, so they share a backend and see
+Open it. Ann and Bob are in the same room, so they are on the same backend and see
 each other. You can stop and start the backends on the page, or with curl:
 
     curl -X POST %s/backends/B/stop     (or crash, or start)

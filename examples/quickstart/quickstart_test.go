@@ -1,9 +1,14 @@
 package main
 
 import (
+	"maps"
 	"net"
+	"net/http"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/coder/websocket"
 )
 
 func TestCheckPasses(t *testing.T) {
@@ -52,6 +57,64 @@ func TestRoomNamesAreChecked(t *testing.T) {
 		if got := isRoomName(tt.name); got != tt.want {
 			t.Errorf("isRoomName(%q) = %t; want %t", tt.name, got, tt.want)
 		}
+	}
+}
+
+func TestEventsTellWhatHappens(t *testing.T) {
+	d, err := newDemo(t.Logf, "127.0.0.1:0", [3]string{"127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func(wantStatus int) *websocket.Conn {
+		t.Helper()
+		conn, resp, _ := websocket.Dial(t.Context(), d.url()+"/chat?room=design&author=Ann&client=1", nil)
+		if resp == nil || resp.StatusCode != wantStatus {
+			t.Fatalf("response = %+v; want status %d", resp, wantStatus)
+		}
+		return conn
+	}
+	conn := dial(http.StatusSwitchingProtocols)
+	for _, b := range d.backends {
+		d.crash(t.Context(), b)
+	}
+	conn.CloseRead(t.Context()) // answers the Close frame
+	dial(http.StatusBadGateway)
+	if err := d.shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{
+		"picked": 3, "attempted": 3, "opened": 1, "closed": 1, "refused": 1, "backend": 3,
+	}
+	got := make(map[string]int)
+	events, changed := d.events.after(0)
+	for _, e := range events {
+		got[e.Kind]++
+		if e.Kind == "refused" && (e.Status != http.StatusBadGateway || e.Client != client{"1", "Ann", "design"}) {
+			t.Errorf("refused = %+v; want status 502 for Ann", e)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("numbers of events = %v; want %v", got, want)
+	}
+	if changed != nil {
+		t.Error("the log is not closed after shutdown")
+	}
+}
+
+func TestStatusShowsNoRoomOnADeadBackend(t *testing.T) {
+	d, err := newDemo(t.Logf, "127.0.0.1:0", [3]string{"127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.shutdown(t.Context())
+	choice := func() string { return d.choice("design", d.working(d.proxy.Backends())) }
+	first := choice()
+	i := slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == first })
+	if err := d.crash(t.Context(), d.backends[i]); err != nil {
+		t.Fatal(err)
+	}
+	if got := choice(); got == first || got == "" {
+		t.Errorf("after backend %s has crashed, the room's backend is %q; want the other one", first, got)
 	}
 }
 
