@@ -141,6 +141,15 @@ async function drive(page, demo, { width, colorScheme }) {
   await shoot("three");
   await assertNoOverlap(page);
 
+  // Another tab has people of its own. Both tabs show a dot for each.
+  const other = await page.context().browser().newPage();
+  await other.goto(`${demo.url}/?room=B%C3%BCro-2`);
+  await waitForText(other, "#headline", /Everyone in #Büro-2 is on backend [ABC]/);
+  assert.equal(await other.locator(".dot").count(), 6);
+  await page.locator('.dot[title="Eve in #Büro-2"]').waitFor();
+  await other.close();
+  await page.locator('.dot[title="Eve in #Büro-2"]').waitFor({ state: "detached" });
+
   // A backend crashes. The page does not show it as serving a room.
   await button("Crash", "A").click();
   await person("Ann").getByText("Backend A dropped the connection. Code 1012.").waitFor();
@@ -177,10 +186,10 @@ async function drive(page, demo, { width, colorScheme }) {
 
   // They come back, also after a reload, and leave.
   await button("Start", "C").click();
-  await person("Ann").getByRole("button", { name: "Try now" }).click();
-  await person("Ann").getByText("Connected to backend C.").waitFor();
+  await waitForText(page, "#backend-C .state", "running");
   await page.reload();
   await headline(/Everyone in #design is on backend C/);
+  await person("Cleo").getByText("Connected to backend C.").waitFor();
   await page.getByRole("button", { name: "Remove Cleo" }).click();
   await page.locator('.dot[title="Cleo in #support"]').waitFor({ state: "detached" });
   assert.deepEqual((await clientsOn(page, "C")).sort(), ["Ann in #design", "Bob in #design", "Dan in #design"]);

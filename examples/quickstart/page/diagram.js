@@ -18,7 +18,7 @@ export function showBackends(backends, flip) {
     if (!b.started) continue;
     const card = cards.get(b.id) ?? newCard(b, flip);
     card.classList.toggle("is-down", !b.running);
-    card.querySelector(".addr").textContent = b.addr;
+    card.querySelector(".addr").textContent = `port ${b.addr.split(":").at(-1)}`;
     card.querySelector(".state").textContent = stateOf(b);
     for (const button of card.querySelectorAll("button")) button.hidden = (button.value === "start") === b.running;
     const line = lines.get(b.id);

@@ -165,8 +165,9 @@ export class Person {
     const me = others.indexOf(this.name);
     if (me >= 0) others.splice(me, 1);
     const names = new Intl.ListFormat("en").format(others.map((name) => name || "somebody"));
-    this.others.textContent = others.length ? `#${this.room} with ${names}` : `#${this.room}`;
-    this.others.title = this.others.textContent; // a long one is cut
+    const short = others.length > 1 ? `${others.length} others` : names;
+    this.others.textContent = others.length ? `#${this.room} with ${short}` : `#${this.room}`;
+    this.others.title = names;
   }
 
   showMessage(m) {
