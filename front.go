@@ -187,7 +187,8 @@ func (f *frontWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // CloseNotify implements the deprecated [http.CloseNotifier], which some middleware
 // requires.
 func (f *frontWriter) CloseNotify() <-chan bool {
-	if w, ok := f.w.(http.CloseNotifier); ok { //nolint:staticcheck // see above
+	//lint:ignore SA1019 middleware calls it, such as gin's Stream
+	if w, ok := f.w.(http.CloseNotifier); ok {
 		return w.CloseNotify()
 	}
 	return make(chan bool) // never ready, as for a client that stays

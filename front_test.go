@@ -477,6 +477,7 @@ func TestFrontPassesHTTP2Untouched(t *testing.T) {
 // Middleware looks for methods of the server's ResponseWriter.
 func TestFrontHasAllMethodsOfServersResponseWriter(t *testing.T) {
 	var servers, fronts []string
+	done := make(chan struct{})
 	methods := func(w http.ResponseWriter) (names []string) {
 		for m := range reflect.TypeOf(w).Methods() {
 			names = append(names, m.Name)
@@ -485,12 +486,13 @@ func TestFrontHasAllMethodsOfServersResponseWriter(t *testing.T) {
 	}
 	front := wsproxy.Front(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fronts = methods(w) }))
 	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
 		servers = methods(w)
 		front.ServeHTTP(w, r)
 		w.Header().Set("Connection", "close")
 	}))
 	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
-	s.Wait()
+	<-done
 	want := append(slices.Clone(servers), "Unwrap")
 	slices.Sort(want)
 	slices.Sort(fronts)
@@ -502,7 +504,9 @@ func TestFrontHasAllMethodsOfServersResponseWriter(t *testing.T) {
 // A handler that is no proxy sends its own 101.
 func TestFrontLeavesOtherWebSocketHandlersAlone(t *testing.T) {
 	var errs proxytest.LogBook
+	done := make(chan struct{})
 	s := proxytest.Serve(t, wsproxy.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
 		c, err := websocket.Accept(&statusWriter{ResponseWriter: w}, r, nil)
 		if err != nil {
 			t.Error(err)
@@ -520,7 +524,7 @@ func TestFrontLeavesOtherWebSocketHandlersAlone(t *testing.T) {
 	client.WantClose(1000)
 	client.Send(wstest.Close(1000, ""))
 	client.WantEOF()
-	s.Wait()
+	<-done
 	if lines := errs.Lines(); len(lines) > 0 {
 		t.Errorf("the server has logged %q; want nothing", lines)
 	}
@@ -529,7 +533,9 @@ func TestFrontLeavesOtherWebSocketHandlersAlone(t *testing.T) {
 // net/http reports the mistakes of other handlers as before.
 func TestFrontPassesCallsAfterHijackOfAnotherHandler(t *testing.T) {
 	var errs proxytest.LogBook
+	done := make(chan struct{})
 	s := proxytest.Serve(t, wsproxy.Front(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(done)
 		c, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -541,7 +547,7 @@ func TestFrontPassesCallsAfterHijackOfAnotherHandler(t *testing.T) {
 	client := wstest.Dial(t, s.URL)
 	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	client.WantEOF()
-	s.Wait()
+	<-done
 	if lines := errs.Lines("WriteHeader on hijacked connection"); len(lines) != 1 {
 		t.Errorf("the server has logged %q; want its line on WriteHeader", errs.Lines())
 	}
@@ -626,8 +632,10 @@ func TestFrontBearsResponseWriterWithFewMethods(t *testing.T) {
 		if err := http.NewResponseController(w).Flush(); !errors.Is(err, http.ErrNotSupported) {
 			t.Errorf("Flush = %v; want %v", err, http.ErrNotSupported)
 		}
+		//lint:ignore SA1019 middleware calls it
+		left := w.(http.CloseNotifier).CloseNotify()
 		select {
-		case <-w.(http.CloseNotifier).CloseNotify(): //nolint:staticcheck // middleware calls it
+		case <-left:
 			t.Error("CloseNotify reports a client that has left")
 		default:
 		}
