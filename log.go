@@ -71,8 +71,11 @@ const maxReason = 256
 // Some backends repeat parts of the request in it. A phrase with a secret of r is redacted.
 func reasonPhrase(r *http.Request, resp *http.Response) string {
 	_, reason, _ := strings.Cut(resp.Status, " ")
-	if repeatsSecret(reason, slices.Concat([]string{r.URL.RawQuery}, r.Header["Cookie"], r.Header["Authorization"],
-		r.Header["Sec-Websocket-Protocol"], r.Header["Sec-WebSocket-Protocol"])) {
+	secrets := slices.Concat([]string{r.URL.RawQuery}, r.Header["Cookie"], r.Header["Authorization"],
+		r.Header["Sec-Websocket-Protocol"])
+	//lint:ignore SA1008 the spelling of RFC 6455, which a middleware may use
+	secrets = append(secrets, r.Header["Sec-WebSocket-Protocol"]...)
+	if repeatsSecret(reason, secrets) {
 		return "[redacted]"
 	}
 	if len(reason) > maxReason {
