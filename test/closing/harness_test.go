@@ -24,13 +24,13 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-const (
-	margin   = 500 * time.Millisecond // added to what a rule says; see wstest.Took
-	patience = 30 * time.Second       // for what must happen, where no rule says when
-)
+const margin = 500 * time.Millisecond // added to what a rule says; see wstest.Took
 
 // isSoak reports whether the tests run with full sizes.
 var isSoak = os.Getenv("WSPROXY_SOAK") != ""
+
+// patience is for what must happen, where no rule says when.
+var patience = inSoak(30*time.Second, 3*time.Minute)
 
 // areTimesChecked reports whether upper bounds of times are checked. A soak, and the race
 // detector, leave a machine little time for anything: they look for other faults.
@@ -141,6 +141,7 @@ func start(t testing.TB, w way, su setup) *scene {
 		wsproxy.WithDetached(w.isDetached),
 		wsproxy.WithLogger(slog.New(slog.DiscardHandler)),
 		wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: su.socketBuffer}),
+		wsproxy.WithTimeouts(wsproxy.Timeouts{Close: 2 * patience}),
 		wsproxy.WithTLSConfig(&tls.Config{InsecureSkipVerify: true}),
 		wsproxy.WithTrace(&wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) { s.ends <- e }}),
 	}
@@ -391,11 +392,11 @@ func (s *scene) tunnel() *wsproxy.Tunnel {
 	return tunnels[0]
 }
 
-// shutdown calls Shutdown on a goroutine, which ends within a minute, and returns
-// where its result comes.
+// shutdown calls Shutdown on a goroutine, which ends within twice our patience, and
+// returns where its result comes.
 func (s *scene) shutdown() <-chan error {
 	errc := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	go func() {
 		defer cancel()
 		errc <- s.proxy.Shutdown(ctx)
