@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -11,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -48,6 +50,7 @@ type BackendConfig struct {
 // safe for concurrent use. It stays valid when the backend is removed from the set. If a
 // backend with its ID is added again while it still has tunnels, it is used again.
 type Backend struct {
+	p      *Proxy
 	id     string
 	idHash uint64 // of id, for rendezvous hashing
 
@@ -57,7 +60,7 @@ type Backend struct {
 	removed atomic.Bool
 	health  atomic.Pointer[health.State] // never nil; the State does not change
 
-	open map[*Tunnel]struct{} // guarded by registry.mu
+	open map[uint64]*Tunnel // by ID; guarded by registry.mu
 }
 
 // healthy is the State of most backends. They share it, so that candidates reads little
@@ -65,8 +68,8 @@ type Backend struct {
 var healthy health.State
 
 // newBackend returns the backend of that ID, without a target.
-func newBackend(id string) *Backend {
-	b := &Backend{id: id, idHash: hashString(id)}
+func (p *Proxy) newBackend(id string) *Backend {
+	b := &Backend{p: p, id: id, idHash: hashString(id)}
 	b.health.Store(&healthy)
 	return b
 }
@@ -97,6 +100,9 @@ func (s BackendState) String() string {
 // ID returns the backend's identity.
 func (b *Backend) ID() string { return b.id }
 
+// String returns the ID, so that a Backend can be printed.
+func (b *Backend) String() string { return b.id }
+
 // URL returns the backend's URL as it was configured.
 func (b *Backend) URL() string { return b.target.Load().config.URL }
 
@@ -106,6 +112,19 @@ func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 // NumTunnels returns the number of the backend's tunnels, including upgrades under way
 // that have picked it.
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
+
+// Load returns the number of tunnels by which [LeastTunnels] compares the backend with
+// others. It is NumTunnels, unless the backend refused its last upgrade: it answered
+// otherwise than with 101, or ended the tunnel within a second, before a byte of the
+// client's was passed to it. Such a backend counts as carrying as many tunnels, in
+// proportion to its weight, as the fullest one that can be chosen, plus its refusals since
+// its last good opening, a number that halves each second. Without this rule a backend
+// that refuses would have the fewest tunnels, and get all new clients.
+func (b *Backend) Load() int {
+	c := comparison{candidates: b.p.set.Load().all}
+	load, _ := c.load(b)
+	return int(load)
+}
 
 // State returns whether the backend is in the set, and whether its last attempt failed.
 func (b *Backend) State() BackendState {
@@ -137,6 +156,40 @@ func (b *Backend) reserve() bool {
 			return true
 		}
 	}
+}
+
+// recordRefused records that the backend refused an upgrade: see [Backend.Load].
+func (b *Backend) recordRefused() {
+	now := b.p.now()
+	b.updateRefusals(func(r health.Refusals) health.Refusals { return r.Refused(now) })
+}
+
+// recordOpened records that the backend has answered with 101.
+func (b *Backend) recordOpened() {
+	if b.health.Load().Refusals == (health.Refusals{}) {
+		return
+	}
+	now := b.p.now()
+	b.updateRefusals(func(r health.Refusals) health.Refusals { return r.Opened(now) })
+}
+
+// beginTrial records that an upgrade begins, if the backend is refusing. Then one endTrial
+// follows.
+func (b *Backend) beginTrial() (hasBegun bool) {
+	if !b.health.Load().Refusals.IsRefusing(b.p.now()) {
+		return false
+	}
+	b.updateRefusals(health.Refusals.BeginTrial)
+	return true
+}
+
+func (b *Backend) endTrial() { b.updateRefusals(health.Refusals.EndTrial) }
+
+func (b *Backend) updateRefusals(next func(health.Refusals) health.Refusals) {
+	b.updateHealth(func(s health.State) health.State {
+		s.Refusals = next(s.Refusals)
+		return s
+	})
 }
 
 // recordFailure records that an attempt failed at now, a time since the proxy's start. It
@@ -284,4 +337,20 @@ func (t *target) parseTCP(u *url.URL, port string) error {
 	t.addr = net.JoinHostPort(t.host, port)
 	t.prefix = strings.TrimRight(u.EscapedPath(), "/")
 	return nil
+}
+
+func init() {
+	backendtest.Set = func(backend any, s backendtest.State) {
+		b := backend.(*Backend)
+		b.tunnels.Store(int64(s.NumTunnels))
+		b.removed.Store(s.IsRemoved)
+		var h health.State
+		if s.IsFailing {
+			h = h.Record(b.p.now(), health.Unreached, "a test says so")
+		}
+		for range s.Refusals {
+			h.Refusals = h.Refusals.Refused(math.MaxInt64)
+		}
+		b.health.Store(&h)
+	}
 }

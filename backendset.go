@@ -83,7 +83,7 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 	for i, t := range targets {
 		b := p.known[t.config.ID]
 		if b == nil {
-			b = newBackend(t.config.ID)
+			b = p.newBackend(t.config.ID)
 			p.known[b.id] = b
 		}
 		if old := b.target.Load(); old != nil && !old.hasSameAddress(t) {

@@ -1,11 +1,15 @@
 package wsproxy
 
 import (
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // A Balancer chooses the backend for an upgrade.
@@ -42,8 +46,9 @@ func (f BalancerFunc) Pick(r *http.Request, candidates []*Backend) (*Backend, er
 }
 
 // LeastTunnels returns a [Balancer] that chooses the backend with the fewest tunnels in
-// proportion to its weight, including the new one: the lowest (NumTunnels+1)/Weight.
-// Backends with equal values take turns.
+// proportion to its weight, including the new one: the lowest (Load+1)/Weight.
+// Backends with equal values take turns. A backend that refuses upgrades gets no more than
+// its even share: see [Backend.Load].
 //
 // It is the default, and right for most uses: WebSocket connections live long, so that
 // an uneven load after a restart or a burst stays uneven unless new tunnels even it out.
@@ -64,14 +69,15 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 	}
 	start := int((l.next.Add(1) - 1) % uint64(n))
 	best, skipped := candidates[start], 0
-	load, weight := best.nextLoad()
+	c := comparison{candidates: candidates}
+	load, weight := c.load(best)
 	for i := 1; i < n; i++ {
 		j := start + i
 		if j >= n {
 			j -= n
 		}
 		b := candidates[j]
-		if bl, bw := b.nextLoad(); bl*weight < load*bw {
+		if bl, bw := c.load(b); (bl+1)*weight < (load+1)*bw {
 			best, skipped, load, weight = b, i, bl, bw
 		}
 	}
@@ -83,10 +89,39 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 	return best, nil
 }
 
-// nextLoad returns the tunnels that b would have with one more, and its weight.
+// A comparison compares candidates by their load.
+type comparison struct {
+	candidates []*Backend
+	fullest    float64 // tunnels per weight of the fullest one; valid if hasFullest
+	hasFullest bool
+}
+
+// load returns the load of b beside the candidates, and its weight: see [Backend.Load].
 // Products of float64 are exact up to 2^53 and cannot overflow.
-func (b *Backend) nextLoad() (tunnels, weight float64) {
-	return float64(b.NumTunnels() + 1), float64(b.Weight())
+func (c *comparison) load(b *Backend) (load, weight float64) {
+	weight = float64(b.Weight())
+	refusals := &b.health.Load().Refusals
+	if *refusals == (health.Refusals{}) { // the usual case
+		return float64(b.NumTunnels()), weight
+	}
+	now := b.p.now()
+	if !refusals.IsRefusing(now) {
+		return float64(b.NumTunnels()), weight
+	}
+	if !c.hasFullest {
+		c.setFullest(now)
+	}
+	return math.Round(c.fullest*weight) + float64(refusals.Count(now)), weight
+}
+
+// setFullest looks for the fullest of the candidates that can be chosen at now.
+func (c *comparison) setFullest(now time.Duration) {
+	c.hasFullest = true
+	for _, b := range c.candidates {
+		if !b.isFull() && !b.isAvoided(now, false) {
+			c.fullest = max(c.fullest, float64(b.NumTunnels())/float64(b.Weight()))
+		}
+	}
 }
 
 // RoundRobin returns a [Balancer] that lets the backends take turns, smoothly by

@@ -6,7 +6,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -295,7 +294,7 @@ func TestBuiltInBalancersPickConcurrently(t *testing.T) {
 func TestBuiltInBalancersDoNotAllocate(t *testing.T) {
 	all := newTestBackends(t, 1, 2, 3, 1, 1, 1, 1, 5)
 	subsets := [][]*Backend{all, all[1:], all[:7], {all[0], all[3], all[6]}, all[4:5]}
-	r := withClient(newTestRequest(), netip.MustParseAddr("2001:db8::1"))
+	r := newForwardedRequest(t, "2001:db8::1")
 	for name, balancer := range builtIns() {
 		pick(t, balancer, r, all)
 		n := 0
@@ -373,6 +372,11 @@ func newTestBackends(t testing.TB, weights ...int) []*Backend {
 		}
 		all = append(all, newTestBackend(t, id, w))
 	}
+	p := &Proxy{start: time.Now()}
+	p.set.Store(&backendSet{all: all})
+	for _, b := range all {
+		b.p = p
+	}
 	return all
 }
 
@@ -383,7 +387,8 @@ func newTestBackend(t testing.TB, id string, weight int) *Backend {
 	if errs != nil {
 		t.Fatalf("compileTarget(%+v): %v", c, errs)
 	}
-	b := newBackend(id)
+	p := &Proxy{start: time.Now()}
+	b := p.newBackend(id)
 	b.target.Store(target)
 	return b
 }
@@ -470,7 +475,7 @@ func benchmarkPick(b *testing.B, balancer Balancer, n int) {
 	for i, backend := range set.all {
 		backend.tunnels.Store(int64(1000 + i*7%13))
 	}
-	r := withClient(newTestRequest(), netip.MustParseAddr("192.0.2.1"))
+	r := newForwardedRequest(b, "192.0.2.1")
 	b.ReportAllocs()
 	for b.Loop() {
 		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)

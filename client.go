@@ -2,13 +2,11 @@ package wsproxy
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -38,8 +36,9 @@ type client interface {
 	// read ahead. From then on nothing may be written to the ResponseWriter.
 	hijack() (net.Conn, *bufio.Reader, error)
 
-	// forward sends the backend's response, with header h, which refuses the upgrade.
-	forward(a *attempt, h http.Header) error
+	// forward sends the backend's response, with header a.header, which refuses the
+	// upgrade. It calls a.recordRefused before it writes.
+	forward(a *attempt) error
 
 	// refuse sends the error handler's response, unless the connection was hijacked.
 	refuse(err error)
@@ -65,7 +64,7 @@ func (c *http1Client) check() error {
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			c.p.logNoHijacker(w)
+			c.p.logNoHijacker(w, c.r)
 			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
 		}
 	}
@@ -111,7 +110,7 @@ func deleteContentFields(h http.Header) {
 func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 	conn, brw, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
-		c.p.logNotHijacked(c.w, err)
+		c.p.logNotHijacked(c.w, c.r, err)
 		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	c.isHijacked = true
@@ -121,14 +120,15 @@ func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 
 // forward closes the connection after the response: an attempt to upgrade leaves none
 // that could be used again. Redirects are not followed.
-func (c *http1Client) forward(a *attempt, h http.Header) error {
+func (c *http1Client) forward(a *attempt) error {
 	header := c.w.Header()
-	for name, values := range h {
+	for name, values := range a.header {
 		header[name] = append(header[name], values...)
 	}
 	if a.resp.StatusCode == http.StatusUpgradeRequired {
 		header.Set("Upgrade", "websocket") // what this proxy upgrades to, whatever the backend offers
 	}
+	header.Set(requestIDHeader, RequestID(c.r))
 	closeAfter(c.r, header)
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
@@ -140,7 +140,7 @@ func (c *http1Client) forward(a *attempt, h http.Header) error {
 		// would keep the backend's place for ever.
 		return c.forwardHijacked(a, header, until)
 	}
-	c.recordForwarded(a)
+	a.recordRefused()
 	c.w.WriteHeader(a.resp.StatusCode)
 	w := flushWriter{c.w, http.NewResponseController(c.w)}
 	w.Flush() // the body may take long
@@ -191,7 +191,7 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 	}
 	c.isHijacked = true
 	c.front.finish()
-	c.recordForwarded(a)
+	a.recordRefused()
 	client := netconn.New(conn, nil)
 	defer client.Close()
 	conn.SetDeadline(until)
@@ -212,12 +212,6 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 	return nil
 }
 
-// recordForwarded counts and logs an upgrade that the backend refused.
-func (c *http1Client) recordForwarded(a *attempt) {
-	c.p.registry.refused.Add(1)
-	c.p.logForwarded(c.r, a.backend, a.resp)
-}
-
 func (c *http1Client) refuse(err error) {
 	if c.isHijacked {
 		return
@@ -226,7 +220,6 @@ func (c *http1Client) refuse(err error) {
 	if c.front != nil {
 		switch c.front.state.Load() {
 		case frontReplaced:
-			c.p.recordRefused(c.r, err)
 			return // the client has a middleware's response
 		case frontAnnounced:
 			// Middleware takes the 101 for written, and would drop another response.
@@ -237,83 +230,5 @@ func (c *http1Client) refuse(err error) {
 	}
 	// The server's WriteTimeout may have passed while backends were tried.
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(responseTimeout))
-	c.p.refuse(w, c.r, err)
-}
-
-// refuse answers a client that gets no tunnel.
-func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	p.recordRefused(r, err)
-	h := w.Header()
-	var status *StatusError
-	if errors.As(err, &status) {
-		for name, values := range status.Header {
-			h[name] = slices.Clone(values)
-		}
-	}
-	if errors.Is(err, ErrLimit) || errors.Is(err, ErrShutdown) {
-		h.Set("Retry-After", retryAfterSeconds)
-	}
-	closeAfter(r, h)
-	p.errorHandler(w, r, err)
-}
-
-// recordRefused counts and logs an upgrade that ended with err. If a hook wants the
-// connection to be closed without a response, recordRefused panics.
-func (p *Proxy) recordRefused(r *http.Request, err error) {
-	var panicked *hookPanic
-	if errors.As(err, &panicked) && panicked.value == http.ErrAbortHandler {
-		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
-	}
-	p.registry.recordRefusal(err)
-	p.logRefused(r, err)
-}
-
-// closeAfter makes the server close the client's connection after the answer: an
-// attempt to upgrade leaves none that could be used again. HTTP/2 has no such
-// field, nor connections of one request.
-func closeAfter(r *http.Request, h http.Header) {
-	if r.ProtoMajor != 1 {
-		return
-	}
-	h.Set("Connection", "close") // net/http looks at the first value
-	if h.Get("Upgrade") != "" {
-		// "A sender of Upgrade MUST also send an 'Upgrade' connection option".
-		// https://www.rfc-editor.org/rfc/rfc9110#section-7.8-15
-		h.Add("Connection", "Upgrade")
-	}
-}
-
-// writeError is the default error handler.
-func writeError(w http.ResponseWriter, _ *http.Request, err error) {
-	code := statusOf(err)
-	text := http.StatusText(code)
-	var status *StatusError
-	if errors.As(err, &status) && status.Err != nil && code == status.Status {
-		text = status.Err.Error()
-	}
-	http.Error(w, text, code)
-}
-
-// statusOf maps an error to the status that the client gets.
-func statusOf(err error) int {
-	if all, ok := err.(*attemptErrors); ok {
-		err = all.last()
-	}
-	var status *StatusError
-	var failed *BackendError
-	var response *responseError
-	switch {
-	case errors.As(err, &status):
-		if status.Status < 400 || status.Status > 599 {
-			return http.StatusInternalServerError // a hook's mistake
-		}
-		return status.Status
-	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
-		return http.StatusServiceUnavailable
-	case err == context.DeadlineExceeded, errors.As(err, &failed) && failed.Timeout():
-		return http.StatusGatewayTimeout
-	case err == context.Canceled, failed != nil, errors.As(err, &response):
-		return http.StatusBadGateway
-	}
-	return http.StatusInternalServerError
+	c.p.respondError(w, c.r, err)
 }

@@ -162,7 +162,7 @@ func TestResponseForwardsSubprotocolAndExtension(t *testing.T) {
 	backend := wstest.StartRaw(t, proxytest.SwitchingWith("Sec-WebSocket-Protocol: v2", "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"))
 	opened := make(chan wsproxy.TunnelInfo, 1)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
-		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) { opened <- i }}))
+		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.OpenedInfo) { opened <- i.Tunnel.Info() }}))
 	_, resp := proxytest.Open(t, s.URL, proxytest.UpgradeWithOffers)
 	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Protocol", "v2")
 	proxytest.WantField(t, resp.Header, "Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_takeover")

@@ -70,21 +70,27 @@
 // the next one after 250 ms, those that failed in the last 30 s last (see [WithDialer]).
 // [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
+// A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
+// once, keeps its state. It has few tunnels, but [LeastTunnels] gives it no more than its
+// even share: see [Backend.Load].
+//
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
 // and whose Connection names upgrade. It is checked against RFC 6455 before any
 // backend is dialed. A request that fails a check is answered with a status and a body
-// that names the check. Then the request goes to the backend with its Host, path,
+// that names the check. [WithOriginPatterns] is checked next. Then [WithAdmit] decides who
+// gets in, before a backend is picked: what it returns stays with the tunnel as
+// [TunnelInfo.Value]. Then the request goes to the backend with its Host, path,
 // query, Origin, cookies, subprotocols and extensions. Hop-by-hop fields are
-// removed, X-Forwarded-For, -Host and -Proto are set, and such fields of an untrusted
-// peer are dropped: see [WithTrustedProxies]. [WithRewrite] runs last.
+// removed, X-Forwarded-For, -Host and -Proto and X-Request-Id are set, and such fields of
+// an untrusted peer are dropped: see [WithTrustedProxies]. [WithRewrite] runs last.
 //
 // The backend's 101 is verified, its Sec-WebSocket-Accept included. If the 101 is
 // wrong, no byte of it reaches the client. A response that is not 101 is passed on to
 // the client, and then both connections are closed. The head of a response may have
-// 64 KiB. [WithResponse] is called for every status. Bytes that a peer sent
-// early are relayed, the client's after the 101.
+// 64 KiB. [WithResponse] is called for every status, and may have another backend tried:
+// see [ErrTryNext]. Bytes that a peer sent early are relayed, the client's after the 101.
 //
 // The path and the query go to the backend byte for byte: escapes stay as they are, "%2F"
 // is no slash, and only bytes that a request line must not have are encoded, "#" among
@@ -148,13 +154,14 @@
 // Bytes may be lost in two cases, without a cut. If a backend sends its Close frame and
 // ends its stream at once, but still reads, it may not get what a client sends after it has
 // been quiet for a moment, 250 ms at least: most backends take nothing more then, and the
-// proxy closes the connection. A part of a TLS record does not count as sent. If a connection of your own listener or dialer has no
-// CloseWrite method, its stream cannot be ended alone: the connection is closed where
-// another one is half-closed, a backend's when it has sent nothing for such a moment, and
-// bytes on the way to a peer that sends on may be lost.
+// proxy closes the connection. A part of a TLS record does not count as sent. If a
+// connection of your own listener or dialer has no CloseWrite method, its stream cannot be
+// ended alone: the connection is closed where another one is half-closed, a backend's when
+// it has sent nothing for such a moment, and bytes on the way to a peer that sends on may
+// be lost.
 //
-// [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists open tunnels; [Tunnel.Close]
-// ends one.
+// [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists open tunnels, [Proxy.Tunnel]
+// finds one by its ID, and [Tunnel.Close] ends one.
 //
 // # Shutdown
 //
@@ -176,14 +183,16 @@
 //
 // # Observability
 //
-// [Trace] has hooks for each pick, each attempt, each change of a backend's state, and
-// each tunnel that opens or ends; [Proxy.Stats] has counters. The logger ([WithLogger],
-// otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails
-// and for each tunnel that opens or ends. It gets one at Warn when a backend begins to fail,
+// [Trace] has hooks for each pick, each attempt, each change of a backend's state, each
+// request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
+// [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a
+// line at Debug for each upgrade that is refused or fails and for each tunnel that opens or
+// ends. It gets one at Warn when a backend begins to fail,
 // one at Info when it works again, and nothing in between; and one at Error for a fault of
 // the program: a middleware that hides the connection, a hook that panics. The line for a
 // backend's refusal has its reason phrase, at most 256 bytes. Lines and hooks have the same
-// ID for a tunnel. Payloads, queries, cookies, Authorization and Sec-WebSocket-Protocol are
+// ID for a tunnel, and the same request ID, which the backend gets too: see
+// [TunnelInfo.RequestID]. Payloads, queries, cookies, Authorization and Sec-WebSocket-Protocol are
 // never logged: a reason phrase that repeats one of their values of 4 bytes or more is
 // redacted.
 //

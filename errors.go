@@ -17,6 +17,12 @@ var (
 	// have their MaxTunnels. The client gets 503 and Retry-After.
 	ErrLimit = errors.New("wsproxy: limit reached")
 
+	// ErrTryNext is what the hook of [WithResponse] returns, by itself or wrapped, to drop
+	// a backend's response and have another backend tried. The attempt counts as failed: the
+	// client gets 502 if no other backend is left, or three were tried. A WebSocket that
+	// the backend has opened is closed with 1001.
+	ErrTryNext = errors.New("wsproxy: the response is dropped, and the next backend tried")
+
 	// ErrShutdown means that [Proxy.Shutdown] or [Proxy.Close] has been called.
 	// It unwraps to [net.ErrClosed]. The client gets 503 and Retry-After.
 	ErrShutdown error = shutdownError{}

@@ -97,8 +97,8 @@ func ExampleTrace() {
 		Attempted: func(i wsproxy.AttemptInfo) {
 			fmt.Printf("attempt %d: %s answered %d\n", i.Attempt, i.Backend.ID(), i.Status)
 		},
-		Opened: func(i wsproxy.TunnelInfo) {
-			fmt.Printf("tunnel %d opened: %s\n", i.ID, i.URL.Path)
+		Opened: func(i wsproxy.OpenedInfo) {
+			fmt.Printf("tunnel %d opened: %s\n", i.Tunnel.ID(), i.Request.URL.Path)
 		},
 		Closed: func(e wsproxy.TunnelEnd) {
 			fmt.Printf("tunnel %d closed: %s by the %s with %d, %d message there and %d back\n",
@@ -139,8 +139,8 @@ func ExampleWithTrustedProxies() {
 	proxy, err := wsproxy.New(
 		wsproxy.WithBackends(backend.URL),
 		wsproxy.WithTrustedProxies("127.0.0.1", "10.0.0.0/8"),
-		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) {
-			fmt.Println("client:", i.ClientAddr)
+		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.OpenedInfo) {
+			fmt.Println("client:", i.Tunnel.Info().ClientAddr)
 		}}),
 	)
 	if err != nil {

@@ -106,38 +106,56 @@ func ExampleProxy_SetBackends() {
 	// after: b got hello
 }
 
-// A tunnel can be ended from outside, with a code that the client understands:
-// here when a user has signed out elsewhere.
+// A user who signs out loses all tunnels. The users are those whom WithAdmit has
+// authenticated: what a client says of itself in a query ends nobody's tunnel.
 func ExampleTunnel_Close() {
 	backend := startBackend("the backend")
 	defer backend.Close()
-	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL))
+	sessions := map[string]string{"s3cret": "alice", "hidden": "bob"}
+	authenticate := func(r *http.Request) (any, error) {
+		cookie, err := r.Cookie("session")
+		if err != nil || sessions[cookie.Value] == "" {
+			return nil, &wsproxy.StatusError{Status: http.StatusUnauthorized, Err: errors.New("sign in first")}
+		}
+		return sessions[cookie.Value], nil
+	}
+	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL), wsproxy.WithAdmit(authenticate))
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer proxy.Close()
-	service := httptest.NewServer(proxy)
-	defer service.Close()
-	alice, bob := connect(service.URL+"?user=alice"), connect(service.URL+"?user=bob")
-	defer alice.CloseNow()
-	defer bob.CloseNow()
-
-	for t := range proxy.Tunnels() {
-		if t.Info().URL.Query().Get("user") == "alice" {
-			if err := t.Close(4001, "signed out"); err != nil {
-				log.Fatal(err) // the code or the reason is not one that may be sent
+	signOut := func(user string) {
+		for t := range proxy.Tunnels() {
+			if t.Info().Value == user {
+				t.Close(int(websocket.StatusPolicyViolation), "signed out") // the code and the reason may be sent: no error
 			}
 		}
 	}
 
+	service := httptest.NewServer(proxy)
+	defer service.Close()
+	connectAs := func(session string) (*websocket.Conn, *http.Response) {
+		header := http.Header{"Cookie": {"session=" + session}}
+		conn, resp, _ := websocket.Dial(context.Background(), service.URL, &websocket.DialOptions{HTTPHeader: header})
+		return conn, resp
+	}
+	_, resp := connectAs("guessed")
+	fmt.Println("a stranger:", resp.Status)
+	alice, _ := connectAs("s3cret")
+	defer alice.CloseNow()
+	bob, _ := connectAs("hidden")
+	defer bob.CloseNow()
+
+	signOut("alice")
 	_, _, err = alice.Read(context.Background())
-	var goodbye websocket.CloseError
-	if errors.As(err, &goodbye) {
-		fmt.Printf("alice: code %d, %s\n", goodbye.Code, goodbye.Reason)
+	var closed websocket.CloseError
+	if errors.As(err, &closed) {
+		fmt.Printf("alice: code %d, %s\n", closed.Code, closed.Reason)
 	}
 	fmt.Println("bob:", ask(bob, "hello"))
 
 	// Output:
-	// alice: code 4001, signed out
+	// a stranger: 401 Unauthorized
+	// alice: code 1008, signed out
 	// bob: the backend got hello
 }

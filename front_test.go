@@ -373,6 +373,7 @@ func TestFrontServesFirstProxyOnly(t *testing.T) {
 	}}, nil, nil, wsproxy.WithBackends(wstest.StartEcho(t)),
 		wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, _ error) {
 			w.Header().Del("X-A")
+			w.Header().Del("X-Request-Id")
 			second.ServeHTTP(w, r)
 		}))
 	wantTunnel(t, s.URL, plainSwitch())

@@ -17,39 +17,48 @@ type hookPanic struct {
 
 func (e *hookPanic) Error() string { return fmt.Sprintf("wsproxy: panic in %s: %v", e.hook, e.value) }
 
+// panicOfProxy is the hook of a panic that no hook has caused, but a connection, for
+// instance.
+const panicOfProxy = "an upgrade"
+
 // catch makes an error of a panic in a hook. It is deferred by the caller of the hook.
-func (p *Proxy) catch(hook string, err *error) {
+func (p *Proxy) catch(hook, requestID string, err *error) {
 	v := recover()
 	if v == nil {
 		return
 	}
 	*err = &hookPanic{hook, v}
 	if v != http.ErrAbortHandler { // net/http does not log it either
-		p.logPanic(hook, v)
+		p.logPanic(hook, requestID, v)
 	}
 }
 
+func (p *Proxy) callAdmit(r *http.Request) (value any, err error) {
+	defer p.catch("the Admit hook", RequestID(r), &err)
+	return p.admit(r)
+}
+
 func (p *Proxy) callPick(r *http.Request, candidates []*Backend) (b *Backend, err error) {
-	defer p.catch("Balancer.Pick", &err)
+	defer p.catch("Balancer.Pick", RequestID(r), &err)
 	return p.balancer.Pick(r, candidates)
 }
 
 func (p *Proxy) callRewrite(r *ProxyRequest) (err error) {
-	defer p.catch("the Rewrite hook", &err)
+	defer p.catch("the Rewrite hook", r.RequestID, &err)
 	return p.rewrite(r)
 }
 
 func (p *Proxy) callResponse(r *ProxyResponse) (err error) {
-	defer p.catch("the Response hook", &err)
+	defer p.catch("the Response hook", r.RequestID, &err)
 	return p.response(r)
 }
 
 // callHook calls a hook of [Trace], which may be nil. The error is that of a panic.
-func callHook[T any](p *Proxy, name string, hook func(T), info T) (err error) {
+func callHook[T any](p *Proxy, name, requestID string, hook func(T), info T) (err error) {
 	if hook == nil {
 		return nil
 	}
-	defer p.catch(name, &err)
+	defer p.catch(name, requestID, &err)
 	hook(info)
 	return nil
 }

@@ -70,7 +70,8 @@ func TestRewriteChangesRequestToBackend(t *testing.T) {
 		"Sec-WebSocket-Protocol: v1",
 		"X-Forwarded-For: 192.0.2.1",
 		"X-Forwarded-Host: chat.example",
-		"X-Forwarded-Proto: http")
+		"X-Forwarded-Proto: http",
+		"X-Request-Id: "+req.Header.Get("X-Request-Id"))
 	if head != want {
 		t.Errorf("backend was asked with\n%s; want\n%s", head, want)
 	}
@@ -432,7 +433,7 @@ func TestHookThatExitsAfter101EndsTunnel(t *testing.T) {
 	backend := wstest.StartBackend(t)
 	ends := make(chan wsproxy.TunnelEnd, 1)
 	p, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()), wsproxy.WithTrace(&wsproxy.Trace{
-		Opened: func(wsproxy.TunnelInfo) { runtime.Goexit() },
+		Opened: func(wsproxy.OpenedInfo) { runtime.Goexit() },
 		Closed: func(e wsproxy.TunnelEnd) { ends <- e; runtime.Goexit() },
 	}))
 	client := wstest.Dial(t, s.URL)

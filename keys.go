@@ -1,7 +1,6 @@
 package wsproxy
 
 import (
-	"context"
 	"net/http"
 	"net/netip"
 	"net/textproto"
@@ -25,14 +24,17 @@ type KeyFunc func(*http.Request) string
 func ByClientIP() KeyFunc { return clientIP }
 
 func clientIP(r *http.Request) string {
-	if c, ok := r.Context().Value(clientKey{}).(*clientInfo); ok {
-		return c.key
+	if i := infoOf(r); i != nil && i.isTrusted {
+		return i.clientKey
 	}
 	addr, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err == nil && addr.Addr().Is4() {
+	switch {
+	case err != nil:
+		return addrKey(handshake.PeerAddr(r.RemoteAddr)) // some middleware for X-Forwarded-For sets an address without a port
+	case addr.Addr().Is4():
 		return r.RemoteAddr[:strings.LastIndexByte(r.RemoteAddr, ':')]
 	}
-	return addrKey(clientAddr(r))
+	return addrKey(addr.Addr().Unmap())
 }
 
 // ByHeader returns a [KeyFunc] for the first value of a header field. "Host" is
@@ -132,35 +134,6 @@ func isQueryName(escaped, name string) bool {
 	}
 	k, err := url.QueryUnescape(escaped)
 	return err == nil && k == name
-}
-
-// clientKey is the key of the value in the request's context that has the client's
-// address. The value is a *clientInfo.
-type clientKey struct{}
-
-type clientInfo struct {
-	addr netip.Addr // invalid on a unix socket
-	key  string     // ByClientIP's
-}
-
-// withClient returns r with addr, the client's address, in its context. It is used if
-// the client is not the peer.
-func withClient(r *http.Request, addr netip.Addr) *http.Request {
-	addr = addr.Unmap()
-	c := &clientInfo{addr: addr, key: addrKey(addr)}
-	return r.WithContext(context.WithValue(r.Context(), clientKey{}, c))
-}
-
-// clientAddr returns the address that withClient has set, or else the peer's. It is
-// invalid if the peer has none.
-func clientAddr(r *http.Request) netip.Addr {
-	if c, ok := r.Context().Value(clientKey{}).(*clientInfo); ok {
-		return c.addr
-	}
-	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return a.Addr().Unmap()
-	}
-	return handshake.PeerAddr(r.RemoteAddr) // some middleware for X-Forwarded-For sets an address without a port
 }
 
 // addrKey returns the text of an IPv4 address, or of an IPv6 address's /64.

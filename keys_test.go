@@ -2,7 +2,6 @@ package wsproxy
 
 import (
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"testing"
@@ -18,16 +17,9 @@ func TestByClientIPUsesRecordedClient(t *testing.T) {
 		{"fe80::1%eth0", "fe80::/64"},
 		{"", ""},
 	} {
-		var addr netip.Addr // invalid if there is none
-		if tt.addr != "" {
-			addr = netip.MustParseAddr(tt.addr)
-		}
-		r := withClient(newTestRequest(), addr)
+		r := newForwardedRequest(t, tt.addr)
 		if got := ByClientIP()(r); got != tt.want {
 			t.Errorf("client %q: ByClientIP() = %q; want %q", tt.addr, got, tt.want)
-		}
-		if got := clientAddr(r); got != addr.Unmap() {
-			t.Errorf("client %q: clientAddr() = %v", tt.addr, got)
 		}
 	}
 }
@@ -39,7 +31,7 @@ func TestByClientIPFallsBackToPeer(t *testing.T) {
 		{"[::ffff:192.0.2.1]:4711", "192.0.2.1", "192.0.2.1"},
 		{"[2001:db8:1:2:3:4:5:6]:4711", "2001:db8:1:2::/64", "2001:db8:1:2:3:4:5:6"},
 		{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64", "2001:db8:1:2:3:4:5:6"},
-		{"[fe80::1%eth0]:4711", "fe80::/64", "fe80::1%eth0"},
+		{"[fe80::1%eth0]:4711", "fe80::/64", "fe80::1"},
 		{"", "", "invalid IP"},
 		{"@", "", "invalid IP"},
 		{"/run/chat.sock", "", "invalid IP"},
@@ -50,18 +42,30 @@ func TestByClientIPFallsBackToPeer(t *testing.T) {
 		if got := ByClientIP()(r); got != tt.want {
 			t.Errorf("RemoteAddr %q: ByClientIP() = %q; want %q", tt.remote, got, tt.want)
 		}
-		if got := clientAddr(r).String(); got != tt.addr {
-			t.Errorf("RemoteAddr %q: clientAddr() = %s; want %s", tt.remote, got, tt.addr)
+		if got := new(Proxy).ClientIP(r).String(); got != tt.addr {
+			t.Errorf("RemoteAddr %q: ClientIP() = %s; want %s", tt.remote, got, tt.addr)
 		}
 	}
 }
 
-func TestWithClientLeavesRequestUnchanged(t *testing.T) {
+// newForwardedRequest returns a request as hooks get it, of a client behind a trusted
+// proxy. If addr is empty, there is a trusted proxy without an address, and no other.
+func newForwardedRequest(t testing.TB, addr string) *http.Request {
+	t.Helper()
+	p := new(Proxy)
 	r := newTestRequest()
-	withClient(r, netip.MustParseAddr("2001:db8::1"))
-	if got := ByClientIP()(r); got != "192.0.2.7" {
-		t.Errorf("ByClientIP() = %q; want the peer", got)
+	if addr == "" {
+		r.RemoteAddr = "@"
+	} else {
+		r.Header.Set("X-Forwarded-For", addr)
 	}
+	for _, prefix := range []string{"192.0.2.7", "unix"} {
+		if err := p.trusted.Add(prefix); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, _ = p.identify(r)
+	return r
 }
 
 func TestByHeaderUsesFirstValue(t *testing.T) {

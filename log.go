@@ -28,7 +28,9 @@ const (
 	logHost              = "host"
 	logPanicValue        = "panic"
 	logPath              = "path"
+	logPhrase            = "phrase"
 	logReason            = "reason"
+	logRequestID         = "request_id"
 	logSide              = "side"
 	logStack             = "stack"
 	logStatus            = "status"
@@ -40,28 +42,31 @@ const (
 	logType              = "type"
 )
 
-// logRefused logs an upgrade that ended with err before its tunnel opened.
-func (p *Proxy) logRefused(r *http.Request, err error) {
+// logRefused logs a request that got no tunnel. If the client gets a backend's own response,
+// resp, the line has its reason phrase, because the client's response has the standard one.
+func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 	if !p.logs(slog.LevelDebug) {
 		return
 	}
 	msg := "upgrade refused"
-	if isFailure(err) {
+	if i.Err != nil && isFailure(i.Err) {
 		msg = "upgrade failed"
 	}
-	p.logAttrs(slog.LevelDebug, msg, slog.String(logClient, r.RemoteAddr),
-		slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path), slog.Any(logErr, err))
-}
-
-// logForwarded logs an upgrade whose client gets b's own response. The line has the
-// reason phrase, because the client's response has the standard one.
-func (p *Proxy) logForwarded(r *http.Request, b *Backend, resp *http.Response) {
-	if !p.logs(slog.LevelDebug) {
-		return
-	}
-	p.logAttrs(slog.LevelDebug, "upgrade refused by the backend", slog.String(logBackend, b.id),
+	r := i.Request
+	attrs := []slog.Attr{
+		slog.String(logRequestID, i.RequestID), slog.String(logReason, i.Reason.String()),
 		slog.String(logClient, r.RemoteAddr), slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path),
-		slog.Int(logStatus, resp.StatusCode), slog.String(logReason, reasonPhrase(r, resp)))
+		slog.Int(logStatus, i.Status),
+	}
+	if i.Backend != nil {
+		attrs = append(attrs, slog.String(logBackend, i.Backend.id))
+	}
+	if resp != nil {
+		attrs = append(attrs, slog.String(logPhrase, reasonPhrase(r, resp)))
+	} else {
+		attrs = append(attrs, slog.Any(logErr, i.Err))
+	}
+	p.logAttrs(slog.LevelDebug, msg, attrs...)
 }
 
 // maxReason bounds how many bytes of a backend's reason phrase are logged.
@@ -106,12 +111,6 @@ func repeatsSecret(phrase string, lines []string) bool {
 	return false
 }
 
-// logClientLost logs a client that could not be sent its 101.
-func (p *Proxy) logClientLost(r *http.Request, err error) {
-	p.logAttrs(slog.LevelDebug, "client lost before its 101",
-		slog.String(logClient, r.RemoteAddr), slog.Any(logErr, err))
-}
-
 // logFailing logs that b begins to fail, because an attempt failed with err.
 func (p *Proxy) logFailing(b *Backend, err error) {
 	p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any(logErr, err))
@@ -123,20 +122,21 @@ func (p *Proxy) logRecovered(b *Backend) {
 }
 
 // logNoHijacker logs that w, a ResponseWriter, hides the connection.
-func (p *Proxy) logNoHijacker(w http.ResponseWriter) {
+func (p *Proxy) logNoHijacker(w http.ResponseWriter, r *http.Request) {
 	p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
-		slog.String(logType, fmt.Sprintf("%T", w)))
+		slog.String(logRequestID, RequestID(r)), slog.String(logType, fmt.Sprintf("%T", w)))
 }
 
 // logNotHijacked logs that the Hijack method behind w failed.
-func (p *Proxy) logNotHijacked(w http.ResponseWriter, err error) {
-	p.logAttrs(slog.LevelError, "connection cannot be hijacked",
+func (p *Proxy) logNotHijacked(w http.ResponseWriter, r *http.Request, err error) {
+	p.logAttrs(slog.LevelError, "connection cannot be hijacked", slog.String(logRequestID, RequestID(r)),
 		slog.String(logType, fmt.Sprintf("%T", w)), slog.Any(logErr, err))
 }
 
-// logPanic logs a panic in a hook, with the stack of the caller.
-func (p *Proxy) logPanic(hook string, value any) {
-	p.logAttrs(slog.LevelError, "panic in a hook",
+// logPanic logs a panic in a hook, with the stack of the caller. A hook that is about no
+// request has no requestID.
+func (p *Proxy) logPanic(hook, requestID string, value any) {
+	p.logAttrs(slog.LevelError, "panic in a hook", slog.String(logRequestID, requestID),
 		slog.String(logHook, hook), slog.Any(logPanicValue, value), slog.String(logStack, string(debug.Stack())))
 }
 
@@ -147,7 +147,7 @@ func (p *Proxy) logOpened(t *Tunnel) {
 	}
 	i := t.Info()
 	p.logAttrs(slog.LevelDebug, "tunnel opened",
-		slog.Uint64(logTunnel, i.ID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
+		slog.Uint64(logTunnel, i.ID), slog.String(logRequestID, i.RequestID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
 		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.Int(logAttempts, i.Attempts))
 }
 
@@ -157,7 +157,7 @@ func (p *Proxy) logClosed(e *TunnelEnd) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.Uint64(logTunnel, e.ID), slog.String(logBackend, e.Backend.ID()), slog.String(logClient, e.RemoteAddr),
+		slog.Uint64(logTunnel, e.ID), slog.String(logRequestID, e.RequestID), slog.String(logBackend, e.Backend.ID()), slog.String(logClient, e.RemoteAddr),
 		slog.Duration(logDuration, e.Duration), slog.String(logSide, e.Side.String()), slog.String(logCause, e.Cause.String()),
 		slog.Int(logCode, e.Code), slog.Bool(logCut, e.Cut),
 		slog.Uint64(logToBackendBytes, e.ToBackend.Bytes), slog.Uint64(logToBackendMessages, e.ToBackend.Messages),

@@ -145,10 +145,10 @@ func TestLogHasFaultsAtErrorAndTunnelsAtDebug(t *testing.T) {
 func TestLogHasReasonPhraseOfBackend(t *testing.T) {
 	long := strings.Repeat("long ", 100)
 	for _, tt := range []struct{ name, reason, want string }{
-		{"phrase of the backend's own", "Room is full", `reason="Room is full"`},
-		{"name of a parameter", "No such room", `reason="No such room"`},
-		{"none", "", `reason=""`},
-		{"long phrase", long, `reason="` + long[:256] + `..."`},
+		{"phrase of the backend's own", "Room is full", `phrase="Room is full"`},
+		{"name of a parameter", "No such room", `phrase="No such room"`},
+		{"none", "", `phrase=""`},
+		{"long phrase", long, `phrase="` + long[:256] + `..."`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var book proxytest.LogBook
@@ -156,7 +156,7 @@ func TestLogHasReasonPhraseOfBackend(t *testing.T) {
 			_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends(backend.URL()))
 			proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat?room=1"))
 			s.Wait()
-			if got := book.Lines("upgrade refused by the backend", "status=403", tt.want); len(got) != 1 {
+			if got := book.Lines("upgrade refused", "reason=answer", "status=403", tt.want); len(got) != 1 {
 				t.Errorf("log has %q; want a line with %s", book.Lines(), tt.want)
 			}
 		})
@@ -171,7 +171,7 @@ func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	}{
 		{"no upgrade", proxytest.Head("GET / HTTP/1.1", "Host: x"), proxytest.FakeBackend{}, []string{"upgrade refused\"", "426"}},
 		{"backend that answers otherwise", proxytest.UpgradeTo("/chat"), proxytest.FakeBackend{Answer: proxytest.Refusing(403, "no")},
-			[]string{"upgrade refused by the backend", "backend=http://a", "path=/chat", "status=403", "reason=Forbidden"}},
+			[]string{"upgrade refused", "reason=answer", "backend=http://a", "path=/chat", "status=403", "phrase=Forbidden"}},
 		{"backend out of reach", proxytest.UpgradeTo("/chat"), proxytest.FakeBackend{DialErr: errors.New("connection refused")},
 			[]string{"upgrade failed", "path=/chat", "http://a", "connection refused"}},
 	} {

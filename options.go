@@ -23,6 +23,7 @@ const (
 	typicalHead       = 1 << 10          // bytes, enough for the head of most messages: a capacity, not a bound
 	responseTimeout   = 10 * time.Second // to write a response to the client, 101 or not
 	drainTimeout      = 1 * time.Second  // for a client to end its stream after a response
+	refusalTime       = 1 * time.Second  // a tunnel that its backend ends before counts as refused: see Backend.Load
 	abortTimeout      = 1 * time.Second  // for hooks of tunnels that were cut to return
 	retryAfterSeconds = "1"              // Retry-After of a refusal that will not last
 )
@@ -196,7 +197,8 @@ func WithRewrite(hook func(*ProxyRequest) error) Option {
 // WithResponse sets a hook that changes, or refuses, the backend's response before the
 // client gets it: a 101, or the response with which the backend refused the upgrade. See
 // [ProxyResponse]. An error ends the upgrade, and the backend's connection is closed. A
-// [*StatusError] chooses the client's status; any other error is answered with 502.
+// [*StatusError] chooses the client's status; with [ErrTryNext] another backend is tried;
+// any other error is answered with 502.
 func WithResponse(hook func(*ProxyResponse) error) Option {
 	return optionFunc(func(s *settings) { s.response = hook })
 }
@@ -221,6 +223,20 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 // Err, or else of the status: it says nothing about backends.
 func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option {
 	return optionFunc(func(s *settings) { s.errorHandler = h })
+}
+
+// WithAdmit sets a hook that decides who gets in: the place to authenticate clients. It is
+// called once for each upgrade, when the request has passed the checks of RFC 6455 and of
+// [WithOriginPatterns], and before a backend is picked. What it returns is
+// [TunnelInfo.Value], and the Value of [ProxyRequest] and [RefusedInfo].
+//
+// An error refuses the upgrade. The error handler gets it as it is, so that a [*StatusError]
+// chooses the client's status; any other error is answered with 500. The hook may block, as
+// long as the request's context lives; [Timeouts.Handshake] begins after it. It must be safe
+// for concurrent use, and must not modify or keep the request. Default: every client is
+// admitted.
+func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
+	return optionFunc(func(s *settings) { s.admit = hook })
 }
 
 // WithTimeouts sets the time limits.
@@ -265,6 +281,7 @@ type settings struct {
 	tls            *tls.Config
 	trusted        []string
 	origins        []string // nil: no check
+	admit          func(*http.Request) (any, error)
 	rewrite        func(*ProxyRequest) error
 	response       func(*ProxyResponse) error
 	errorHandler   func(http.ResponseWriter, *http.Request, error)
@@ -283,6 +300,7 @@ type config struct {
 	tls              *tls.Config
 	trusted          handshake.TrustedProxies
 	origins          *handshake.Origins // nil: no check
+	admit            func(*http.Request) (any, error)
 	rewrite          func(*ProxyRequest) error
 	response         func(*ProxyResponse) error
 	errorHandler     func(http.ResponseWriter, *http.Request, error)
@@ -303,6 +321,7 @@ func (s *settings) compile() (config, []error) {
 		balancer:         s.balancer,
 		dial:             s.dial,
 		tls:              backendTLS(s.tls),
+		admit:            s.admit,
 		rewrite:          s.rewrite,
 		response:         s.response,
 		errorHandler:     s.errorHandler,

@@ -1,7 +1,9 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/frame"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -24,7 +27,8 @@ import (
 //     left to try, an attempt ends when half of the remaining time has passed.
 //   - Failure of an attempt: the connection failed, or the deadline passed, or the
 //     response is not a proper one; while another backend is left, also 502, 503 and
-//     504. Any other response ends the search: it is the client's.
+//     504; or the Response hook returned ErrTryNext. Any other response ends the search:
+//     it is the client's.
 //   - The search ends when a hook or the balancer returned an error, when the
 //     upgrade was canceled, or when no backend is left.
 //   - Outcome for the backend: success for a proper response other than 502,
@@ -49,8 +53,9 @@ type attempt struct {
 	backend *Backend
 	isLast  bool // no other backend will be tried after this one
 
-	backendResponse          // after run
-	client          net.Conn // after the client's connection was hijacked
+	backendResponse             // after run
+	header          http.Header // of the client's response; after run
+	client          net.Conn    // after the client's connection was hijacked
 }
 
 // close closes the connections and gives the place back.
@@ -132,8 +137,8 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 		}
 	}()
 	u := a.u
-	err = callHook(u.p, "Trace.Picked", u.p.trace.Picked,
-		PickedInfo{Request: u.r, Backend: a.backend, Attempt: len(u.tried), Candidates: numCandidates})
+	err = callHook(u.p, "Trace.Picked", u.info.id, u.p.trace.Picked,
+		PickedInfo{Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: len(u.tried), Candidates: numCandidates})
 	isDone = err == nil
 	return err
 }
@@ -152,6 +157,9 @@ func (a *attempt) run() error {
 		b.beginProbe()
 		defer b.endProbe()
 	}
+	if b.beginTrial() {
+		defer b.endTrial()
+	}
 	out, err := u.newOutboundRequest(b)
 	if err != nil {
 		return err
@@ -161,13 +169,13 @@ func (a *attempt) run() error {
 		return err
 	}
 	a.backendResponse, err = u.p.roundTrip(u.r.Context(), &u.canceler, out, u.attemptDeadline(start, a.isLast))
-	if err == nil && !a.isLast && isRetryable(a.resp.StatusCode) {
-		err = &BackendError{ID: b.id, Op: "handshake", Err: statusFailure(a.resp)}
-		a.backendResponse.close()
-		a.backendResponse = backendResponse{}
+	took := time.Since(start)
+	var hookErr error
+	if err == nil {
+		err, hookErr = a.accept()
 	}
 	u.recordOutcome(a, err, start)
-	hookErr := a.traceAttempted(start, err)
+	hookErr = cmp.Or(hookErr, a.traceAttempted(took, err))
 	switch {
 	case err != nil:
 		return err
@@ -178,16 +186,56 @@ func (a *attempt) run() error {
 	return nil
 }
 
-func (a *attempt) traceAttempted(start time.Time, err error) error {
+// accept decides whether the client gets the backend's response. If another backend is to
+// be tried instead, it drops the response, and err is a [*BackendError].
+func (a *attempt) accept() (err, hookErr error) {
+	isSwitch := a.resp.StatusCode == http.StatusSwitchingProtocols
+	if !a.isLast && isRetryable(a.resp.StatusCode) {
+		err = &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp)}
+	} else {
+		err = a.u.applyResponseHook(a)
+	}
+	_, isDropped := err.(*BackendError)
+	if isSwitch && !isDropped {
+		a.backend.recordOpened()
+	} else {
+		a.backend.recordRefused()
+	}
+	if !isDropped {
+		return nil, err
+	}
+	if isSwitch {
+		a.sayGoingAway()
+	}
+	a.backendResponse.close()
+	a.backendResponse = backendResponse{}
+	return err, nil
+}
+
+// sayGoingAway sends the backend, which has opened a WebSocket that nobody wants, a Close
+// frame with 1001.
+func (a *attempt) sayGoingAway() {
+	var key [4]byte
+	rand.Read(key[:]) // never fails
+	a.conn.SetWriteDeadline(time.Now().Add(drainTimeout))
+	a.conn.Write(frame.AppendControl(nil, frame.Close, frame.ClosePayload(frame.StatusGoingAway, ""), &key))
+}
+
+// recordRefused records that the client gets the backend's own response.
+func (a *attempt) recordRefused() { a.u.recordRefused(ReasonAnswer, a.resp) }
+
+func (a *attempt) traceAttempted(took time.Duration, err error) error {
 	u := a.u
 	if u.p.trace.Attempted == nil {
 		return nil
 	}
-	info := AttemptInfo{Request: u.r, Backend: a.backend, Attempt: len(u.tried), Duration: time.Since(start), Err: err}
+	info := AttemptInfo{
+		Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: len(u.tried), Duration: took, Err: err,
+	}
 	if a.resp != nil {
 		info.Status = a.resp.StatusCode
 	}
-	return callHook(u.p, "Trace.Attempted", u.p.trace.Attempted, info)
+	return callHook(u.p, "Trace.Attempted", u.info.id, u.p.trace.Attempted, info)
 }
 
 // checkDeadline returns why no attempt may begin at now, or nil. A hook may have used
@@ -250,7 +298,7 @@ func (p *Proxy) tellHealth(b *Backend, s BackendState, err error) {
 	} else {
 		p.logRecovered(b)
 	}
-	callHook(p, "Trace.Health", p.trace.Health, HealthInfo{Backend: b, State: s, Err: err})
+	callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, State: s, Err: err})
 }
 
 // outcome returns the outcome of a, an attempt that began at start and ended with err.

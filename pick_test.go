@@ -414,3 +414,66 @@ func tryOnce(t *testing.T, s *proxytest.Site) (status int) {
 	s.Wait()
 	return status
 }
+
+// tryNext is a Response hook that drops responses with a status.
+func tryNext(statuses ...int) wsproxy.Option {
+	return wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+		r.Header.Set("X-Backend", r.Backend.ID())
+		if slices.Contains(statuses, r.StatusCode) {
+			return fmt.Errorf("status %d: %w", r.StatusCode, wsproxy.ErrTryNext)
+		}
+		return nil
+	})
+}
+
+func TestTryNextTriesAnotherBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		attempts := make(chan wsproxy.AttemptInfo, 3)
+		p, s, network := startInMemory(t, tryNext(404), wsproxy.WithTrace(&wsproxy.Trace{Attempted: func(i wsproxy.AttemptInfo) { attempts <- i }}))
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(404, "no such room", "X-Of-A: 1")})
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		resp := proxytest.WantSwitch(t, client)
+		proxytest.WantField(t, resp.Header, "X-Backend", "http://b")
+		proxytest.WantField(t, resp.Header, "X-Of-A")
+		proxytest.WantEcho(t, client)
+		if i := <-attempts; !errors.Is(i.Err, wsproxy.ErrTryNext) || i.Status != 0 || i.Backend != p.Backends()[0] {
+			t.Errorf("Trace.Attempted saw %+v; want a failure of a", i)
+		}
+		wantStates(t, p, wsproxy.BackendFailing, wsproxy.BackendUp, wsproxy.BackendUp, wsproxy.BackendUp)
+		proxytest.HangUp(t, client)
+	})
+}
+
+func TestTryNextEndsAfterThreeAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, network := startInMemory(t, tryNext(404))
+		for _, host := range []string{"a", "b", "c", "d"} {
+			network.Set(host, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "no")})
+		}
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		resp := client.ReadResponse()
+		proxytest.WantStatus(t, resp, http.StatusBadGateway)
+		proxytest.WantField(t, resp.Header, "X-Backend")
+		client.Close()
+		wantDials(t, network, "a at 0s", "b at 0s", "c at 0s")
+	})
+}
+
+func TestTryNextClosesAnOpenWebSocketWith1001(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	p, s := proxytest.Start(t, tryNext(101), wsproxy.WithBackends(backend.URL()))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
+	leg := backend.Accepted(t)
+	leg.AcceptUpgrade(nil)
+	leg.WantClose(1001) // masked, as a client's
+	leg.Close()
+	resp := client.ReadResponse()
+	proxytest.WantStatus(t, resp, http.StatusBadGateway)
+	client.Close()
+	s.Wait()
+	proxytest.WantNoTunnels(t, p)
+}

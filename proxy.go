@@ -107,6 +107,13 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 	}
 }
 
+// Tunnel returns the open tunnel with that [Tunnel.ID]. It returns false if there is none:
+// the tunnel may have ended.
+func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
+	t := p.registry.tunnel(id)
+	return t, t != nil
+}
+
 // Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
 // with Retry-After; every tunnel's backend is sent a Close frame with code 1001, and its
 // client another one behind what the backend still sends; then Shutdown waits until all

@@ -64,11 +64,11 @@ func (r *registry) addTunnel(t *Tunnel) (isStopped, isAborted bool) {
 	b := t.backend
 	if len(b.open) == 0 {
 		if b.open == nil {
-			b.open = make(map[*Tunnel]struct{})
+			b.open = make(map[uint64]*Tunnel)
 		}
 		r.backends[b] = struct{}{}
 	}
-	b.open[t] = struct{}{}
+	b.open[t.id] = t
 	r.numTunnels++
 	return r.isStopped, r.isAborted
 }
@@ -80,10 +80,10 @@ func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := t.backend
-	if _, ok := b.open[t]; !ok {
+	if b.open[t.id] != t {
 		return // never added
 	}
-	delete(b.open, t)
+	delete(b.open, t.id)
 	if len(b.open) == 0 {
 		delete(r.backends, b)
 	}
@@ -135,6 +135,18 @@ func (r *registry) signalIfEmptyLocked() {
 	}
 }
 
+// tunnel returns the tunnel with that ID, or nil. There are few backends.
+func (r *registry) tunnel(id uint64) *Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for b := range r.backends {
+		if t := b.open[id]; t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
 // tunnels returns the open tunnels.
 func (r *registry) tunnels() []*Tunnel {
 	r.mu.Lock()
@@ -145,7 +157,7 @@ func (r *registry) tunnels() []*Tunnel {
 func (r *registry) tunnelsLocked() []*Tunnel {
 	all := make([]*Tunnel, 0, r.numTunnels)
 	for b := range r.backends {
-		for t := range b.open {
+		for _, t := range b.open {
 			all = append(all, t)
 		}
 	}

@@ -269,7 +269,8 @@ func TestRequestIsOneWriteInSpellingOfRFC(t *testing.T) {
 		"User-Agent: x",
 		"X-Forwarded-For: 127.0.0.1",
 		"X-Forwarded-Host: chat.example",
-		"X-Forwarded-Proto: http")
+		"X-Forwarded-Proto: http",
+		"X-Request-Id: "+req.Header.Get("X-Request-Id"))
 	if head != want {
 		t.Errorf("backend was asked with\n%s; want\n%s", head, want)
 	}

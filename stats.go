@@ -56,15 +56,6 @@ func (r *registry) snapshot() (Stats, []*Tunnel) {
 	}, r.tunnelsLocked()
 }
 
-// recordRefusal counts an upgrade that ended with err before its tunnel opened.
-func (r *registry) recordRefusal(err error) {
-	if isFailure(err) {
-		r.failed.Add(1)
-	} else {
-		r.refused.Add(1)
-	}
-}
-
 // isFailure reports whether an upgrade that ended with err counts as failed, and not as
 // refused: see [Stats].
 func isFailure(err error) bool {

@@ -23,9 +23,13 @@ type Trace struct {
 	// of the upgrade whose attempt showed it.
 	Health func(HealthInfo)
 
+	// Refused is called once for each request that gets no tunnel, before the client has
+	// its response. A request that [Proxy.Wrap] passes on is none.
+	Refused func(RefusedInfo)
+
 	// Opened is called when the client has been sent its 101, before the first
 	// frame is relayed.
-	Opened func(TunnelInfo)
+	Opened func(OpenedInfo)
 
 	// Closed is called once for each tunnel that has opened, when both connections are
 	// closed. It does not depend on Opened.
@@ -35,6 +39,7 @@ type Trace struct {
 // A PickedInfo describes a choice of the balancer.
 type PickedInfo struct {
 	Request    *http.Request // the client's; must not be modified or kept
+	RequestID  string        // see [TunnelInfo.RequestID]
 	Backend    *Backend
 	Attempt    int // 1 for the first
 	Candidates int // the number of candidates
@@ -42,12 +47,23 @@ type PickedInfo struct {
 
 // An AttemptInfo describes an attempt that has ended.
 type AttemptInfo struct {
-	Request  *http.Request // the client's; must not be modified or kept
-	Backend  *Backend
-	Attempt  int           // 1 for the first
-	Duration time.Duration // from the dial to the response
-	Status   int           // of the backend's response; 0 if the attempt failed
-	Err      error         // a [*BackendError] if the attempt failed; a 502, 503 or 504 is a failure if another backend is tried
+	Request   *http.Request // the client's; must not be modified or kept
+	RequestID string        // see [TunnelInfo.RequestID]
+	Backend   *Backend
+	Attempt   int           // 1 for the first
+	Duration  time.Duration // from the dial to the response
+	Status    int           // of the backend's response; 0 if the attempt failed
+
+	// Err is a [*BackendError] if the attempt failed. A 502, 503 or 504 is a failure if
+	// another backend is tried, and so is any response for which the Response hook
+	// returned [ErrTryNext].
+	Err error
+}
+
+// An OpenedInfo describes a tunnel that has opened.
+type OpenedInfo struct {
+	Tunnel  *Tunnel
+	Request *http.Request // the client's; must not be modified or kept
 }
 
 // A HealthInfo describes a change of a backend's state.

@@ -15,7 +15,7 @@ func TestTraceAndLogUseSameID(t *testing.T) {
 	opened, closed := make(chan uint64, 2), make(chan uint64, 2)
 	book := new(proxytest.LogBook)
 	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), book.Option(), wsproxy.WithTrace(&wsproxy.Trace{
-		Opened: func(i wsproxy.TunnelInfo) { opened <- i.ID },
+		Opened: func(i wsproxy.OpenedInfo) { opened <- i.Tunnel.ID() },
 		Closed: func(e wsproxy.TunnelEnd) { closed <- e.ID },
 	}))
 	for want := range uint64(2) {
@@ -39,10 +39,9 @@ func TestTraceGetsSnapshotOfRequest(t *testing.T) {
 	ends := make(chan wsproxy.TunnelEnd, 1)
 	var kept *http.Request
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
-		Opened: func(i wsproxy.TunnelInfo) {
-			kept.Header.Set("X-Kept", "changed") // as a router that reuses what hangs on a request
-			kept.URL.Path = "/changed"
-			infos <- i
+		Opened: func(i wsproxy.OpenedInfo) {
+			kept.URL.Path = "/changed" // as a router that reuses what hangs on a request
+			infos <- i.Tunnel.Info()
 		},
 		Closed: func(e wsproxy.TunnelEnd) { ends <- e },
 	}))
@@ -50,12 +49,12 @@ func TestTraceGetsSnapshotOfRequest(t *testing.T) {
 		kept = r
 		p.ServeHTTP(w, r)
 	}))
-	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/room?x=1", "X-Kept: original"))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/room?x=1"))
 	proxytest.HangUp(t, client)
 	end := <-ends
 	for _, i := range []wsproxy.TunnelInfo{<-infos, end.TunnelInfo} {
-		if i.Method != "GET" || i.Host != "chat.example" || i.URL.String() != "/room?x=1" || i.Header.Get("X-Kept") != "original" {
-			t.Errorf("hook saw %s %s %s with %q; want the request as it came", i.Method, i.Host, i.URL, i.Header)
+		if i.Method != "GET" || i.Host != "chat.example" || i.URL.String() != "/room?x=1" {
+			t.Errorf("hook saw %s %s %s; want the request as it came", i.Method, i.Host, i.URL)
 		}
 		if i.RemoteAddr == "" || i.LocalAddr != strings.TrimPrefix(s.URL, "http://") || i.ClientAddr.String() != "127.0.0.1" {
 			t.Errorf("hook saw addresses %q, %q, %v", i.RemoteAddr, i.LocalAddr, i.ClientAddr)
@@ -69,7 +68,7 @@ func TestTraceCallsClosedOnceForEachOpened(t *testing.T) {
 	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
 		Picked:    func(i wsproxy.PickedInfo) { events <- fmt.Sprintf("picked %d of %d", i.Attempt, i.Candidates) },
 		Attempted: func(i wsproxy.AttemptInfo) { events <- fmt.Sprintf("attempted %d: %v", i.Status, i.Err) },
-		Opened:    func(wsproxy.TunnelInfo) { events <- "opened" },
+		Opened:    func(wsproxy.OpenedInfo) { events <- "opened" },
 		Closed:    func(wsproxy.TunnelEnd) { events <- "closed" },
 	}))
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 	"unicode/utf8"
 
@@ -65,7 +66,7 @@ func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
 // newTunnel returns a tunnel for a, whose client's connection was hijacked after early was
 // read from it. The tunnel then owns the connections and the place of a.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
-	s := newRequestSnapshot(u.r, u.clientAddr, a.client.LocalAddr(), a.agreement)
+	s := newRequestSnapshot(u.r, u.info, a.client.LocalAddr(), a.agreement)
 	t := &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
 		request: s.encode(), more: u.extras(),
@@ -101,11 +102,11 @@ func (t *Tunnel) close() {
 
 // runTunnel calls the hook and logs for t, which is open, and relays until t has ended; if
 // the proxy is detached, it returns at once.
-func (p *Proxy) runTunnel(t *Tunnel) {
+func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 	p.registry.opened.Add(1)
 	p.logOpened(t)
 	if p.trace.Opened != nil {
-		p.callOpened(t)
+		p.callOpened(OpenedInfo{Tunnel: t, Request: r})
 	}
 	p.relayTunnel(t)
 }
@@ -120,7 +121,8 @@ func (p *Proxy) relayTunnel(t *Tunnel) {
 
 // callOpened calls the hook. If the hook panics or ends its goroutine, the tunnel ends
 // with a closing handshake.
-func (p *Proxy) callOpened(t *Tunnel) {
+func (p *Proxy) callOpened(i OpenedInfo) {
+	t := i.Tunnel
 	isDone := false
 	defer func() {
 		if !isDone {
@@ -128,7 +130,7 @@ func (p *Proxy) callOpened(t *Tunnel) {
 			p.relayTunnel(t)
 		}
 	}()
-	if err := callHook(p, "Trace.Opened", p.trace.Opened, t.Info()); err != nil {
+	if err := callHook(p, "Trace.Opened", RequestID(i.Request), p.trace.Opened, i); err != nil {
 		t.relay.Close(relay.CausePanic, 0, "")
 	}
 	isDone = true
@@ -145,6 +147,13 @@ func (t *Tunnel) finish(end relay.End) {
 
 // A tunnelOwner is a tunnel as its relay's [relay.Owner].
 type tunnelOwner struct{ t *Tunnel }
+
+// BackendEnds records a tunnel that its backend has refused: see [Backend.Load].
+func (o tunnelOwner) BackendEnds(numPassed uint64) {
+	if t := o.t; numPassed == 0 && t.p.now()-t.opened < refusalTime {
+		t.backend.recordRefused()
+	}
+}
 
 // BackendClosed gives the backend's place back.
 func (o tunnelOwner) BackendClosed() { o.t.p.release(o.t.backend) }
@@ -163,5 +172,5 @@ func (t *Tunnel) reportEnd(end relay.End) {
 		ToBackend: toBackend, ToClient: toClient,
 	}
 	t.p.logClosed(&e)
-	callHook(t.p, "Trace.Closed", t.p.trace.Closed, e)
+	callHook(t.p, "Trace.Closed", e.RequestID, t.p.trace.Closed, e)
 }

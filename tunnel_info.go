@@ -13,10 +13,18 @@ import (
 )
 
 // A TunnelInfo describes a tunnel by the request that opened it. It shares nothing with
-// the server or a router. Header and URL must not be modified.
+// the server or a router. URL must not be modified.
 type TunnelInfo struct {
-	ID          uint64 // unique within its Proxy, counted from 1
-	Backend     *Backend
+	ID      uint64 // unique within its Proxy, counted from 1
+	Backend *Backend
+
+	// RequestID is the identity of the request: its X-Request-Id, if it came from one of
+	// [WithTrustedProxies] with a single one of 1 to 128 visible ASCII characters, else
+	// 128 random bits in hexadecimal. The backend gets it as X-Request-Id, and so does a
+	// client that gets no tunnel. Every line of the log that is about one request or
+	// tunnel has it.
+	RequestID string
+
 	Opened      time.Time
 	Attempts    int        // backends tried, including the one that answered
 	ClientAddr  netip.Addr // the client's behind trusted proxies; invalid on a unix socket
@@ -29,9 +37,8 @@ type TunnelInfo struct {
 	Subprotocol string
 	Extensions  []string // values of Sec-WebSocket-Extensions, as the backend answered
 
-	// Header is a copy of the request's header. It is nil unless [Trace] has Opened or
-	// Closed set: otherwise an idle tunnel would keep memory that is never read.
-	Header http.Header
+	// Value is what the hook of [WithAdmit] returned, such as the user. Nil without it.
+	Value any
 }
 
 // A TunnelEnd describes how a tunnel ended. Its Engine is the last one of the tunnel: a
@@ -131,7 +138,7 @@ func (t *Tunnel) Info() TunnelInfo {
 	s.addTo(&i)
 	if t.more != nil {
 		i.Attempts += t.more.retries
-		i.Header = t.more.header
+		i.Value = t.more.value
 		if t.more.url != nil {
 			i.URL = t.more.url
 		}
@@ -141,21 +148,17 @@ func (t *Tunnel) Info() TunnelInfo {
 
 // extras are fields that most tunnels do not need.
 type extras struct {
-	retries int // backends tried before the one that answered
-	header  http.Header
+	retries int      // backends tried before the one that answered
+	value   any      // of the Admit hook
 	url     *url.URL // if it has more than a path and a query
 }
 
 // extras returns the fields that the tunnel needs besides its snapshot, or nil.
 func (u *upgrade) extras() *extras {
-	e := extras{retries: len(u.tried) - 1}
+	e := extras{retries: len(u.tried) - 1, value: u.value}
 	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
-	hasTrace := u.p.trace.Opened != nil || u.p.trace.Closed != nil
-	if isPlain && !hasTrace && e.retries == 0 {
+	if isPlain && e.value == nil && e.retries == 0 {
 		return nil
-	}
-	if hasTrace {
-		e.header = u.r.Header.Clone()
 	}
 	if !isPlain {
 		target := *u.r.URL
@@ -171,6 +174,7 @@ func plainURL(path, rawPath, rawQuery string) *url.URL {
 
 // A requestSnapshot has the parts of a request that its tunnel keeps, as strings.
 type requestSnapshot struct {
+	id          string
 	forwarded   string // the client's address behind proxies; empty where it is the peer's
 	remoteAddr  string
 	localAddr   string
@@ -184,13 +188,13 @@ type requestSnapshot struct {
 }
 
 // newRequestSnapshot returns the snapshot of r.
-func newRequestSnapshot(r *http.Request, client netip.Addr, local net.Addr, a handshake.Agreement) requestSnapshot {
+func newRequestSnapshot(r *http.Request, info *requestInfo, local net.Addr, a handshake.Agreement) requestSnapshot {
 	s := requestSnapshot{
-		remoteAddr: r.RemoteAddr, method: r.Method, host: r.Host,
+		id: info.id, remoteAddr: r.RemoteAddr, method: r.Method, host: r.Host,
 		path: r.URL.Path, rawPath: r.URL.RawPath, rawQuery: r.URL.RawQuery,
 		subprotocol: a.Subprotocol, extensions: a.Extensions,
 	}
-	if client != handshake.PeerAddr(r.RemoteAddr) {
+	if client := info.clientAddr; client != handshake.PeerAddr(r.RemoteAddr) {
 		s.forwarded = client.String()
 	}
 	if local != nil { // a listener's own connection may have none
@@ -204,16 +208,16 @@ func (s *requestSnapshot) addTo(i *TunnelInfo) {
 	if i.ClientAddr = handshake.PeerAddr(s.remoteAddr); s.forwarded != "" {
 		i.ClientAddr = netip.MustParseAddr(s.forwarded)
 	}
-	i.RemoteAddr, i.LocalAddr = s.remoteAddr, s.localAddr
+	i.RequestID, i.RemoteAddr, i.LocalAddr = s.id, s.remoteAddr, s.localAddr
 	i.Method, i.Host, i.URL = s.method, s.host, plainURL(s.path, s.rawPath, s.rawQuery)
 	i.Subprotocol, i.Extensions = s.subprotocol, s.extensions
 }
 
 // fields are the strings of s in the order in which encode and decode go through them,
 // without the extensions, which come after them.
-func (s *requestSnapshot) fields() [9]*string {
+func (s *requestSnapshot) fields() [10]*string {
 	return [...]*string{
-		&s.forwarded, &s.remoteAddr, &s.localAddr, &s.method, &s.host,
+		&s.id, &s.forwarded, &s.remoteAddr, &s.localAddr, &s.method, &s.host,
 		&s.path, &s.rawPath, &s.rawQuery, &s.subprotocol,
 	}
 }

@@ -123,19 +123,6 @@ func TestTunnelEndReportsSideCauseAndCode(t *testing.T) {
 	}
 }
 
-func TestTunnelStoresHeaderOnlyForTrace(t *testing.T) {
-	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
-	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
-	proxytest.WantEcho(t, client)
-	i := proxytest.OnlyTunnel(t, p).Info()
-	if i.Header != nil {
-		t.Errorf("Info().Header = %q without a trace; want nil", i.Header)
-	}
-	if i.Attempts != 1 {
-		t.Errorf("Info().Attempts = %d; want 1", i.Attempts)
-	}
-}
-
 func TestTunnelCloseRefusesBadCodesAndReasons(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	tunnel := proxytest.OnlyTunnel(t, p.Proxy)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -31,6 +30,13 @@ type ProxyRequest struct {
 
 	// Backend is the backend that was picked, which will be dialed next.
 	Backend *Backend
+
+	// RequestID is the identity of the request, which Out has in X-Request-Id: see
+	// [TunnelInfo].
+	RequestID string
+
+	// Value is what the hook of [WithAdmit] returned, or nil.
+	Value any
 }
 
 // A ProxyResponse is the argument of the hook of [WithResponse].
@@ -40,6 +46,9 @@ type ProxyResponse struct {
 
 	// Backend is the backend that answered.
 	Backend *Backend
+
+	// RequestID is the identity of the request: see [TunnelInfo.RequestID].
+	RequestID string
 
 	// StatusCode is the status of its response: 101, or the status with which it
 	// refused the upgrade. Changing it has no effect.
@@ -53,13 +62,15 @@ type ProxyResponse struct {
 // An upgrade is one request on its way to a tunnel. One goroutine works on it at
 // a time.
 type upgrade struct {
-	p          *Proxy
-	r          *http.Request // the client's; its context has the client behind a trusted proxy
-	client     client        // &http1
-	http1      http1Client
-	clientAddr netip.Addr // behind trusted proxies
-	trusted    bool       // the peer that sent r is a trusted proxy
-	canceler   canceler
+	p        *Proxy
+	r        *http.Request // the client's; its context is info
+	info     *requestInfo
+	client   client // &http1
+	http1    http1Client
+	canceler canceler
+
+	stage Reason // of an ordinary error at this moment: see reasonOf
+	value any    // of the Admit hook
 
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
@@ -81,22 +92,23 @@ type upgrade struct {
 // freed when the tunnel opens, and the stack of the server's goroutine, which stays
 // with the tunnel, has never grown: 4 KB instead of 8, of 27 KB in all.
 func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
-	if t := p.openTunnel(w, r); t != nil {
+	if t, r := p.openTunnel(w, r); t != nil {
 		// From here on w is hijacked: nothing may be written to it.
-		p.runTunnel(t)
+		p.runTunnel(t, r)
 	}
 }
 
-// openTunnel returns an open tunnel, or nil when the client has had another response.
-func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
-	u := &upgrade{p: p, r: r, http1: http1Client{p: p, w: w, r: r, front: frontOf(r.Context())}}
+// openTunnel returns an open tunnel, and the request that hooks get, or nil when the client
+// has had another response.
+func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *http.Request) {
+	u := &upgrade{p: p, r: r, stage: ReasonHook, http1: http1Client{p: p, w: w, r: r, front: frontOf(r.Context())}}
 	u.client = &u.http1
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
 	if err := p.registry.addUpgrade(u); err != nil {
 		p.refuse(w, r, err)
-		return nil
+		return nil, nil
 	}
 	defer p.registry.removeUpgrade(u)
 	done := make(chan struct{})
@@ -110,9 +122,20 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
 	if u.err != nil {
+		u.recordRefused(reasonOf(u.err, u.stage), nil)
 		u.client.refuse(u.err)
 	}
-	return u.tunnel
+	return u.tunnel, u.r
+}
+
+// recordRefused records that the client gets no tunnel. Resp is the backend's response that
+// it gets, or nil.
+func (u *upgrade) recordRefused(reason Reason, resp *http.Response) {
+	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Err: u.err, Value: u.value}
+	if n := len(u.tried); n > 0 {
+		i.Backend = u.tried[n-1]
+	}
+	u.p.recordRefused(i, resp)
 }
 
 // run performs the steps before the tunnel, in the order of ARCHITECTURE.md, which is a
@@ -120,15 +143,13 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *Tunnel {
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
 	defer u.head.free()
-	defer u.p.catch("an upgrade", &u.err)
-	if refusal := handshake.Validate(u.r); refusal != nil {
-		u.err = refusalError(refusal)
-		return
-	}
-	u.setClientAddr()
+	u.r, u.info = u.p.identify(u.r)
+	u.http1.r = u.r
+	defer u.p.catch(panicOfProxy, u.info.id, &u.err)
 	if u.err = u.check(); u.err != nil {
 		return
 	}
+	u.stage = ReasonHook
 	u.setDeadline()
 	u.tried = u.triedArray[:0]
 	a, err := u.tryBackends()
@@ -142,28 +163,34 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 }
 
-// check returns an error if the proxy's policy refuses the request, or no connection can
-// be hijacked.
+// check returns an error if RFC 6455 or the proxy's policy refuses the request, or if no
+// connection can be hijacked.
 func (u *upgrade) check() error {
+	u.stage = ReasonCheck
+	if refusal := handshake.Validate(u.r); refusal != nil {
+		return refusalError(refusal)
+	}
 	if u.p.origins != nil {
-		if refusal := u.p.origins.Check(u.r, u.trusted); refusal != nil {
+		u.stage = ReasonOrigin
+		if refusal := u.p.origins.Check(u.r, u.info.isTrusted); refusal != nil {
 			return refusalError(refusal)
 		}
 	}
+	if u.p.admit != nil {
+		u.stage = ReasonAdmit
+		value, err := u.p.callAdmit(u.r)
+		if err != nil {
+			return err
+		}
+		u.value = value
+	}
+	u.stage = ReasonFault
 	return u.client.check()
 }
 
 // refusalError returns the error for a refusal of package handshake.
 func refusalError(f *handshake.Refusal) error {
 	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
-}
-
-// setClientAddr sets the address of the client, which may be behind trusted proxies.
-func (u *upgrade) setClientAddr() {
-	u.clientAddr, u.trusted = u.p.trusted.Client(u.r.RemoteAddr, u.r.Header)
-	if u.trusted {
-		u.r = withClient(u.r, u.clientAddr) // otherwise the client is the peer, whose address u.r has
-	}
 }
 
 // setDeadline sets the deadline of all attempts together.
@@ -190,15 +217,17 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil}
 	url, refusal := handshake.OutboundURL(u.r.URL, out.target.prefix)
 	if refusal != nil {
+		u.stage = ReasonCheck
 		return nil, refusalError(refusal)
 	}
 	out.out = &http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: handshake.OutboundHeader(u.r, u.trusted),
+		Header: handshake.OutboundHeader(u.r, u.info.isTrusted),
 	}
+	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
-		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b}
+		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.value}
 		if err := u.p.callRewrite(r); err != nil {
 			return nil, err
 		}
@@ -214,13 +243,8 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 
 // forward sends the client the response with which the backend refused the upgrade.
 func (u *upgrade) forward() error {
-	a := u.response
-	defer a.close()
-	h, err := u.applyResponseHook(a, handshake.AnswerHeader(a.resp.Header))
-	if err != nil {
-		return err
-	}
-	return u.client.forward(a, h)
+	defer u.response.close()
+	return u.client.forward(u.response)
 }
 
 // switchProtocols hijacks the client's connection, registers a tunnel and writes the
@@ -240,10 +264,12 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	if err != nil {
 		return err
 	}
+	u.stage = ReasonFault
 	conn, ahead, err := u.client.hijack()
 	if err != nil {
 		return err
 	}
+	u.stage = ReasonClientLeft
 	a.client = conn
 	netconn.LimitBuffers(conn, u.p.socketBuffer)
 	conn.SetDeadline(time.Time{}) // the server's deadlines do not hold for a tunnel
@@ -251,7 +277,6 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	owner = t
 	u.p.register(t)
 	if err := t.relay.Open(opening, responseTimeout); err != nil {
-		u.p.logClientLost(u.r, err)
 		return fmt.Errorf("wsproxy: client lost before its 101: %w", err) // no handler sees it
 	}
 	owner = nil // the caller's, in u.tunnel
@@ -269,36 +294,44 @@ func detachBuffered(br *bufio.Reader) []byte {
 	return early
 }
 
-// opening returns the bytes that open the tunnel for the client, after the Response hook.
+// opening returns the bytes that open the tunnel for the client.
 func (u *upgrade) opening(a *attempt) ([]byte, error) {
-	h, err := u.applyResponseHook(a, handshake.SwitchHeader(u.client.header(), a.resp.Header))
-	if err != nil {
-		return nil, err
-	}
 	if cause := u.canceled(); cause != nil {
 		return nil, cause // while the hook ran
 	}
-	opening, err := u.client.opening(&u.head, h, a.agreement)
+	opening, err := u.client.opening(&u.head, a.header, a.agreement)
 	if err != nil {
 		return nil, &responseError{err}
 	}
 	return opening, nil
 }
 
-// applyResponseHook calls the Response hook with header h, and returns the header that
-// the client gets.
-func (u *upgrade) applyResponseHook(a *attempt, h http.Header) (http.Header, error) {
-	if u.p.response == nil {
-		return h, nil
+// applyResponseHook sets a.header, which the client's response will have, and calls the
+// Response hook with it.
+func (u *upgrade) applyResponseHook(a *attempt) error {
+	if a.resp.StatusCode == http.StatusSwitchingProtocols {
+		a.header = handshake.SwitchHeader(u.client.header(), a.resp.Header)
+	} else {
+		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
-	r := &ProxyResponse{Request: u.r, Backend: a.backend, StatusCode: a.resp.StatusCode, Header: h}
+	if u.p.response == nil {
+		return nil
+	}
+	r := &ProxyResponse{
+		Request: u.r, Backend: a.backend, RequestID: u.info.id,
+		StatusCode: a.resp.StatusCode, Header: a.header,
+	}
 	err := u.p.callResponse(r)
+	a.header = r.Header
 	var chosen *StatusError
 	var panicked *hookPanic
-	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
-		return r.Header, err
+	switch {
+	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
+		return err
+	case errors.Is(err, ErrTryNext):
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: err}
 	}
-	return nil, &responseError{err}
+	return &responseError{err}
 }
 
 // A responseError reports that a backend's response cannot be passed on: the Response

@@ -98,7 +98,7 @@ func (d *demo) newHandler() http.Handler {
 		panic("BUG: " + err.Error())
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/chat", d.watchRefusals(d.proxy))
+	mux.Handle("/chat", d.proxy)
 	mux.Handle("/", withPolicy(http.FileServerFS(page)))
 	mux.HandleFunc("GET /status", d.serveStatus)
 	mux.HandleFunc("GET /events", d.serveEvents)

@@ -57,41 +57,20 @@ func (d *demo) newTrace() *wsproxy.Trace {
 			}
 			d.tell("attempted", i.Request.URL, "backend %s answered %d in %s", i.Backend.ID(), i.Status, round(i.Duration))
 		},
-		Opened: func(i wsproxy.TunnelInfo) {
-			d.tell("opened", i.URL, "connected to backend %s", i.Backend.ID())
-			d.moveRoom(i)
+		Refused: func(i wsproxy.RefusedInfo) {
+			d.logEvent(event{
+				Kind: "refused", Client: clientOf(i.Request.URL), Status: i.Status,
+				Text: fmt.Sprintf("%d %s", i.Status, http.StatusText(i.Status)),
+			})
+		},
+		Opened: func(i wsproxy.OpenedInfo) {
+			info := i.Tunnel.Info()
+			d.tell("opened", info.URL, "connected to backend %s", info.Backend.ID())
+			d.moveRoom(info)
 		},
 		Closed: func(end wsproxy.TunnelEnd) { d.tell("closed", end.URL, "%s", describe(end)) },
 	}
 }
-
-// watchRefusals wraps the proxy. It makes events of the responses that refuse an upgrade.
-func (d *demo) watchRefusals(proxy http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		recorder := &statusRecorder{ResponseWriter: w}
-		proxy.ServeHTTP(recorder, r)
-		if status := recorder.status; status >= 400 {
-			d.logEvent(event{
-				Kind: "refused", Client: clientOf(r.URL), Status: status,
-				Text: fmt.Sprintf("%d %s", status, http.StatusText(status)),
-			})
-		}
-	})
-}
-
-// A statusRecorder records the status of a response. The proxy finds the connection of
-// an upgrade through Unwrap.
-type statusRecorder struct {
-	http.ResponseWriter
-	status int
-}
-
-func (r *statusRecorder) WriteHeader(status int) {
-	r.status = status
-	r.ResponseWriter.WriteHeader(status)
-}
-
-func (r *statusRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // tell adds an event of the client whose request has that URL.
 func (d *demo) tell(kind string, u *url.URL, format string, args ...any) {

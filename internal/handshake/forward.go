@@ -199,6 +199,7 @@ func isUntrustedForwarding(name string, trusted bool) bool {
 // isForwarding reports whether the field is a forwarding field, in any spelling.
 func isForwarding(name string) bool {
 	return equalFoldDashes(name, "forwarded") || equalFoldDashes(name, "x-real-ip") ||
+		equalFoldDashes(name, "x-request-id") ||
 		len(name) >= len(forwardedPrefix) && equalFoldDashes(name[:len(forwardedPrefix)], forwardedPrefix)
 }
 

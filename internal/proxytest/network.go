@@ -26,8 +26,9 @@ type Network struct {
 // A FakeBackend says how a backend behaves. The zero value accepts connections and
 // never answers.
 type FakeBackend struct {
-	DialErr error  // of the dial
-	Answer  string // to every request; see [Switching]
+	DialErr error         // of the dial
+	Delay   time.Duration // from a request to its answer
+	Answer  string        // to every request; see [Switching]. {end} at its end ends the stream
 }
 
 // NewNetwork returns a network without backends.
@@ -77,8 +78,10 @@ func (b FakeBackend) Serve(c net.Conn) {
 	if err != nil {
 		return
 	}
-	io.WriteString(c, strings.ReplaceAll(b.Answer, "{accept}", wstest.Accept(req.Header.Get("Sec-WebSocket-Key"))))
-	for {
+	time.Sleep(b.Delay)
+	answer, isEnd := strings.CutSuffix(b.Answer, "{end}")
+	io.WriteString(c, strings.ReplaceAll(answer, "{accept}", wstest.Accept(req.Header.Get("Sec-WebSocket-Key"))))
+	for !isEnd {
 		f, err := wstest.ReadFrame(r)
 		if err != nil {
 			return

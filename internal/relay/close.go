@@ -301,6 +301,9 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 		return
 	}
 	c.hasCause, c.end = true, end
+	if end.Side == Backend && r.owner != nil {
+		r.owner.BackendEnds(r.backend.passed.load().Bytes)
+	}
 	for i := range c.legs {
 		c.legs[i].clock.hasChanged = true
 	}

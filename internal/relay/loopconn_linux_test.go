@@ -27,6 +27,8 @@ type handLoop struct {
 // An endOwner is told of the end of a scene.
 type endOwner struct{ scene *scene }
 
+func (*endOwner) BackendEnds(uint64) {}
+
 func (*endOwner) BackendClosed() {}
 
 func (o *endOwner) Ended(end End) {

@@ -62,6 +62,11 @@ type Config struct {
 // An Owner is told what becomes of a relay. Its methods are called on goroutines that may
 // move the bytes of other tunnels, so they must not wait.
 type Owner interface {
+	// BackendEnds is called once if the backend is what ends the tunnel, when it begins to
+	// end. NumPassed is how many bytes of the client's the backend has been passed. The
+	// relay's lock is held.
+	BackendEnds(numPassed uint64)
+
 	// BackendClosed is called when the connection with the backend is closed, before
 	// the relay's end.
 	BackendClosed()

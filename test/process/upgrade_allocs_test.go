@@ -18,8 +18,8 @@ import (
 // net/http does for a request, its hijacking and an answer, and net for an accept and
 // a dial.
 var upgradeAllocs = map[string]map[string]float64{
-	"event loop": {"bare": 97, "browser": 112},
-	"portable":   {"bare": 121, "browser": 136},
+	"event loop": {"bare": 110, "browser": 125},
+	"portable":   {"bare": 133, "browser": 148},
 }
 
 // It is not run with the race detector, under which pools lose what they hold.

@@ -207,7 +207,7 @@ func TestClientAddressIsReadFromRight(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			opened := make(chan wsproxy.TunnelInfo, 1)
 			req := proxytest.RequestAtBackend(t, proxytest.UpgradeTo("/chat", tt.lines...), wsproxy.WithTrustedProxies(tt.trusted...),
-				wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.TunnelInfo) { opened <- i }}))
+				wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.OpenedInfo) { opened <- i.Tunnel.Info() }}))
 			if got := (<-opened).ClientAddr.String(); got != tt.client {
 				t.Errorf("ClientAddr is %s; want %s", got, tt.client)
 			}

@@ -129,9 +129,9 @@ func TestHooksThatBlockOrPanicLeaveOtherTunnelsAlone(t *testing.T) {
 			}
 		}
 		_, s := proxytest.Start(t, way, wsproxy.WithBackends(wstest.StartEcho(t)), book.Option(), wsproxy.WithTrace(&wsproxy.Trace{
-			Opened: func(i wsproxy.TunnelInfo) {
-				atPath(i.URL.Path, "/sleep")
-				atPath(i.URL.Path, "/panic")
+			Opened: func(i wsproxy.OpenedInfo) {
+				atPath(i.Request.URL.Path, "/sleep")
+				atPath(i.Request.URL.Path, "/panic")
 			},
 			Closed: func(e wsproxy.TunnelEnd) {
 				ends <- e

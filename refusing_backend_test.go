@@ -1,0 +1,276 @@
+package wsproxy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/backendtest"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// A backend that refuses is quick and has no tunnels. These tests are about how many
+// clients it gets all the same.
+
+// closing returns a 101 that is followed by a Close frame with code.
+func closing(code int) string {
+	return proxytest.Switching + string([]byte{0x88, 2, byte(code >> 8), byte(code)})
+}
+
+var refusals = []struct{ name, answer string }{
+	{"404", proxytest.Refusing(404, "not here")},
+	{"200", proxytest.Refusing(200, "a page")},
+	{"500", proxytest.Refusing(500, "oops")},
+	{"503 without Retry-After", proxytest.Refusing(503, "busy")},
+	{"101 and Close 1011", closing(1011)},
+	{"101 and Close 1013", closing(1013)},
+	{"101 and a bare end", proxytest.Switching + "{end}"},
+}
+
+// A crowd is clients that come one after the other to a site in memory.
+type crowd struct {
+	t       testing.TB
+	site    *proxytest.Site
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	refused int // got no 101, or were closed at once
+	open    []*wstest.Peer
+}
+
+// come opens n tunnels, one after each interval. Clients stay, unless they are refused.
+func (c *crowd) come(n int, interval time.Duration) {
+	for range n {
+		c.running.Go(c.visit)
+		time.Sleep(interval)
+		synctest.Wait()
+	}
+}
+
+func (c *crowd) visit() {
+	client := c.site.Dial(c.t)
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
+	resp := client.ReadResponse()
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		client.Conn().SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		if _, err := client.Peek(); isTimeout(err) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.open = append(c.open, client)
+			return
+		}
+		if f, err := client.ReadFrame(); err != nil || f.Opcode != wstest.OpClose {
+			c.t.Errorf("client read %v, %v; want a Close frame", f, err)
+		} else {
+			client.WriteFrames(f)
+			io.Copy(io.Discard, client)
+		}
+	}
+	client.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refused++
+}
+
+func isTimeout(err error) bool {
+	t, ok := err.(interface{ Timeout() bool })
+	return ok && t.Timeout()
+}
+
+// leave ends the tunnels.
+func (c *crowd) leave() {
+	c.running.Wait()
+	for _, client := range c.open {
+		client.Close()
+	}
+}
+
+// startRefusing serves two backends: a refuses by answer, and b carries tunnels already.
+func startRefusing(t *testing.T, answer string, carried int, opts ...wsproxy.Option) (*wsproxy.Proxy, *crowd) {
+	network := proxytest.NewNetwork()
+	network.Set("a", proxytest.FakeBackend{Answer: answer})
+	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+	opts = append([]wsproxy.Option{wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial)}, opts...)
+	p := proxytest.NewProxy(t, opts...)
+	backendtest.Set(p.Backends()[1], backendtest.State{NumTunnels: carried})
+	return p, &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
+}
+
+func TestRefusingBackendGetsItsEvenShareAtMost(t *testing.T) {
+	for _, r := range refusals {
+		for _, carried := range []int{0, 1000} {
+			t.Run(fmt.Sprintf("%s beside %d", r.name, carried), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					_, c := startRefusing(t, r.answer, carried)
+					const n = 40
+					c.come(n, 20*time.Millisecond)
+					c.leave()
+					if c.refused > n/2+5 {
+						t.Errorf("%d of %d clients were refused", c.refused, n)
+					}
+					t.Logf("%d of %d clients were refused", c.refused, n)
+				})
+			})
+		}
+	}
+}
+
+func TestRefusingBackendGetsItsEvenShareOnRealSockets(t *testing.T) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
+		for _, r := range refusals {
+			t.Run(r.name, func(t *testing.T) {
+				p, s := proxytest.Start(t, way, wsproxy.WithBackends(wstest.StartRaw(t, r.answer).URL(), wstest.StartEcho(t)))
+				refused := 0
+				for range 40 {
+					client := wstest.Dial(t, s.URL)
+					client.WriteRequest(proxytest.UpgradeTo("/chat"))
+					if resp := client.ReadResponse(); resp.StatusCode == http.StatusSwitchingProtocols {
+						client.WriteFrames(wstest.Text("hello"))
+						f, err := client.ReadFrame()
+						if err == nil && f.Opcode == wstest.OpText {
+							continue
+						}
+					}
+					client.Close()
+					refused++
+				}
+				if refused > 25 {
+					t.Errorf("%d of 40 clients were refused", refused)
+				}
+				t.Logf("%d of 40 clients were refused; loads %d and %d", refused, p.Backends()[0].Load(), p.Backends()[1].Load())
+			})
+		}
+	})
+}
+
+func TestRefusingBackendGetsSixtyClientsAMinuteAtMost(t *testing.T) {
+	for _, rate := range []float64{0.1, 50, 200} {
+		for _, carried := range []int{0, 20, 1000, 5000} {
+			t.Run(fmt.Sprintf("%v a second beside %d", rate, carried), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					_, c := startRefusing(t, proxytest.Refusing(404, "not here"), carried)
+					interval := time.Duration(float64(time.Second) / rate)
+					span := max(10*time.Second, 20*interval)
+					n := int(span / interval)
+					c.come(n, interval)
+					c.leave()
+					if bound := min(n/2+5, int(span.Minutes()*60)+5); c.refused > bound {
+						t.Errorf("%d of %d clients were refused in %v; want %d at most", c.refused, n, span, bound)
+					}
+					t.Logf("%d of %d clients were refused in %v", c.refused, n, span)
+				})
+			})
+		}
+	}
+}
+
+func TestSlowlyRefusingBackendGetsNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here"), Delay: 500 * time.Millisecond})
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial))
+		c := &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
+		c.come(40, 5*time.Millisecond) // before the first answer
+		time.Sleep(time.Second)
+		before := c.refused
+		c.come(2000, 5*time.Millisecond)
+		c.leave()
+		if got := c.refused - before; got > 15 {
+			t.Errorf("after the first answers %d clients were refused in 10 s; want 15 at most", got)
+		}
+	})
+}
+
+func TestBackendThatRecoversGetsItsShareAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := proxytest.NewNetwork()
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(500, "oops")})
+		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial))
+		c := &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
+		c.come(100, 50*time.Millisecond)
+		a, b := p.Backends()[0], p.Backends()[1]
+		if a.Load() < b.NumTunnels() || a.NumTunnels() != 0 {
+			t.Errorf("a has load %d and %d tunnels, b has %d tunnels; want at least as much load, and no tunnel", a.Load(), a.NumTunnels(), b.NumTunnels())
+		}
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		time.Sleep(5 * time.Second)
+		c.come(120, 50*time.Millisecond)
+		if a.Load() != a.NumTunnels() || a.NumTunnels() < 90 {
+			t.Errorf("after its recovery a has %d tunnels and load %d, b has %d tunnels; want the same, about 100", a.NumTunnels(), a.Load(), b.NumTunnels())
+		}
+		c.leave()
+	})
+}
+
+// A short tunnel that the client used, or ended, says nothing about the backend.
+func TestShortTunnelsThatClientsEndAreNoRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s, network := startInMemory(t)
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		p.SetBackends(wsproxy.BackendConfig{URL: "http://a"}, wsproxy.BackendConfig{URL: "http://b"})
+		backendtest.Set(p.Backends()[1], backendtest.State{NumTunnels: 10})
+		for range 5 {
+			client := s.Dial(t)
+			client.WriteRequest(proxytest.UpgradeTo("/chat"))
+			proxytest.WantSwitch(t, client)
+			proxytest.HangUp(t, client)
+			synctest.Wait()
+			if got := p.Backends()[0].Load(); got != 0 {
+				t.Fatalf("Load() = %d after a tunnel that the client ended; want 0", got)
+			}
+		}
+	})
+}
+
+// A client that provokes refusals changes the load of a backend, by which Hash does not
+// choose.
+func TestRefusalsMoveNoKeyOfHash(t *testing.T) {
+	for name, balancer := range map[string]wsproxy.Balancer{
+		"Hash":        wsproxy.Hash(wsproxy.ByQuery("room")),
+		"BoundedHash": wsproxy.BoundedHash(wsproxy.ByQuery("room"), 1.25),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := proxytest.NewNetwork()
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b", "http://c"), wsproxy.WithDialer(network.Dial),
+					wsproxy.WithBalancer(balancer))
+				site := proxytest.ServeInMemory(t, p)
+				for _, host := range []string{"a", "b", "c"} {
+					network.Set(host, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")})
+				}
+				places := func() (places []string) {
+					for i := range 100 {
+						r, _ := http.NewRequestWithContext(context.Background(), "GET", "/?room="+url.QueryEscape(fmt.Sprint("room ", i)), nil)
+						b, err := balancer.Pick(r, p.Backends())
+						if err != nil {
+							t.Fatal(err)
+						}
+						places = append(places, b.ID())
+					}
+					return places
+				}
+				before := places()
+				for range 50 {
+					client := site.Dial(t)
+					client.WriteRequest(proxytest.UpgradeTo("/chat?room=mine"))
+					client.ReadResponse()
+					client.Close()
+				}
+				if after := places(); strings.Join(after, " ") != strings.Join(before, " ") {
+					t.Errorf("after 50 refusals the keys are at\n%q; before they were at\n%q", after, before)
+				}
+			})
+		})
+	}
+}

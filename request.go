@@ -1,0 +1,102 @@
+package wsproxy
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
+	"net/http"
+	"net/netip"
+)
+
+// A requestInfo is what the proxy has found out about a request. It is in the context of
+// the request that hooks get, and is that context.
+type requestInfo struct {
+	context.Context // of the client's request
+
+	id         string
+	clientAddr netip.Addr // behind trusted proxies; invalid on a unix socket
+	isTrusted  bool       // the peer is a trusted proxy
+	clientKey  string     // ByClientIP's, if isTrusted
+}
+
+type requestInfoKey struct{}
+
+func (i *requestInfo) Value(key any) any {
+	if key == (requestInfoKey{}) {
+		return i
+	}
+	return i.Context.Value(key)
+}
+
+// identify returns r with a requestInfo. A request that another Proxy could not serve keeps
+// its identity.
+func (p *Proxy) identify(r *http.Request) (*http.Request, *requestInfo) {
+	i := &requestInfo{Context: r.Context(), id: RequestID(r)}
+	i.clientAddr, i.isTrusted = p.trusted.Client(r.RemoteAddr, r.Header)
+	if i.isTrusted {
+		i.clientKey = addrKey(i.clientAddr.Unmap())
+	}
+	if i.id == "" && i.isTrusted {
+		i.id = sentRequestID(r.Header)
+	}
+	if i.id == "" {
+		i.id = newRequestID()
+	}
+	return r.WithContext(i), i
+}
+
+// infoOf returns the requestInfo of r, or nil.
+func infoOf(r *http.Request) *requestInfo {
+	i, _ := r.Context().Value(requestInfoKey{}).(*requestInfo)
+	return i
+}
+
+// RequestID returns the identity of a request that a hook, a [Balancer], a [KeyFunc] or the
+// error handler was given: see [TunnelInfo.RequestID]. For any other request it is empty.
+func RequestID(r *http.Request) string {
+	if i := infoOf(r); i != nil {
+		return i.id
+	}
+	return ""
+}
+
+const requestIDHeader = "X-Request-Id"
+
+// maxRequestID bounds the identity that a trusted proxy has given a request, in bytes.
+const maxRequestID = 128
+
+// sentRequestID returns the X-Request-Id of h, or "" if there is none, more than one, or
+// one that is too long or has bytes other than visible ASCII.
+func sentRequestID(h http.Header) string {
+	lines := h[requestIDHeader]
+	if len(lines) != 1 || len(lines[0]) > maxRequestID {
+		return ""
+	}
+	for _, c := range []byte(lines[0]) {
+		if c <= ' ' || c >= 0x7f {
+			return ""
+		}
+	}
+	return lines[0]
+}
+
+// newRequestID returns 128 random bits. They are an identity and no secret.
+func newRequestID() string {
+	var bits [16]byte
+	binary.BigEndian.PutUint64(bits[:8], rand.Uint64())
+	binary.BigEndian.PutUint64(bits[8:], rand.Uint64())
+	var text [32]byte
+	hex.Encode(text[:], bits[:])
+	return string(text[:])
+}
+
+// ClientIP returns the address of the client that sent r: the peer's, or the client's
+// behind trusted proxies (see [WithTrustedProxies]). It is the address of
+// [TunnelInfo.ClientAddr], without a zone and never an IPv4-mapped one, and is found for
+// any request, also in a middleware. It is invalid if the peer has no address, as on a unix
+// socket that is not trusted.
+func (p *Proxy) ClientIP(r *http.Request) netip.Addr {
+	addr, _ := p.trusted.Client(r.RemoteAddr, r.Header)
+	return addr
+}
