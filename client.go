@@ -49,6 +49,7 @@ type http1Client struct {
 	p          *Proxy
 	w          http.ResponseWriter
 	r          *http.Request
+	requestID  string
 	front      *frontWriter // nil without [Front]
 	isHijacked bool
 }
@@ -64,7 +65,7 @@ func (c *http1Client) check() error {
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			c.p.logNoHijacker(w, c.r)
+			c.p.logNoHijacker(w, c.requestID)
 			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
 		}
 	}
@@ -110,7 +111,7 @@ func deleteContentFields(h http.Header) {
 func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 	conn, brw, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
-		c.p.logNotHijacked(c.w, c.r, err)
+		c.p.logNotHijacked(c.w, c.requestID, err)
 		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	c.isHijacked = true
@@ -128,7 +129,7 @@ func (c *http1Client) forward(a *attempt) error {
 	if a.resp.StatusCode == http.StatusUpgradeRequired {
 		header.Set("Upgrade", "websocket") // what this proxy upgrades to, whatever the backend offers
 	}
-	header.Set(requestIDHeader, RequestID(c.r))
+	header.Set(requestIDHeader, c.requestID)
 	closeAfter(c.r, header)
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
@@ -230,5 +231,5 @@ func (c *http1Client) refuse(err error) {
 	}
 	// The server's WriteTimeout may have passed while backends were tried.
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(responseTimeout))
-	c.p.respondError(w, c.r, err)
+	c.p.respondError(w, c.r, c.requestID, err)
 }

@@ -64,8 +64,7 @@ func newForwardedRequest(t testing.TB, addr string) *http.Request {
 			t.Fatal(err)
 		}
 	}
-	r, _ = p.identify(r)
-	return r
+	return p.identify(r, new(requestInfo))
 }
 
 func TestByHeaderUsesFirstValue(t *testing.T) {

@@ -122,14 +122,14 @@ func (p *Proxy) logRecovered(b *Backend) {
 }
 
 // logNoHijacker logs that w, a ResponseWriter, hides the connection.
-func (p *Proxy) logNoHijacker(w http.ResponseWriter, r *http.Request) {
+func (p *Proxy) logNoHijacker(w http.ResponseWriter, requestID string) {
 	p.logAttrs(slog.LevelError, "connection cannot be hijacked: a middleware's ResponseWriter has neither Hijack nor Unwrap",
-		slog.String(logRequestID, RequestID(r)), slog.String(logType, fmt.Sprintf("%T", w)))
+		slog.String(logRequestID, requestID), slog.String(logType, fmt.Sprintf("%T", w)))
 }
 
 // logNotHijacked logs that the Hijack method behind w failed.
-func (p *Proxy) logNotHijacked(w http.ResponseWriter, r *http.Request, err error) {
-	p.logAttrs(slog.LevelError, "connection cannot be hijacked", slog.String(logRequestID, RequestID(r)),
+func (p *Proxy) logNotHijacked(w http.ResponseWriter, requestID string, err error) {
+	p.logAttrs(slog.LevelError, "connection cannot be hijacked", slog.String(logRequestID, requestID),
 		slog.String(logType, fmt.Sprintf("%T", w)), slog.Any(logErr, err))
 }
 

@@ -312,6 +312,7 @@ type config struct {
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
+	hasRequestHooks  bool // functions of the program get requests
 }
 
 // compile checks all settings together. Errors are [*ConfigError] values.
@@ -351,6 +352,7 @@ func (s *settings) compile() (config, []error) {
 	if s.trace != nil {
 		c.trace = *s.trace
 	}
+	c.hasRequestHooks = s.hasRequestHooks()
 	errs = s.compileTrusted(errs, &c)
 	errs = s.compileOrigins(errs, &c)
 	if s.backendsOption == "" {
@@ -358,6 +360,19 @@ func (s *settings) compile() (config, []error) {
 			Err: errors.New("not given; for an empty set give WithBackends()")})
 	}
 	return c, errs
+}
+
+// hasRequestHooks reports whether a function of the program gets requests. A balancer that
+// is not known to look at no request counts as one, because of its KeyFunc.
+func (s *settings) hasRequestHooks() bool {
+	switch s.balancer.(type) {
+	case nil, *leastTunnels, *roundRobin, random:
+	default:
+		return true
+	}
+	t := s.trace
+	return s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
+		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
 }
 
 func (s *settings) compileTrusted(errs []error, c *config) []error {

@@ -113,14 +113,15 @@ func reasonOf(err error, stage Reason) Reason {
 
 // refuse answers r, which is no upgrade, or came after Shutdown.
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	r, info := p.identify(r)
+	info := new(requestInfo)
+	r = p.identify(r, info)
 	p.recordRefused(RefusedInfo{Request: r, RequestID: info.id, Reason: reasonOf(err, ReasonCheck), Err: err}, nil)
-	p.respondError(w, r, err)
+	p.respondError(w, r, info.id, err)
 }
 
 // respondError sends the response for a request that has neither got a tunnel nor a
 // backend's response.
-func (p *Proxy) respondError(w http.ResponseWriter, r *http.Request, err error) {
+func (p *Proxy) respondError(w http.ResponseWriter, r *http.Request, requestID string, err error) {
 	h := w.Header()
 	var status *StatusError
 	if errors.As(err, &status) {
@@ -131,7 +132,7 @@ func (p *Proxy) respondError(w http.ResponseWriter, r *http.Request, err error) 
 	if errors.Is(err, ErrLimit) || errors.Is(err, ErrShutdown) {
 		h.Set("Retry-After", retryAfterSeconds)
 	}
-	h.Set(requestIDHeader, RequestID(r))
+	h.Set(requestIDHeader, requestID)
 	closeAfter(r, h)
 	p.errorHandler(w, r, err)
 }

@@ -9,8 +9,8 @@ import (
 	"net/netip"
 )
 
-// A requestInfo is what the proxy has found out about a request. It is in the context of
-// the request that hooks get, and is that context.
+// A requestInfo is what the proxy has found out about a request. It is the context of the
+// request that hooks get.
 type requestInfo struct {
 	context.Context // of the client's request
 
@@ -29,10 +29,10 @@ func (i *requestInfo) Value(key any) any {
 	return i.Context.Value(key)
 }
 
-// identify returns r with a requestInfo. A request that another Proxy could not serve keeps
-// its identity.
-func (p *Proxy) identify(r *http.Request) (*http.Request, *requestInfo) {
-	i := &requestInfo{Context: r.Context(), id: RequestID(r)}
+// identify sets i for r, and returns r with i as its context, or r itself if nothing will
+// look for i there. A request that another Proxy could not serve keeps its identity.
+func (p *Proxy) identify(r *http.Request, i *requestInfo) *http.Request {
+	*i = requestInfo{Context: r.Context(), id: RequestID(r)}
 	i.clientAddr, i.isTrusted = p.trusted.Client(r.RemoteAddr, r.Header)
 	if i.isTrusted {
 		i.clientKey = addrKey(i.clientAddr.Unmap())
@@ -43,7 +43,10 @@ func (p *Proxy) identify(r *http.Request) (*http.Request, *requestInfo) {
 	if i.id == "" {
 		i.id = newRequestID()
 	}
-	return r.WithContext(i), i
+	if !i.isTrusted && !p.hasRequestHooks {
+		return r // the copy would be 300 bytes for each upgrade
+	}
+	return r.WithContext(i)
 }
 
 // infoOf returns the requestInfo of r, or nil.

@@ -66,7 +66,7 @@ func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
 // newTunnel returns a tunnel for a, whose client's connection was hijacked after early was
 // read from it. The tunnel then owns the connections and the place of a.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
-	s := newRequestSnapshot(u.r, u.info, a.client.LocalAddr(), a.agreement)
+	s := newRequestSnapshot(u.r, &u.info, a.client.LocalAddr(), a.agreement)
 	t := &Tunnel{
 		p: p, backend: a.backend, opened: p.now(),
 		request: s.encode(), more: u.extras(),

@@ -63,8 +63,8 @@ type ProxyResponse struct {
 // a time.
 type upgrade struct {
 	p        *Proxy
-	r        *http.Request // the client's; its context is info
-	info     *requestInfo
+	r        *http.Request // the client's; with info, if hooks may look for it
+	info     requestInfo
 	client   client // &http1
 	http1    http1Client
 	canceler canceler
@@ -143,8 +143,8 @@ func (u *upgrade) recordRefused(reason Reason, resp *http.Response) {
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
 	defer u.head.free()
-	u.r, u.info = u.p.identify(u.r)
-	u.http1.r = u.r
+	u.r = u.p.identify(u.r, &u.info)
+	u.http1.r, u.http1.requestID = u.r, u.info.id
 	defer u.p.catch(panicOfProxy, u.info.id, &u.err)
 	if u.err = u.check(); u.err != nil {
 		return

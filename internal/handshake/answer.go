@@ -56,6 +56,9 @@ func readResponse(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	if b, _ := br.Peek(len(start)); len(b) < len(start) || b[len(b)-2] != ' ' || b[len(b)-1] != '1' {
 		return http.ReadResponse(br, out)
 	}
+	if b, _ := br.Peek(br.Buffered()); hasHeadWithoutClose(b) {
+		return http.ReadResponse(br, out) // without a copy
+	}
 	head, err := readHead(br)
 	if err != nil {
 		return nil, err
@@ -65,6 +68,19 @@ func readResponse(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 		resp.Header["Connection"] = connectionLines(head)
 	}
 	return resp, err
+}
+
+// hasHeadWithoutClose reports whether b begins with a whole head in which "close" does not
+// occur. That is what most backends send.
+func hasHeadWithoutClose(b []byte) bool {
+	head, _, isWhole := bytes.Cut(b, []byte("\r\n\r\n"))
+	for isWhole && len(head) >= len("close") {
+		if equalFoldDashes(string(head[:len("close")]), "close") {
+			return false
+		}
+		head = head[1:]
+	}
+	return isWhole
 }
 
 // readHead reads up to an empty line, which ends a head.

@@ -18,8 +18,8 @@ import (
 // net/http does for a request, its hijacking and an answer, and net for an accept and
 // a dial.
 var upgradeAllocs = map[string]map[string]float64{
-	"event loop": {"bare": 110, "browser": 125},
-	"portable":   {"bare": 133, "browser": 148},
+	"event loop": {"bare": 102, "browser": 117},
+	"portable":   {"bare": 125, "browser": 140},
 }
 
 // It is not run with the race detector, under which pools lose what they hold.
