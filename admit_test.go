@@ -41,7 +41,16 @@ func TestAdmittedValueReachesHooksAndTunnel(t *testing.T) {
 	values := make(chan any, 10)
 	refuse := false
 	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)),
-		wsproxy.WithAdmit(func(*http.Request) (any, error) { return alice, nil }),
+		wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+			if v := wsproxy.Admitted(r); v != nil {
+				t.Errorf("Admitted = %v within the Admit hook", v)
+			}
+			return alice, nil
+		}),
+		wsproxy.WithBalancer(wsproxy.Hash(func(r *http.Request) string {
+			values <- wsproxy.Admitted(r)
+			return "key"
+		})),
 		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 			values <- r.Value
 			if refuse {
@@ -61,8 +70,8 @@ func TestAdmittedValueReachesHooksAndTunnel(t *testing.T) {
 	refuse = true
 	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
 	s.Wait()
-	if n := len(values); n != 6 {
-		t.Errorf("%d values were seen; want 6", n)
+	if n := len(values); n != 8 {
+		t.Errorf("%d values were seen; want 8", n)
 	}
 	for close(values); len(values) > 0; {
 		if v := <-values; v != alice {
@@ -94,28 +103,21 @@ func TestClientThatIsNotAdmittedReachesNoBackend(t *testing.T) {
 	proxytest.WantUntouched(t, backend)
 }
 
-func TestTunnelIsFoundByItsID(t *testing.T) {
-	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t), wstest.StartEcho(t)))
-	var clients []*wstest.Peer
-	for range 6 {
-		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
-		clients = append(clients, client)
-	}
-	for want := range p.Tunnels() {
-		if got, ok := p.Tunnel(want.ID()); !ok || got != want {
-			t.Errorf("Tunnel(%d) = %v, %v; want the tunnel", want.ID(), got, ok)
-		}
-	}
-	for _, id := range []uint64{0, 7} {
-		if got, ok := p.Tunnel(id); ok || got != nil {
-			t.Errorf("Tunnel(%d) = %v, %v; there is none", id, got, ok)
-		}
-	}
-	for _, c := range clients {
-		proxytest.HangUp(t, c)
-	}
-	s.Wait()
-	if _, ok := p.Tunnel(1); ok {
-		t.Error("Tunnel(1) is found after its end")
+// A user who signs out while an upgrade is under way is found by one of the two.
+func TestTunnelIsListedBeforeItsOpenedHook(t *testing.T) {
+	var p *wsproxy.Proxy
+	listed := make(chan bool, 1)
+	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(i wsproxy.OpenedInfo) {
+			_, ok := p.Tunnel(i.Tunnel.ID())
+			listed <- ok && slices.Contains(slices.Collect(p.Tunnels()), i.Tunnel)
+			i.Tunnel.Close(1008, "signed out")
+		},
+	}))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	client.WantClose(1008)
+	client.Close()
+	if !<-listed {
+		t.Error("Opened was called for a tunnel that is not listed")
 	}
 }

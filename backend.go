@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -12,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -80,7 +78,7 @@ type BackendState uint8
 
 const (
 	BackendUp      BackendState = iota // its last attempt succeeded, or there was none
-	BackendFailing                     // its last attempt failed: for a while a candidate only when no other is left
+	BackendFailing                     // its last attempt failed; it is a candidate again when one is to find out whether it works: see Balancer
 	BackendRemoved                     // not in the set any longer: it gets no new tunnels, and keeps the ones that it has
 )
 
@@ -114,12 +112,14 @@ func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 
 // Load returns the number of tunnels by which [LeastTunnels] compares the backend with
-// others. It is NumTunnels, unless the backend refused its last upgrade: it answered
-// otherwise than with 101, or ended the tunnel within a second, before a byte of the
-// client's was passed to it. Such a backend counts as carrying as many tunnels, in
+// others, upgrades under way included. It is NumTunnels, unless the backend refused its last upgrade: it answered
+// otherwise than with 101, or ended the tunnel within a second, before something had passed
+// in both directions. Such a backend counts as carrying as many tunnels, in
 // proportion to its weight, as the fullest one that can be chosen, plus its refusals since
 // its last good opening, a number that halves each second. Without this rule a backend
 // that refuses would have the fewest tunnels, and get all new clients.
+//
+// While a backend refuses, its Load takes a time linear in the number of backends.
 func (b *Backend) Load() int {
 	c := comparison{candidates: b.p.set.Load().all}
 	load, _ := c.load(b)
@@ -158,8 +158,8 @@ func (b *Backend) reserve() bool {
 	}
 }
 
-// recordRefused records that the backend refused an upgrade: see [Backend.Load].
-func (b *Backend) recordRefused() {
+// recordRefusal records that the backend refused an upgrade: see [Backend.Load].
+func (b *Backend) recordRefusal() {
 	now := b.p.now()
 	b.updateRefusals(func(r health.Refusals) health.Refusals { return r.Refused(now) })
 }
@@ -210,9 +210,15 @@ func (b *Backend) recordSuccess() (hasEnded bool) {
 	return old.IsFailing()
 }
 
-// beginProbe records that an attempt begins to find out whether the backend works
-// again. It is followed by one endProbe.
-func (b *Backend) beginProbe() { b.updateHealth(health.State.BeginProbe) }
+// beginProbe records that an attempt begins to find out whether the backend works again, if
+// the backend is failing. Then one endProbe follows.
+func (b *Backend) beginProbe() (hasBegun bool) {
+	if !b.isFailing() {
+		return false
+	}
+	b.updateHealth(health.State.BeginProbe)
+	return true
+}
 
 func (b *Backend) endProbe() { b.updateHealth(health.State.EndProbe) }
 
@@ -337,20 +343,4 @@ func (t *target) parseTCP(u *url.URL, port string) error {
 	t.addr = net.JoinHostPort(t.host, port)
 	t.prefix = strings.TrimRight(u.EscapedPath(), "/")
 	return nil
-}
-
-func init() {
-	backendtest.Set = func(backend any, s backendtest.State) {
-		b := backend.(*Backend)
-		b.tunnels.Store(int64(s.NumTunnels))
-		b.removed.Store(s.IsRemoved)
-		var h health.State
-		if s.IsFailing {
-			h = h.Record(b.p.now(), health.Unreached, "a test says so")
-		}
-		for range s.Refusals {
-			h.Refusals = h.Refusals.Refused(math.MaxInt64)
-		}
-		b.health.Store(&h)
-	}
 }

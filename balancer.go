@@ -16,8 +16,12 @@ import (
 //
 // Pick is called concurrently. It must not block, and must not retain or modify
 // candidates. These are the backends that are in the set, are below their MaxTunnels and
-// were not yet tried for this request, in configuration order; backends whose last
-// attempt failed are included only when no other is left. There is at least one.
+// were not yet tried for this request, in configuration order. There is at least one.
+//
+// A backend whose last attempt failed is no candidate for a while, unless no other is left.
+// Afterwards it is a candidate for one upgrade at a time, in order to find out whether it
+// works again, and its [Backend.State] is still BackendFailing. So a balancer must not
+// avoid failing backends: one that is never picked stays failing for ever.
 //
 // Pick must return one of the candidates, or an error, which ends the upgrade: a
 // [*StatusError] chooses the client's status, [ErrNoBackend] gives 503, any other error
@@ -96,7 +100,8 @@ type comparison struct {
 	hasFullest bool
 }
 
-// load returns the load of b beside the candidates, and its weight: see [Backend.Load].
+// load returns the load of b compared with the candidates, and its weight: see
+// [Backend.Load].
 // Products of float64 are exact up to 2^53 and cannot overflow.
 func (c *comparison) load(b *Backend) (load, weight float64) {
 	weight = float64(b.Weight())

@@ -37,19 +37,17 @@ type client interface {
 	hijack() (net.Conn, *bufio.Reader, error)
 
 	// forward sends the backend's response, with header a.header, which refuses the
-	// upgrade. It calls a.recordRefused before it writes.
+	// upgrade. It calls a.reportRefused before it writes.
 	forward(a *attempt) error
 
 	// refuse sends the error handler's response, unless the connection was hijacked.
-	refuse(err error)
+	refuse(i *RefusedInfo)
 }
 
 // An http1Client is a client over HTTP/1.1.
 type http1Client struct {
-	p          *Proxy
+	u          *upgrade
 	w          http.ResponseWriter
-	r          *http.Request
-	requestID  string
 	front      *frontWriter // nil without [Front]
 	isHijacked bool
 }
@@ -65,7 +63,7 @@ func (c *http1Client) check() error {
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			c.p.logNoHijacker(w, c.requestID)
+			c.u.p.logNoHijacker(w, c.u.info.id)
 			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
 		}
 	}
@@ -74,7 +72,7 @@ func (c *http1Client) check() error {
 func (c *http1Client) header() http.Header { return c.w.Header() }
 
 func (c *http1Client) opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error) {
-	head, err := handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.r), a)
+	head, err := handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.u.r), a)
 	if err != nil || c.front == nil {
 		return head, err
 	}
@@ -82,7 +80,7 @@ func (c *http1Client) opening(buf *headBuffer, h http.Header, a handshake.Agreem
 	if h, err = c.announce(h); err != nil {
 		return nil, err
 	}
-	return handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.r), a)
+	return handshake.AppendSwitch(buf.reset(), h, handshake.ClientKey(c.u.r), a)
 }
 
 // announce calls the WriteHeader of middleware with 101, which [frontWriter] discards. It
@@ -111,7 +109,7 @@ func deleteContentFields(h http.Header) {
 func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 	conn, brw, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
-		c.p.logNotHijacked(c.w, c.requestID, err)
+		c.u.p.logNotHijacked(c.w, c.u.info.id, err)
 		return nil, nil, fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
 	}
 	c.isHijacked = true
@@ -129,8 +127,8 @@ func (c *http1Client) forward(a *attempt) error {
 	if a.resp.StatusCode == http.StatusUpgradeRequired {
 		header.Set("Upgrade", "websocket") // what this proxy upgrades to, whatever the backend offers
 	}
-	header.Set(requestIDHeader, c.requestID)
-	closeAfter(c.r, header)
+	header.Set(requestIDHeader, c.u.info.id)
+	closeAfter(c.u.r, header)
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
 	}
@@ -141,7 +139,7 @@ func (c *http1Client) forward(a *attempt) error {
 		// would keep the backend's place for ever.
 		return c.forwardHijacked(a, header, until)
 	}
-	a.recordRefused()
+	a.reportRefused()
 	c.w.WriteHeader(a.resp.StatusCode)
 	w := flushWriter{c.w, http.NewResponseController(c.w)}
 	w.Flush() // the body may take long
@@ -186,13 +184,11 @@ func (r progressReader) Read(p []byte) (int, error) {
 
 // forwardHijacked sends the backend's response on the client's connection itself.
 func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time.Time) error {
-	conn, _, err := http.NewResponseController(c.w).Hijack()
+	conn, _, err := c.hijack()
 	if err != nil {
-		return fmt.Errorf("wsproxy: hijack the client's connection: %w", err)
+		return err
 	}
-	c.isHijacked = true
-	c.front.finish()
-	a.recordRefused()
+	a.reportRefused()
 	client := netconn.New(conn, nil)
 	defer client.Close()
 	conn.SetDeadline(until)
@@ -213,7 +209,7 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time
 	return nil
 }
 
-func (c *http1Client) refuse(err error) {
+func (c *http1Client) refuse(i *RefusedInfo) {
 	if c.isHijacked {
 		return
 	}
@@ -231,5 +227,5 @@ func (c *http1Client) refuse(err error) {
 	}
 	// The server's WriteTimeout may have passed while backends were tried.
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(responseTimeout))
-	c.p.respondError(w, c.r, c.requestID, err)
+	c.u.p.respondRefused(w, i)
 }

@@ -18,6 +18,7 @@
 //			log.Fatal(err)
 //		}
 //		http.Handle("/ws", proxy)
+//		// Front lets middleware see the 101 of a tunnel.
 //		log.Fatal(http.ListenAndServe(":8000", wsproxy.Front(http.DefaultServeMux)))
 //	}
 //
@@ -71,7 +72,7 @@
 // [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
-// once, keeps its state. It has few tunnels, but [LeastTunnels] gives it no more than its
+// once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more than its
 // even share: see [Backend.Load].
 //
 // # Handshake

@@ -9,8 +9,8 @@ import (
 
 // Errors that callers compare with [errors.Is].
 var (
-	// ErrNoBackend means that there is no backend to choose: the set is empty, or
-	// all of its backends have been tried for this request. The client gets 503.
+	// ErrNoBackend means that there is no backend to choose: the set is empty, or the
+	// balancer has returned it. The client gets 503.
 	ErrNoBackend = errors.New("wsproxy: no backend to choose")
 
 	// ErrLimit means that a limit is reached: all backends that are left to choose

@@ -127,6 +127,54 @@ func ExampleTrace() {
 	// tunnel 1 closed: closed by the client with 1000, 1 message there and 1 back
 }
 
+// Why a client got no tunnel, for the log or a counter.
+func ExampleRefusedInfo() {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "banned", http.StatusForbidden)
+	}))
+	defer backend.Close()
+	proxy, err := wsproxy.New(
+		wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "chat-1", URL: backend.URL}),
+		wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+			if r.Header.Get("Authorization") == "" {
+				return nil, &wsproxy.StatusError{Status: http.StatusUnauthorized, Err: errors.New("no token")}
+			}
+			return nil, nil
+		}),
+		wsproxy.WithTrace(&wsproxy.Trace{Refused: func(i wsproxy.RefusedInfo) {
+			fmt.Printf("%d, reason %q", i.Status, i.Reason) // and i.RequestID, which the client has too
+			var status *wsproxy.StatusError
+			switch {
+			case errors.As(i.Err, &status):
+				fmt.Print(": ", status.Err) // without the status
+			case i.Err != nil:
+				fmt.Print(": ", i.Err)
+			case i.Backend != nil: // the client got the answer of the backend
+				fmt.Print(" of ", i.Backend)
+			}
+			fmt.Println()
+		}}),
+	)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close()
+	service := httptest.NewServer(proxy)
+	defer service.Close()
+
+	websocket.Dial(context.Background(), service.URL, nil)
+	token := http.Header{"Authorization": {"Bearer 4711"}}
+	websocket.Dial(context.Background(), service.URL, &websocket.DialOptions{HTTPHeader: token})
+	if resp, err := http.Get(service.URL); err == nil {
+		resp.Body.Close()
+	}
+
+	// Output:
+	// 401, reason "admit": no token
+	// 403, reason "answer" of chat-1
+	// 426, reason "check": Upgrade was missing: only `websocket` is served here
+}
+
 // Behind another proxy, what it says of the client is believed and passed on.
 func ExampleWithTrustedProxies() {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -29,7 +29,7 @@ func ExampleProxy_Shutdown() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	server := &http.Server{Handler: proxy}
+	server := &http.Server{Handler: wsproxy.Front(proxy)} // or Front around a router
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
@@ -108,26 +108,51 @@ func ExampleProxy_SetBackends() {
 
 // A user who signs out loses all tunnels. The users are those whom WithAdmit has
 // authenticated: what a client says of itself in a query ends nobody's tunnel.
+//
+// The session ends first, so that the user's clients cannot come back. An upgrade that was
+// admitted before, and is still under way, is found by Trace.Opened: a tunnel is among
+// Proxy.Tunnels before that hook is called.
 func ExampleTunnel_Close() {
 	backend := startBackend("the backend")
 	defer backend.Close()
-	sessions := map[string]string{"s3cret": "alice", "hidden": "bob"}
+	var sessions sync.Map // from the cookie's value to the user
+	sessions.Store("s3cret", "alice")
+	sessions.Store("hidden", "bob")
+	sessionOf := func(r *http.Request) string {
+		if cookie, err := r.Cookie("session"); err == nil {
+			return cookie.Value
+		}
+		return ""
+	}
 	authenticate := func(r *http.Request) (any, error) {
-		cookie, err := r.Cookie("session")
-		if err != nil || sessions[cookie.Value] == "" {
+		user, ok := sessions.Load(sessionOf(r))
+		if !ok {
 			return nil, &wsproxy.StatusError{Status: http.StatusUnauthorized, Err: errors.New("sign in first")}
 		}
-		return sessions[cookie.Value], nil
+		return user, nil
 	}
-	proxy, err := wsproxy.New(wsproxy.WithBackends(backend.URL), wsproxy.WithAdmit(authenticate))
+	closeSignedOut := func(t *wsproxy.Tunnel) {
+		// The code and the reason may be sent, so that there is no error.
+		t.Close(int(websocket.StatusPolicyViolation), "signed out")
+	}
+	proxy, err := wsproxy.New(
+		wsproxy.WithBackends(backend.URL),
+		wsproxy.WithAdmit(authenticate),
+		wsproxy.WithTrace(&wsproxy.Trace{Opened: func(i wsproxy.OpenedInfo) {
+			if _, ok := sessions.Load(sessionOf(i.Request)); !ok {
+				closeSignedOut(i.Tunnel)
+			}
+		}}),
+	)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer proxy.Close()
-	signOut := func(user string) {
+	signOut := func(session, user string) {
+		sessions.Delete(session)
 		for t := range proxy.Tunnels() {
 			if t.Info().Value == user {
-				t.Close(int(websocket.StatusPolicyViolation), "signed out") // the code and the reason may be sent: no error
+				closeSignedOut(t)
 			}
 		}
 	}
@@ -146,16 +171,19 @@ func ExampleTunnel_Close() {
 	bob, _ := connectAs("hidden")
 	defer bob.CloseNow()
 
-	signOut("alice")
+	signOut("s3cret", "alice")
 	_, _, err = alice.Read(context.Background())
 	var closed websocket.CloseError
 	if errors.As(err, &closed) {
 		fmt.Printf("alice: code %d, %s\n", closed.Code, closed.Reason)
 	}
+	_, resp = connectAs("s3cret")
+	fmt.Println("alice, who comes back:", resp.Status)
 	fmt.Println("bob:", ask(bob, "hello"))
 
 	// Output:
 	// a stranger: 401 Unauthorized
 	// alice: code 1008, signed out
+	// alice, who comes back: 401 Unauthorized
 	// bob: the backend got hello
 }

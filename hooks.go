@@ -17,20 +17,23 @@ type hookPanic struct {
 
 func (e *hookPanic) Error() string { return fmt.Sprintf("wsproxy: panic in %s: %v", e.hook, e.value) }
 
-// panicOfProxy is the hook of a panic that no hook has caused, but a connection, for
+// panicOfProxy stands for a panic outside all hooks, in a method of a connection for
 // instance.
 const panicOfProxy = "an upgrade"
 
 // catch makes an error of a panic in a hook. It is deferred by the caller of the hook.
 func (p *Proxy) catch(hook, requestID string, err *error) {
-	v := recover()
-	if v == nil {
-		return
+	if v := recover(); v != nil {
+		*err = p.newHookPanic(hook, requestID, v)
 	}
-	*err = &hookPanic{hook, v}
-	if v != http.ErrAbortHandler { // net/http does not log it either
-		p.logPanic(hook, requestID, v)
+}
+
+// newHookPanic logs a panic with that value, and returns it as an error.
+func (p *Proxy) newHookPanic(hook, requestID string, value any) error {
+	if value != http.ErrAbortHandler { // net/http does not log it either
+		p.logPanic(hook, requestID, value)
 	}
+	return &hookPanic{hook, value}
 }
 
 func (p *Proxy) callAdmit(r *http.Request) (value any, err error) {

@@ -49,7 +49,7 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 		return
 	}
 	msg := "upgrade refused"
-	if i.Err != nil && isFailure(i.Err) {
+	if i.Reason.isFailure() {
 		msg = "upgrade failed"
 	}
 	r := i.Request

@@ -19,13 +19,13 @@ const (
 	defaultHandshakeTimeout = 10 * time.Second // all attempts of one upgrade together
 	defaultCloseTimeout     = 1 * time.Minute  // the end of a tunnel
 
-	maxResponseHead   = 64 << 10         // head of a backend's response; more is an attack on memory
-	typicalHead       = 1 << 10          // bytes, enough for the head of most messages: a capacity, not a bound
-	responseTimeout   = 10 * time.Second // to write a response to the client, 101 or not
-	drainTimeout      = 1 * time.Second  // for a client to end its stream after a response
-	refusalTime       = 1 * time.Second  // a tunnel that its backend ends before counts as refused: see Backend.Load
-	abortTimeout      = 1 * time.Second  // for hooks of tunnels that were cut to return
-	retryAfterSeconds = "1"              // Retry-After of a refusal that will not last
+	maxResponseHead   = 64 << 10               // head of a backend's response; more is an attack on memory
+	typicalHead       = 1 << 10                // bytes, enough for the head of most messages: a capacity, not a bound
+	responseTimeout   = 10 * time.Second       // to write a response to the client, 101 or not
+	drainTimeout      = 1 * time.Second        // for a client to end its stream after a response
+	goingAwayTimeout  = 100 * time.Millisecond // for a backend whose 101 was dropped to close the connection
+	abortTimeout      = 1 * time.Second        // for hooks of tunnels that were cut to return
+	retryAfterSeconds = "1"                    // Retry-After of a refusal that will not last
 )
 
 // An Option configures a [Proxy]. An option only records its arguments; [New] checks
@@ -50,7 +50,7 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // Timeouts are time limits. An open tunnel has none: it stays open even if it is
 // idle.
 type Timeouts struct {
-	// Handshake bounds an upgrade from its arrival to the backend's response, all
+	// Handshake bounds an upgrade, once it is admitted, until the backend's response, all
 	// attempts together: name resolution, dial, TLS, request and response. While
 	// another backend is left to try, an attempt gets at most half of the remaining
 	// time. Zero means 10 s, negative means no bound.
@@ -182,6 +182,25 @@ func WithOriginPatterns(patterns ...string) Option {
 	return optionFunc(func(s *settings) { s.origins = patterns })
 }
 
+// WithAdmit sets a hook that decides who gets in: the place to authenticate clients. It is
+// called once for each upgrade, when the request has passed the checks of RFC 6455 and of
+// [WithOriginPatterns], and before a backend is picked. What it returns is
+// [TunnelInfo.Value], and the Value of [ProxyRequest] and [RefusedInfo]; for other hooks,
+// balancers and KeyFuncs [Admitted] returns it.
+//
+// An error refuses the upgrade. The error handler gets it as it is, so that a [*StatusError]
+// chooses the client's status; [ErrLimit] is answered with 503 and Retry-After, any other
+// error with 500. The hook has no time limit but its own: [Timeouts.Handshake] begins after
+// it, the request's context ends when the client leaves, and [Proxy.Shutdown] waits for it.
+// It must be safe for concurrent use, and must not modify or retain the request. Default:
+// every client is admitted.
+//
+// What allowed a client in may end while its upgrade is under way. See the example of
+// [Tunnel.Close], which signs a user out.
+func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
+	return optionFunc(func(s *settings) { s.admit = hook })
+}
+
 // WithRewrite sets a hook that changes, or refuses, the request that a backend
 // gets. It runs after each pick, before the dial: see [ProxyRequest]. An error ends the
 // upgrade. The error handler gets it as it is, so that a [*StatusError] chooses the
@@ -206,7 +225,7 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 // WithErrorHandler sets the function that answers a request that gets neither a tunnel
 // nor a backend's response: the request is no upgrade, or the upgrade failed before its
 // 101. Headers that the answer needs (Upgrade, Sec-WebSocket-Version, Retry-After,
-// Connection: close) are set already. The error is one of
+// X-Request-Id, Connection: close) are set already. The error is one of
 //
 //   - a [*StatusError]: the request failed a check or a policy, or a hook
 //     refused it;
@@ -223,20 +242,6 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 // Err, or else of the status: it says nothing about backends.
 func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option {
 	return optionFunc(func(s *settings) { s.errorHandler = h })
-}
-
-// WithAdmit sets a hook that decides who gets in: the place to authenticate clients. It is
-// called once for each upgrade, when the request has passed the checks of RFC 6455 and of
-// [WithOriginPatterns], and before a backend is picked. What it returns is
-// [TunnelInfo.Value], and the Value of [ProxyRequest] and [RefusedInfo].
-//
-// An error refuses the upgrade. The error handler gets it as it is, so that a [*StatusError]
-// chooses the client's status; any other error is answered with 500. The hook may block, as
-// long as the request's context lives; [Timeouts.Handshake] begins after it. It must be safe
-// for concurrent use, and must not modify or keep the request. Default: every client is
-// admitted.
-func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
-	return optionFunc(func(s *settings) { s.admit = hook })
 }
 
 // WithTimeouts sets the time limits.
@@ -303,12 +308,12 @@ type config struct {
 	admit            func(*http.Request) (any, error)
 	rewrite          func(*ProxyRequest) error
 	response         func(*ProxyResponse) error
-	errorHandler     func(http.ResponseWriter, *http.Request, error)
-	handshakeTimeout time.Duration // 0: none
-	closeTimeout     time.Duration // 0: none
-	messageSize      int64         // 0: no bound
-	socketBuffer     int           // bytes; 0: the kernel's choice
-	maxStalled       int           // 0: no bound
+	errorHandler     func(http.ResponseWriter, *http.Request, error) // nil: the default
+	handshakeTimeout time.Duration                                   // 0: none
+	closeTimeout     time.Duration                                   // 0: none
+	messageSize      int64                                           // 0: no bound
+	socketBuffer     int                                             // bytes; 0: the kernel's choice
+	maxStalled       int                                             // 0: no bound
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -345,9 +350,6 @@ func (s *settings) compile() (config, []error) {
 	if c.dial == nil {
 		c.dial = new(net.Dialer).DialContext
 		c.isDefaultDial = true
-	}
-	if c.errorHandler == nil {
-		c.errorHandler = writeError
 	}
 	if s.trace != nil {
 		c.trace = *s.trace

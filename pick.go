@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/frame"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -153,8 +151,7 @@ func (a *attempt) run() error {
 		}
 	}()
 	u, b := a.u, a.backend
-	if b.isFailing() {
-		b.beginProbe()
+	if b.beginProbe() {
 		defer b.endProbe()
 	}
 	if b.beginTrial() {
@@ -172,9 +169,16 @@ func (a *attempt) run() error {
 	took := time.Since(start)
 	var hookErr error
 	if err == nil {
-		err, hookErr = a.accept()
+		hookErr = a.decide()
+		if dropped, ok := hookErr.(*BackendError); ok {
+			err, hookErr = dropped, nil
+		}
+		a.recordRefusal(err != nil)
 	}
-	u.recordOutcome(a, err, start)
+	if err != nil && a.conn != nil {
+		a.dropResponse()
+	}
+	u.recordOutcome(a, err, took)
 	hookErr = cmp.Or(hookErr, a.traceAttempted(took, err))
 	switch {
 	case err != nil:
@@ -186,43 +190,40 @@ func (a *attempt) run() error {
 	return nil
 }
 
-// accept decides whether the client gets the backend's response. If another backend is to
-// be tried instead, it drops the response, and err is a [*BackendError].
-func (a *attempt) accept() (err, hookErr error) {
-	isSwitch := a.resp.StatusCode == http.StatusSwitchingProtocols
+// decide returns nil if the client gets the backend's response. It returns a
+// [*BackendError] if another backend is to be tried instead, and any other error if the
+// upgrade ends.
+func (a *attempt) decide() error {
 	if !a.isLast && isRetryable(a.resp.StatusCode) {
-		err = &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp)}
-	} else {
-		err = a.u.applyResponseHook(a)
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp)}
 	}
-	_, isDropped := err.(*BackendError)
-	if isSwitch && !isDropped {
-		a.backend.recordOpened()
-	} else {
-		a.backend.recordRefused()
-	}
-	if !isDropped {
-		return nil, err
-	}
-	if isSwitch {
-		a.sayGoingAway()
+	return a.u.applyResponseHook(a)
+}
+
+// dropResponse closes the backend's connection.
+func (a *attempt) dropResponse() {
+	if a.isSwitch() {
+		a.writeGoingAway()
 	}
 	a.backendResponse.close()
 	a.backendResponse = backendResponse{}
-	return err, nil
 }
 
-// sayGoingAway sends the backend, which has opened a WebSocket that nobody wants, a Close
-// frame with 1001.
-func (a *attempt) sayGoingAway() {
-	var key [4]byte
-	rand.Read(key[:]) // never fails
-	a.conn.SetWriteDeadline(time.Now().Add(drainTimeout))
-	a.conn.Write(frame.AppendControl(nil, frame.Close, frame.ClosePayload(frame.StatusGoingAway, ""), &key))
+// recordRefusal records whether the backend has refused the upgrade: see [Backend.Load].
+func (a *attempt) recordRefusal(isDropped bool) {
+	if a.isSwitch() && !isDropped {
+		a.backend.recordOpened()
+	} else {
+		a.backend.recordRefusal()
+	}
 }
 
-// recordRefused records that the client gets the backend's own response.
-func (a *attempt) recordRefused() { a.u.recordRefused(ReasonAnswer, a.resp) }
+// reportRefused reports that the client gets the backend's own response.
+func (a *attempt) reportRefused() {
+	i := a.u.refused(ReasonAnswer)
+	i.Status = a.resp.StatusCode
+	a.u.p.reportRefused(i, a.resp)
+}
 
 func (a *attempt) traceAttempted(took time.Duration, err error) error {
 	u := a.u
@@ -242,6 +243,7 @@ func (a *attempt) traceAttempted(took time.Duration, err error) error {
 // up the time: then no backend is to blame.
 func (u *upgrade) checkDeadline(now time.Time) error {
 	if !u.deadline.IsZero() && !now.Before(u.deadline) {
+		u.stage = ReasonDeadline
 		return context.DeadlineExceeded
 	}
 	return u.canceled()
@@ -271,28 +273,28 @@ func statusFailure(resp *http.Response) error {
 	return fmt.Errorf("answered %s", http.StatusText(resp.StatusCode))
 }
 
-// recordOutcome records the outcome of a, an attempt that began at start and ended with
-// err.
-func (u *upgrade) recordOutcome(a *attempt, err error, start time.Time) {
+// recordOutcome records the outcome of a, an attempt that took so long until its response
+// and ended with err.
+func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
 	b := a.backend
-	switch o := u.outcome(a, err, start); o {
+	switch o := u.outcome(a, err, took); o {
 	case health.OK:
 		if b.recordSuccess() {
-			u.p.tellHealth(b, BackendUp, nil)
+			u.p.reportHealth(b, BackendUp, nil)
 		}
 	case health.Unreached, health.BadResponse:
 		if err == nil {
 			err = statusFailure(a.resp)
 		}
 		if b.recordFailure(u.p.now(), o, err) {
-			u.p.tellHealth(b, BackendFailing, err)
+			u.p.reportHealth(b, BackendFailing, err)
 		}
 	}
 }
 
-// tellHealth logs a change of b's state, and calls the hook. That a hook panics has no
+// reportHealth logs a change of b's state, and calls the hook. That a hook panics has no
 // consequence but a line: the change is not the upgrade's.
-func (p *Proxy) tellHealth(b *Backend, s BackendState, err error) {
+func (p *Proxy) reportHealth(b *Backend, s BackendState, err error) {
 	if s == BackendFailing {
 		p.logFailing(b, err)
 	} else {
@@ -301,19 +303,21 @@ func (p *Proxy) tellHealth(b *Backend, s BackendState, err error) {
 	callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, State: s, Err: err})
 }
 
-// outcome returns the outcome of a, an attempt that began at start and ended with err.
-func (u *upgrade) outcome(a *attempt, err error, start time.Time) health.Outcome {
+// outcome returns the outcome of a: see recordOutcome.
+func (u *upgrade) outcome(a *attempt, err error, took time.Duration) health.Outcome {
 	failed, _ := err.(*BackendError)
 	switch {
 	case err == nil && !isRetryable(a.resp.StatusCode):
 		return health.OK
-	case u.isAbandoned(start):
+	case errors.Is(err, ErrTryNext):
+		return health.BadResponse
+	case u.isAbandoned(took):
 		return health.Neutral // the client or the proxy ended the attempt
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return health.Neutral // this process or this host has no descriptor left
 	case failed == nil:
 		return health.BadResponse // 502, 503 or 504
-	case failed.Timeout() && u.callerDeadline && time.Since(start) < minFairTimeout:
+	case failed.Timeout() && u.callerDeadline && took < minFairTimeout:
 		return health.Neutral // a middleware's deadline left the backend too little time
 	case failed.Timeout(), failed.Op != "handshake":
 		return health.Unreached
@@ -321,11 +325,11 @@ func (u *upgrade) outcome(a *attempt, err error, start time.Time) health.Outcome
 	return health.BadResponse
 }
 
-// isAbandoned reports whether an attempt that began at start ended because it was
-// canceled, and not because the backend was slow.
-func (u *upgrade) isAbandoned(start time.Time) bool {
+// isAbandoned reports whether an attempt that took so long ended because it was canceled,
+// and not because the backend was slow.
+func (u *upgrade) isAbandoned(took time.Duration) bool {
 	cause := u.canceled()
-	return cause != nil && (time.Since(start) < minFairTimeout || cause == ErrShutdown)
+	return cause != nil && (took < minFairTimeout || cause == ErrShutdown)
 }
 
 // An attemptErrors joins the failures of all attempts, in their order.

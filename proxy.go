@@ -74,7 +74,7 @@ func New(opts ...Option) (*Proxy, error) {
 // records the status in WriteHeader sees the 101 only with [Front].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
-		p.refuse(w, r, refusalError(otherwise))
+		p.refuse(w, r, refusalError(otherwise), ReasonCheck)
 		return
 	}
 	p.serveUpgrade(w, r)

@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// This file is about requests that get no tunnel: the reason, whom it is told, and what the
-// client gets.
+// This file is about requests that get no tunnel: the reason, the hook and the log line for
+// it, and what the client gets.
 
 // A Reason is why a request got no tunnel.
 type Reason uint8
@@ -44,12 +44,15 @@ func (r Reason) String() string {
 	return fmt.Sprintf("Reason(%d)", uint8(r))
 }
 
+// isFailure reports whether such a request counts as failed in [Stats], and not as refused.
+func (r Reason) isFailure() bool { return r == ReasonNoBackend || r == ReasonUnreachable }
+
 // A RefusedInfo describes a request that got no tunnel.
 type RefusedInfo struct {
-	Request   *http.Request // the client's; must not be modified or kept
+	Request   *http.Request // the client's; must not be modified or retained
 	RequestID string        // see [TunnelInfo.RequestID]
 	Reason    Reason
-	Backend   *Backend // the one that was tried last; nil if none was
+	Backend   *Backend // the one that was picked last; nil if none was
 
 	// Status is the status of the client's response: the backend's if Reason is
 	// ReasonAnswer, else the one that fits Err. A handler of [WithErrorHandler] may send
@@ -60,16 +63,11 @@ type RefusedInfo struct {
 	Value any   // what the hook of [WithAdmit] returned
 }
 
-// recordRefused counts and logs a request that got no tunnel, and calls the hook. Resp is
+// reportRefused counts and logs a request that got no tunnel, and calls the hook. Resp is
 // the backend's response that the client gets, or nil. If a hook wants the connection to be
-// closed without a response, recordRefused panics.
-func (p *Proxy) recordRefused(i RefusedInfo, resp *http.Response) {
-	if resp != nil {
-		i.Status = resp.StatusCode
-	} else {
-		i.Status = statusOf(i.Err)
-	}
-	if i.Err != nil && isFailure(i.Err) {
+// closed without a response, reportRefused panics.
+func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
+	if i.Reason.isFailure() {
 		p.registry.failed.Add(1)
 	} else {
 		p.registry.refused.Add(1)
@@ -82,25 +80,24 @@ func (p *Proxy) recordRefused(i RefusedInfo, resp *http.Response) {
 }
 
 // reasonOf returns the reason of an upgrade that ended with err at stage, which is the
-// reason that an ordinary error has there.
-func reasonOf(err error, stage Reason) Reason {
+// reason that an ordinary error has there. IsCanceled reports whether the upgrade was canceled:
+// otherwise an error of a context is a hook's own.
+func reasonOf(err error, stage Reason, isCanceled bool) Reason {
 	panicked, _ := errors.AsType[*hookPanic](err)
+	var failed *BackendError
 	switch {
 	case panicked != nil && panicked.hook == panicOfProxy:
 		return ReasonFault
 	case panicked != nil:
 		return stage
-	case err == ErrShutdown:
+	case err == ErrShutdown && isCanceled:
 		return ReasonShutdown
-	case err == context.Canceled:
+	case err == context.Canceled && isCanceled:
 		return ReasonClientLeft
-	case err == context.DeadlineExceeded:
+	case err == context.DeadlineExceeded && isCanceled:
 		return ReasonDeadline
 	case stage != ReasonHook:
 		return stage
-	}
-	var failed *BackendError
-	switch {
 	case errors.As(err, &failed):
 		return ReasonUnreachable
 	case errors.Is(err, ErrNoBackend):
@@ -111,30 +108,39 @@ func reasonOf(err error, stage Reason) Reason {
 	return ReasonHook
 }
 
-// refuse answers r, which is no upgrade, or came after Shutdown.
-func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// refuse responds to r, which is no upgrade, or came after Shutdown.
+func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error, reason Reason) {
 	info := new(requestInfo)
 	r = p.identify(r, info)
-	p.recordRefused(RefusedInfo{Request: r, RequestID: info.id, Reason: reasonOf(err, ReasonCheck), Err: err}, nil)
-	p.respondError(w, r, info.id, err)
+	i := RefusedInfo{Request: r, RequestID: info.id, Reason: reason, Status: statusOf(err, reason), Err: err}
+	p.reportRefused(i, nil)
+	p.respondRefused(w, &i)
 }
 
-// respondError sends the response for a request that has neither got a tunnel nor a
+// respondRefused sends the response for a request that has got neither a tunnel nor a
 // backend's response.
-func (p *Proxy) respondError(w http.ResponseWriter, r *http.Request, requestID string, err error) {
+func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 	h := w.Header()
-	var status *StatusError
-	if errors.As(err, &status) {
+	status, _ := errors.AsType[*StatusError](i.Err)
+	if status != nil {
 		for name, values := range status.Header {
 			h[name] = slices.Clone(values)
 		}
 	}
-	if errors.Is(err, ErrLimit) || errors.Is(err, ErrShutdown) {
+	if i.Reason == ReasonShutdown || errors.Is(i.Err, ErrLimit) {
 		h.Set("Retry-After", retryAfterSeconds)
 	}
-	h.Set(requestIDHeader, requestID)
-	closeAfter(r, h)
-	p.errorHandler(w, r, err)
+	h.Set(requestIDHeader, i.RequestID)
+	closeAfter(i.Request, h)
+	if p.errorHandler != nil {
+		p.errorHandler(w, i.Request, i.Err)
+		return
+	}
+	text := http.StatusText(i.Status)
+	if status != nil && status.Err != nil && i.Status == status.Status {
+		text = status.Err.Error()
+	}
+	http.Error(w, text, i.Status)
 }
 
 // closeAfter makes the server close the client's connection after the answer: an
@@ -152,19 +158,8 @@ func closeAfter(r *http.Request, h http.Header) {
 	}
 }
 
-// writeError is the default error handler.
-func writeError(w http.ResponseWriter, _ *http.Request, err error) {
-	code := statusOf(err)
-	text := http.StatusText(code)
-	var status *StatusError
-	if errors.As(err, &status) && status.Err != nil && code == status.Status {
-		text = status.Err.Error()
-	}
-	http.Error(w, text, code)
-}
-
-// statusOf maps an error to the status that the client gets.
-func statusOf(err error) int {
+// statusOf returns the status for a client whose upgrade ended with err, because of reason.
+func statusOf(err error, reason Reason) int {
 	if all, ok := err.(*attemptErrors); ok {
 		err = all.last()
 	}
@@ -177,11 +172,15 @@ func statusOf(err error) int {
 			return http.StatusInternalServerError // a hook's mistake
 		}
 		return status.Status
-	case errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit), errors.Is(err, ErrShutdown):
-		return http.StatusServiceUnavailable
-	case err == context.DeadlineExceeded, errors.As(err, &failed) && failed.Timeout():
+	case reason == ReasonDeadline:
 		return http.StatusGatewayTimeout
-	case err == context.Canceled, failed != nil, errors.As(err, &response):
+	case reason == ReasonClientLeft:
+		return http.StatusBadGateway
+	case reason == ReasonShutdown, errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit):
+		return http.StatusServiceUnavailable
+	case errors.As(err, &failed) && failed.Timeout():
+		return http.StatusGatewayTimeout
+	case failed != nil, errors.As(err, &response):
 		return http.StatusBadGateway
 	}
 	return http.StatusInternalServerError

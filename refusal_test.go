@@ -17,7 +17,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestEachRefusalIsToldOnceWithItsReason(t *testing.T) {
+func TestTraceRefusedIsCalledOnceForEachRefusal(t *testing.T) {
 	no := errors.New("no")
 	rewrite := func(f func() error) wsproxy.Option {
 		return wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { return f() })
@@ -53,6 +53,14 @@ func TestEachRefusalIsToldOnceWithItsReason(t *testing.T) {
 			reason: wsproxy.ReasonHook, status: 500},
 		{name: "rewrite", opts: []wsproxy.Option{rewrite(func() error { return &wsproxy.StatusError{Status: 402} })},
 			reason: wsproxy.ReasonHook, status: 402, backend: "http://a"},
+		{name: "admit has a timeout of its own", opts: []wsproxy.Option{wsproxy.WithAdmit(func(*http.Request) (any, error) { return nil, context.DeadlineExceeded })},
+			reason: wsproxy.ReasonAdmit, status: 500},
+		{name: "admit has a limit", opts: []wsproxy.Option{wsproxy.WithAdmit(func(*http.Request) (any, error) { return nil, wsproxy.ErrLimit })},
+			reason: wsproxy.ReasonAdmit, status: 503},
+		{name: "rewrite has a timeout of its own", opts: []wsproxy.Option{rewrite(func() error { return context.DeadlineExceeded })},
+			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
+		{name: "rewrite is shut down", opts: []wsproxy.Option{rewrite(func() error { return wsproxy.ErrShutdown })},
+			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
 		{name: "rewrite of an error that looks like the client's", opts: []wsproxy.Option{rewrite(func() error { return errors.Join(context.Canceled) })},
 			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
 		{name: "rewrite panics", opts: []wsproxy.Option{rewrite(func() error { panic("x") })},
@@ -94,6 +102,11 @@ func TestEachRefusalIsToldOnceWithItsReason(t *testing.T) {
 		{name: "hijack that fails", wrap: func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(failingHijacker{w}, r) })
 		}, reason: wsproxy.ReasonFault, status: 500, backend: "http://a"},
+		{name: "hijack that fails for a refusal", opts: []wsproxy.Option{wsproxy.WithBackends("http://refusing")}, wrap: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h.ServeHTTP(failingHijacker{struct{ http.ResponseWriter }{w}}, r) // without deadlines, so that a refusal hijacks
+			})
+		}, reason: wsproxy.ReasonFault, status: 500, backend: "http://refusing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			network := proxytest.NewNetwork()
@@ -142,8 +155,15 @@ func TestEachRefusalIsToldOnceWithItsReason(t *testing.T) {
 			if (i.Err == nil) != (tt.reason == wsproxy.ReasonAnswer) || i.Request == nil {
 				t.Errorf("Trace.Refused saw error %v and request %v", i.Err, i.Request)
 			}
-			if after := p.Stats(); after.Refused+after.Failed != before.Refused+before.Failed+1 {
-				t.Errorf("Stats = %+v after %+v; want one refused or failed more", after, before)
+			want, after := before, p.Stats()
+			want.Upgrading, want.Tunnels, want.Opened = 0, 0, after.Opened // a client may have its 101 before it is counted
+			if tt.reason == wsproxy.ReasonNoBackend || tt.reason == wsproxy.ReasonUnreachable {
+				want.Failed++
+			} else {
+				want.Refused++
+			}
+			if after != want {
+				t.Errorf("Stats = %+v; want %+v", after, want)
 			}
 			reason := "reason=" + tt.reason.String() + " "
 			if strings.Contains(tt.reason.String(), " ") {
@@ -169,7 +189,7 @@ func (failingHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, errors.New("not now")
 }
 
-func TestClientThatLeavesIsToldAsSuch(t *testing.T) {
+func TestClientThatLeavesHasReasonClientLeft(t *testing.T) {
 	told := make(chan wsproxy.RefusedInfo, 2)
 	backend := wstest.StartBackend(t) // which does not answer
 	_, s := proxytest.Start(t, wsproxy.WithBackends(backend.URL()),
@@ -184,7 +204,7 @@ func TestClientThatLeavesIsToldAsSuch(t *testing.T) {
 }
 
 // A client that is lost while its 101 is written gets no tunnel either.
-func TestClientLostBeforeIts101IsToldAsSuch(t *testing.T) {
+func TestClientLostBeforeIts101HasReasonClientLeft(t *testing.T) {
 	told := make(chan wsproxy.RefusedInfo, 2)
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(&wsproxy.Trace{
 		Refused: func(i wsproxy.RefusedInfo) { told <- i },
@@ -216,7 +236,7 @@ func (w closedAtHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, brw, err
 }
 
-func TestTunnelsAndOtherRequestsAreNotToldAsRefused(t *testing.T) {
+func TestTraceRefusedIsNotCalledForTunnelsAndOtherRequests(t *testing.T) {
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)),
 		wsproxy.WithTrace(&wsproxy.Trace{Refused: func(i wsproxy.RefusedInfo) { t.Errorf("Trace.Refused saw %+v", i) }}))
 	s := proxytest.Serve(t, p.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "page") })))

@@ -30,7 +30,7 @@ var refusals = []struct{ name, answer string }{
 	{"404", proxytest.Refusing(404, "not here")},
 	{"200", proxytest.Refusing(200, "a page")},
 	{"500", proxytest.Refusing(500, "oops")},
-	{"503 without Retry-After", proxytest.Refusing(503, "busy")},
+	{"503", proxytest.Refusing(503, "busy")},
 	{"101 and Close 1011", closing(1011)},
 	{"101 and Close 1013", closing(1013)},
 	{"101 and a bare end", proxytest.Switching + "{end}"},
@@ -81,6 +81,13 @@ func (c *crowd) visit() {
 	c.refused++
 }
 
+// numRefused returns how many clients were refused until now.
+func (c *crowd) numRefused() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refused
+}
+
 func isTimeout(err error) bool {
 	t, ok := err.(interface{ Timeout() bool })
 	return ok && t.Timeout()
@@ -94,15 +101,15 @@ func (c *crowd) leave() {
 	}
 }
 
-// startRefusing serves two backends: a refuses by answer, and b carries tunnels already.
-func startRefusing(t *testing.T, answer string, carried int, opts ...wsproxy.Option) (*wsproxy.Proxy, *crowd) {
+// startRefusing serves two backends: a behaves like refusing, and b carries tunnels already.
+func startRefusing(t *testing.T, refusing proxytest.FakeBackend, carried int) (*wsproxy.Proxy, *proxytest.Network, *crowd) {
+	t.Helper()
 	network := proxytest.NewNetwork()
-	network.Set("a", proxytest.FakeBackend{Answer: answer})
+	network.Set("a", refusing)
 	network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
-	opts = append([]wsproxy.Option{wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial)}, opts...)
-	p := proxytest.NewProxy(t, opts...)
+	p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial))
 	backendtest.Set(p.Backends()[1], backendtest.State{NumTunnels: carried})
-	return p, &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
+	return p, network, &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
 }
 
 func TestRefusingBackendGetsItsEvenShareAtMost(t *testing.T) {
@@ -110,14 +117,13 @@ func TestRefusingBackendGetsItsEvenShareAtMost(t *testing.T) {
 		for _, carried := range []int{0, 1000} {
 			t.Run(fmt.Sprintf("%s beside %d", r.name, carried), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					_, c := startRefusing(t, r.answer, carried)
+					_, _, c := startRefusing(t, proxytest.FakeBackend{Answer: r.answer}, carried)
 					const n = 40
 					c.come(n, 20*time.Millisecond)
 					c.leave()
-					if c.refused > n/2+5 {
-						t.Errorf("%d of %d clients were refused", c.refused, n)
+					if got := c.numRefused(); got > n/2+5 {
+						t.Errorf("%d of %d clients were refused", got, n)
 					}
-					t.Logf("%d of %d clients were refused", c.refused, n)
 				})
 			})
 		}
@@ -128,7 +134,7 @@ func TestRefusingBackendGetsItsEvenShareOnRealSockets(t *testing.T) {
 	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
 		for _, r := range refusals {
 			t.Run(r.name, func(t *testing.T) {
-				p, s := proxytest.Start(t, way, wsproxy.WithBackends(wstest.StartRaw(t, r.answer).URL(), wstest.StartEcho(t)))
+				_, s := proxytest.Start(t, way, wsproxy.WithBackends(wstest.StartRaw(t, r.answer).URL(), wstest.StartEcho(t)))
 				refused := 0
 				for range 40 {
 					client := wstest.Dial(t, s.URL)
@@ -146,7 +152,6 @@ func TestRefusingBackendGetsItsEvenShareOnRealSockets(t *testing.T) {
 				if refused > 25 {
 					t.Errorf("%d of 40 clients were refused", refused)
 				}
-				t.Logf("%d of 40 clients were refused; loads %d and %d", refused, p.Backends()[0].Load(), p.Backends()[1].Load())
 			})
 		}
 	})
@@ -157,16 +162,16 @@ func TestRefusingBackendGetsSixtyClientsAMinuteAtMost(t *testing.T) {
 		for _, carried := range []int{0, 20, 1000, 5000} {
 			t.Run(fmt.Sprintf("%v a second beside %d", rate, carried), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					_, c := startRefusing(t, proxytest.Refusing(404, "not here"), carried)
+					_, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")}, carried)
 					interval := time.Duration(float64(time.Second) / rate)
 					span := max(10*time.Second, 20*interval)
 					n := int(span / interval)
 					c.come(n, interval)
 					c.leave()
-					if bound := min(n/2+5, int(span.Minutes()*60)+5); c.refused > bound {
-						t.Errorf("%d of %d clients were refused in %v; want %d at most", c.refused, n, span, bound)
+					bound := min(n/2+5, int(span.Minutes()*60)+5)
+					if got := c.numRefused(); got > bound {
+						t.Errorf("%d of %d clients were refused in %v; want %d at most", got, n, span, bound)
 					}
-					t.Logf("%d of %d clients were refused in %v", c.refused, n, span)
 				})
 			})
 		}
@@ -175,29 +180,21 @@ func TestRefusingBackendGetsSixtyClientsAMinuteAtMost(t *testing.T) {
 
 func TestSlowlyRefusingBackendGetsNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network := proxytest.NewNetwork()
-		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here"), Delay: 500 * time.Millisecond})
-		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
-		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial))
-		c := &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
-		c.come(40, 5*time.Millisecond) // before the first answer
+		_, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here"), Delay: 500 * time.Millisecond}, 0)
+		c.come(40, 5*time.Millisecond) // before the first response
 		time.Sleep(time.Second)
-		before := c.refused
+		before := c.numRefused()
 		c.come(2000, 5*time.Millisecond)
 		c.leave()
-		if got := c.refused - before; got > 15 {
-			t.Errorf("after the first answers %d clients were refused in 10 s; want 15 at most", got)
+		if got := c.numRefused() - before; got > 15 {
+			t.Errorf("after the first responses %d clients were refused in 10 s; want 15 at most", got)
 		}
 	})
 }
 
 func TestBackendThatRecoversGetsItsShareAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		network := proxytest.NewNetwork()
-		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(500, "oops")})
-		network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
-		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial))
-		c := &crowd{t: t, site: proxytest.ServeInMemory(t, p)}
+		p, network, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(500, "oops")}, 0)
 		c.come(100, 50*time.Millisecond)
 		a, b := p.Backends()[0], p.Backends()[1]
 		if a.Load() < b.NumTunnels() || a.NumTunnels() != 0 {
@@ -213,7 +210,26 @@ func TestBackendThatRecoversGetsItsShareAgain(t *testing.T) {
 	})
 }
 
-// A short tunnel that the client used, or ended, says nothing about the backend.
+// A backend that ends a tunnel in which both sides have sent something has not refused it.
+func TestShortTunnelThatBothSidesUsedIsNoRefusal(t *testing.T) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
+		backend := wstest.StartBackend(t)
+		p, s := proxytest.Start(t, way, wsproxy.WithBackends(backend.URL()))
+		client, leg := proxytest.OpenThrough(t, s.URL, backend)
+		client.Send(wstest.Text("hello"))
+		leg.Want(wstest.Text("hello"))
+		leg.Send(wstest.Text("welcome"))
+		client.Want(wstest.Text("welcome"))
+		leg.Send(wstest.Close(1000, ""))
+		client.WantClose(1000)
+		if got := p.Backends()[0].Load(); got != 1 {
+			t.Errorf("Load() = %d; want 1, the tunnel", got)
+		}
+		client.Close()
+		leg.Close()
+	})
+}
+
 func TestShortTunnelsThatClientsEndAreNoRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t)

@@ -18,6 +18,8 @@ type requestInfo struct {
 	clientAddr netip.Addr // behind trusted proxies; invalid on a unix socket
 	isTrusted  bool       // the peer is a trusted proxy
 	clientKey  string     // ByClientIP's, if isTrusted
+
+	value any // of the Admit hook
 }
 
 type requestInfoKey struct{}
@@ -30,12 +32,13 @@ func (i *requestInfo) Value(key any) any {
 }
 
 // identify sets i for r, and returns r with i as its context, or r itself if nothing will
-// look for i there. A request that another Proxy could not serve keeps its identity.
+// look for i there. A request that another Proxy has refused, and whose error handler calls
+// this one, keeps its ID.
 func (p *Proxy) identify(r *http.Request, i *requestInfo) *http.Request {
 	*i = requestInfo{Context: r.Context(), id: RequestID(r)}
 	i.clientAddr, i.isTrusted = p.trusted.Client(r.RemoteAddr, r.Header)
 	if i.isTrusted {
-		i.clientKey = addrKey(i.clientAddr.Unmap())
+		i.clientKey = addrKey(i.clientAddr)
 	}
 	if i.id == "" && i.isTrusted {
 		i.id = sentRequestID(r.Header)
@@ -55,8 +58,8 @@ func infoOf(r *http.Request) *requestInfo {
 	return i
 }
 
-// RequestID returns the identity of a request that a hook, a [Balancer], a [KeyFunc] or the
-// error handler was given: see [TunnelInfo.RequestID]. For any other request it is empty.
+// RequestID returns the ID of a request that a hook, a [Balancer], a [KeyFunc] or the error
+// handler was given: see [TunnelInfo.RequestID]. For any other request it is empty.
 func RequestID(r *http.Request) string {
 	if i := infoOf(r); i != nil {
 		return i.id
@@ -64,9 +67,24 @@ func RequestID(r *http.Request) string {
 	return ""
 }
 
+// Admitted returns what the hook of [WithAdmit] returned for a request that another hook, a
+// [Balancer] or a [KeyFunc] was given, such as the user. Before that hook, without one, and
+// for any other request it is nil. Clients that are the same user meet on one backend with
+//
+//	wsproxy.Hash(func(r *http.Request) string {
+//		user, _ := wsproxy.Admitted(r).(string)
+//		return user
+//	})
+func Admitted(r *http.Request) any {
+	if i := infoOf(r); i != nil {
+		return i.value
+	}
+	return nil
+}
+
 const requestIDHeader = "X-Request-Id"
 
-// maxRequestID bounds the identity that a trusted proxy has given a request, in bytes.
+// maxRequestID bounds an ID that a trusted proxy has given a request, in bytes.
 const maxRequestID = 128
 
 // sentRequestID returns the X-Request-Id of h, or "" if there is none, more than one, or
@@ -84,7 +102,7 @@ func sentRequestID(h http.Header) string {
 	return lines[0]
 }
 
-// newRequestID returns 128 random bits. They are an identity and no secret.
+// newRequestID returns 128 random bits. An ID is no secret.
 func newRequestID() string {
 	var bits [16]byte
 	binary.BigEndian.PutUint64(bits[:8], rand.Uint64())

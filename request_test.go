@@ -15,12 +15,16 @@ import (
 
 var ownRequestID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-func TestRequestIDIsOneInEveryHookLineAndAtTheBackend(t *testing.T) {
+func TestRequestIDIsTheSameEverywhere(t *testing.T) {
 	ids := make(chan [2]string, 20) // hook, ID
 	saw := func(hook, id string) { ids <- [2]string{hook, id} }
 	backend := wstest.StartBackend(t)
 	book := new(proxytest.LogBook)
-	_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends("http://127.0.0.1:1", backend.URL()), proxytest.FirstCandidate,
+	_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends("http://127.0.0.1:1", backend.URL()),
+		wsproxy.WithBalancer(wsproxy.BalancerFunc(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			saw("Balancer", wsproxy.RequestID(r))
+			return candidates[0], nil
+		})),
 		wsproxy.WithAdmit(func(r *http.Request) (any, error) { saw("Admit", wsproxy.RequestID(r)); return nil, nil }),
 		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
 			saw("Rewrite", r.RequestID)
@@ -61,8 +65,13 @@ func TestRequestIDIsOneInEveryHookLineAndAtTheBackend(t *testing.T) {
 			t.Errorf("%s saw the ID %q; want %q as the backend", hook[0], hook[1], id)
 		}
 	}
-	if len(seen) != 9 {
-		t.Errorf("hooks that ran: %v; want 9", seen)
+	if len(seen) != 10 {
+		t.Errorf("hooks that ran: %v; want 10", seen)
+	}
+	for _, msg := range []string{"tunnel opened", "tunnel closed"} {
+		if len(book.Lines(msg)) != 1 {
+			t.Errorf("log has %q; want one line %q", book.Lines(), msg)
+		}
 	}
 	for _, line := range book.Lines() {
 		if !strings.Contains(line, "backend failing") && !strings.Contains(line, "request_id="+id) {
@@ -120,13 +129,18 @@ func TestRequestIDIsReturnedOnRefusals(t *testing.T) {
 			network := proxytest.NewNetwork()
 			network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(403, "no", "X-Request-Id: the backend's")})
 			told := make(chan string, 2)
+			handled := "none"
 			opts := append([]wsproxy.Option{wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial), wsproxy.WithTrustedProxies("127.0.0.1"),
+				wsproxy.WithErrorHandler(func(w http.ResponseWriter, r *http.Request, _ error) {
+					handled = wsproxy.RequestID(r)
+					w.WriteHeader(http.StatusTeapot)
+				}),
 				wsproxy.WithTrace(&wsproxy.Trace{Refused: func(i wsproxy.RefusedInfo) { told <- i.RequestID }})}, tt.opts...)
 			_, s := proxytest.Start(t, opts...)
 			resp, _ := proxytest.Exchange(t, s.URL, tt.request)
 			proxytest.WantField(t, resp.Header, "X-Request-Id", "edge")
-			if got := <-told; got != "edge" {
-				t.Errorf("Trace.Refused saw the ID %q; want that of the trusted proxy", got)
+			if got := <-told; got != "edge" || handled != "edge" && tt.name != "backend's answer" {
+				t.Errorf("Trace.Refused saw the ID %q, the error handler %q; want that of the trusted proxy", got, handled)
 			}
 		})
 	}

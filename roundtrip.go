@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/frame"
 	"github.com/wsproxy/wsproxy/internal/handshake"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 	"github.com/wsproxy/wsproxy/internal/relay"
@@ -62,6 +63,25 @@ type backendResponse struct {
 func (r *backendResponse) close() {
 	defer r.reader.free() // even if Close panics
 	r.conn.Close()
+}
+
+// isSwitch reports whether the response is a verified 101: the backend has opened a
+// WebSocket.
+func (r *backendResponse) isSwitch() bool {
+	return r.resp.StatusCode == http.StatusSwitchingProtocols
+}
+
+// writeGoingAway writes a Close frame with 1001 to a backend that has opened a WebSocket, and
+// waits a moment until the backend closes the connection: with unread input, ours would be a
+// reset, which drops the frame.
+func (r *backendResponse) writeGoingAway() {
+	var key [4]byte
+	rand.Read(key[:]) // never fails
+	r.conn.SetDeadline(time.Now().Add(goingAwayTimeout))
+	_, err := r.conn.Write(frame.AppendControl(nil, frame.Close, frame.ClosePayload(frame.StatusGoingAway, ""), &key))
+	if err == nil {
+		io.Copy(io.Discard, r.conn)
+	}
 }
 
 // roundTrip dials the target of out, sends out and reads the response, all by

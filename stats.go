@@ -1,7 +1,5 @@
 package wsproxy
 
-import "errors"
-
 // Stats are gauges of a [Proxy], and counters since [New].
 type Stats struct {
 	Upgrading int // upgrades under way
@@ -54,11 +52,4 @@ func (r *registry) snapshot() (Stats, []*Tunnel) {
 		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
 		ToBackend: r.toBackend, ToClient: r.toClient,
 	}, r.tunnelsLocked()
-}
-
-// isFailure reports whether an upgrade that ended with err counts as failed, and not as
-// refused: see [Stats].
-func isFailure(err error) bool {
-	var attempt *BackendError
-	return errors.As(err, &attempt) || errors.Is(err, ErrNoBackend)
 }

@@ -7,28 +7,30 @@ import (
 
 // A Trace is a set of hooks that observe upgrades and tunnels. Any of them may be nil.
 // They must be safe for concurrent use. Each call is made on a goroutine of the upgrade
-// or tunnel that it is about: a hook that blocks delays only this one, and a hook that
-// panics ends only this one.
+// or tunnel that it is about: a hook that blocks delays only this one. A panic of Picked,
+// Attempted or Opened ends only this one, and that of another hook ends nothing; it is logged.
 type Trace struct {
 	// Picked is called after the balancer has chosen, before the dial.
 	Picked func(PickedInfo)
 
 	// Attempted is called when an attempt has ended: after the opening handshake with
-	// the backend, or when the attempt failed. It is not called if the Rewrite hook
-	// refused the request.
+	// the backend, or when the attempt failed. It is not called if nothing was dialed: the
+	// Rewrite hook refused the request, its path cannot be sent, or the deadline had passed.
 	Attempted func(AttemptInfo)
 
 	// Health is called once when a backend begins to fail, and once when it works again:
 	// when [Backend.State] changes because of an attempt. It is called on the goroutine
-	// of the upgrade whose attempt showed it.
+	// of the upgrade whose attempt showed it, so that two changes that follow closely may
+	// be reported in the other order: Backend.State has the last one.
 	Health func(HealthInfo)
 
 	// Refused is called once for each request that gets no tunnel, before the client has
-	// its response. A request that [Proxy.Wrap] passes on is none.
+	// its response. [Stats] counts it as refused or as failed. It is not called for a
+	// request that [Proxy.Wrap] passes on.
 	Refused func(RefusedInfo)
 
 	// Opened is called when the client has been sent its 101, before the first
-	// frame is relayed.
+	// frame is relayed. The tunnel has been among [Proxy.Tunnels] since before the 101.
 	Opened func(OpenedInfo)
 
 	// Closed is called once for each tunnel that has opened, when both connections are
@@ -38,7 +40,7 @@ type Trace struct {
 
 // A PickedInfo describes a choice of the balancer.
 type PickedInfo struct {
-	Request    *http.Request // the client's; must not be modified or kept
+	Request    *http.Request // the client's; must not be modified or retained
 	RequestID  string        // see [TunnelInfo.RequestID]
 	Backend    *Backend
 	Attempt    int // 1 for the first
@@ -47,7 +49,7 @@ type PickedInfo struct {
 
 // An AttemptInfo describes an attempt that has ended.
 type AttemptInfo struct {
-	Request   *http.Request // the client's; must not be modified or kept
+	Request   *http.Request // the client's; must not be modified or retained
 	RequestID string        // see [TunnelInfo.RequestID]
 	Backend   *Backend
 	Attempt   int           // 1 for the first
@@ -63,7 +65,7 @@ type AttemptInfo struct {
 // An OpenedInfo describes a tunnel that has opened.
 type OpenedInfo struct {
 	Tunnel  *Tunnel
-	Request *http.Request // the client's; must not be modified or kept
+	Request *http.Request // the client's; must not be modified or retained
 }
 
 // A HealthInfo describes a change of a backend's state.

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
+	"github.com/wsproxy/wsproxy/internal/health"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
@@ -148,10 +149,14 @@ func (t *Tunnel) finish(end relay.End) {
 // A tunnelOwner is a tunnel as its relay's [relay.Owner].
 type tunnelOwner struct{ t *Tunnel }
 
-// BackendEnds records a tunnel that its backend has refused: see [Backend.Load].
-func (o tunnelOwner) BackendEnds(numPassed uint64) {
-	if t := o.t; numPassed == 0 && t.p.now()-t.opened < refusalTime {
-		t.backend.recordRefused()
+// BackendEnding records a tunnel that its backend has refused: see [Backend.Load]. That the
+// client has sent something means little: many do so at once, before they can know that the
+// backend has already ended the tunnel.
+func (o tunnelOwner) BackendEnding(toBackend, toClient relay.Counts) {
+	t := o.t
+	isUsed := toBackend.Bytes > 0 && toClient.Messages > 0
+	if !isUsed && t.p.now()-t.opened < health.MinLife {
+		t.backend.recordRefusal()
 	}
 }
 

@@ -155,7 +155,7 @@ type extras struct {
 
 // extras returns the fields that the tunnel needs besides its snapshot, or nil.
 func (u *upgrade) extras() *extras {
-	e := extras{retries: len(u.tried) - 1, value: u.value}
+	e := extras{retries: len(u.tried) - 1, value: u.info.value}
 	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
 	if isPlain && e.value == nil && e.retries == 0 {
 		return nil

@@ -393,3 +393,29 @@ func TestTunnelIsPortableOverWrappedConnection(t *testing.T) {
 		plain.WantShutdownToWait(t)
 	})
 }
+
+func TestTunnelIsFoundByItsID(t *testing.T) {
+	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t), wstest.StartEcho(t)))
+	var clients []*wstest.Peer
+	for range 6 {
+		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+		clients = append(clients, client)
+	}
+	for want := range p.Tunnels() {
+		if got, ok := p.Tunnel(want.ID()); !ok || got != want {
+			t.Errorf("Tunnel(%d) = %v, %v; want the tunnel", want.ID(), got, ok)
+		}
+	}
+	for _, id := range []uint64{0, 7} {
+		if got, ok := p.Tunnel(id); ok || got != nil {
+			t.Errorf("Tunnel(%d) = %v, %v; there is none", id, got, ok)
+		}
+	}
+	for _, c := range clients {
+		proxytest.HangUp(t, c)
+	}
+	s.Wait()
+	if _, ok := p.Tunnel(1); ok {
+		t.Error("Tunnel(1) is found after its end")
+	}
+}

@@ -70,7 +70,6 @@ type upgrade struct {
 	canceler canceler
 
 	stage Reason // of an ordinary error at this moment: see reasonOf
-	value any    // of the Admit hook
 
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
@@ -101,41 +100,41 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 // openTunnel returns an open tunnel, and the request that hooks get, or nil when the client
 // has had another response.
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *http.Request) {
-	u := &upgrade{p: p, r: r, stage: ReasonHook, http1: http1Client{p: p, w: w, r: r, front: frontOf(r.Context())}}
+	u := &upgrade{p: p, r: r}
+	u.http1 = http1Client{u: u, w: w, front: frontOf(r.Context())}
 	u.client = &u.http1
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
 	if err := p.registry.addUpgrade(u); err != nil {
-		p.refuse(w, r, err)
+		p.refuse(w, r, err, ReasonShutdown)
 		return nil, nil
 	}
 	defer p.registry.removeUpgrade(u)
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
-	switch {
-	case u.err != nil || u.tunnel != nil:
-	case u.response != nil:
+	if u.response != nil {
 		u.err = u.forward()
-	default:
+	} else if u.tunnel == nil && u.err == nil {
 		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
 	if u.err != nil {
-		u.recordRefused(reasonOf(u.err, u.stage), nil)
-		u.client.refuse(u.err)
+		i := u.refused(reasonOf(u.err, u.stage, u.canceled() != nil))
+		i.Err, i.Status = u.err, statusOf(u.err, i.Reason)
+		p.reportRefused(i, nil)
+		u.client.refuse(&i)
 	}
 	return u.tunnel, u.r
 }
 
-// recordRefused records that the client gets no tunnel. Resp is the backend's response that
-// it gets, or nil.
-func (u *upgrade) recordRefused(reason Reason, resp *http.Response) {
-	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Err: u.err, Value: u.value}
+// refused describes the upgrade, which gets no tunnel because of reason.
+func (u *upgrade) refused(reason Reason) RefusedInfo {
+	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Value: u.info.value}
 	if n := len(u.tried); n > 0 {
 		i.Backend = u.tried[n-1]
 	}
-	u.p.recordRefused(i, resp)
+	return i
 }
 
 // run performs the steps before the tunnel, in the order of ARCHITECTURE.md, which is a
@@ -143,9 +142,12 @@ func (u *upgrade) recordRefused(reason Reason, resp *http.Response) {
 func (u *upgrade) run(done chan<- struct{}) {
 	defer close(done)
 	defer u.head.free()
+	defer func() {
+		if v := recover(); v != nil {
+			u.err = u.p.newHookPanic(panicOfProxy, u.info.id, v)
+		}
+	}()
 	u.r = u.p.identify(u.r, &u.info)
-	u.http1.r, u.http1.requestID = u.r, u.info.id
-	defer u.p.catch(panicOfProxy, u.info.id, &u.err)
 	if u.err = u.check(); u.err != nil {
 		return
 	}
@@ -156,7 +158,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	switch {
 	case err != nil:
 		u.err = err
-	case a.resp.StatusCode == http.StatusSwitchingProtocols:
+	case a.isSwitch():
 		u.err = u.switchProtocols(a)
 	default:
 		u.response = a
@@ -182,7 +184,7 @@ func (u *upgrade) check() error {
 		if err != nil {
 			return err
 		}
-		u.value = value
+		u.info.value = value
 	}
 	u.stage = ReasonFault
 	return u.client.check()
@@ -227,7 +229,7 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	}
 	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
-		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.value}
+		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.info.value}
 		if err := u.p.callRewrite(r); err != nil {
 			return nil, err
 		}
@@ -243,6 +245,7 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 
 // forward sends the client the response with which the backend refused the upgrade.
 func (u *upgrade) forward() error {
+	u.stage = ReasonFault
 	defer u.response.close()
 	return u.client.forward(u.response)
 }
@@ -277,6 +280,9 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 	owner = t
 	u.p.register(t)
 	if err := t.relay.Open(opening, responseTimeout); err != nil {
+		if cause := u.canceled(); cause == ErrShutdown {
+			return cause
+		}
 		return fmt.Errorf("wsproxy: client lost before its 101: %w", err) // no handler sees it
 	}
 	owner = nil // the caller's, in u.tunnel
@@ -309,7 +315,7 @@ func (u *upgrade) opening(a *attempt) ([]byte, error) {
 // applyResponseHook sets a.header, which the client's response will have, and calls the
 // Response hook with it.
 func (u *upgrade) applyResponseHook(a *attempt) error {
-	if a.resp.StatusCode == http.StatusSwitchingProtocols {
+	if a.isSwitch() {
 		a.header = handshake.SwitchHeader(u.client.header(), a.resp.Header)
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)

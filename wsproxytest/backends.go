@@ -13,18 +13,21 @@ type Backend struct {
 	URL    string // default: "http://" and the ID; nothing is dialed
 	Weight int    // default: 1
 
-	NumTunnels int // what [wsproxy.Backend.NumTunnels] returns
+	NumTunnels int // what [wsproxy.Backend.NumTunnels] returns, also if it is negative
 
 	// Refusals is the number of upgrades that the backend has refused since it last
-	// accepted one. If it is not zero, [wsproxy.Backend.Load] is that of a backend that
-	// refuses. It does not decay.
+	// accepted one. If it is positive, [wsproxy.Backend.Load] is that of a backend that
+	// refuses. It does not decay. Zero and negative mean that it does not refuse.
 	Refusals int
 
-	State wsproxy.BackendState // default: BackendUp
+	// State is BackendUp by default. A candidate that is BackendFailing is one that is to be
+	// tried again, and must not be avoided: see [wsproxy.Balancer]. A removed backend is
+	// never a candidate.
+	State wsproxy.BackendState
 }
 
-// NewBackends returns backends for a test of a Balancer, in their order. They are of one
-// set, but for removed ones. It panics if a configuration is not valid or an ID stands
+// NewBackends returns backends for a test of a Balancer, in their order. All but the removed
+// ones are in one set. It panics if a configuration is not valid or an ID stands
 // there twice.
 //
 //	candidates := wsproxytest.NewBackends(
@@ -57,7 +60,7 @@ func NewBackends(backends ...Backend) []*wsproxy.Backend {
 	for i, b := range backends {
 		backendtest.Set(all[i], backendtest.State{
 			NumTunnels: b.NumTunnels, Refusals: b.Refusals,
-			IsFailing: b.State == wsproxy.BackendFailing, IsRemoved: b.State == wsproxy.BackendRemoved,
+			IsFailing: b.State == wsproxy.BackendFailing,
 		})
 	}
 	return all

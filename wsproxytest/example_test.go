@@ -9,28 +9,34 @@ import (
 	"github.com/wsproxy/wsproxy/wsproxytest"
 )
 
-// A test of a balancer of one's own, which sends guests to the backend named "guests" as
-// long as that one is up.
+// A test of a balancer of one's own, which sends everybody to the backend named "guests" as
+// long as that one has less than 20 tunnels.
 func ExampleNewBackends() {
+	otherwise := wsproxy.LeastTunnels()
 	balancer := wsproxy.BalancerFunc(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 		for _, b := range candidates {
-			if b.ID() == "guests" && b.State() == wsproxy.BackendUp {
+			if b.ID() == "guests" && b.Load() < 20 {
 				return b, nil
 			}
 		}
-		return wsproxy.LeastTunnels().Pick(r, candidates)
+		return otherwise.Pick(r, candidates)
 	})
-	for _, state := range []wsproxy.BackendState{wsproxy.BackendUp, wsproxy.BackendFailing} {
+	for _, guests := range []wsproxytest.Backend{
+		{ID: "guests", NumTunnels: 19},
+		{ID: "guests", NumTunnels: 20},
+		{ID: "guests", NumTunnels: 0, Refusals: 1}, // counts as carrying 30
+	} {
 		candidates := wsproxytest.NewBackends(
-			wsproxytest.Backend{ID: "chat-1", NumTunnels: 20},
-			wsproxytest.Backend{ID: "chat-2", NumTunnels: 10},
-			wsproxytest.Backend{ID: "guests", NumTunnels: 30, State: state},
+			wsproxytest.Backend{ID: "chat-1", NumTunnels: 30},
+			wsproxytest.Backend{ID: "chat-2", NumTunnels: 15},
+			guests,
 		)
 		b, err := balancer.Pick(httptest.NewRequest("GET", "/chat", nil), candidates)
-		fmt.Println("guests is", state, "and the balancer picks", b, err)
+		fmt.Printf("guests has %d tunnels and load %d: %v, %v\n", guests.NumTunnels, candidates[2].Load(), b, err)
 	}
 
 	// Output:
-	// guests is up and the balancer picks guests <nil>
-	// guests is failing and the balancer picks chat-2 <nil>
+	// guests has 19 tunnels and load 19: guests, <nil>
+	// guests has 20 tunnels and load 20: chat-2, <nil>
+	// guests has 0 tunnels and load 31: chat-2, <nil>
 }

@@ -1,14 +1,13 @@
 // Package backendtest lets tests choose what a backend has counted.
 package backendtest
 
-// State is what a backend counts, and its state.
+// State is what a backend counts, and whether its last attempt failed.
 type State struct {
 	NumTunnels int
 	Refusals   int // since its last good opening; they do not decay
 	IsFailing  bool
-	IsRemoved  bool
 }
 
-// Set changes a *wsproxy.Backend. Package wsproxy sets it when it is initialized: no
-// exported method changes a backend.
+// Set changes backend, which is a *wsproxy.Backend. Package wsproxy sets the variable when
+// it is initialized, because none of its exported methods changes a backend.
 var Set func(backend any, s State)

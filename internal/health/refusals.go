@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// minLife is how long a tunnel must live to show that its backend wants it. Some backends
+// MinLife is how long a tunnel must live to show that its backend wants it. Some backends
 // refuse by a 101 that is followed by a Close frame.
-const minLife = time.Second
+const MinLife = time.Second
 
 // Refusals says whether a backend refused its last upgrade, and how often it did so
 // lately. The zero value is that of a backend that did not.
@@ -54,9 +54,9 @@ func (r Refusals) EndTrial() Refusals {
 }
 
 // IsRefusing reports whether the backend refused its last upgrade. A 101 since then
-// counts after minLife.
+// counts after MinLife.
 func (r Refusals) IsRefusing(now time.Duration) bool {
-	return r.isRefusing && !(r.hasOpened && now-r.openedAt >= minLife)
+	return r.isRefusing && !(r.hasOpened && now-r.openedAt >= MinLife)
 }
 
 // Count returns the number of refusals since the last good opening. It halves each second,

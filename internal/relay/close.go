@@ -302,7 +302,7 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 	}
 	c.hasCause, c.end = true, end
 	if end.Side == Backend && r.owner != nil {
-		r.owner.BackendEnds(r.backend.passed.load().Bytes)
+		r.owner.BackendEnding(r.Counts())
 	}
 	for i := range c.legs {
 		c.legs[i].clock.hasChanged = true

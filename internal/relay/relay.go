@@ -62,10 +62,10 @@ type Config struct {
 // An Owner is told what becomes of a relay. Its methods are called on goroutines that may
 // move the bytes of other tunnels, so they must not wait.
 type Owner interface {
-	// BackendEnds is called once if the backend is what ends the tunnel, when it begins to
-	// end. NumPassed is how many bytes of the client's the backend has been passed. The
-	// relay's lock is held.
-	BackendEnds(numPassed uint64)
+	// BackendEnding is called once, when the tunnel begins to end, if the backend is the
+	// side that ends it, with what has been passed until then. The relay's lock is held: the
+	// method must not call methods of the relay.
+	BackendEnding(toBackend, toClient Counts)
 
 	// BackendClosed is called when the connection with the backend is closed, before
 	// the relay's end.

@@ -85,6 +85,7 @@ func testUpgrade(t *testing.T, dir string) {
 
 	if *update {
 		writeFile(t, dir, "at-client", atClient)
+		os.Remove(filepath.Join(dir, "at-backend"))
 		if atBackend != nil {
 			writeFile(t, dir, "at-backend", atBackend)
 		}
@@ -99,34 +100,34 @@ func testUpgrade(t *testing.T, dir string) {
 }
 
 // readAnswer reads what the client gets: up to the end of the stream, or in a tunnel until
-// as much has come as is wanted.
+// nothing has come for a moment after as much as is wanted.
 func readAnswer(t *testing.T, conn net.Conn, want []byte) []byte {
 	t.Helper()
-	patience := 10 * time.Second
+	timeout := 10 * time.Second
 	if *update {
-		patience = 3 * time.Second
+		timeout = 3 * time.Second
 	}
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(timeout))
 	var got []byte
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := conn.Read(buf)
 		got = append(got, buf[:n]...)
 		normal := normalize(got)
-		isTunnel := bytes.HasPrefix(normal, []byte("HTTP/1.1 101 "))
+		isWhole := *update || bytes.HasPrefix(normal, []byte("HTTP/1.1 101 ")) && len(normal) >= len(want)
 		switch {
-		case err == io.EOF, isTunnel && !*update && len(normal) >= len(want):
-			return normal
-		case *update && errors.Is(err, os.ErrDeadlineExceeded):
+		case err == io.EOF, isWhole && errors.Is(err, os.ErrDeadlineExceeded):
 			return normal
 		case err != nil:
 			t.Fatalf("after %q: %v", normal, err)
+		case isWhole && !*update:
+			conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // for what must not come
 		}
 	}
 }
 
-// variable are the parts of messages that differ each time.
-var variable = []struct {
+// variables are the parts of messages that differ each time.
+var variables = []struct {
 	pattern *regexp.Regexp
 	name    string
 }{
@@ -137,7 +138,7 @@ var variable = []struct {
 }
 
 func normalize(message []byte) []byte {
-	for _, v := range variable {
+	for _, v := range variables {
 		message = v.pattern.ReplaceAll(message, []byte(v.name))
 	}
 	return message
