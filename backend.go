@@ -3,11 +3,13 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +59,8 @@ type Backend struct {
 	tunnels atomic.Int64 // upgrades under way included
 	removed atomic.Bool
 	health  atomic.Pointer[health.State] // never nil; the State does not change
+
+	refusals refusalCounts
 
 	open map[uint64]*Tunnel // by ID; guarded by registry.mu
 }
@@ -111,19 +115,52 @@ func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 // that have picked it.
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 
-// Load returns the number of tunnels by which [LeastTunnels] compares the backend with
-// others, upgrades under way included. It is NumTunnels, unless the backend refused its last upgrade: it answered
-// otherwise than with 101, or ended the tunnel within a second, before something had passed
-// in both directions. Such a backend counts as carrying as many tunnels, in
-// proportion to its weight, as the fullest one that can be chosen, plus its refusals since
-// its last good opening, a number that halves each second. Without this rule a backend
-// that refuses would have the fewest tunnels, and get all new clients.
+// Load returns the number of tunnels by which a balancer should compare the backend with
+// others, upgrades under way included. It is NumTunnels, unless the backend refuses: within
+// the last seconds, it has refused more upgrades than it has accepted. To refuse is to respond
+// otherwise than with 101, or to end the tunnel within a second, before messages have passed
+// in both directions.
+//
+// A backend that refuses has few tunnels. A balancer that chooses the fewest tunnels would
+// send it all new clients. So it counts as carrying at least as many, in proportion to its
+// weight, as the emptiest other backend that can be chosen and does not refuse, plus its
+// refusals, a number that halves each second.
 //
 // While a backend refuses, its Load takes a time linear in the number of backends.
 func (b *Backend) Load() int {
-	c := comparison{candidates: b.p.set.Load().all}
-	load, _ := c.load(b)
-	return int(load)
+	load := b.NumTunnels()
+	isRefusing, numRefusals := b.refusing()
+	if !isRefusing {
+		return load
+	}
+	now := b.p.now()
+	isAvoided := b.isAvoided(now, false)
+	least := math.Inf(1) // tunnels per weight that the emptiest other backend would have with one more
+	for _, other := range b.p.set.Load().all {
+		if other != b && !other.isFull() && !other.refusals.isRefusing.Load() && other.isAvoided(now, false) == isAvoided {
+			least = min(least, float64(other.NumTunnels()+1)/float64(other.Weight()))
+		}
+	}
+	if !math.IsInf(least, 1) {
+		const rounding = 1e-6
+		load = max(load, int(math.Ceil(least*float64(b.Weight())-rounding))-1)
+	}
+	return load + numRefusals
+}
+
+// refusing reports whether the backend refuses more upgrades than it accepts, and how many
+// refusals count.
+func (b *Backend) refusing() (isRefusing bool, numRefusals int) {
+	c := &b.refusals
+	if !c.isRefusing.Load() { // the usual case, without a lock
+		return false, 0
+	}
+	now := b.p.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	isRefusing = c.counts.IsRefusing(now)
+	c.isRefusing.Store(isRefusing)
+	return isRefusing, c.counts.Count(now)
 }
 
 // State returns whether the backend is in the set, and whether its last attempt failed.
@@ -158,38 +195,41 @@ func (b *Backend) reserve() bool {
 	}
 }
 
-// recordRefusal records that the backend refused an upgrade: see [Backend.Load].
-func (b *Backend) recordRefusal() {
-	now := b.p.now()
-	b.updateRefusals(func(r health.Refusals) health.Refusals { return r.Refused(now) })
+// refusalCounts are the counts of one backend's upgrades.
+type refusalCounts struct {
+	mu         sync.Mutex
+	counts     health.Refusals // guarded by mu
+	isRefusing atomic.Bool     // as of the last change; a time that passes can only make it false
 }
 
-// recordOpened records that the backend has answered with 101.
-func (b *Backend) recordOpened() {
-	if b.health.Load().Refusals == (health.Refusals{}) {
-		return
-	}
+// recordUpgrade records an event: see the methods of [health.Refusals].
+func (b *Backend) recordUpgrade(event func(health.Refusals, time.Duration) health.Refusals) {
 	now := b.p.now()
-	b.updateRefusals(func(r health.Refusals) health.Refusals { return r.Opened(now) })
+	c := &b.refusals
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counts = event(c.counts, now)
+	c.isRefusing.Store(c.counts.IsRefusing(now))
 }
 
 // beginTrial records that an upgrade begins, if the backend is refusing. Then one endTrial
 // follows.
 func (b *Backend) beginTrial() (hasBegun bool) {
-	if !b.health.Load().Refusals.IsRefusing(b.p.now()) {
+	if !b.refusals.isRefusing.Load() {
 		return false
 	}
-	b.updateRefusals(health.Refusals.BeginTrial)
+	b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals { return r.BeginTrial() })
 	return true
 }
 
-func (b *Backend) endTrial() { b.updateRefusals(health.Refusals.EndTrial) }
+func (b *Backend) endTrial() {
+	b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals { return r.EndTrial() })
+}
 
-func (b *Backend) updateRefusals(next func(health.Refusals) health.Refusals) {
-	b.updateHealth(func(s health.State) health.State {
-		s.Refusals = next(s.Refusals)
-		return s
-	})
+// forgetFaults records that the backend has a new address.
+func (b *Backend) forgetFaults() {
+	b.recordSuccess()
+	b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals { return r.Forget() })
 }
 
 // recordFailure records that an attempt failed at now, a time since the proxy's start. It

@@ -87,7 +87,7 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 			p.known[b.id] = b
 		}
 		if old := b.target.Load(); old != nil && !old.hasSameAddress(t) {
-			b.recordSuccess() // its failures were those of the old address
+			b.forgetFaults() // they were those of the old address
 		}
 		b.target.Store(t)
 		all[i], inSet[b] = b, true

@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"math"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/health"
@@ -17,8 +18,10 @@ func setBackend(backend any, s backendtest.State) {
 	if s.IsFailing {
 		h = h.Record(b.p.now(), health.Unreached, "a test says so")
 	}
-	for range s.Refusals {
-		h.Refusals = h.Refusals.Refused(math.MaxInt64)
-	}
 	b.health.Store(&h)
+	for range s.Refusals {
+		b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals {
+			return r.Refused(math.MaxInt64) // so that they do not decay
+		})
+	}
 }

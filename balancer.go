@@ -7,9 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // A Balancer chooses the backend for an upgrade.
@@ -50,20 +47,28 @@ func (f BalancerFunc) Pick(r *http.Request, candidates []*Backend) (*Backend, er
 }
 
 // LeastTunnels returns a [Balancer] that chooses the backend with the fewest tunnels in
-// proportion to its weight, including the new one: the lowest (Load+1)/Weight.
-// Backends with equal values take turns. A backend that refuses upgrades gets no more than
-// its even share: see [Backend.Load].
+// proportion to its weight, including the new one: the lowest (NumTunnels+1)/Weight.
+// Backends with equal values take turns.
+//
+// A backend that refuses more upgrades than it accepts (see [Backend.Load]) is chosen only
+// when it is its turn among all candidates, and about once a second at most, so that it
+// gets no more than its even share of the clients. If all candidates refuse, all are
+// compared, by the number of tunnels and refusals.
 //
 // It is the default, and right for most uses: WebSocket connections live long, so that
 // an uneven load after a restart or a burst stays uneven unless new tunnels even it out.
 // The counts are this proxy's own: replicas that share backends each even out their own
-// tunnels. It takes no lock.
+// tunnels. It takes no lock, unless a backend refuses.
 func LeastTunnels() Balancer { return new(leastTunnels) }
 
 type leastTunnels struct {
 	// next is the index at which the search starts, so that the first of several
 	// equal candidates is not always the same one.
 	next atomic.Uint64
+
+	// trials is the index of the candidate that is chosen if it refuses and its refusals
+	// are forgotten.
+	trials atomic.Uint64
 }
 
 func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, error) {
@@ -72,17 +77,33 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 		return nil, ErrNoBackend
 	}
 	start := int((l.next.Add(1) - 1) % uint64(n))
-	best, skipped := candidates[start], 0
-	c := comparison{candidates: candidates}
-	load, weight := c.load(best)
-	for i := 1; i < n; i++ {
+	var best *Backend
+	var tunnels, weight float64 // of best, with one more
+	skipped := 0
+	hasRefusing := false
+	for i := range n {
 		j := start + i
 		if j >= n {
 			j -= n
 		}
 		b := candidates[j]
-		if bl, bw := c.load(b); (bl+1)*weight < (load+1)*bw {
-			best, skipped, load, weight = b, i, bl, bw
+		if b.refusals.isRefusing.Load() {
+			if isRefusing, _ := b.refusing(); isRefusing {
+				hasRefusing = true
+				continue
+			}
+		}
+		// Products of float64 are exact up to 2^53 and cannot overflow.
+		if bt, bw := float64(b.NumTunnels()+1), float64(b.Weight()); best == nil || bt*weight < tunnels*bw {
+			best, skipped, tunnels, weight = b, i, bt, bw
+		}
+	}
+	if hasRefusing {
+		if b := l.pickRefusing(candidates); b != nil {
+			return b, nil
+		}
+		if best == nil {
+			return leastRefusing(candidates), nil
 		}
 	}
 	if skipped > 0 {
@@ -93,40 +114,27 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 	return best, nil
 }
 
-// A comparison compares candidates by their load.
-type comparison struct {
-	candidates []*Backend
-	fullest    float64 // tunnels per weight of the fullest one; valid if hasFullest
-	hasFullest bool
+// pickRefusing returns the candidate whose turn it is, if it refuses and none of its
+// refusals counts any longer, or else nil.
+func (l *leastTunnels) pickRefusing(candidates []*Backend) *Backend {
+	b := candidates[(l.trials.Add(1)-1)%uint64(len(candidates))]
+	if isRefusing, numRefusals := b.refusing(); isRefusing && numRefusals == 0 {
+		return b
+	}
+	return nil
 }
 
-// load returns the load of b compared with the candidates, and its weight: see
-// [Backend.Load].
-// Products of float64 are exact up to 2^53 and cannot overflow.
-func (c *comparison) load(b *Backend) (load, weight float64) {
-	weight = float64(b.Weight())
-	refusals := &b.health.Load().Refusals
-	if *refusals == (health.Refusals{}) { // the usual case
-		return float64(b.NumTunnels()), weight
-	}
-	now := b.p.now()
-	if !refusals.IsRefusing(now) {
-		return float64(b.NumTunnels()), weight
-	}
-	if !c.hasFullest {
-		c.setFullest(now)
-	}
-	return math.Round(c.fullest*weight) + float64(refusals.Count(now)), weight
-}
-
-// setFullest looks for the fullest of the candidates that can be chosen at now.
-func (c *comparison) setFullest(now time.Duration) {
-	c.hasFullest = true
-	for _, b := range c.candidates {
-		if !b.isFull() && !b.isAvoided(now, false) {
-			c.fullest = max(c.fullest, float64(b.NumTunnels())/float64(b.Weight()))
+// leastRefusing returns one of candidates, which all refuse.
+func leastRefusing(candidates []*Backend) *Backend {
+	var best *Backend
+	least := math.Inf(1)
+	for _, b := range candidates {
+		_, numRefusals := b.refusing()
+		if load := float64(b.NumTunnels()+numRefusals+1) / float64(b.Weight()); load < least {
+			best, least = b, load
 		}
 	}
+	return best
 }
 
 // RoundRobin returns a [Balancer] that lets the backends take turns, smoothly by

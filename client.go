@@ -137,11 +137,14 @@ func (c *http1Client) forward(a *attempt) error {
 	if http.NewResponseController(c.w).SetWriteDeadline(until) != nil {
 		// A wrapper hides the deadline. It must hold, or a client that does not read
 		// would keep the backend's place for ever.
-		return c.forwardHijacked(a, header, until)
+		return c.forwardHijacked(a, header)
 	}
 	a.reportRefused()
-	c.w.WriteHeader(a.resp.StatusCode)
 	w := flushWriter{c.w, http.NewResponseController(c.w)}
+	until = time.Now().Add(responseTimeout) // the hook may have taken long
+	a.conn.SetDeadline(until)
+	w.SetWriteDeadline(until)
+	c.w.WriteHeader(a.resp.StatusCode)
 	w.Flush() // the body may take long
 	body := progressReader{a.resp.Body, func(until time.Time) {
 		a.conn.SetDeadline(until)
@@ -183,14 +186,16 @@ func (r progressReader) Read(p []byte) (int, error) {
 }
 
 // forwardHijacked sends the backend's response on the client's connection itself.
-func (c *http1Client) forwardHijacked(a *attempt, header http.Header, until time.Time) error {
+func (c *http1Client) forwardHijacked(a *attempt, header http.Header) error {
 	conn, _, err := c.hijack()
 	if err != nil {
 		return err
 	}
-	a.reportRefused()
 	client := netconn.New(conn, nil)
-	defer client.Close()
+	defer client.Close() // also if the hook ends the goroutine
+	a.reportRefused()
+	until := time.Now().Add(responseTimeout)
+	a.conn.SetDeadline(until)
 	conn.SetDeadline(until)
 	resp := &http.Response{
 		StatusCode: a.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,

@@ -72,8 +72,8 @@
 // [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
-// once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more than its
-// even share: see [Backend.Load].
+// once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more
+// than its even share: see [Backend.Load].
 //
 // # Handshake
 //

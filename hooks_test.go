@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
@@ -476,4 +479,39 @@ func TestRewriteErrorBecomes500(t *testing.T) {
 			t.Errorf("backend is %v after the error %q; want up", state, tt.err)
 		}
 	}
+}
+
+func TestSlowRefusedHookLeavesTheResponse(t *testing.T) {
+	for name, hide := range map[string]func(http.ResponseWriter) http.ResponseWriter{
+		"as it is":             func(w http.ResponseWriter) http.ResponseWriter { return w },
+		"deadlines are hidden": func(w http.ResponseWriter) http.ResponseWriter { return hijackOnly(w) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := proxytest.NewNetwork()
+				network.Set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")})
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial),
+					wsproxy.WithTrace(&wsproxy.Trace{Refused: func(wsproxy.RefusedInfo) { time.Sleep(11 * time.Second) }}))
+				s := proxytest.ServeInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(hide(w), r) }))
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/chat"))
+				time.Sleep(11 * time.Second)
+				resp := client.ReadResponse()
+				proxytest.WantStatus(t, resp, http.StatusNotFound)
+				if body, err := io.ReadAll(resp.Body); string(body) != "not here" || err != nil {
+					t.Errorf("client got %q, %v; want the whole body", body, err)
+				}
+				client.Close()
+			})
+		})
+	}
+}
+
+func TestRefusedHookThatExitsEndsTheConnection(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartRaw(t, proxytest.Refusing(404, "not here")).URL()),
+		wsproxy.WithTrace(&wsproxy.Trace{Refused: func(wsproxy.RefusedInfo) { runtime.Goexit() }}))
+	s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { p.ServeHTTP(hijackOnly(w), r) }))
+	client := wstest.Dial(t, s.URL)
+	client.WriteRequest(proxytest.UpgradeTo("/chat"))
+	client.WantEOF()
 }

@@ -73,20 +73,25 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 const maxReason = 256
 
 // reasonPhrase returns the reason phrase of a backend's response to r, or its beginning.
-// Some backends repeat parts of the request in it. A phrase with a secret of r is redacted.
+// Some backends repeat parts of the request in it. A phrase with a secret of r, or of the
+// request that the Rewrite hook has made of it, is redacted.
 func reasonPhrase(r *http.Request, resp *http.Response) string {
 	_, reason, _ := strings.Cut(resp.Status, " ")
-	secrets := slices.Concat([]string{r.URL.RawQuery}, r.Header["Cookie"], r.Header["Authorization"],
-		r.Header["Sec-Websocket-Protocol"])
-	//lint:ignore SA1008 the spelling of RFC 6455, which a middleware may use
-	secrets = append(secrets, r.Header["Sec-WebSocket-Protocol"]...)
-	if repeatsSecret(reason, secrets) {
+	if repeatsSecret(reason, secretsOf(r)) || repeatsSecret(reason, secretsOf(resp.Request)) {
 		return "[redacted]"
 	}
 	if len(reason) > maxReason {
 		reason = reason[:maxReason] + "..."
 	}
 	return reason
+}
+
+// secretsOf returns the values of r, one or more in each line, that must not be logged.
+func secretsOf(r *http.Request) []string {
+	lines := slices.Concat([]string{r.URL.RawQuery}, r.Header["Cookie"], r.Header["Authorization"],
+		r.Header["Sec-Websocket-Protocol"])
+	//lint:ignore SA1008 the spelling of RFC 6455, which a middleware may use
+	return append(lines, r.Header["Sec-WebSocket-Protocol"]...)
 }
 
 // minSecret is the length of the shortest value that counts as a secret. Shorter ones are

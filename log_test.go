@@ -163,6 +163,20 @@ func TestLogHasReasonPhraseOfBackend(t *testing.T) {
 	}
 }
 
+func TestLogHasNoSecretOfTheRewriteHook(t *testing.T) {
+	var book proxytest.LogBook
+	backend := wstest.StartRaw(t, proxytest.Head("HTTP/1.1 403 token upstream-secret is not valid", "Content-Length: 0"))
+	_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends(backend.URL()), wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+		r.Out.Header.Set("Authorization", "Bearer upstream-secret")
+		return nil
+	}))
+	proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+	s.Wait()
+	if len(book.Lines("phrase=[redacted]")) != 1 || len(book.Lines("upstream-secret")) != 0 {
+		t.Errorf("log has %q; want the phrase redacted", book.Lines())
+	}
+}
+
 func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	for _, tt := range []struct {
 		name, request string

@@ -238,6 +238,9 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 //     program, such as a panic in a hook, a request or a response that a hook made
 //     invalid, a pick that is no candidate, a connection that cannot be hijacked.
 //
+// [Proxy.Shutdown] waits until the handler returns: also if it lets another Proxy serve the
+// request.
+//
 // Default: the status that fits the error. The body is the text of a [*StatusError]'s
 // Err, or else of the status: it says nothing about backends.
 func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option {

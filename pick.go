@@ -212,9 +212,9 @@ func (a *attempt) dropResponse() {
 // recordRefusal records whether the backend has refused the upgrade: see [Backend.Load].
 func (a *attempt) recordRefusal(isDropped bool) {
 	if a.isSwitch() && !isDropped {
-		a.backend.recordOpened()
+		a.backend.recordUpgrade(health.Refusals.Opened)
 	} else {
-		a.backend.recordRefusal()
+		a.backend.recordUpgrade(health.Refusals.Refused)
 	}
 }
 

@@ -108,7 +108,7 @@ func (p *Proxy) Tunnels() iter.Seq[*Tunnel] {
 }
 
 // Tunnel returns the open tunnel with that [Tunnel.ID]. It returns false if there is none:
-// the tunnel may have ended.
+// the tunnel may have ended, and the hook for its end have returned.
 func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 	t := p.registry.tunnel(id)
 	return t, t != nil

@@ -60,7 +60,7 @@ type RefusedInfo struct {
 	Status int
 
 	Err   error // what the handler of [WithErrorHandler] gets; nil if Reason is ReasonAnswer
-	Value any   // what the hook of [WithAdmit] returned
+	Value any   // what the hook of [WithAdmit] returned; nil if it returned an error
 }
 
 // reportRefused counts and logs a request that got no tunnel, and calls the hook. Resp is

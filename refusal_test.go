@@ -93,7 +93,7 @@ func TestTraceRefusedIsCalledOnceForEachRefusal(t *testing.T) {
 				defer cancel()
 				h.ServeHTTP(w, r.WithContext(ctx))
 			})
-		}, reason: wsproxy.ReasonDeadline, status: 504, backend: "http://a"},
+		}, reason: wsproxy.ReasonDeadline, status: 504},
 		{name: "shutdown", prepare: func(_ *testing.T, p *wsproxy.Proxy, _ string) { p.Close() },
 			reason: wsproxy.ReasonShutdown, status: 503},
 		{name: "hidden connection", wrap: func(h http.Handler) http.Handler {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -61,7 +62,7 @@ func (c *crowd) visit() {
 	client.WriteRequest(proxytest.UpgradeTo("/chat"))
 	resp := client.ReadResponse()
 	if resp.StatusCode == http.StatusSwitchingProtocols {
-		client.Conn().SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		client.Conn().SetReadDeadline(time.Now().Add(1500 * time.Millisecond))
 		if _, err := client.Peek(); isTimeout(err) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -205,6 +206,124 @@ func TestBackendThatRecoversGetsItsShareAgain(t *testing.T) {
 		c.come(120, 50*time.Millisecond)
 		if a.Load() != a.NumTunnels() || a.NumTunnels() < 90 {
 			t.Errorf("after its recovery a has %d tunnels and load %d, b has %d tunnels; want the same, about 100", a.NumTunnels(), a.Load(), b.NumTunnels())
+		}
+		c.leave()
+	})
+}
+
+func TestRefusingBackendOfAnyWeightGetsNoMore(t *testing.T) {
+	for _, weights := range [][2]int{{10, 1}, {100, 1}, {1, 100}} {
+		synctest.Test(t, func(t *testing.T) {
+			p, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")}, 0)
+			setWeights(t, p, weights)
+			c.come(1000, 10*time.Millisecond)
+			c.leave()
+			if got := c.numRefused(); got > 15 {
+				t.Errorf("weights %v: %d of 1000 clients were refused in 10 s; want 15 at most", weights, got)
+			}
+		})
+	}
+}
+
+func setWeights(t *testing.T, p *wsproxy.Proxy, weights [2]int) {
+	t.Helper()
+	err := p.SetBackends(wsproxy.BackendConfig{URL: "http://a", Weight: weights[0]}, wsproxy.BackendConfig{URL: "http://b", Weight: weights[1]})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// One client with a wrong path must not take a backend from all others.
+func TestOneRefusalTakesNoBackendOutOfUse(t *testing.T) {
+	for _, weights := range [][2]int{{1, 1}, {1, 2}, {1, 10}, {10, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			p, network, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")}, 0)
+			setWeights(t, p, weights)
+			for c.numRefused() == 0 {
+				c.come(1, time.Second)
+			}
+			network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+			time.Sleep(10 * time.Second)
+			c.come(220, 300*time.Millisecond)
+			a, b := p.Backends()[0], p.Backends()[1]
+			share := float64(a.NumTunnels()) / float64(a.NumTunnels()+b.NumTunnels())
+			if want := float64(weights[0]) / float64(weights[0]+weights[1]); share < 0.9*want || share > 1.1*want {
+				t.Errorf("weights %v: a has %d tunnels, b has %d; want the share of a to be %.2f", weights, a.NumTunnels(), b.NumTunnels(), want)
+			}
+			c.leave()
+		})
+	}
+}
+
+// comeAtRandom opens n tunnels. A share of the clients is refused if it reaches a.
+func (c *crowd) comeAtRandom(network *proxytest.Network, share float64, n int) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range n {
+		a := proxytest.FakeBackend{Answer: proxytest.Switching}
+		if rng.Float64() < share {
+			a.Answer = proxytest.Refusing(401, "who are you?")
+		}
+		network.Set("a", a)
+		c.come(1, 20*time.Millisecond)
+	}
+}
+
+// Every service refuses some of its clients.
+func TestBackendThatRefusesSomeClientsKeepsItsShare(t *testing.T) {
+	for _, share := range []float64{0.02, 0.1, 0.3} { // of those that reach a
+		t.Run(fmt.Sprint(share), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, network, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Switching}, 0)
+				c.comeAtRandom(network, share, 1000)
+				a, b := p.Backends()[0].NumTunnels(), p.Backends()[1].NumTunnels()
+				if a < b*9/10 {
+					t.Errorf("a has %d tunnels, b has %d; want about as many", a, b)
+				}
+				c.leave()
+			})
+		})
+	}
+}
+
+func TestEmptyBackendFillsUpThoughItRefusesSomeClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, network, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Switching}, 1000)
+		c.comeAtRandom(network, 0.1, 500)
+		if got := p.Backends()[0].NumTunnels(); got < 400 {
+			t.Errorf("of 450 clients that it does not refuse, the empty backend got %d; want most of them", got)
+		}
+		c.leave()
+	})
+}
+
+func TestTunnelsThatEndWithinASecondAreRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := proxytest.FakeBackend{Answer: closing(1013), Late: 900 * time.Millisecond}
+		_, _, c := startRefusing(t, slow, 0)
+		c.come(200, 5*time.Millisecond) // those that open before the first end are its even share
+		time.Sleep(10 * time.Second)
+		before := c.numRefused()
+		c.come(4000, 5*time.Millisecond)
+		c.leave()
+		if got := c.numRefused() - before; got > 25 {
+			t.Errorf("%d clients were refused in 20 s; want 25 at most", got)
+		}
+	})
+}
+
+func TestNewAddressForgetsRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")}, 50)
+		c.come(1, time.Second)
+		a := p.Backends()[0]
+		if a.Load() < 50 {
+			t.Errorf("Load() = %d after a refusal; want 50 at least", a.Load())
+		}
+		if err := p.SetBackends(wsproxy.BackendConfig{ID: "http://a", URL: "http://new"}, wsproxy.BackendConfig{URL: "http://b"}); err != nil {
+			t.Fatal(err)
+		}
+		if a.Load() != 0 {
+			t.Errorf("Load() = %d after a change of the address; want 0", a.Load())
 		}
 		c.leave()
 	})

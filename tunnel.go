@@ -156,7 +156,7 @@ func (o tunnelOwner) BackendEnding(toBackend, toClient relay.Counts) {
 	t := o.t
 	isUsed := toBackend.Bytes > 0 && toClient.Messages > 0
 	if !isUsed && t.p.now()-t.opened < health.MinLife {
-		t.backend.recordRefusal()
+		t.backend.recordUpgrade(func(r health.Refusals, now time.Duration) health.Refusals { return r.Ended(now, t.opened) })
 	}
 }
 

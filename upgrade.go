@@ -151,6 +151,9 @@ func (u *upgrade) run(done chan<- struct{}) {
 	if u.err = u.check(); u.err != nil {
 		return
 	}
+	if u.err = u.canceled(); u.err != nil {
+		return // while the Admit hook ran
+	}
 	u.stage = ReasonHook
 	u.setDeadline()
 	u.tried = u.triedArray[:0]
@@ -332,10 +335,10 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	var chosen *StatusError
 	var panicked *hookPanic
 	switch {
-	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
-		return err
 	case errors.Is(err, ErrTryNext):
 		return &BackendError{ID: a.backend.id, Op: "handshake", Err: err}
+	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
+		return err
 	}
 	return &responseError{err}
 }

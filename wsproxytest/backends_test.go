@@ -24,13 +24,20 @@ func TestNewBackendsHaveWhatTheTestChose(t *testing.T) {
 	want := []shown{
 		{"a", "http://a", 1, 10, 10, wsproxy.BackendUp},
 		{"b", "http://b", 2, 3, 3, wsproxy.BackendFailing},
-		{"https://c.example/chat", "https://c.example/chat", 1, 1, 14, wsproxy.BackendUp}, // as the fullest, and four
+		{"https://c.example/chat", "https://c.example/chat", 1, 1, 14, wsproxy.BackendUp}, // as a, and four
 		{"d", "http://d", 1, 7, 7, wsproxy.BackendRemoved},
 	}
 	for i, b := range all {
 		if got := (shown{b.ID(), b.URL(), b.Weight(), b.NumTunnels(), b.Load(), b.State()}); got != want[i] {
 			t.Errorf("backend %d is %+v; want %+v", i, got, want[i])
 		}
+	}
+	failing := wsproxytest.NewBackends(
+		wsproxytest.Backend{ID: "a", NumTunnels: 1000, Refusals: 1, State: wsproxy.BackendFailing},
+		wsproxytest.Backend{ID: "b", NumTunnels: 10, State: wsproxy.BackendFailing},
+	)
+	if got := failing[0].Load(); got != 1001 {
+		t.Errorf("Load() = %d of a refusing backend with 1000 tunnels; want 1001", got)
 	}
 	b, err := wsproxy.LeastTunnels().Pick(httptest.NewRequest("GET", "/", nil), []*wsproxy.Backend{all[0], all[2]})
 	if err != nil || b != all[0] {

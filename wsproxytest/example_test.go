@@ -10,21 +10,21 @@ import (
 )
 
 // A test of a balancer of one's own, which sends everybody to the backend named "guests" as
-// long as that one has less than 20 tunnels.
+// long as that one has less than 16 tunnels.
 func ExampleNewBackends() {
 	otherwise := wsproxy.LeastTunnels()
 	balancer := wsproxy.BalancerFunc(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 		for _, b := range candidates {
-			if b.ID() == "guests" && b.Load() < 20 {
+			if b.ID() == "guests" && b.Load() < 16 {
 				return b, nil
 			}
 		}
 		return otherwise.Pick(r, candidates)
 	})
 	for _, guests := range []wsproxytest.Backend{
-		{ID: "guests", NumTunnels: 19},
-		{ID: "guests", NumTunnels: 20},
-		{ID: "guests", NumTunnels: 0, Refusals: 1}, // counts as carrying 30
+		{ID: "guests", NumTunnels: 15},
+		{ID: "guests", NumTunnels: 16},
+		{ID: "guests", NumTunnels: 0, Refusals: 1}, // counts as carrying as many as chat-2
 	} {
 		candidates := wsproxytest.NewBackends(
 			wsproxytest.Backend{ID: "chat-1", NumTunnels: 30},
@@ -36,7 +36,7 @@ func ExampleNewBackends() {
 	}
 
 	// Output:
-	// guests has 19 tunnels and load 19: guests, <nil>
-	// guests has 20 tunnels and load 20: chat-2, <nil>
-	// guests has 0 tunnels and load 31: chat-2, <nil>
+	// guests has 15 tunnels and load 15: guests, <nil>
+	// guests has 16 tunnels and load 16: chat-2, <nil>
+	// guests has 0 tunnels and load 16: chat-2, <nil>
 }

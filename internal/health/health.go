@@ -76,8 +76,6 @@ type State struct {
 	Reason string        // of the last failure; empty without a flag
 	Since  time.Duration // when Flag was raised; 0 without a flag
 
-	Refusals Refusals
-
 	failures     int           // in a row; 0 without a flag
 	ejectedUntil time.Duration // 0 without a flag
 	probes       int           // attempts under way that began while a flag was up
@@ -89,7 +87,7 @@ type State struct {
 func (s State) Record(now time.Duration, o Outcome, reason string) State {
 	switch o {
 	case OK:
-		return State{Refusals: s.Refusals, probes: s.probes}
+		return State{probes: s.probes}
 	case Unreached:
 		return s.eject(now, Unreachable, s.failures+1, reason)
 	case BadResponse:

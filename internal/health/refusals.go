@@ -9,39 +9,63 @@ import (
 // refuse by a 101 that is followed by a Close frame.
 const MinLife = time.Second
 
-// Refusals says whether a backend refused its last upgrade, and how often it did so
-// lately. The zero value is that of a backend that did not.
+// The 101s of the last numSlots times slotLen are counted by slots, so that a tunnel counts
+// as one that has lived when it is at least MinLife old, and at most one slot older.
+const (
+	slotLen  = MinLife / 4
+	numSlots = 5
+)
+
+// Refusals counts the upgrades that one backend has refused and those that it has accepted.
+// All counts halve each second, so that they say what it does now. The zero value is that of
+// a backend without upgrades.
 //
 // A backend that refuses is quick and has no tunnels. A balancer that looks at tunnels
 // alone would choose it again and again.
 type Refusals struct {
-	isRefusing bool
-	count      float64       // at the time of the last refusal
-	at         time.Duration // of the last refusal
-	hasOpened  bool
-	openedAt   time.Duration // of the first 101 since the last refusal; valid if hasOpened
-	trials     int           // upgrades under way that began while the backend was refusing
+	at time.Duration // of the counts: the last change
+
+	refused float64 // other responses than 101
+	opened  float64 // 101s
+	ended   float64 // tunnels that the backend ended at once
+	lived   float64 // tunnels that have lived for MinLife
+
+	// 101s whose tunnels may still end within MinLife. The slot of a time is the number of
+	// whole slotLens in it; slots has slot s at s modulo numSlots.
+	slots [numSlots]int
+	slot  int64 // the last one
+
+	trials int // upgrades under way that began while the backend was refusing
 }
 
-// Refused returns the value after one more refusal: a response other than 101, or a tunnel
-// that the backend ended before it had done anything.
+// Refused returns the value after a response other than 101.
 func (r Refusals) Refused(now time.Duration) Refusals {
-	return Refusals{isRefusing: true, count: r.decayed(now) + 1, at: now, trials: r.trials}
+	r = r.settle(now)
+	r.refused++
+	return r
 }
 
 // Opened returns the value after a 101.
 func (r Refusals) Opened(now time.Duration) Refusals {
-	if !r.IsRefusing(now) {
-		return Refusals{trials: r.trials}
-	}
-	if !r.hasOpened {
-		r.hasOpened, r.openedAt = true, now
-	}
+	r = r.settle(now)
+	r.opened++
+	r.slots[r.slot%numSlots]++
 	return r
 }
 
-// BeginTrial returns the value while one more upgrade that began while the backend was
-// refusing is under way. It counts as a refusal until then. One EndTrial follows.
+// Ended returns the value after the backend ended a tunnel within MinLife, before the tunnel
+// was used. Its 101 came at opened.
+func (r Refusals) Ended(now, opened time.Duration) Refusals {
+	r = r.settle(now)
+	if s := slotOf(opened); s > r.slot-numSlots && s <= r.slot && r.slots[s%numSlots] > 0 {
+		r.slots[s%numSlots]--
+	}
+	r.ended++
+	return r
+}
+
+// BeginTrial returns the value while one more upgrade is under way that began while the
+// backend was refusing. One EndTrial follows.
 func (r Refusals) BeginTrial() Refusals {
 	r.trials++
 	return r
@@ -53,19 +77,51 @@ func (r Refusals) EndTrial() Refusals {
 	return r
 }
 
-// IsRefusing reports whether the backend refused its last upgrade. A 101 since then
-// counts after MinLife.
+// Forget returns the value of a backend of which nothing is known any longer.
+func (r Refusals) Forget() Refusals { return Refusals{trials: r.trials} }
+
+// IsRefusing reports whether the backend refuses more upgrades than it accepts: by its
+// responses, or by ending tunnels at once. Without further upgrades that does not change for
+// many minutes.
 func (r Refusals) IsRefusing(now time.Duration) bool {
-	return r.isRefusing && !(r.hasOpened && now-r.openedAt >= MinLife)
+	r = r.settle(now)
+	return r.refused > r.opened || r.ended > r.lived
 }
 
-// Count returns the number of refusals since the last good opening. It halves each second,
-// and is rounded: what is below a half counts for nothing. Trials are added to it.
-func (r Refusals) Count(now time.Duration) int { return int(math.Round(r.decayed(now))) + r.trials }
-
-func (r Refusals) decayed(now time.Duration) float64 {
-	if !r.IsRefusing(now) {
-		return 0
+// Count returns the number of refusals, rounded, so that what is below a half counts for
+// nothing. Upgrades of which it is not known yet whether they are refused are added while the
+// backend is refusing.
+func (r Refusals) Count(now time.Duration) int {
+	r = r.settle(now)
+	n := int(math.Round(r.refused + r.ended))
+	if r.IsRefusing(now) {
+		n += r.trials
+		for _, pending := range r.slots {
+			n += pending
+		}
 	}
-	return r.count * math.Exp2(-max(now-r.at, 0).Seconds())
+	return n
 }
+
+// settle returns r with the counts of now.
+func (r Refusals) settle(now time.Duration) Refusals {
+	if now > r.at {
+		left := math.Exp2(-(now - r.at).Seconds())
+		r.refused *= left
+		r.opened *= left
+		r.ended *= left
+		r.lived *= left
+		r.at = now
+	}
+	for s := slotOf(now); r.slot < s; r.slot++ {
+		if r.slot+numSlots < s { // after a long time
+			r.slot = s - numSlots
+		}
+		oldest := &r.slots[(r.slot+1)%numSlots]
+		r.lived += float64(*oldest)
+		*oldest = 0
+	}
+	return r
+}
+
+func slotOf(t time.Duration) int64 { return int64(max(t, 0) / slotLen) }

@@ -5,6 +5,8 @@ import (
 	"time"
 )
 
+const ms = time.Millisecond
+
 func TestRefusalsHalveEachSecond(t *testing.T) {
 	var r Refusals
 	for range 8 {
@@ -15,14 +17,14 @@ func TestRefusalsHalveEachSecond(t *testing.T) {
 		want int
 	}{
 		{10 * s, 8}, {11 * s, 4}, {12 * s, 2}, {13 * s, 1}, {14 * s, 1}, // a half counts
-		{14*s + time.Millisecond, 0}, {100 * s, 0},
+		{14*s + ms, 0}, {100 * s, 0},
 		{9 * s, 8}, // of two goroutines the later one may have looked at the clock first
 	} {
 		if got := r.Count(tt.at); got != tt.want {
 			t.Errorf("Count(%v) = %d; want %d", tt.at, got, tt.want)
 		}
 		if !r.IsRefusing(tt.at) {
-			t.Errorf("IsRefusing(%v) = false, though nothing has opened", tt.at)
+			t.Errorf("IsRefusing(%v) = false, though nothing was accepted", tt.at)
 		}
 	}
 	if got := r.Refused(11 * s).Count(11 * s); got != 5 {
@@ -30,16 +32,38 @@ func TestRefusalsHalveEachSecond(t *testing.T) {
 	}
 }
 
-func TestRefusalsEndWhenATunnelLives(t *testing.T) {
-	r := Refusals{}.Refused(1 * s).Opened(2 * s).Opened(2900 * time.Millisecond)
-	if !r.IsRefusing(2999 * time.Millisecond) {
-		t.Error("a tunnel of less than a second counts as a good one")
+func TestBackendIsNotRefusingWithoutUpgrades(t *testing.T) {
+	if r := (Refusals{}); r.IsRefusing(s) || r.Count(s) != 0 {
+		t.Error("a backend without upgrades is refusing")
 	}
-	if r.IsRefusing(3*s) || r.Count(3*s) != 0 {
-		t.Error("a tunnel of a second counts for nothing")
+	r := Refusals{}.Refused(0).BeginTrial().Forget()
+	if r.IsRefusing(0) {
+		t.Error("after Forget the backend is refusing")
 	}
-	if r = r.Refused(4 * s); r.Count(4*s) != 1 {
-		t.Errorf("the first refusal after a good opening makes %d; want 1", r.Count(4*s))
+	if r.EndTrial() != (Refusals{}) {
+		t.Error("Forget loses trials")
+	}
+}
+
+func TestRefusalsByStatusEndWithA101(t *testing.T) {
+	r := Refusals{}.Refused(1 * s)
+	if r = r.Opened(1*s + ms); r.IsRefusing(1*s + ms) {
+		t.Error("one refusal and one 101 later the backend is refusing")
+	}
+	if r = r.Refused(2 * s); !r.IsRefusing(2 * s) {
+		t.Error("with one more refusal than 101s the backend is not refusing")
+	}
+}
+
+func TestRefusalsByCloseEndWhenATunnelLives(t *testing.T) {
+	for opened := 2 * s; opened < 3*s; opened += 10 * ms {
+		r := Refusals{}.Opened(1*s).Ended(1*s, 1*s).Opened(opened)
+		if !r.IsRefusing(opened + s - ms) {
+			t.Errorf("opened at %v: a tunnel of less than a second counts as one that has lived", opened)
+		}
+		if r.IsRefusing(opened + s + slotLen) {
+			t.Errorf("opened at %v: a tunnel of more than a second counts for nothing", opened)
+		}
 	}
 }
 
@@ -47,40 +71,65 @@ func TestRefusalsOutlastTunnelsThatEndAtOnce(t *testing.T) {
 	var r Refusals
 	for i := range 10 {
 		now := time.Duration(i) * s / 10
-		r = r.Opened(now).Refused(now + 10*time.Millisecond)
+		r = r.Opened(now)
+		if i > 0 && !r.IsRefusing(now) {
+			t.Errorf("at %v a 101 ends the refusals", now)
+		}
+		r = r.Ended(now+50*ms, now)
 	}
-	if !r.IsRefusing(5*s) || r.Count(s) < 3 {
-		t.Errorf("after ten tunnels of 10 ms the count is %d, refusing is %v; want more than 3, true",
-			r.Count(s), r.IsRefusing(5*s))
+	if !r.IsRefusing(5*s) || r.Count(s) < 4 {
+		t.Errorf("after ten tunnels of 50 ms the count is %d, refusing is %v; want 5 or more, true", r.Count(s), r.IsRefusing(5*s))
+	}
+	if r.lived != 0 || r.slots != [numSlots]int{} {
+		t.Errorf("of ten tunnels that ended at once %v have lived, %v are pending", r.lived, r.slots)
 	}
 }
 
-func TestTrialsCountAsRefusalsUntilTheyEnd(t *testing.T) {
-	r := Refusals{}.Refused(0).BeginTrial().BeginTrial()
+// Each backend of a service refuses those of its clients that have no right to come in.
+func TestFewRefusalsAmongManyTunnelsAreNone(t *testing.T) {
+	var r Refusals
+	refusing := 0
+	for i := range 2000 { // 50 a second, of which every third is refused
+		now := time.Duration(i) * 20 * ms
+		if r = r.Opened(now); i%3 == 0 {
+			r = r.Refused(now)
+		}
+		if i > 0 && r.IsRefusing(now) {
+			refusing++
+		}
+	}
+	if refusing > 0 {
+		t.Errorf("a backend that refuses a third of its clients is refusing at %d of 2000 moments", refusing)
+	}
+}
+
+func TestTunnelsThatEndLateWithinTheSecondAreRefusals(t *testing.T) {
+	var r Refusals
+	for i := range 4000 { // 200 a second, each of which ends after 900 ms
+		now := time.Duration(i) * 5 * ms
+		r = r.Opened(now)
+		if ended := now - 900*ms; ended >= 0 {
+			r = r.Ended(now, ended)
+			if !r.IsRefusing(now) {
+				t.Fatalf("at %v the backend is not refusing: %+v", now, r)
+			}
+		}
+	}
+	if r.lived != 0 {
+		t.Errorf("%v tunnels have lived; want none", r.lived)
+	}
+}
+
+func TestPendingUpgradesCountWhileTheBackendIsRefusing(t *testing.T) {
+	r := Refusals{}.Opened(0).Ended(0, 0).BeginTrial().BeginTrial()
 	if got := r.Count(10 * s); got != 2 {
 		t.Errorf("two trials after the refusals are forgotten: the count is %d; want 2", got)
 	}
-	r = r.EndTrial().Opened(10 * s) // the other trial is still under way
-	if got := r.Count(11 * s); got != 1 || r.IsRefusing(11*s) {
-		t.Errorf("after a good opening the count is %d; want 1, and nothing refused", got)
+	r = r.EndTrial().Opened(10 * s)
+	if got := r.Count(10*s + 900*ms); got != 2 {
+		t.Errorf("a trial and a tunnel of 900 ms: the count is %d; want 2", got)
 	}
-	if r = r.Opened(11 * s).EndTrial(); r != (Refusals{}) {
-		t.Errorf("after the last trial: %+v; want the zero value", r)
-	}
-}
-
-func TestTrialDoesNotHideAnOpening(t *testing.T) {
-	r := Refusals{}.Refused(0).Opened(1 * s).BeginTrial()
-	if r = r.EndTrial(); r.IsRefusing(2 * s) {
-		t.Error("a trial after the 101 keeps the backend refusing for ever")
-	}
-}
-
-func TestOpeningWithoutRefusalsIsNothing(t *testing.T) {
-	if r := (Refusals{}).Opened(s); r != (Refusals{}) {
-		t.Errorf("Opened = %+v; want the zero value", r)
-	}
-	if r := (Refusals{}).Refused(0).Opened(0).Opened(s); r != (Refusals{}) {
-		t.Errorf("Opened after a good opening = %+v; want the zero value", r)
+	if got := r.Count(12 * s); got != 0 || r.IsRefusing(12*s) {
+		t.Errorf("after the tunnel has lived for two seconds the count is %d, refusing is %v; want 0, false", got, r.IsRefusing(12*s))
 	}
 }

@@ -29,6 +29,7 @@ type FakeBackend struct {
 	DialErr error         // of the dial
 	Delay   time.Duration // from a request to its answer
 	Answer  string        // to every request; see [Switching]. {end} at its end ends the stream
+	Late    time.Duration // from the head of Answer to what follows it
 }
 
 // NewNetwork returns a network without backends.
@@ -80,7 +81,14 @@ func (b FakeBackend) Serve(c net.Conn) {
 	}
 	time.Sleep(b.Delay)
 	answer, isEnd := strings.CutSuffix(b.Answer, "{end}")
-	io.WriteString(c, strings.ReplaceAll(answer, "{accept}", wstest.Accept(req.Header.Get("Sec-WebSocket-Key"))))
+	answer = strings.ReplaceAll(answer, "{accept}", wstest.Accept(req.Header.Get("Sec-WebSocket-Key")))
+	if b.Late > 0 {
+		head, body, _ := strings.Cut(answer, "\r\n\r\n")
+		io.WriteString(c, head+"\r\n\r\n")
+		time.Sleep(b.Late)
+		answer = body
+	}
+	io.WriteString(c, answer)
 	for !isEnd {
 		f, err := wstest.ReadFrame(r)
 		if err != nil {
