@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 // Every line that the package logs is here. No line has a query, a cookie,
@@ -55,7 +58,7 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 	r := i.Request
 	attrs := []slog.Attr{
 		slog.String(logRequestID, i.RequestID), slog.String(logReason, i.Reason.String()),
-		slog.String(logClient, r.RemoteAddr), slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path),
+		slog.String(logClient, clientName(p.ClientIP(r), r.RemoteAddr)), slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path),
 		slog.Int(logStatus, i.Status),
 	}
 	if i.Backend != nil {
@@ -67,6 +70,15 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 		attrs = append(attrs, slog.Any(logErr, i.Err))
 	}
 	p.logAttrs(slog.LevelDebug, msg, attrs...)
+}
+
+// clientName returns the address of a client in a log line: the peer's with its port, or
+// that of the client behind a trusted proxy.
+func clientName(client netip.Addr, remoteAddr string) string {
+	if client == handshake.PeerAddr(remoteAddr) {
+		return remoteAddr
+	}
+	return client.String()
 }
 
 // maxReason bounds how many bytes of a backend's reason phrase are logged.
@@ -152,7 +164,7 @@ func (p *Proxy) logOpened(t *Tunnel) {
 	}
 	i := t.Info()
 	p.logAttrs(slog.LevelDebug, "tunnel opened",
-		slog.Uint64(logTunnel, i.ID), slog.String(logRequestID, i.RequestID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, i.RemoteAddr),
+		slog.Uint64(logTunnel, i.ID), slog.String(logRequestID, i.RequestID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, clientName(i.ClientAddr, i.RemoteAddr)),
 		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.Int(logAttempts, i.Attempts))
 }
 
@@ -162,7 +174,7 @@ func (p *Proxy) logClosed(e *TunnelEnd) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.Uint64(logTunnel, e.ID), slog.String(logRequestID, e.RequestID), slog.String(logBackend, e.Backend.ID()), slog.String(logClient, e.RemoteAddr),
+		slog.Uint64(logTunnel, e.ID), slog.String(logRequestID, e.RequestID), slog.String(logBackend, e.Backend.ID()), slog.String(logClient, clientName(e.ClientAddr, e.RemoteAddr)),
 		slog.Duration(logDuration, e.Duration), slog.String(logSide, e.Side.String()), slog.String(logCause, e.Cause.String()),
 		slog.Int(logCode, e.Code), slog.Bool(logCut, e.Cut),
 		slog.Uint64(logToBackendBytes, e.ToBackend.Bytes), slog.Uint64(logToBackendMessages, e.ToBackend.Messages),

@@ -177,6 +177,18 @@ func TestLogHasNoSecretOfTheRewriteHook(t *testing.T) {
 	}
 }
 
+func TestLogNamesTheClientBehindATrustedProxy(t *testing.T) {
+	var book proxytest.LogBook
+	_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrustedProxies("127.0.0.1"))
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat", "X-Forwarded-For: 203.0.113.7"))
+	proxytest.HangUp(t, client)
+	proxytest.Exchange(t, s.URL, strings.Replace(proxytest.UpgradeTo("/chat", "X-Forwarded-For: 203.0.113.7"), "13", "12", 1))
+	s.Wait()
+	if got := book.Lines("client=203.0.113.7 "); len(got) != 3 {
+		t.Errorf("log has %q; want opened, closed and refused of 203.0.113.7", book.Lines())
+	}
+}
+
 func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	for _, tt := range []struct {
 		name, request string
