@@ -80,9 +80,9 @@
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
 // and whose Connection names upgrade. It is checked against RFC 6455 before any
 // backend is dialed. A request that fails a check is answered with a status and a body
-// that names the check. [WithOriginPatterns] is checked next. Then [WithAdmit] decides who
-// gets in, before a backend is picked: what it returns stays with the tunnel as
-// [TunnelInfo.Value]. Then the request goes to the backend with its Host, path,
+// that names the check. [WithOriginPatterns] is checked next. Then [Limits] and [WithAdmit]
+// decide who gets in, before a backend is picked: what the hook returns stays with the tunnel
+// as [TunnelInfo.Value]. Then the request goes to the backend with its Host, path,
 // query, Origin, cookies, subprotocols and extensions. Hop-by-hop fields are
 // removed, X-Forwarded-For, -Host and -Proto and X-Request-Id are set, and such fields of
 // an untrusted peer are dropped: see [WithTrustedProxies]. [WithRewrite] runs last.

@@ -13,8 +13,9 @@ var (
 	// balancer has returned it. The client gets 503.
 	ErrNoBackend = errors.New("wsproxy: no backend to choose")
 
-	// ErrLimit means that a limit is reached: all backends that are left to choose
-	// have their MaxTunnels. The client gets 503 and Retry-After.
+	// ErrLimit means that a limit is reached: one of [Limits], or all backends that are
+	// left to choose have their MaxTunnels. The client gets 503, or 429 for a limit of each
+	// client, and Retry-After.
 	ErrLimit = errors.New("wsproxy: limit reached")
 
 	// ErrTryNext is what the hook of [WithResponse] returns, by itself or wrapped, to drop

@@ -36,6 +36,15 @@ func (p *Proxy) newHookPanic(hook, requestID string, value any) error {
 	return &hookPanic{hook, value}
 }
 
+// callClientKey returns the key by which r's client is bounded, if any is.
+func (p *Proxy) callClientKey(r *http.Request) (key string, err error) {
+	if !p.admission.boundsClients() {
+		return "", nil
+	}
+	defer p.catch("Limits.ClientKey", RequestID(r), &err)
+	return p.admission.limits.ClientKey(r), nil
+}
+
 func (p *Proxy) callAdmit(r *http.Request) (value any, err error) {
 	defer p.catch("the Admit hook", RequestID(r), &err)
 	return p.admit(r)

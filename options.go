@@ -63,8 +63,39 @@ type Timeouts struct {
 	Close time.Duration
 }
 
-// Limits bound the resources that one peer can use.
+// Limits bound the resources that one peer, or all together, can use.
+//
+// An upgrade that would exceed one of the first five is refused before a backend is picked:
+// with 429 where the limit is for each client, else with 503, and with Retry-After. The
+// error handler gets an error that wraps [ErrLimit] and names the limit; [Trace].Refused has
+// ReasonLimit, ReasonClientLimit or ReasonRate. They are looked at in this order, after the
+// checks of RFC 6455 and of [WithOriginPatterns]: HandshakesPerClient, Handshakes,
+// Admitting, the hook of [WithAdmit], PerClient, Tunnels. A Rate is counted even if the
+// upgrade then fails. Zero and negative values mean no bound.
 type Limits struct {
+	// Tunnels bounds the tunnels of the proxy, upgrades that were let in included. See
+	// [BackendConfig] for those of one backend.
+	Tunnels int
+
+	// PerClient bounds the tunnels of each client, upgrades that were let in included.
+	PerClient int
+
+	// Handshakes bounds the rate of all upgrades together.
+	Handshakes Rate
+
+	// HandshakesPerClient bounds the rate of each client's upgrades. One that exceeds it
+	// takes nothing from Handshakes. Memory is used for the clients that have come within
+	// the time that fills their Burst again.
+	HandshakesPerClient Rate
+
+	// Admitting bounds how many calls of the hook of [WithAdmit] run at once.
+	Admitting int
+
+	// ClientKey tells clients apart. A client without a key, the empty string, is bounded
+	// by the other limits only. Default: [ByClientIP]. Behind a proxy set
+	// [WithTrustedProxies], or all clients have the key of that proxy.
+	ClientKey KeyFunc
+
 	// MessageSize bounds the payload of one message, in bytes, in both directions:
 	// the sum of its fragments, as they are on the wire (compressed, if
 	// permessage-deflate was negotiated). A larger message ends the tunnel, and its
@@ -317,6 +348,7 @@ type config struct {
 	messageSize      int64                                           // 0: no bound
 	socketBuffer     int                                             // bytes; 0: the kernel's choice
 	maxStalled       int                                             // 0: no bound
+	limits           Limits                                          // for the admission
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -339,6 +371,7 @@ func (s *settings) compile() (config, []error) {
 		messageSize:      max(s.limits.MessageSize, 0),
 		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
 		maxStalled:       max(s.limits.StalledTunnels, 0),
+		limits:           s.limits,
 		detached:         s.detached,
 		logger:           s.logger,
 	}
@@ -376,7 +409,7 @@ func (s *settings) hasRequestHooks() bool {
 		return true
 	}
 	t := s.trace
-	return s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
+	return s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
 		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
 }
 

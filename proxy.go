@@ -26,6 +26,8 @@ type Proxy struct {
 
 	start time.Time // immutable
 
+	admission *admission
+
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
 
@@ -52,6 +54,7 @@ func New(opts ...Option) (*Proxy, error) {
 	errs = append(errs, bad...)
 	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
+	p.admission = newAdmission(c.limits)
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)

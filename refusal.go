@@ -19,7 +19,10 @@ const (
 	ReasonOrigin                         // its Origin matches none of [WithOriginPatterns]
 	ReasonAdmit                          // the hook of [WithAdmit] returned an error, or panicked
 	ReasonHook                           // the balancer or another hook did, or made a request or response that is invalid
+	ReasonLimit                          // Limits.Tunnels or Admitting is reached
 	ReasonBackendLimit                   // every backend that was left to choose has its MaxTunnels
+	ReasonClientLimit                    // the client has its Limits.PerClient
+	ReasonRate                           // Limits.Handshakes or HandshakesPerClient is exceeded
 	ReasonNoBackend                      // the set is empty, or the balancer returned [ErrNoBackend]
 	ReasonUnreachable                    // no backend gave a proper response
 	ReasonAnswer                         // the backend refused the upgrade; the client got its response
@@ -31,7 +34,8 @@ const (
 
 var reasonNames = [...]string{
 	ReasonCheck: "check", ReasonOrigin: "origin", ReasonAdmit: "admit", ReasonHook: "hook",
-	ReasonBackendLimit: "backend limit", ReasonNoBackend: "no backend", ReasonUnreachable: "unreachable",
+	ReasonLimit: "limit", ReasonBackendLimit: "backend limit", ReasonClientLimit: "client limit", ReasonRate: "rate",
+	ReasonNoBackend: "no backend", ReasonUnreachable: "unreachable",
 	ReasonAnswer: "answer", ReasonClientLeft: "client left", ReasonDeadline: "deadline",
 	ReasonShutdown: "shutdown", ReasonFault: "fault",
 }
@@ -164,6 +168,7 @@ func statusOf(err error, reason Reason) int {
 		err = all.last()
 	}
 	var status *StatusError
+	var exceeded *limitError
 	var failed *BackendError
 	var response *responseError
 	switch {
@@ -172,6 +177,8 @@ func statusOf(err error, reason Reason) int {
 			return http.StatusInternalServerError // a hook's mistake
 		}
 		return status.Status
+	case errors.As(err, &exceeded):
+		return exceeded.status()
 	case reason == ReasonDeadline:
 		return http.StatusGatewayTimeout
 	case reason == ReasonClientLeft:

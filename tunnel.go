@@ -141,8 +141,20 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 // tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
 	defer t.p.registry.removeTunnel(t, end.Cut)
+	defer t.releasePlace()
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
 		t.reportEnd(end)
+	}
+}
+
+// releasePlace gives the place back that the tunnel has among [Limits].
+func (t *Tunnel) releasePlace() {
+	if a := t.p.admission; a.boundsPlaces() {
+		key := ""
+		if t.more != nil {
+			key = t.more.clientKey
+		}
+		a.leave(key)
 	}
 }
 

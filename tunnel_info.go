@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -151,13 +152,18 @@ type extras struct {
 	retries int      // backends tried before the one that answered
 	value   any      // of the Admit hook
 	url     *url.URL // if it has more than a path and a query
+
+	clientKey string // for Limits.PerClient
 }
 
 // extras returns the fields that the tunnel needs besides its snapshot, or nil.
 func (u *upgrade) extras() *extras {
 	e := extras{retries: len(u.tried) - 1, value: u.info.value}
+	if u.p.admission.perClient != nil {
+		e.clientKey = strings.Clone(u.clientKey) // which may be a part of the request's header
+	}
 	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
-	if isPlain && e.value == nil && e.retries == 0 {
+	if isPlain && e.value == nil && e.retries == 0 && e.clientKey == "" {
 		return nil
 	}
 	if !isPlain {

@@ -71,6 +71,9 @@ type upgrade struct {
 
 	stage Reason // of an ordinary error at this moment: see reasonOf
 
+	clientKey string // for the limits of each client
+	hasPlace  bool   // among Limits.Tunnels and PerClient, until the tunnel has it
+
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
 
@@ -114,6 +117,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
+	defer u.releasePlace()
 	if u.response != nil {
 		u.err = u.forward()
 	} else if u.tunnel == nil && u.err == nil {
@@ -126,6 +130,13 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		u.client.refuse(&i)
 	}
 	return u.tunnel, u.r
+}
+
+// releasePlace gives the upgrade's place back, unless its tunnel has it now.
+func (u *upgrade) releasePlace() {
+	if u.hasPlace && u.tunnel == nil {
+		u.p.admission.leave(u.clientKey)
+	}
 }
 
 // refused describes the upgrade, which gets no tunnel because of reason.
@@ -181,16 +192,47 @@ func (u *upgrade) check() error {
 			return refusalError(refusal)
 		}
 	}
-	if u.p.admit != nil {
-		u.stage = ReasonAdmit
-		value, err := u.p.callAdmit(u.r)
-		if err != nil {
-			return err
-		}
-		u.info.value = value
+	if err := u.admit(); err != nil {
+		return err
 	}
 	u.stage = ReasonFault
 	return u.client.check()
+}
+
+// admit returns an error if the limits or the Admit hook do not let the upgrade in.
+func (u *upgrade) admit() (err error) {
+	defer func() {
+		if exceeded, ok := err.(*limitError); ok {
+			u.stage = exceeded.reason
+		}
+	}()
+	a := u.p.admission
+	u.stage = ReasonHook
+	if u.clientKey, err = u.p.callClientKey(u.r); err != nil {
+		return err
+	}
+	if err := a.takeRate(u.p.now(), u.clientKey); err != nil {
+		return err
+	}
+	if u.p.admit != nil {
+		if err := a.beginAdmitting(); err != nil {
+			return err
+		}
+		defer a.endAdmitting()
+		u.stage = ReasonAdmit
+		if u.info.value, err = u.p.callAdmit(u.r); err != nil {
+			u.info.value = nil
+			return err
+		}
+	}
+	if !a.boundsPlaces() {
+		return nil
+	}
+	if err := a.enter(u.clientKey); err != nil {
+		return err
+	}
+	u.hasPlace = true
+	return nil
 }
 
 // refusalError returns the error for a refusal of package handshake.
