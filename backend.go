@@ -116,10 +116,10 @@ func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 
 // Load returns the number of tunnels by which a balancer should compare the backend with
-// others, upgrades under way included. It is NumTunnels, unless the backend refuses: within
-// the last seconds, it has refused more upgrades than it has accepted. To refuse is to respond
-// otherwise than with 101, or to end the tunnel within a second, before messages have passed
-// in both directions.
+// others, upgrades under way included. It is NumTunnels, unless the backend refuses more
+// upgrades than it accepts; both counts halve each second. To refuse is to respond otherwise
+// than with 101, or to end the tunnel within a second, before messages have passed in both
+// directions.
 //
 // A backend that refuses has few tunnels. A balancer that chooses the fewest tunnels would
 // send it all new clients. So it counts as carrying at least as many, in proportion to its
@@ -143,7 +143,7 @@ func (b *Backend) Load() int {
 	}
 	if !math.IsInf(least, 1) {
 		const rounding = 1e-6
-		load = max(load, int(math.Ceil(least*float64(b.Weight())-rounding))-1)
+		load = max(load, int(min(math.Ceil(least*float64(b.Weight())-rounding), math.MaxInt32))-1)
 	}
 	return load + numRefusals
 }
@@ -151,16 +151,19 @@ func (b *Backend) Load() int {
 // refusing reports whether the backend refuses more upgrades than it accepts, and how many
 // refusals count.
 func (b *Backend) refusing() (isRefusing bool, numRefusals int) {
-	c := &b.refusals
-	if !c.isRefusing.Load() { // the usual case, without a lock
+	if !b.refusals.isRefusing.Load() { // the usual case, without a lock; inlined
 		return false, 0
 	}
+	return b.countRefusals()
+}
+
+// countRefusals is refusing of a backend that was refusing at the last change of its counts.
+func (b *Backend) countRefusals() (isRefusing bool, numRefusals int) {
 	now := b.p.now()
+	c := &b.refusals
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	isRefusing = c.counts.IsRefusing(now)
-	c.isRefusing.Store(isRefusing)
-	return isRefusing, c.counts.Count(now)
+	return c.counts.IsRefusing(now), c.counts.Count(now)
 }
 
 // State returns whether the backend is in the set, and whether its last attempt failed.
@@ -202,14 +205,30 @@ type refusalCounts struct {
 	isRefusing atomic.Bool     // as of the last change; a time that passes can only make it false
 }
 
-// recordUpgrade records an event: see the methods of [health.Refusals].
-func (b *Backend) recordUpgrade(event func(health.Refusals, time.Duration) health.Refusals) {
-	now := b.p.now()
+// updateRefusals replaces the counts by the result of event at now.
+func (b *Backend) updateRefusals(now time.Duration, event func(health.Refusals) health.Refusals) {
 	c := &b.refusals
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.counts = event(c.counts, now)
+	c.counts = event(c.counts)
 	c.isRefusing.Store(c.counts.IsRefusing(now))
+}
+
+// recordRefused records that the backend has responded otherwise than with 101.
+func (b *Backend) recordRefused() {
+	now := b.p.now()
+	b.updateRefusals(now, func(r health.Refusals) health.Refusals { return r.Refused(now) })
+}
+
+// recordOpened records that the backend has responded with 101 at now.
+func (b *Backend) recordOpened(now time.Duration) {
+	b.updateRefusals(now, func(r health.Refusals) health.Refusals { return r.Opened(now) })
+}
+
+// recordEnded records that the backend has ended a tunnel at once, whose 101 came at opened.
+func (b *Backend) recordEnded(opened time.Duration) {
+	now := b.p.now()
+	b.updateRefusals(now, func(r health.Refusals) health.Refusals { return r.Ended(now, opened) })
 }
 
 // beginTrial records that an upgrade begins, if the backend is refusing. Then one endTrial
@@ -218,18 +237,16 @@ func (b *Backend) beginTrial() (hasBegun bool) {
 	if !b.refusals.isRefusing.Load() {
 		return false
 	}
-	b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals { return r.BeginTrial() })
+	b.updateRefusals(b.p.now(), health.Refusals.BeginTrial)
 	return true
 }
 
-func (b *Backend) endTrial() {
-	b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals { return r.EndTrial() })
-}
+func (b *Backend) endTrial() { b.updateRefusals(b.p.now(), health.Refusals.EndTrial) }
 
 // forgetFaults records that the backend has a new address.
 func (b *Backend) forgetFaults() {
 	b.recordSuccess()
-	b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals { return r.Forget() })
+	b.updateRefusals(b.p.now(), health.Refusals.Forget)
 }
 
 // recordFailure records that an attempt failed at now, a time since the proxy's start. It

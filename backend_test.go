@@ -29,7 +29,7 @@ func TestMaxTunnelsCountsPendingUpgrades(t *testing.T) {
 
 		resp, _ := proxytest.Finish(t, s.Dial(t), proxytest.UpgradeTo("/chat"))
 		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
-		proxytest.WantField(t, resp.Header, "Retry-After", "1")
+		wantRetryAfter(t, resp.Header)
 
 		leg1.ReadRequest()
 		leg1.SendRaw([]byte(proxytest.Refusing(403, "")))

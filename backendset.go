@@ -86,10 +86,10 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 			b = p.newBackend(t.config.ID)
 			p.known[b.id] = b
 		}
-		if old := b.target.Load(); old != nil && !old.hasSameAddress(t) {
+		old := b.target.Swap(t)
+		if old != nil && !old.hasSameAddress(t) {
 			b.forgetFaults() // they were those of the old address
 		}
-		b.target.Store(t)
 		all[i], inSet[b] = b, true
 	}
 	p.set.Store(&backendSet{all: all})

@@ -2,7 +2,6 @@ package wsproxy
 
 import (
 	"math"
-	"time"
 
 	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/health"
@@ -19,9 +18,9 @@ func setBackend(backend any, s backendtest.State) {
 		h = h.Record(b.p.now(), health.Unreached, "a test says so")
 	}
 	b.health.Store(&h)
+	const never = math.MaxInt64 // comes the time at which they decay
+	b.updateRefusals(never, health.Refusals.Forget)
 	for range s.Refusals {
-		b.recordUpgrade(func(r health.Refusals, _ time.Duration) health.Refusals {
-			return r.Refused(math.MaxInt64) // so that they do not decay
-		})
+		b.updateRefusals(never, func(r health.Refusals) health.Refusals { return r.Refused(never) })
 	}
 }

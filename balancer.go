@@ -51,9 +51,10 @@ func (f BalancerFunc) Pick(r *http.Request, candidates []*Backend) (*Backend, er
 // Backends with equal values take turns.
 //
 // A backend that refuses more upgrades than it accepts (see [Backend.Load]) is chosen only
-// when it is its turn among all candidates, and about once a second at most, so that it
-// gets no more than its even share of the clients. If all candidates refuse, all are
-// compared, by the number of tunnels and refusals.
+// in its turn among all candidates, which comes as often as its weight says, about once a
+// second at most, and only if it would be chosen by its tunnels: so it gets no more than its
+// even share of the clients. If all candidates refuse, all are compared, by the number of
+// tunnels and refusals.
 //
 // It is the default, and right for most uses: WebSocket connections live long, so that
 // an uneven load after a restart or a burst stays uneven unless new tunnels even it out.
@@ -66,9 +67,7 @@ type leastTunnels struct {
 	// equal candidates is not always the same one.
 	next atomic.Uint64
 
-	// trials is the index of the candidate that is chosen if it refuses and its refusals
-	// are forgotten.
-	trials atomic.Uint64
+	turn atomic.Uint64 // whose turn it is, while a candidate refuses
 }
 
 func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, error) {
@@ -87,11 +86,9 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 			j -= n
 		}
 		b := candidates[j]
-		if b.refusals.isRefusing.Load() {
-			if isRefusing, _ := b.refusing(); isRefusing {
-				hasRefusing = true
-				continue
-			}
+		if isRefusing, _ := b.refusing(); isRefusing {
+			hasRefusing = true
+			continue
 		}
 		// Products of float64 are exact up to 2^53 and cannot overflow.
 		if bt, bw := float64(b.NumTunnels()+1), float64(b.Weight()); best == nil || bt*weight < tunnels*bw {
@@ -99,11 +96,13 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 		}
 	}
 	if hasRefusing {
-		if b := l.pickRefusing(candidates); b != nil {
-			return b, nil
-		}
 		if best == nil {
 			return leastRefusing(candidates), nil
+		}
+		b := l.inTurn(candidates)
+		isRefusing, numRefusals := b.refusing()
+		if isRefusing && numRefusals == 0 && float64(b.NumTunnels()+1)*weight <= tunnels*float64(b.Weight()) {
+			return b, nil
 		}
 	}
 	if skipped > 0 {
@@ -114,14 +113,21 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 	return best, nil
 }
 
-// pickRefusing returns the candidate whose turn it is, if it refuses and none of its
-// refusals counts any longer, or else nil.
-func (l *leastTunnels) pickRefusing(candidates []*Backend) *Backend {
-	b := candidates[(l.trials.Add(1)-1)%uint64(len(candidates))]
-	if isRefusing, numRefusals := b.refusing(); isRefusing && numRefusals == 0 {
-		return b
+// inTurn returns the candidate whose turn it is. The turns are spread evenly in proportion
+// to weights: the multiples of the golden ratio, modulo 1, are.
+func (l *leastTunnels) inTurn(candidates []*Backend) *Backend {
+	total := 0.0
+	for _, b := range candidates {
+		total += float64(b.Weight())
 	}
-	return nil
+	_, point := math.Modf(float64(l.turn.Add(1)%(1<<20)) * math.Phi)
+	point *= total
+	for _, b := range candidates {
+		if point -= float64(b.Weight()); point < 0 {
+			return b
+		}
+	}
+	return candidates[len(candidates)-1] // because of rounding, or of a weight that changed
 }
 
 // leastRefusing returns one of candidates, which all refuse.

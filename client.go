@@ -55,16 +55,25 @@ type http1Client struct {
 // check looks for the server's connection behind the wrappers that middleware puts
 // around a ResponseWriter.
 func (c *http1Client) check() error {
-	w := c.w
-	for {
+	w, isHijacker := c.innermost()
+	if isHijacker {
+		return nil
+	}
+	c.u.p.logNoHijacker(w, c.u.info.id)
+	return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
+}
+
+// innermost returns the first ResponseWriter that is an [http.Hijacker], or else the one
+// that has no Unwrap method.
+func (c *http1Client) innermost() (w http.ResponseWriter, isHijacker bool) {
+	for w = c.w; ; {
 		switch t := w.(type) {
 		case http.Hijacker:
-			return nil
+			return w, true
 		case interface{ Unwrap() http.ResponseWriter }:
 			w = t.Unwrap()
 		default:
-			c.u.p.logNoHijacker(w, c.u.info.id)
-			return fmt.Errorf("wsproxy: %T has neither Hijack nor Unwrap: %w", w, http.ErrNotSupported)
+			return w, false
 		}
 	}
 }
@@ -216,6 +225,9 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header) error {
 
 func (c *http1Client) refuse(i *RefusedInfo) {
 	if c.isHijacked {
+		return
+	}
+	if c.u.p.refusal.ByClose && c.refuseByClose(i) {
 		return
 	}
 	w := c.w

@@ -37,12 +37,13 @@ func (p *Proxy) newHookPanic(hook, requestID string, value any) error {
 }
 
 // callClientKey returns the key by which r's client is bounded, if any is.
-func (p *Proxy) callClientKey(r *http.Request) (key string, err error) {
-	if !p.admission.boundsClients() {
-		return "", nil
+func (p *Proxy) callClientKey(r *http.Request) (key clientKey, err error) {
+	a := p.admission
+	if !a.boundsClients() {
+		return 0, nil
 	}
 	defer p.catch("Limits.ClientKey", RequestID(r), &err)
-	return p.admission.limits.ClientKey(r), nil
+	return a.keyOf(a.limits.ClientKey(r)), nil
 }
 
 func (p *Proxy) callAdmit(r *http.Request) (value any, err error) {

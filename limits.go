@@ -2,6 +2,7 @@ package wsproxy
 
 import (
 	"fmt"
+	"hash/maphash"
 	"net/http"
 	"sync"
 	"time"
@@ -11,24 +12,34 @@ import (
 
 // A Rate is how many events are allowed a second, on average and at once.
 type Rate struct {
-	PerSecond float64 // zero and negative mean no bound
+	PerSecond float64 // zero, negative and infinite mean no bound
 	Burst     int     // below 1 it means 1
+}
+
+// String returns "2 a second, 20 at once".
+func (r Rate) String() string {
+	return fmt.Sprintf("%v a second, %d at once", r.PerSecond, max(r.Burst, 1))
 }
 
 // An admission lets upgrades in, as far as the limits allow: see [Limits].
 type admission struct {
-	limits Limits // immutable; ClientKey is not nil
+	limits Limits       // immutable; ClientKey is not nil
+	seed   maphash.Seed // of clientKeys; immutable
 
 	mu           sync.Mutex
-	bucket       limit.Bucket   // of Handshakes
-	buckets      *limit.Buckets // of HandshakesPerClient; nil: no bound
-	numAdmitting int            // calls of the Admit hook under way
-	numPlaces    int            // upgrades that were let in, and tunnels
-	perClient    map[string]int // those of each client; nil: no bound
+	bucket       limit.Bucket      // of Handshakes
+	buckets      *limit.Buckets    // of HandshakesPerClient; nil: no bound
+	numAdmitting int               // calls of the Admit hook under way
+	numPlaces    int               // upgrades that were let in, and tunnels
+	perClient    map[clientKey]int // those of each client; nil: no bound
 }
 
+// A clientKey is the hash of what ClientKey returned, so that the strings of a request are
+// not retained. 0 is that of a client without a key.
+type clientKey uint64
+
 func newAdmission(l Limits) *admission {
-	a := &admission{limits: l}
+	a := &admission{limits: l, seed: maphash.MakeSeed()}
 	if l.ClientKey == nil {
 		a.limits.ClientKey = clientIP
 	}
@@ -36,7 +47,7 @@ func newAdmission(l Limits) *admission {
 		a.buckets = limit.NewBuckets(r)
 	}
 	if l.PerClient > 0 {
-		a.perClient = make(map[string]int)
+		a.perClient = make(map[clientKey]int)
 	}
 	return a
 }
@@ -47,12 +58,21 @@ func (a *admission) boundsClients() bool { return a.buckets != nil || a.perClien
 // boundsPlaces reports whether an upgrade that is let in needs a place.
 func (a *admission) boundsPlaces() bool { return a.limits.Tunnels > 0 || a.perClient != nil }
 
+// keyOf returns the hash of a key.
+func (a *admission) keyOf(key string) clientKey {
+	if key == "" {
+		return 0
+	}
+	return clientKey(max(maphash.String(a.seed, key), 1))
+}
+
 // A limitError says which limit an upgrade would exceed.
 type limitError struct {
 	name     string // the field of Limits
 	limit    any
 	reason   Reason
-	isClient bool // the limit is that of one client
+	isClient bool          // the limit is that of one client
+	wait     time.Duration // until an upgrade would not exceed it; 0: not known
 }
 
 func (e *limitError) Error() string {
@@ -70,20 +90,24 @@ func (e *limitError) status() int {
 	return http.StatusServiceUnavailable
 }
 
-// takeRate counts an upgrade of the client with that key at now, or returns a [*limitError].
-// An upgrade that its client may not make takes nothing from the others.
-func (a *admission) takeRate(now time.Duration, key string) error {
+// allowRate counts an upgrade of a client at now, or returns a [*limitError]. The client's
+// own rate comes first: an upgrade that exceeds it does not count for the rate of all.
+func (a *admission) allowRate(now time.Duration, key clientKey) error {
 	total := limit.Rate(a.limits.Handshakes)
 	if a.buckets == nil && !total.IsBound() {
 		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.buckets != nil && key != "" && !a.buckets.Take(now, key) {
-		return &limitError{"HandshakesPerClient", a.limits.HandshakesPerClient, ReasonRate, true}
+	if a.buckets != nil && key != 0 {
+		if wait, ok := a.buckets.Allow(now, uint64(key)); !ok {
+			return &limitError{"HandshakesPerClient", a.limits.HandshakesPerClient, ReasonRate, true, wait}
+		}
 	}
-	if total.IsBound() && !a.bucket.Take(now, total) {
-		return &limitError{"Handshakes", a.limits.Handshakes, ReasonRate, false}
+	if total.IsBound() {
+		if wait, ok := a.bucket.Allow(now, total); !ok {
+			return &limitError{"Handshakes", a.limits.Handshakes, ReasonRate, false, wait}
+		}
 	}
 	return nil
 }
@@ -94,7 +118,7 @@ func (a *admission) beginAdmitting() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if l := a.limits.Admitting; l > 0 && a.numAdmitting >= l {
-		return &limitError{"Admitting", l, ReasonLimit, false}
+		return &limitError{"Admitting", l, ReasonLimit, false, 0}
 	}
 	a.numAdmitting++
 	return nil
@@ -106,17 +130,17 @@ func (a *admission) endAdmitting() {
 	a.numAdmitting--
 }
 
-// enter takes a place for an upgrade of the client with that key, or returns a
-// [*limitError]. One leave follows, when the upgrade fails or its tunnel has ended.
-func (a *admission) enter(key string) error {
+// reserve reserves a place for an upgrade of a client, or returns a [*limitError]. One
+// release follows, when the upgrade fails or its tunnel has ended.
+func (a *admission) reserve(key clientKey) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	isCounted := a.perClient != nil && key != ""
+	isCounted := a.perClient != nil && key != 0
 	if l := a.limits.PerClient; isCounted && a.perClient[key] >= l {
-		return &limitError{"PerClient", l, ReasonClientLimit, true}
+		return &limitError{"PerClient", l, ReasonClientLimit, true, 0}
 	}
 	if l := a.limits.Tunnels; l > 0 && a.numPlaces >= l {
-		return &limitError{"Tunnels", l, ReasonLimit, false}
+		return &limitError{"Tunnels", l, ReasonLimit, false, 0}
 	}
 	a.numPlaces++
 	if isCounted {
@@ -125,11 +149,11 @@ func (a *admission) enter(key string) error {
 	return nil
 }
 
-func (a *admission) leave(key string) {
+func (a *admission) release(key clientKey) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.numPlaces--
-	if a.perClient == nil || key == "" {
+	if a.perClient == nil || key == 0 {
 		return
 	}
 	if a.perClient[key]--; a.perClient[key] == 0 {

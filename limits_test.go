@@ -1,10 +1,13 @@
 package wsproxy_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"reflect"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -214,34 +217,135 @@ func TestCallsOfAdmitAreBounded(t *testing.T) {
 	})
 }
 
-// An upgrade that fails after it was let in gives its place back, however it fails.
+// An upgrade that fails after it was let in gives its place back once, however it fails.
 func TestPlaceOfAnUpgradeThatFailsIsFreeAgain(t *testing.T) {
-	var fail func(r *http.Request) error
-	hook := func(r *wsproxy.ProxyRequest) error { return fail(r.In) }
-	for name, f := range map[string]func(*http.Request) error{
-		"error":   func(*http.Request) error { return errors.New("no") },
-		"panic":   func(*http.Request) error { panic("no") },
-		"aborted": func(*http.Request) error { panic(http.ErrAbortHandler) },
-		"left":    func(*http.Request) error { return context.Canceled },
-	} {
-		t.Run(name, func(t *testing.T) {
-			fail = f
-			_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithRewrite(hook),
-				wsproxy.WithLimits(wsproxy.Limits{Tunnels: 1, PerClient: 1}))
-			for range 3 {
-				client := wstest.Dial(t, s.URL)
-				client.WriteRequest(proxytest.UpgradeTo("/chat"))
-				client.Peek()
-				client.Close()
-				s.Wait()
+	onRewrite := func(f func() error) wsproxy.Option {
+		return wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error {
+			if r.In.Header.Get("X-Fail") == "" {
+				return nil
 			}
-			fail = func(*http.Request) error { return nil }
-			client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
-			proxytest.HangUp(t, client)
-			s.Wait()
-			client, _ = proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
-			proxytest.HangUp(t, client)
+			return f()
 		})
+	}
+	onResponse := func(f func() error) wsproxy.Option {
+		return wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+			if r.Request.Header.Get("X-Fail") == "" {
+				return nil
+			}
+			return f()
+		})
+	}
+	no := errors.New("no")
+	for _, tt := range []struct {
+		name   string
+		option wsproxy.Option
+		wrap   func(http.ResponseWriter) http.ResponseWriter // for the upgrade that fails
+	}{
+		{name: "error", option: onRewrite(func() error { return no })},
+		{name: "panic", option: onRewrite(func() error { panic("no") })},
+		{name: "abort", option: onRewrite(func() error { panic(http.ErrAbortHandler) })},
+		{name: "exit", option: onRewrite(func() error { runtime.Goexit(); return nil })},
+		{name: "response", option: onResponse(func() error { return no })},
+		{name: "response panics", option: onResponse(func() error { panic("no") })},
+		{name: "next backend", option: onResponse(func() error { return wsproxy.ErrTryNext })},
+		{name: "hijack fails", option: onRewrite(func() error { return nil }), wrap: func(w http.ResponseWriter) http.ResponseWriter { return failingHijacker{w} }},
+		{name: "client lost", option: onRewrite(func() error { return nil }), wrap: func(w http.ResponseWriter) http.ResponseWriter { return closedAtHijack{w} }},
+	} {
+		for name, l := range map[string]wsproxy.Limits{"in all": {Tunnels: 1}, "for each client": {PerClient: 1}} {
+			t.Run(tt.name+"/"+name, func(t *testing.T) {
+				p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithLimits(l), tt.option)
+				s := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if tt.wrap != nil && r.Header.Get("X-Fail") != "" {
+						w = tt.wrap(w)
+					}
+					p.ServeHTTP(w, r)
+				}))
+				for range 2 {
+					client := wstest.Dial(t, s.URL)
+					client.WriteRequest(proxytest.UpgradeTo("/chat", "X-Fail: 1"))
+					client.Peek()
+					client.Close()
+					s.Wait()
+				}
+				proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+				resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+				if resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusTooManyRequests {
+					t.Errorf("the second client got %d; want it refused: there is one place", resp.StatusCode)
+				}
+			})
+		}
+	}
+}
+
+func TestPlaceOfARefusalByTheBackendIsFreeAgain(t *testing.T) {
+	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartRaw(t, proxytest.Refusing(403, "no")).URL()), wsproxy.WithLimits(wsproxy.Limits{Tunnels: 1}))
+	for range 3 {
+		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
+		proxytest.WantStatus(t, resp, http.StatusForbidden)
+		s.Wait()
+	}
+}
+
+func TestLimitsAreLookedAtInTheirOrder(t *testing.T) {
+	order := []string{"HandshakesPerClient", "Handshakes", "Admitting", "PerClient", "Tunnels"}
+	for i, want := range order {
+		t.Run(want, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				all := wsproxy.Limits{
+					HandshakesPerClient: wsproxy.Rate{PerSecond: 0.001, Burst: 1},
+					Handshakes:          wsproxy.Rate{PerSecond: 0.001, Burst: 2},
+					Admitting:           1, PerClient: 1, Tunnels: 1,
+				}
+				for _, lifted := range order[:i] {
+					reflect.ValueOf(&all).Elem().FieldByName(lifted).SetZero()
+				}
+				all.ClientKey = wsproxy.ByHeader("X-User")
+				release := make(chan struct{})
+				numAdmitted := 0
+				_, s, told := startLimited(t, all, wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+					if r.Header.Get("X-User") == "slow" {
+						<-release
+					} else {
+						numAdmitted++
+					}
+					return nil, nil
+				}))
+				first, _ := upgrade(t, s, "ann")
+				slow := s.Dial(t)
+				slow.WriteRequest(proxytest.UpgradeTo("/chat", "X-User: slow"))
+				synctest.Wait()
+				upgrade(t, s, "ann")
+				if i := <-told; !strings.Contains(i.Err.Error(), "Limits."+want+" ") {
+					t.Errorf("refused with %v; want Limits.%s", i.Err, want)
+				}
+				if isAfterAdmit := i > 2; (numAdmitted == 2) != isAfterAdmit {
+					t.Errorf("the Admit hook was called %d times for the two of ann", numAdmitted)
+				}
+				close(release)
+				slow.ReadResponse()
+				slow.Close()
+				proxytest.HangUp(t, first)
+			})
+		})
+	}
+}
+
+func TestRetryAfterOfARateIsTheTimeToWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, _ := startLimited(t, wsproxy.Limits{Handshakes: wsproxy.Rate{PerSecond: 0.01}})
+		c, _ := upgrade(t, s, "x")
+		proxytest.HangUp(t, c)
+		_, resp := upgrade(t, s, "x")
+		if n, _ := strconv.Atoi(resp.Header.Get("Retry-After")); n < 100 || n > 200 {
+			t.Errorf("Retry-After is %q; want 100 to 200, because one is allowed every 100 s", resp.Header.Get("Retry-After"))
+		}
+	})
+}
+
+func TestRateThatIsNotANumberIsAMistake(t *testing.T) {
+	_, err := wsproxy.New(wsproxy.WithBackends(), wsproxy.WithLimits(wsproxy.Limits{Handshakes: wsproxy.Rate{PerSecond: math.NaN()}}))
+	if err == nil || !strings.Contains(err.Error(), "WithLimits.Handshakes.PerSecond") {
+		t.Errorf("New() = %v; want a mistake in WithLimits.Handshakes.PerSecond", err)
 	}
 }
 

@@ -25,7 +25,10 @@ const (
 	drainTimeout      = 1 * time.Second        // for a client to end its stream after a response
 	goingAwayTimeout  = 100 * time.Millisecond // for a backend whose 101 was dropped to close the connection
 	abortTimeout      = 1 * time.Second        // for hooks of tunnels that were cut to return
-	retryAfterSeconds = "1"                    // Retry-After of a refusal that will not last
+	defaultRetryAfter = 2 * time.Second        // see Refusal
+	maxRetryAfter     = 1 * time.Hour          // for a client that exceeds a rate
+	lingerTimeout     = 2 * time.Second        // for a client that was refused by a Close frame
+	maxLingering      = 1000                   // such clients, without Limits.Tunnels
 )
 
 // An Option configures a [Proxy]. An option only records its arguments; [New] checks
@@ -63,15 +66,18 @@ type Timeouts struct {
 	Close time.Duration
 }
 
-// Limits bound the resources that one peer, or all together, can use.
+// Limits bound the resources that one peer, or all together, can use. Zero and negative
+// values mean no bound.
 //
-// An upgrade that would exceed one of the first five is refused before a backend is picked:
-// with 429 where the limit is for each client, else with 503, and with Retry-After. The
-// error handler gets an error that wraps [ErrLimit] and names the limit; [Trace].Refused has
-// ReasonLimit, ReasonClientLimit or ReasonRate. They are looked at in this order, after the
-// checks of RFC 6455 and of [WithOriginPatterns]: HandshakesPerClient, Handshakes,
-// Admitting, the hook of [WithAdmit], PerClient, Tunnels. A Rate is counted even if the
-// upgrade then fails. Zero and negative values mean no bound.
+// Tunnels, PerClient, Handshakes, HandshakesPerClient and Admitting decide who gets in. An
+// upgrade that would exceed one of them is refused before a backend is picked: with 429 where
+// the limit is for each client, else with 503, and with Retry-After. The error handler gets an
+// error that wraps [ErrLimit] and names the limit; Trace.Refused has ReasonLimit,
+// ReasonClientLimit or ReasonRate.
+//
+// The order is: the checks of RFC 6455, [WithOriginPatterns], HandshakesPerClient, Handshakes,
+// Admitting, the hook of [WithAdmit], PerClient, Tunnels. An upgrade counts for the rates even
+// if it fails afterwards.
 type Limits struct {
 	// Tunnels bounds the tunnels of the proxy, upgrades that were let in included. See
 	// [BackendConfig] for those of one backend.
@@ -84,16 +90,17 @@ type Limits struct {
 	Handshakes Rate
 
 	// HandshakesPerClient bounds the rate of each client's upgrades. One that exceeds it
-	// takes nothing from Handshakes. Memory is used for the clients that have come within
-	// the time that fills their Burst again.
+	// does not count for Handshakes. Memory is used for the clients that have come within
+	// twice the time in which Burst upgrades are allowed again.
 	HandshakesPerClient Rate
 
 	// Admitting bounds how many calls of the hook of [WithAdmit] run at once.
 	Admitting int
 
-	// ClientKey tells clients apart. A client without a key, the empty string, is bounded
-	// by the other limits only. Default: [ByClientIP]. Behind a proxy set
-	// [WithTrustedProxies], or all clients have the key of that proxy.
+	// ClientKey tells clients apart. It is called before the hook of [WithAdmit], so that
+	// [Admitted] has no value. A client without a key, the empty string, is bounded by the
+	// other limits only. Default: [ByClientIP]. Behind a proxy set [WithTrustedProxies], or
+	// all clients have the key of that proxy.
 	ClientKey KeyFunc
 
 	// MessageSize bounds the payload of one message, in bytes, in both directions:
@@ -130,6 +137,35 @@ type Limits struct {
 	// up to 32 KiB count as accepted when the last of them is. Zero and negative mean
 	// no bound.
 	StalledTunnels int
+}
+
+// A Refusal says what a client gets that is refused. See [WithRefusal].
+type Refusal struct {
+	// RetryAfter is when a client should come again that was refused because of a limit
+	// or of a shutdown; for a rate it is the time that the client has to wait, if that is
+	// longer, and an hour at most. The Retry-After of the response is drawn from one to two
+	// times that, so that clients do not all come back at once, and rounded up to whole
+	// seconds. Zero means 2 s, negative means no Retry-After.
+	RetryAfter time.Duration
+
+	// ByClose makes the proxy accept the WebSocket of a client that is refused, and close
+	// it at once. A browser tells its page nothing of a status, but the code of a Close
+	// frame, with the text of the [Reason]:
+	//
+	//	1008  origin, client limit, rate of one client, and a 4xx of admit or hook
+	//	1011  a 500 or 502 of admit or hook
+	//	1012  shutdown
+	//	1013  limit, backend limit, rate, no backend, unreachable, deadline
+	//
+	// The 101 has the first subprotocol that the client offers, X-Request-Id, no
+	// extension, and nothing of middleware or of the hook of [WithResponse]. The error
+	// handler is not called. A request that fails a check of RFC 6455 gets its status,
+	// and so does one that the backend has refused.
+	//
+	// The proxy waits for 2 s at most until the client closes the connection, and for a
+	// tenth of [Limits.Tunnels] clients at once at most, or 1,000 without that limit. Any
+	// more get a status.
+	ByClose bool
 }
 
 // WithBackends sets the backends by their URLs: weight 1, no limits, the URL as
@@ -253,6 +289,11 @@ func WithResponse(hook func(*ProxyResponse) error) Option {
 	return optionFunc(func(s *settings) { s.response = hook })
 }
 
+// WithRefusal says what clients get that are refused. See [Refusal].
+func WithRefusal(r Refusal) Option {
+	return optionFunc(func(s *settings) { s.refusal = r })
+}
+
 // WithErrorHandler sets the function that answers a request that gets neither a tunnel
 // nor a backend's response: the request is no upgrade, or the upgrade failed before its
 // 101. Headers that the answer needs (Upgrade, Sec-WebSocket-Version, Retry-After,
@@ -326,6 +367,7 @@ type settings struct {
 	errorHandler   func(http.ResponseWriter, *http.Request, error)
 	timeouts       Timeouts
 	limits         Limits
+	refusal        Refusal
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
@@ -349,6 +391,7 @@ type config struct {
 	socketBuffer     int                                             // bytes; 0: the kernel's choice
 	maxStalled       int                                             // 0: no bound
 	limits           Limits                                          // for the admission
+	refusal          Refusal
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -372,6 +415,7 @@ func (s *settings) compile() (config, []error) {
 		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
 		maxStalled:       max(s.limits.StalledTunnels, 0),
 		limits:           s.limits,
+		refusal:          s.refusal,
 		detached:         s.detached,
 		logger:           s.logger,
 	}
@@ -390,6 +434,7 @@ func (s *settings) compile() (config, []error) {
 	if s.trace != nil {
 		c.trace = *s.trace
 	}
+	errs = s.checkRates(errs)
 	c.hasRequestHooks = s.hasRequestHooks()
 	errs = s.compileTrusted(errs, &c)
 	errs = s.compileOrigins(errs, &c)
@@ -411,6 +456,15 @@ func (s *settings) hasRequestHooks() bool {
 	t := s.trace
 	return s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
 		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
+}
+
+func (s *settings) checkRates(errs []error) []error {
+	for name, r := range map[string]Rate{"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient} {
+		if math.IsNaN(r.PerSecond) {
+			errs = append(errs, &ConfigError{Option: "WithLimits." + name + ".PerSecond", Value: r.PerSecond, Err: errors.New("not a number")})
+		}
+	}
+	return errs
 }
 
 func (s *settings) compileTrusted(errs []error, c *config) []error {

@@ -50,6 +50,9 @@ type attempt struct {
 	u       *upgrade
 	backend *Backend
 	isLast  bool // no other backend will be tried after this one
+	isTrial bool // the backend is refusing: see Backend.beginTrial
+
+	switchedAt time.Duration // of a 101, since the proxy's start
 
 	backendResponse             // after run
 	header          http.Header // of the client's response; after run
@@ -119,6 +122,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		}
 		u.tried = append(u.tried, b)
 		a := &attempt{u: u, backend: b, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried)}
+		a.isTrial = b.beginTrial()
 		if err := a.tracePicked(len(candidates)); err != nil {
 			return nil, err
 		}
@@ -131,6 +135,7 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 	isDone := false
 	defer func() {
 		if !isDone {
+			a.endTrial()
 			a.close()
 		}
 	}()
@@ -154,9 +159,7 @@ func (a *attempt) run() error {
 	if b.beginProbe() {
 		defer b.endProbe()
 	}
-	if b.beginTrial() {
-		defer b.endTrial()
-	}
+	defer a.endTrial()
 	out, err := u.newOutboundRequest(b)
 	if err != nil {
 		return err
@@ -173,7 +176,7 @@ func (a *attempt) run() error {
 		if dropped, ok := hookErr.(*BackendError); ok {
 			err, hookErr = dropped, nil
 		}
-		a.recordRefusal(err != nil)
+		a.recordResponse(err != nil, hookErr != nil)
 	}
 	if err != nil && a.conn != nil {
 		a.dropResponse()
@@ -209,12 +212,23 @@ func (a *attempt) dropResponse() {
 	a.backendResponse = backendResponse{}
 }
 
-// recordRefusal records whether the backend has refused the upgrade: see [Backend.Load].
-func (a *attempt) recordRefusal(isDropped bool) {
-	if a.isSwitch() && !isDropped {
-		a.backend.recordUpgrade(health.Refusals.Opened)
-	} else {
-		a.backend.recordUpgrade(health.Refusals.Refused)
+// recordResponse records whether the backend has refused the upgrade: see [Backend.Load].
+// That a hook refuses the client of a 101 says nothing about the backend.
+func (a *attempt) recordResponse(isDropped, isRefusedByHook bool) {
+	switch {
+	case !a.isSwitch() || isDropped:
+		a.backend.recordRefused()
+	case !isRefusedByHook:
+		a.switchedAt = a.u.p.now()
+		a.backend.recordOpened(a.switchedAt)
+	}
+}
+
+// endTrial ends the trial that [upgrade.pick] has begun, if any.
+func (a *attempt) endTrial() {
+	if a.isTrial {
+		a.isTrial = false
+		a.backend.endTrial()
 	}
 }
 

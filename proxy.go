@@ -26,7 +26,8 @@ type Proxy struct {
 
 	start time.Time // immutable
 
-	admission *admission
+	admission    *admission
+	numLingering atomic.Int64 // clients that were refused by a Close frame; see Refusal
 
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable

@@ -136,7 +136,7 @@ func TestShutdownRefusesUpgradesWithRetryAfter(t *testing.T) {
 	}
 	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
 	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
-	proxytest.WantField(t, resp.Header, "Retry-After", "1")
+	wantRetryAfter(t, resp.Header)
 	proxytest.WantUntouched(t, b)
 }
 
@@ -152,7 +152,7 @@ func TestShutdownEndsPendingUpgrades(t *testing.T) {
 	}
 	resp := client.ReadResponse()
 	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
-	proxytest.WantField(t, resp.Header, "Retry-After", "1")
+	wantRetryAfter(t, resp.Header)
 	backend.WantEOF()
 	proxytest.WantNoTunnels(t, p)
 }

@@ -4,8 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 // This file is about requests that get no tunnel: the reason, the hook and the log line for
@@ -114,11 +119,16 @@ func reasonOf(err error, stage Reason, isCanceled bool) Reason {
 
 // refuse responds to r, which is no upgrade, or came after Shutdown.
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error, reason Reason) {
-	info := new(requestInfo)
-	r = p.identify(r, info)
-	i := RefusedInfo{Request: r, RequestID: info.id, Reason: reason, Status: statusOf(err, reason), Err: err}
+	u := newUpgrade(p, w, r)
+	u.r = p.identify(r, &u.info)
+	i := u.refused(reason)
+	i.Err, i.Status = err, statusOf(err, reason)
 	p.reportRefused(i, nil)
-	p.respondRefused(w, &i)
+	if reason == ReasonShutdown && handshake.Validate(u.r) == nil {
+		u.client.refuse(&i)
+	} else {
+		p.respondRefused(w, &i)
+	}
 }
 
 // respondRefused sends the response for a request that has got neither a tunnel nor a
@@ -132,7 +142,9 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 		}
 	}
 	if i.Reason == ReasonShutdown || errors.Is(i.Err, ErrLimit) {
-		h.Set("Retry-After", retryAfterSeconds)
+		if after := p.refusal.retryAfter(i.Err); after > 0 {
+			h.Set("Retry-After", strconv.Itoa(after))
+		}
 	}
 	h.Set(requestIDHeader, i.RequestID)
 	closeAfter(i.Request, h)
@@ -145,6 +157,15 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 		text = status.Err.Error()
 	}
 	http.Error(w, text, i.Status)
+}
+
+// retryAfter returns the value of Retry-After for a client that is refused with err, or 0.
+func (f Refusal) retryAfter(err error) int {
+	after := orDefault(f.RetryAfter, defaultRetryAfter)
+	if exceeded, ok := errors.AsType[*limitError](err); ok && after > 0 {
+		after = max(after, min(exceeded.wait, maxRetryAfter))
+	}
+	return int(math.Ceil(after.Seconds() * (1 + rand.Float64())))
 }
 
 // closeAfter makes the server close the client's connection after the answer: an

@@ -119,8 +119,8 @@ func TestRefusingBackendGetsItsEvenShareAtMost(t *testing.T) {
 			t.Run(fmt.Sprintf("%s beside %d", r.name, carried), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					_, _, c := startRefusing(t, proxytest.FakeBackend{Answer: r.answer}, carried)
-					const n = 40
-					c.come(n, 20*time.Millisecond)
+					const n = 400
+					c.come(n, 2*time.Millisecond)
 					c.leave()
 					if got := c.numRefused(); got > n/2+5 {
 						t.Errorf("%d of %d clients were refused", got, n)
@@ -165,7 +165,7 @@ func TestRefusingBackendGetsSixtyClientsAMinuteAtMost(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					_, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")}, carried)
 					interval := time.Duration(float64(time.Second) / rate)
-					span := max(10*time.Second, 20*interval)
+					span := max(10*time.Second, 200*interval)
 					n := int(span / interval)
 					c.come(n, interval)
 					c.leave()
@@ -223,6 +223,36 @@ func TestRefusingBackendOfAnyWeightGetsNoMore(t *testing.T) {
 			}
 		})
 	}
+}
+
+// At a low rate its refusals are forgotten when the next client comes.
+func TestRefusingBackendGetsTheShareOfItsWeight(t *testing.T) {
+	for _, weights := range [][2]int{{1, 100}, {1, 9}, {1, 1}, {9, 1}} {
+		synctest.Test(t, func(t *testing.T) {
+			p, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(404, "not here")}, 0)
+			setWeights(t, p, weights)
+			const n = 400
+			c.come(n, 5*time.Second)
+			c.leave()
+			share := float64(weights[0]) / float64(weights[0]+weights[1])
+			if got := c.numRefused(); float64(got) > share*n+5 {
+				t.Errorf("weights %v: %d of %d clients were refused; want a share of %.2f at most", weights, got, n, share)
+			}
+		})
+	}
+}
+
+// A backend that is full may refuse by a status of its own.
+func TestRefusingBackendThatIsFullestGetsNoClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, _, c := startRefusing(t, proxytest.FakeBackend{Answer: proxytest.Refusing(429, "full")}, 10)
+		backendtest.Set(p.Backends()[0], backendtest.State{NumTunnels: 1000, Refusals: 1})
+		c.come(50, 2*time.Second)
+		c.leave()
+		if got := c.numRefused(); got != 0 {
+			t.Errorf("%d of 50 clients were refused by the backend with 1000 tunnels; want none", got)
+		}
+	})
 }
 
 func setWeights(t *testing.T, p *wsproxy.Proxy, weights [2]int) {
@@ -337,9 +367,8 @@ func TestShortTunnelThatBothSidesUsedIsNoRefusal(t *testing.T) {
 		client, leg := proxytest.OpenThrough(t, s.URL, backend)
 		client.Send(wstest.Text("hello"))
 		leg.Want(wstest.Text("hello"))
-		leg.Send(wstest.Text("welcome"))
+		leg.Send(wstest.Text("welcome"), wstest.Close(1000, "")) // in one write
 		client.Want(wstest.Text("welcome"))
-		leg.Send(wstest.Close(1000, ""))
 		client.WantClose(1000)
 		if got := p.Backends()[0].Load(); got != 1 {
 			t.Errorf("Load() = %d; want 1, the tunnel", got)

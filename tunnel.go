@@ -22,7 +22,7 @@ type Tunnel struct {
 	relay   *relay.Relay
 	id      uint64 // set by registry.addTunnel
 	backend *Backend
-	opened  time.Duration // since p.start
+	opened  time.Duration // when the backend's 101 came, since p.start
 	request encodedSnapshot
 	more    *extras // nil for most
 }
@@ -69,7 +69,7 @@ func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
 	s := newRequestSnapshot(u.r, &u.info, a.client.LocalAddr(), a.agreement)
 	t := &Tunnel{
-		p: p, backend: a.backend, opened: p.now(),
+		p: p, backend: a.backend, opened: a.switchedAt,
 		request: s.encode(), more: u.extras(),
 	}
 	t.relay = p.engine.New(relay.Config{
@@ -150,11 +150,11 @@ func (t *Tunnel) finish(end relay.End) {
 // releasePlace gives the place back that the tunnel has among [Limits].
 func (t *Tunnel) releasePlace() {
 	if a := t.p.admission; a.boundsPlaces() {
-		key := ""
+		var key clientKey
 		if t.more != nil {
 			key = t.more.clientKey
 		}
-		a.leave(key)
+		a.release(key)
 	}
 }
 
@@ -168,7 +168,7 @@ func (o tunnelOwner) BackendEnding(toBackend, toClient relay.Counts) {
 	t := o.t
 	isUsed := toBackend.Bytes > 0 && toClient.Messages > 0
 	if !isUsed && t.p.now()-t.opened < health.MinLife {
-		t.backend.recordUpgrade(func(r health.Refusals, now time.Duration) health.Refusals { return r.Ended(now, t.opened) })
+		t.backend.recordEnded(t.opened)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -153,17 +152,17 @@ type extras struct {
 	value   any      // of the Admit hook
 	url     *url.URL // if it has more than a path and a query
 
-	clientKey string // for Limits.PerClient
+	clientKey clientKey // for Limits.PerClient
 }
 
 // extras returns the fields that the tunnel needs besides its snapshot, or nil.
 func (u *upgrade) extras() *extras {
 	e := extras{retries: len(u.tried) - 1, value: u.info.value}
 	if u.p.admission.perClient != nil {
-		e.clientKey = strings.Clone(u.clientKey) // which may be a part of the request's header
+		e.clientKey = u.clientKey
 	}
 	isPlain := *u.r.URL == *plainURL(u.r.URL.Path, u.r.URL.RawPath, u.r.URL.RawQuery)
-	if isPlain && e.value == nil && e.retries == 0 && e.clientKey == "" {
+	if isPlain && e.value == nil && e.retries == 0 && e.clientKey == 0 {
 		return nil
 	}
 	if !isPlain {

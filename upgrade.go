@@ -71,8 +71,8 @@ type upgrade struct {
 
 	stage Reason // of an ordinary error at this moment: see reasonOf
 
-	clientKey string // for the limits of each client
-	hasPlace  bool   // among Limits.Tunnels and PerClient, until the tunnel has it
+	clientKey clientKey // for the limits of each client
+	hasPlace  bool      // among Limits.Tunnels and PerClient, until the tunnel has it
 
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
@@ -86,6 +86,13 @@ type upgrade struct {
 	err      error
 	response *attempt // with a response other than 101
 	tunnel   *Tunnel
+}
+
+func newUpgrade(p *Proxy, w http.ResponseWriter, r *http.Request) *upgrade {
+	u := &upgrade{p: p, r: r}
+	u.http1 = http1Client{u: u, w: w, front: frontOf(r.Context())}
+	u.client = &u.http1
+	return u
 }
 
 // serveUpgrade serves r, which is an upgrade.
@@ -103,9 +110,7 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 // openTunnel returns an open tunnel, and the request that hooks get, or nil when the client
 // has had another response.
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *http.Request) {
-	u := &upgrade{p: p, r: r}
-	u.http1 = http1Client{u: u, w: w, front: frontOf(r.Context())}
-	u.client = &u.http1
+	u := newUpgrade(p, w, r)
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
@@ -135,7 +140,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 // releasePlace gives the upgrade's place back, unless its tunnel has it now.
 func (u *upgrade) releasePlace() {
 	if u.hasPlace && u.tunnel == nil {
-		u.p.admission.leave(u.clientKey)
+		u.p.admission.release(u.clientKey)
 	}
 }
 
@@ -211,7 +216,7 @@ func (u *upgrade) admit() (err error) {
 	if u.clientKey, err = u.p.callClientKey(u.r); err != nil {
 		return err
 	}
-	if err := a.takeRate(u.p.now(), u.clientKey); err != nil {
+	if err := a.allowRate(u.p.now(), u.clientKey); err != nil {
 		return err
 	}
 	if u.p.admit != nil {
@@ -228,7 +233,7 @@ func (u *upgrade) admit() (err error) {
 	if !a.boundsPlaces() {
 		return nil
 	}
-	if err := a.enter(u.clientKey); err != nil {
+	if err := a.reserve(u.clientKey); err != nil {
 		return err
 	}
 	u.hasPlace = true

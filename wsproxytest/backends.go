@@ -15,9 +15,9 @@ type Backend struct {
 
 	NumTunnels int // what [wsproxy.Backend.NumTunnels] returns, also if it is negative
 
-	// Refusals is the number of upgrades that the backend has refused since it last
-	// accepted one. If it is positive, [wsproxy.Backend.Load] is that of a backend that
-	// refuses. It does not decay. Zero and negative mean that it does not refuse.
+	// Refusals is the number of upgrades that the backend has refused, while it has accepted
+	// none. If it is positive, [wsproxy.Backend.Load] is that of a backend that refuses. It
+	// does not decay. Zero and negative mean that it does not refuse.
 	Refusals int
 
 	// State is BackendUp by default. A candidate that is BackendFailing is one that is to be

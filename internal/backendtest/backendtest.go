@@ -4,7 +4,7 @@ package backendtest
 // State is what a backend counts, and whether its last attempt failed.
 type State struct {
 	NumTunnels int
-	Refusals   int // since its last good opening; they do not decay
+	Refusals   int // upgrades refused, and none accepted; they do not decay
 	IsFailing  bool
 }
 

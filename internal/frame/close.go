@@ -18,6 +18,7 @@ const (
 	StatusTooBig          = 1009
 	StatusInternalError   = 1011
 	StatusServiceRestart  = 1012
+	StatusTryAgainLater   = 1013
 	StatusTLSHandshake    = 1015 // not sent
 )
 

@@ -316,6 +316,14 @@ func offeredByAll(offers []http.Header, list func(http.Header) iter.Seq[string])
 	return common
 }
 
+// FirstSubprotocol returns the first subprotocol that h offers, or "" if it offers none.
+func FirstSubprotocol(h http.Header) string {
+	for p := range offeredSubprotocols(h) {
+		return p
+	}
+	return ""
+}
+
 func offeredSubprotocols(h http.Header) iter.Seq[string] {
 	return tokens(fieldProtocol.in(h))
 }

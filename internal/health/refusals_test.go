@@ -1,6 +1,7 @@
 package health
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -59,7 +60,7 @@ func TestRefusalsByCloseEndWhenATunnelLives(t *testing.T) {
 	for opened := 2 * s; opened < 3*s; opened += 10 * ms {
 		r := Refusals{}.Opened(1*s).Ended(1*s, 1*s).Opened(opened)
 		if !r.IsRefusing(opened + s - ms) {
-			t.Errorf("opened at %v: a tunnel of less than a second counts as one that has lived", opened)
+			t.Errorf("opened at %v: a tunnel of less than a second counts as kept", opened)
 		}
 		if r.IsRefusing(opened + s + slotLen) {
 			t.Errorf("opened at %v: a tunnel of more than a second counts for nothing", opened)
@@ -80,26 +81,54 @@ func TestRefusalsOutlastTunnelsThatEndAtOnce(t *testing.T) {
 	if !r.IsRefusing(5*s) || r.Count(s) < 4 {
 		t.Errorf("after ten tunnels of 50 ms the count is %d, refusing is %v; want 5 or more, true", r.Count(s), r.IsRefusing(5*s))
 	}
-	if r.lived != 0 || r.slots != [numSlots]int{} {
-		t.Errorf("of ten tunnels that ended at once %v have lived, %v are pending", r.lived, r.slots)
+	if r.kept != 0 || r.slots != [numSlots]int{} {
+		t.Errorf("of ten tunnels that ended at once %v are kept, %v are pending", r.kept, r.slots)
 	}
 }
 
 // Each backend of a service refuses those of its clients that have no right to come in.
 func TestFewRefusalsAmongManyTunnelsAreNone(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
 	var r Refusals
 	refusing := 0
-	for i := range 2000 { // 50 a second, of which every third is refused
+	for i := range 2000 { // 50 a second, of which a fifth is refused
 		now := time.Duration(i) * 20 * ms
-		if r = r.Opened(now); i%3 == 0 {
+		if rng.Float64() < 0.2 {
 			r = r.Refused(now)
+		} else {
+			r = r.Opened(now)
 		}
-		if i > 0 && r.IsRefusing(now) {
+		if i > 50 && r.IsRefusing(now) {
 			refusing++
 		}
 	}
 	if refusing > 0 {
-		t.Errorf("a backend that refuses a third of its clients is refusing at %d of 2000 moments", refusing)
+		t.Errorf("a backend that refuses a fifth of its clients is refusing at %d of 2000 moments", refusing)
+	}
+}
+
+func TestRefusalsOfBothKindsAddUp(t *testing.T) {
+	var r Refusals
+	for range 4 {
+		r = r.Refused(0)
+	}
+	for i := range 6 { // of ten upgrades seven are refused
+		if r = r.Opened(0); i < 3 {
+			r = r.Ended(0, 0)
+		}
+	}
+	if !r.IsRefusing(0) {
+		t.Error("a backend that refuses seven of ten upgrades in two ways is not refusing")
+	}
+}
+
+func TestOldTunnelsDecayToo(t *testing.T) {
+	var r Refusals
+	for i := range 1000 {
+		r = r.Opened(time.Duration(i) * ms)
+	}
+	if r = r.Opened(time.Hour).Ended(time.Hour, time.Hour); !r.IsRefusing(time.Hour) {
+		t.Error("tunnels of an hour ago hide that the backend ends tunnels now")
 	}
 }
 
@@ -115,8 +144,8 @@ func TestTunnelsThatEndLateWithinTheSecondAreRefusals(t *testing.T) {
 			}
 		}
 	}
-	if r.lived != 0 {
-		t.Errorf("%v tunnels have lived; want none", r.lived)
+	if r.kept != 0 {
+		t.Errorf("%v tunnels are kept; want none", r.kept)
 	}
 }
 

@@ -9,95 +9,78 @@ import (
 	"time"
 )
 
-// A Rate is a number of events a second, and how many may come at once. A Rate of which
-// PerSecond is not positive bounds nothing.
+// A Rate is a number of events a second, and how many may come at once.
 type Rate struct {
 	PerSecond float64
-	Burst     int
+	Burst     int // below 1 it means 1
 }
 
-// IsBound reports whether r bounds anything.
-func (r Rate) IsBound() bool { return r.PerSecond > 0 }
+// IsBound reports whether r bounds anything: a rate that is not positive, or infinite, does
+// not.
+func (r Rate) IsBound() bool { return r.PerSecond > 0 && !math.IsInf(r.PerSecond, 1) }
 
-// A Bucket is a token bucket: it holds up to Burst tokens, gets PerSecond of them each
-// second, and each event takes one. The zero Bucket is full.
-type Bucket struct {
-	missing float64       // tokens up to Burst, at the time of filledAt
-	at      time.Duration // of missing
-}
+func (r Rate) burst() float64 { return float64(max(r.Burst, 1)) }
 
-// Take takes a token at now. If there is none, it takes none and returns false.
-func (b *Bucket) Take(now time.Duration, r Rate) bool {
-	missing := b.missingAt(now, r)
-	if missing+1 > float64(max(r.Burst, 1)) {
-		return false
-	}
-	b.missing, b.at = missing+1, max(now, b.at)
-	return true
-}
+// fillTime returns how long an empty bucket takes to be full.
+func (r Rate) fillTime() time.Duration { return duration(r.burst() / r.PerSecond) }
 
-// Wait returns how long after now the bucket has a token.
-func (b *Bucket) Wait(now time.Duration, r Rate) time.Duration {
-	lacking := b.missingAt(now, r) + 1 - float64(max(r.Burst, 1))
-	if lacking <= 0 {
-		return 0
-	}
-	seconds := lacking / r.PerSecond
-	if seconds > math.MaxInt64/float64(time.Second)/2 {
+// duration returns the duration of so many seconds, or the longest one.
+func duration(seconds float64) time.Duration {
+	if seconds >= math.MaxInt64/float64(time.Second) {
 		return math.MaxInt64
 	}
 	return time.Duration(math.Ceil(seconds * float64(time.Second)))
 }
 
-// isFull reports whether the bucket is as the zero Bucket is.
-func (b *Bucket) isFull(now time.Duration, r Rate) bool { return b.missingAt(now, r) == 0 }
-
-func (b *Bucket) missingAt(now time.Duration, r Rate) float64 {
-	return max(0, b.missing-max(now-b.at, 0).Seconds()*r.PerSecond)
+// A Bucket is a token bucket: it holds up to Burst tokens, gets PerSecond of them each
+// second, and each event uses one. The zero Bucket is full.
+type Bucket struct {
+	missing float64       // tokens up to Burst, at the time at
+	at      time.Duration // of the last token that was used
 }
 
-// Buckets are one [Bucket] for each key. Buckets that are full again are forgotten, so that
-// the memory is that of the keys whose buckets are not.
+// Allow uses a token at now. If there is none, it returns how long after now there will be
+// one, which is positive.
+func (b *Bucket) Allow(now time.Duration, r Rate) (wait time.Duration, ok bool) {
+	missing := max(0, b.missing-max(now-b.at, 0).Seconds()*r.PerSecond)
+	if lacking := missing + 1 - r.burst(); lacking > 0 {
+		return max(duration(lacking/r.PerSecond), 1), false
+	}
+	b.missing, b.at = missing+1, max(now, b.at)
+	return 0, true
+}
+
+// Buckets are one [Bucket] for each key. Those in which no token was used for as long as an
+// empty one takes to be full are forgotten: so there are at most as many as keys came in
+// twice that time.
 type Buckets struct {
-	rate    Rate
-	buckets map[string]Bucket
-	sweepAt int // number of buckets at which full ones are forgotten
-}
+	rate Rate
 
-// minSweep is the least number of buckets at which full ones are looked for.
-const minSweep = 1024
+	// fresh are the buckets in which a token was used since the time at, old the others.
+	fresh, old map[uint64]Bucket
+	at         time.Duration
+}
 
 // NewBuckets returns buckets with that rate.
 func NewBuckets(r Rate) *Buckets {
-	return &Buckets{rate: r, buckets: make(map[string]Bucket), sweepAt: minSweep}
+	return &Buckets{rate: r, fresh: make(map[uint64]Bucket)}
 }
 
-// Take takes a token of the key's bucket at now.
-func (b *Buckets) Take(now time.Duration, key string) bool {
-	bucket := b.buckets[key]
-	if !bucket.Take(now, b.rate) {
-		return false
-	}
-	b.buckets[key] = bucket
-	if len(b.buckets) >= b.sweepAt {
-		b.sweep(now)
-	}
-	return true
-}
-
-// Wait returns how long after now the key's bucket has a token.
-func (b *Buckets) Wait(now time.Duration, key string) time.Duration {
-	bucket := b.buckets[key]
-	return bucket.Wait(now, b.rate)
-}
-
-// sweep forgets full buckets. The next sweep is when as many again have come, so that a
-// Take costs a constant time on average.
-func (b *Buckets) sweep(now time.Duration) {
-	for key, bucket := range b.buckets {
-		if bucket.isFull(now, b.rate) {
-			delete(b.buckets, key)
+// Allow is [Bucket.Allow] of the key's bucket.
+func (b *Buckets) Allow(now time.Duration, key uint64) (wait time.Duration, ok bool) {
+	if elapsed, fill := now-b.at, b.rate.fillTime(); elapsed >= fill {
+		b.old = b.fresh
+		if elapsed/2 >= fill { // nothing has come for so long
+			b.old = nil
 		}
+		b.fresh, b.at = make(map[uint64]Bucket), now
 	}
-	b.sweepAt = max(2*len(b.buckets), minSweep)
+	bucket, isFresh := b.fresh[key]
+	if !isFresh {
+		bucket = b.old[key]
+	}
+	if wait, ok = bucket.Allow(now, b.rate); ok {
+		b.fresh[key] = bucket
+	}
+	return wait, ok
 }

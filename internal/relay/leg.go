@@ -123,6 +123,10 @@ func (l *leg) pass(p []byte) (rest []byte) {
 		if step.Control == 0 {
 			continue
 		}
+		if step.Control == frame.Close && start > 0 {
+			l.forward(p[:start], false) // so that it is counted before the end begins
+			p, n, start = p[start:], step.Len, 0
+		}
 		switch l.filter(step.Control, p[start:n]) {
 		case swallow:
 			if !l.forward(p[:start], false) {
