@@ -153,18 +153,19 @@ type Refusal struct {
 	// frame, with the text of the [Reason]:
 	//
 	//	1008  origin, client limit, rate of one client, and a 4xx of admit or hook
-	//	1011  a 500 or 502 of admit or hook
+	//	1011  a 500, 501 or 502 of admit or hook
 	//	1012  shutdown
 	//	1013  limit, backend limit, rate, no backend, unreachable, deadline
 	//
 	// The 101 has the first subprotocol that the client offers, X-Request-Id, no
 	// extension, and nothing of middleware or of the hook of [WithResponse]. The error
 	// handler is not called. A request that fails a check of RFC 6455 gets its status,
-	// and so does one that the backend has refused.
+	// and so does one that the backend has refused, one whose connection cannot be hijacked,
+	// and one that offers a subprotocol that is no token.
 	//
-	// The proxy waits for 2 s at most until the client closes the connection, and for a
-	// tenth of [Limits.Tunnels] clients at once at most, or 1,000 without that limit. Any
-	// more get a status.
+	// The proxy waits for 2 s at most until the client closes the connection, or until
+	// [Proxy.Shutdown] or [Proxy.Close] is called. It waits for a tenth of [Limits.Tunnels]
+	// clients at once at most, or 1,000 without that limit. Any more get a status.
 	ByClose bool
 }
 

@@ -76,10 +76,18 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 	var failed []error
 	for {
 		a, err := u.pick()
-		if len(failed) > 0 && (errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)) {
+		isNoneLeft := errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)
+		switch {
+		case isNoneLeft && len(failed) > 0:
+			u.stage = ReasonUnreachable
 			return nil, &attemptErrors{failed} // they say more than that no other is left
-		}
-		if err != nil {
+		case errors.Is(err, ErrNoBackend):
+			u.stage = ReasonNoBackend
+			return nil, err
+		case errors.Is(err, ErrLimit):
+			u.stage = ReasonBackendLimit
+			return nil, err
+		case err != nil:
 			return nil, err
 		}
 		if err = a.run(); err == nil {
@@ -92,6 +100,7 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 			return nil, err // a hook's
 		}
 		if failed = append(failed, err); a.isLast {
+			u.stage = ReasonUnreachable
 			return nil, &attemptErrors{failed}
 		}
 	}

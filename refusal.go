@@ -65,7 +65,8 @@ type RefusedInfo struct {
 
 	// Status is the status of the client's response: the backend's if Reason is
 	// ReasonAnswer, else the one that fits Err. A handler of [WithErrorHandler] may send
-	// another one. If the client has left it gets none.
+	// another one, and with [Refusal.ByClose] the client gets 101 instead. If it has left it
+	// gets none.
 	Status int
 
 	Err   error // what the handler of [WithErrorHandler] gets; nil if Reason is ReasonAnswer
@@ -93,7 +94,6 @@ func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
 // otherwise an error of a context is a hook's own.
 func reasonOf(err error, stage Reason, isCanceled bool) Reason {
 	panicked, _ := errors.AsType[*hookPanic](err)
-	var failed *BackendError
 	switch {
 	case panicked != nil && panicked.hook == panicOfProxy:
 		return ReasonFault
@@ -105,16 +105,8 @@ func reasonOf(err error, stage Reason, isCanceled bool) Reason {
 		return ReasonClientLeft
 	case err == context.DeadlineExceeded && isCanceled:
 		return ReasonDeadline
-	case stage != ReasonHook:
-		return stage
-	case errors.As(err, &failed):
-		return ReasonUnreachable
-	case errors.Is(err, ErrNoBackend):
-		return ReasonNoBackend
-	case errors.Is(err, ErrLimit):
-		return ReasonBackendLimit
 	}
-	return ReasonHook
+	return stage
 }
 
 // refuse responds to r, which is no upgrade, or came after Shutdown.
@@ -141,7 +133,8 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 			h[name] = slices.Clone(values)
 		}
 	}
-	if i.Reason == ReasonShutdown || errors.Is(i.Err, ErrLimit) {
+	isForAWhile := i.Reason == ReasonShutdown || i.Reason != ReasonHook && errors.Is(i.Err, ErrLimit)
+	if isForAWhile && h.Get("Retry-After") == "" {
 		if after := p.refusal.retryAfter(i.Err); after > 0 {
 			h.Set("Retry-After", strconv.Itoa(after))
 		}
@@ -204,7 +197,8 @@ func statusOf(err error, reason Reason) int {
 		return http.StatusGatewayTimeout
 	case reason == ReasonClientLeft:
 		return http.StatusBadGateway
-	case reason == ReasonShutdown, errors.Is(err, ErrNoBackend), errors.Is(err, ErrLimit):
+	case reason == ReasonShutdown, reason == ReasonNoBackend, reason == ReasonBackendLimit,
+		reason == ReasonAdmit && errors.Is(err, ErrLimit):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &failed) && failed.Timeout():
 		return http.StatusGatewayTimeout

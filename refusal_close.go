@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"io"
 	"net/http"
 	"time"
 
@@ -37,18 +38,55 @@ func (c *http1Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 			return false // the client has a middleware's response
 		}
 	}
-	conn, _, err := c.hijack()
+	conn, ahead, err := c.hijack()
 	if err != nil {
 		return false
 	}
 	client := netconn.New(conn, nil)
-	defer client.Close()
+	// Over TLS, closing and ending the stream wait for a client that does not read.
+	timer := time.AfterFunc(lingerTimeout, func() { client.Abandon() })
+	defer timer.Stop()
+	defer client.Abandon()
 	until := time.Now().Add(lingerTimeout)
 	conn.SetDeadline(until)
-	if _, err := conn.Write(opening); err == nil {
-		client.Drain(until)
+	if c.u.canceler.bind(conn, until) == nil {
+		defer c.u.canceler.unbind()
+	}
+	if _, err := conn.Write(opening); err != nil {
+		return true
+	}
+	if err := client.CloseWrite(); err != nil {
+		readToClose(ahead) // the client waits for the end of the connection
+	} else {
+		io.Copy(io.Discard, conn)
 	}
 	return true
+}
+
+// readToClose reads frames up to a Close frame, or to one that breaks the protocol.
+func readToClose(r io.Reader) {
+	tracker := frame.Tracker{Rules: frame.Rules{Masked: true}}
+	var buf [512]byte // more than a control frame
+	n := 0
+	for {
+		m, err := r.Read(buf[n:])
+		n += m
+		rest := buf[:n]
+		for len(rest) > 0 {
+			step, violation := tracker.Next(rest)
+			if violation != nil || step.Control == frame.Close {
+				return
+			}
+			if step.Len == 0 {
+				break
+			}
+			rest = rest[step.Len:]
+		}
+		n = copy(buf[:], rest)
+		if err != nil {
+			return
+		}
+	}
 }
 
 // closeCode returns the code of the Close frame for a client that is refused by one, or

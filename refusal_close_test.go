@@ -1,8 +1,10 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -199,4 +201,91 @@ func wantRetryAfter(t *testing.T, h http.Header) {
 	if n, err := strconv.Atoi(h.Get("Retry-After")); err != nil || n < 2 || n > 4 {
 		t.Errorf("Retry-After is %q; want 2 to 4", h.Get("Retry-After"))
 	}
+}
+
+// A client that is refused may come again at once: its place is free before it has left.
+func TestRefusalByCloseHoldsNoPlace(t *testing.T) {
+	for name, l := range map[string]wsproxy.Limits{"in all": {Tunnels: 1}, "for each client": {PerClient: 1}} {
+		t.Run(name, func(t *testing.T) {
+			_, s := proxytest.Start(t, wsproxy.WithBackends(), refuseByClose(), wsproxy.WithLimits(l))
+			for range 2 {
+				client := wstest.Dial(t, s.URL)
+				client.WriteRequest(proxytest.UpgradeTo("/"))
+				if resp := client.ReadResponse(); resp.StatusCode == http.StatusSwitchingProtocols {
+					client.Want(wstest.Close(1013, "no backend"))
+				} else { // one may linger
+					proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+				}
+				defer client.Close()
+			}
+		})
+	}
+}
+
+func TestRefusalByCloseEndsWithTheClientsClose(t *testing.T) {
+	for name, wrap := range map[string]func(net.Conn) net.Conn{
+		"as it is":           func(c net.Conn) net.Conn { return c },
+		"without CloseWrite": func(c net.Conn) net.Conn { return struct{ net.Conn }{c} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := proxytest.NewProxy(t, wsproxy.WithBackends(), refuseByClose())
+				s := proxytest.ServeInMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					p.ServeHTTP(wrapsHijacked{w, wrap}, r)
+				}))
+				begin := time.Now()
+				client := s.Dial(t)
+				client.WriteRequest(proxytest.UpgradeTo("/"))
+				proxytest.WantSwitch(t, client)
+				client.WantClose(1013)
+				client.Send(wstest.Text("not read"), wstest.Close(1013, ""))
+				client.WantEOF()
+				client.Close()
+				s.Wait()
+				if took := time.Since(begin); took > 0 {
+					t.Errorf("the connection ended after %v; want at once", took)
+				}
+			})
+		})
+	}
+}
+
+// wrapsHijacked wraps the connection that is hijacked.
+type wrapsHijacked struct {
+	http.ResponseWriter
+	wrap func(net.Conn) net.Conn
+}
+
+func (w wrapsHijacked) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, brw, err := w.ResponseWriter.(http.Hijacker).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	return w.wrap(c), brw, nil
+}
+
+func TestShutdownDoesNotWaitForClientsThatWereRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxytest.NewProxy(t, wsproxy.WithBackends(), refuseByClose())
+		s := proxytest.ServeInMemory(t, p)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/"))
+		proxytest.WantSwitch(t, client)
+		client.WantClose(1013)
+		begin := time.Now()
+		if err := p.Shutdown(t.Context()); err != nil || time.Since(begin) > 0 {
+			t.Errorf("Shutdown() = %v after %v; want nil at once", err, time.Since(begin))
+		}
+		client.Close()
+		s.Wait()
+	})
+}
+
+func TestRetryAfterOfAHookStays(t *testing.T) {
+	_, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithAdmit(func(*http.Request) (any, error) {
+		return nil, &wsproxy.StatusError{Status: 429, Header: http.Header{"Retry-After": {"3600"}}, Err: wsproxy.ErrLimit}
+	}))
+	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantStatus(t, resp, http.StatusTooManyRequests)
+	proxytest.WantField(t, resp.Header, "Retry-After", "3600")
 }

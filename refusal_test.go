@@ -59,6 +59,13 @@ func TestTraceRefusedIsCalledOnceForEachRefusal(t *testing.T) {
 			reason: wsproxy.ReasonAdmit, status: 503},
 		{name: "rewrite has a timeout of its own", opts: []wsproxy.Option{rewrite(func() error { return context.DeadlineExceeded })},
 			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
+		{name: "rewrite has a limit", opts: []wsproxy.Option{rewrite(func() error { return wsproxy.ErrLimit })},
+			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
+		{name: "rewrite finds no backend", opts: []wsproxy.Option{rewrite(func() error { return wsproxy.ErrNoBackend })},
+			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
+		{name: "balancer finds none", opts: []wsproxy.Option{wsproxy.WithBalancer(wsproxy.BalancerFunc(
+			func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error) { return nil, wsproxy.ErrNoBackend }))},
+			reason: wsproxy.ReasonNoBackend, status: 503},
 		{name: "rewrite is shut down", opts: []wsproxy.Option{rewrite(func() error { return wsproxy.ErrShutdown })},
 			reason: wsproxy.ReasonHook, status: 500, backend: "http://a"},
 		{name: "rewrite of an error that looks like the client's", opts: []wsproxy.Option{rewrite(func() error { return errors.Join(context.Canceled) })},

@@ -132,6 +132,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		i := u.refused(reasonOf(u.err, u.stage, u.canceled() != nil))
 		i.Err, i.Status = u.err, statusOf(u.err, i.Reason)
 		p.reportRefused(i, nil)
+		u.releasePlace() // the client may come again before it has been refused
 		u.client.refuse(&i)
 	}
 	return u.tunnel, u.r
@@ -140,6 +141,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 // releasePlace gives the upgrade's place back, unless its tunnel has it now.
 func (u *upgrade) releasePlace() {
 	if u.hasPlace && u.tunnel == nil {
+		u.hasPlace = false
 		u.p.admission.release(u.clientKey)
 	}
 }
