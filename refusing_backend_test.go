@@ -431,6 +431,7 @@ func TestRefusalsMoveNoKeyOfHash(t *testing.T) {
 					client.ReadResponse()
 					client.Close()
 				}
+				synctest.Wait() // the last upgrade has given its place back
 				if after := places(); strings.Join(after, " ") != strings.Join(before, " ") {
 					t.Errorf("after 50 refusals the keys are at\n%q; before they were at\n%q", after, before)
 				}
