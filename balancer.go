@@ -116,18 +116,8 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 // inTurn returns the candidate whose turn it is. The turns are spread evenly in proportion
 // to weights: the multiples of the golden ratio, modulo 1, are.
 func (l *leastTunnels) inTurn(candidates []*Backend) *Backend {
-	total := 0.0
-	for _, b := range candidates {
-		total += float64(b.Weight())
-	}
-	_, point := math.Modf(float64(l.turn.Add(1)%(1<<20)) * math.Phi)
-	point *= total
-	for _, b := range candidates {
-		if point -= float64(b.Weight()); point < 0 {
-			return b
-		}
-	}
-	return candidates[len(candidates)-1] // because of rounding, or of a weight that changed
+	_, fraction := math.Modf(float64(l.turn.Add(1)%(1<<20)) * math.Phi)
+	return atFraction(candidates, fraction)
 }
 
 // leastRefusing returns one of candidates, which all refuse.
@@ -286,16 +276,22 @@ func (random) Pick(_ *http.Request, candidates []*Backend) (*Backend, error) {
 	if len(candidates) == 0 {
 		return nil, ErrNoBackend
 	}
+	return atFraction(candidates, rand.Float64()), nil
+}
+
+// atFraction returns the candidate at a fraction, at least 0 and below 1, of the sum of their
+// weights.
+func atFraction(candidates []*Backend, fraction float64) *Backend {
 	total := 0.0
 	for _, b := range candidates {
 		total += float64(b.Weight())
 	}
-	point := rand.Float64() * total
+	point := fraction * total
 	for _, b := range candidates {
 		if point -= float64(b.Weight()); point < 0 {
-			return b, nil
+			return b
 		}
 	}
 	// Because of rounding, or of a weight that changed meanwhile.
-	return candidates[len(candidates)-1], nil
+	return candidates[len(candidates)-1]
 }
