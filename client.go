@@ -141,24 +141,20 @@ func (c *http1Client) forward(a *attempt) error {
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
 	}
-	until := time.Now().Add(responseTimeout)
-	a.conn.SetDeadline(until)
-	if http.NewResponseController(c.w).SetWriteDeadline(until) != nil {
+	w := flushWriter{c.w, http.NewResponseController(c.w)}
+	if w.SetWriteDeadline(time.Now().Add(responseTimeout)) != nil {
 		// A wrapper hides the deadline. It must hold, or a client that does not read
 		// would keep the backend's place for ever.
 		return c.forwardHijacked(a, header)
 	}
-	a.reportRefused()
-	w := flushWriter{c.w, http.NewResponseController(c.w)}
-	until = time.Now().Add(responseTimeout) // the hook may have taken long
-	a.conn.SetDeadline(until)
-	w.SetWriteDeadline(until)
-	c.w.WriteHeader(a.resp.StatusCode)
-	w.Flush() // the body may take long
 	body := progressReader{a.resp.Body, func(until time.Time) {
 		a.conn.SetDeadline(until)
 		w.SetWriteDeadline(until)
 	}}
+	a.reportRefused()
+	body.renew() // the hook may have taken long
+	c.w.WriteHeader(a.resp.StatusCode)
+	w.Flush() // the body may take long
 	if _, err := io.Copy(w, body); err != nil {
 		// The client must not take a part for the whole.
 		panic(http.ErrAbortHandler)
@@ -188,11 +184,13 @@ type progressReader struct {
 }
 
 func (r progressReader) Read(p []byte) (int, error) {
-	r.setDeadline(time.Now().Add(responseTimeout))
+	r.renew()
 	n, err := r.body.Read(p)
-	r.setDeadline(time.Now().Add(responseTimeout))
+	r.renew()
 	return n, err
 }
+
+func (r progressReader) renew() { r.setDeadline(time.Now().Add(responseTimeout)) }
 
 // forwardHijacked sends the backend's response on the client's connection itself.
 func (c *http1Client) forwardHijacked(a *attempt, header http.Header) error {
@@ -202,17 +200,15 @@ func (c *http1Client) forwardHijacked(a *attempt, header http.Header) error {
 	}
 	client := netconn.New(conn, nil)
 	defer client.Close() // also if the hook ends the goroutine
+	body := progressReader{a.resp.Body, func(until time.Time) {
+		a.conn.SetDeadline(until)
+		conn.SetDeadline(until)
+	}}
 	a.reportRefused()
-	until := time.Now().Add(responseTimeout)
-	a.conn.SetDeadline(until)
-	conn.SetDeadline(until)
+	body.renew() // the hook may have taken long
 	resp := &http.Response{
 		StatusCode: a.resp.StatusCode, ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, ContentLength: a.resp.ContentLength, Close: true,
-		Body: io.NopCloser(progressReader{a.resp.Body, func(until time.Time) {
-			a.conn.SetDeadline(until)
-			conn.SetDeadline(until)
-		}}),
+		Header: header, ContentLength: a.resp.ContentLength, Close: true, Body: io.NopCloser(body),
 	}
 	if resp.ContentLength < 0 {
 		resp.TransferEncoding = []string{"chunked"} // so that a part cannot be taken for the whole
