@@ -243,9 +243,7 @@ func (a *attempt) endTrial() {
 
 // reportRefused reports that the client gets the backend's own response.
 func (a *attempt) reportRefused() {
-	i := a.u.refused(ReasonAnswer)
-	i.Status = a.resp.StatusCode
-	a.u.p.reportRefused(i, a.resp)
+	a.u.p.reportRefused(a.u.refused(nil, ReasonAnswer), a.resp)
 }
 
 func (a *attempt) traceAttempted(took time.Duration, err error) error {

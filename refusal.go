@@ -93,6 +93,9 @@ func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
 // reason that an ordinary error has there. IsCanceled reports whether the upgrade was canceled:
 // otherwise an error of a context is a hook's own.
 func reasonOf(err error, stage Reason, isCanceled bool) Reason {
+	if exceeded, ok := err.(*limitError); ok {
+		return exceeded.reason
+	}
 	panicked, _ := errors.AsType[*hookPanic](err)
 	switch {
 	case panicked != nil && panicked.hook == panicOfProxy:
@@ -113,8 +116,7 @@ func reasonOf(err error, stage Reason, isCanceled bool) Reason {
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error, reason Reason) {
 	u := newUpgrade(p, w, r)
 	u.r = p.identify(r, &u.info)
-	i := u.refused(reason)
-	i.Err, i.Status = err, statusOf(err, reason)
+	i := u.refused(err, reason)
 	p.reportRefused(i, nil)
 	if reason == ReasonShutdown && handshake.Validate(u.r) == nil {
 		u.client.refuse(&i)

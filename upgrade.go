@@ -129,8 +129,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		u.err = errors.New("wsproxy: a hook has ended its goroutine")
 	}
 	if u.err != nil {
-		i := u.refused(reasonOf(u.err, u.stage, u.canceled() != nil))
-		i.Err, i.Status = u.err, statusOf(u.err, i.Reason)
+		i := u.refused(u.err, reasonOf(u.err, u.stage, u.canceled() != nil))
 		p.reportRefused(i, nil)
 		u.releasePlace() // the client may come again before it has been refused
 		u.client.refuse(&i)
@@ -146,11 +145,17 @@ func (u *upgrade) releasePlace() {
 	}
 }
 
-// refused describes the upgrade, which gets no tunnel because of reason.
-func (u *upgrade) refused(reason Reason) RefusedInfo {
-	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Value: u.info.value}
+// refused describes the upgrade, which gets no tunnel because of reason: it ended with err,
+// or the client gets the backend's response, and err is nil.
+func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
+	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Err: err, Value: u.info.value}
 	if n := len(u.tried); n > 0 {
 		i.Backend = u.tried[n-1]
+	}
+	if err != nil {
+		i.Status = statusOf(err, reason)
+	} else {
+		i.Status = u.response.resp.StatusCode
 	}
 	return i
 }
@@ -208,11 +213,6 @@ func (u *upgrade) check() error {
 
 // admit returns an error if the limits or the Admit hook do not let the upgrade in.
 func (u *upgrade) admit() (err error) {
-	defer func() {
-		if exceeded, ok := err.(*limitError); ok {
-			u.stage = exceeded.reason
-		}
-	}()
 	a := u.p.admission
 	u.stage = ReasonHook
 	if u.clientKey, err = u.p.callClientKey(u.r); err != nil {
