@@ -8,9 +8,9 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"syscall"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -334,8 +334,8 @@ func (u *upgrade) outcome(a *attempt, err error, took time.Duration) health.Outc
 		return health.BadResponse
 	case u.isAbandoned(took):
 		return health.Neutral // the client or the proxy ended the attempt
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return health.Neutral // this process or this host has no descriptor left
+	case dialer.IsLocal(err):
+		return health.Neutral
 	case failed == nil:
 		return health.BadResponse // 502, 503 or 504
 	case failed.Timeout() && u.callerDeadline && took < minFairTimeout:

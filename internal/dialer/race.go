@@ -84,7 +84,7 @@ func (r *race) run() (net.Conn, error) {
 				return res.conn, nil
 			}
 			r.errs = append(r.errs, res.err)
-			if r.ctx.Err() == nil && !isLocal(res.err) {
+			if r.ctx.Err() == nil && !IsLocal(res.err) {
 				r.dialer.recordFailure(res.addr)
 			}
 		case <-timer.C:
@@ -143,8 +143,8 @@ func (r *race) closeLosers() {
 	}
 }
 
-// isLocal reports whether err says that this process or this host has no descriptor left,
+// IsLocal reports whether err says that this process or this host has no descriptor left,
 // which shows nothing about the address.
-func isLocal(err error) bool {
+func IsLocal(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
