@@ -75,7 +75,7 @@ func readResponse(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 func hasHeadWithoutClose(b []byte) bool {
 	head, _, isWhole := bytes.Cut(b, []byte("\r\n\r\n"))
 	for isWhole && len(head) >= len("close") {
-		if equalFoldDashes(string(head[:len("close")]), "close") {
+		if equalFold(string(head[:len("close")]), "close") {
 			return false
 		}
 		head = head[1:]
