@@ -188,14 +188,13 @@
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
 // [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a
 // line at Debug for each upgrade that is refused or fails and for each tunnel that opens or
-// ends. It gets one at Warn when a backend begins to fail,
-// one at Info when it works again, and nothing in between; and one at Error for a fault of
-// the program: a middleware that hides the connection, a hook that panics. The line for a
-// backend's refusal has its reason phrase, at most 256 bytes. Lines and hooks have the same
-// ID for a tunnel, and the same request ID, which the backend gets too: see
-// [TunnelInfo.RequestID]. Payloads, queries, cookies, Authorization and Sec-WebSocket-Protocol are
-// never logged: a reason phrase that repeats one of their values of 4 bytes or more is
-// redacted.
+// ends. It gets one at Warn when a backend begins to fail, one at Info when it works again,
+// and nothing in between; and one at Error for a fault of the program: a middleware that
+// hides the connection, a hook that panics. The line for a backend's refusal has its reason
+// phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the same
+// request ID, which the backend gets too: see [TunnelInfo.RequestID]. Payloads, queries,
+// cookies, Authorization and Sec-WebSocket-Protocol are never logged: a reason phrase that
+// repeats one of their values of 4 bytes or more is redacted.
 //
 // # Security
 //

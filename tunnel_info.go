@@ -18,7 +18,7 @@ type TunnelInfo struct {
 	ID      uint64 // unique within its Proxy, counted from 1
 	Backend *Backend
 
-	// RequestID is the identity of the request: its X-Request-Id, if it came from one of
+	// RequestID is the ID of the request: its X-Request-Id, if it came from one of
 	// [WithTrustedProxies] with a single one of 1 to 128 visible ASCII characters, else
 	// 128 random bits in hexadecimal. The backend gets it as X-Request-Id, and so does a
 	// client that gets no tunnel. Every line of the log that is about one request or

@@ -31,8 +31,8 @@ type ProxyRequest struct {
 	// Backend is the backend that was picked, which will be dialed next.
 	Backend *Backend
 
-	// RequestID is the identity of the request, which Out has in X-Request-Id: see
-	// [TunnelInfo].
+	// RequestID is the ID of the request, which Out has in X-Request-Id: see
+	// [TunnelInfo.RequestID].
 	RequestID string
 
 	// Value is what the hook of [WithAdmit] returned, or nil.
@@ -47,7 +47,7 @@ type ProxyResponse struct {
 	// Backend is the backend that answered.
 	Backend *Backend
 
-	// RequestID is the identity of the request: see [TunnelInfo.RequestID].
+	// RequestID is the ID of the request: see [TunnelInfo.RequestID].
 	RequestID string
 
 	// StatusCode is the status of its response: 101, or the status with which it
