@@ -42,8 +42,18 @@ type BackendConfig struct {
 	Weight int
 
 	// MaxTunnels bounds the backend's tunnels, upgrades under way included.
-	// Zero and negative mean no bound. Lowering it closes no tunnel.
+	// Zero and negative mean no bound. Lowering it closes no tunnel. Backends that are
+	// worse, or of a higher Priority, do not take the place of one that has its MaxTunnels:
+	// the upgrade is refused, or waits (see [Limits]).
 	MaxTunnels int
+
+	// Priority says which backends are used first: those of a higher number only while
+	// each of a lower one has a flag (see [Balancer]). So a backend in another region, or a
+	// spare one, gets 1. Zero is the default; negative numbers come before it.
+	Priority int
+
+	// Drain keeps the backend in the set without new tunnels. It keeps those that it has.
+	Drain bool
 }
 
 // A Backend is one backend of a [Proxy], with its live counters. Its methods are
@@ -58,41 +68,40 @@ type Backend struct {
 
 	tunnels atomic.Int64 // upgrades under way included
 	removed atomic.Bool
-	health  atomic.Pointer[health.State] // never nil; the State does not change
 
+	health   backendHealth
 	refusals refusalCounts
 
 	open map[uint64]*Tunnel // by ID; guarded by registry.mu
 }
 
-// healthy is the State of most backends. They share it, so that candidates reads little
-// memory.
-var healthy health.State
-
 // newBackend returns the backend of that ID, without a target.
 func (p *Proxy) newBackend(id string) *Backend {
 	b := &Backend{p: p, id: id, idHash: hashString(id)}
-	b.health.Store(&healthy)
+	b.health.lastOpened.Store(-1)
 	return b
 }
 
-// A BackendState says whether a backend is in the set, and whether the last attempt on it
-// succeeded. It does not say whether the backend has its MaxTunnels.
+// A BackendState is the summary of a backend's place in the set and of its [Health]. If
+// several apply it is the last one. It does not say whether the backend has its MaxTunnels.
 type BackendState uint8
 
 const (
-	BackendUp      BackendState = iota // its last attempt succeeded, or there was none
-	BackendFailing                     // its last attempt failed; it is a candidate again when one is to find out whether it works: see Balancer
-	BackendRemoved                     // not in the set any longer: it gets no new tunnels, and keeps the ones that it has
+	BackendUp       BackendState = iota // no flag is up, or [FlagFull] alone
+	BackendFailing                      // another flag is up; the backend is a candidate again when one is to find out whether it works: see Balancer
+	BackendDraining                     // it gets no new tunnels, and keeps the ones that it has: see [BackendConfig.Drain]
+	BackendRemoved                      // it is not in the set any longer, and otherwise as if it drains
 )
 
-// String returns "up", "failing" or "removed".
+// String returns "up", "failing", "draining" or "removed".
 func (s BackendState) String() string {
 	switch s {
 	case BackendUp:
 		return "up"
 	case BackendFailing:
 		return "failing"
+	case BackendDraining:
+		return "draining"
 	case BackendRemoved:
 		return "removed"
 	}
@@ -134,10 +143,10 @@ func (b *Backend) Load() int {
 		return load
 	}
 	now := b.p.now()
-	isAvoided := b.isAvoided(now, false)
+	tier := b.tier(now, false)
 	least := math.Inf(1) // tunnels per weight that the emptiest other backend would have with one more
-	for _, other := range b.p.set.Load().all {
-		if other != b && !other.isFull() && !other.refusals.isRefusing.Load() && other.isAvoided(now, false) == isAvoided {
+	for _, other := range b.p.set.Load().active {
+		if other != b && !other.isFull() && !other.refusals.isRefusing.Load() && other.tier(now, false) == tier {
 			least = min(least, float64(other.NumTunnels()+1)/float64(other.Weight()))
 		}
 	}
@@ -166,12 +175,15 @@ func (b *Backend) countRefusals() (isRefusing bool, numRefusals int) {
 	return c.counts.IsRefusing(now), c.counts.Count(now)
 }
 
-// State returns whether the backend is in the set, and whether its last attempt failed.
+// State returns the summary of the backend's place in the set and of its health.
 func (b *Backend) State() BackendState {
+	onlyFull := health.Flags(1 << health.Full)
 	switch {
 	case b.removed.Load():
 		return BackendRemoved
-	case b.isFailing():
+	case b.target.Load().config.Drain:
+		return BackendDraining
+	case b.health.flags()&^onlyFull != 0:
 		return BackendFailing
 	}
 	return BackendUp
@@ -243,68 +255,10 @@ func (b *Backend) beginTrial() (hasBegun bool) {
 
 func (b *Backend) endTrial() { b.updateRefusals(b.p.now(), health.Refusals.EndTrial) }
 
-// forgetFaults records that the backend has a new address.
-func (b *Backend) forgetFaults() {
-	b.recordSuccess()
+// forgetFaults records that the backend has a new address. It returns what has changed.
+func (b *Backend) forgetFaults() health.Change {
 	b.updateRefusals(b.p.now(), health.Refusals.Forget)
-}
-
-// recordFailure records that an attempt failed at now, a time since the proxy's start. It
-// reports whether the backend was not failing before.
-func (b *Backend) recordFailure(now time.Duration, o health.Outcome, reason error) (hasBegun bool) {
-	text := reason.Error()
-	old := b.updateHealth(func(s health.State) health.State { return s.Record(now, o, text) })
-	return !old.IsFailing()
-}
-
-// recordSuccess records that an attempt succeeded. It reports whether the backend was
-// failing before.
-func (b *Backend) recordSuccess() (hasEnded bool) {
-	if !b.isFailing() {
-		return false
-	}
-	old := b.updateHealth(func(s health.State) health.State { return s.Record(0, health.OK, "") })
-	return old.IsFailing()
-}
-
-// beginProbe records that an attempt begins to find out whether the backend works again, if
-// the backend is failing. Then one endProbe follows.
-func (b *Backend) beginProbe() (hasBegun bool) {
-	if !b.isFailing() {
-		return false
-	}
-	b.updateHealth(health.State.BeginProbe)
-	return true
-}
-
-func (b *Backend) endProbe() { b.updateHealth(health.State.EndProbe) }
-
-// updateHealth replaces the State by the result of next, which is called again if
-// another goroutine has replaced the State meanwhile. It returns the State before.
-func (b *Backend) updateHealth(next func(health.State) health.State) (old *health.State) {
-	for {
-		old = b.health.Load()
-		s := next(*old)
-		if s == *old {
-			return old
-		}
-		p := &s
-		if s == healthy {
-			p = &healthy
-		}
-		if b.health.CompareAndSwap(old, p) {
-			return old
-		}
-	}
-}
-
-// isFailing reports whether the last attempt failed.
-func (b *Backend) isFailing() bool { return b.health.Load().IsFailing() }
-
-// isAvoided reports whether other backends are to be tried before this one: see
-// [health.State.IsAvoided].
-func (b *Backend) isAvoided(now time.Duration, isRetry bool) bool {
-	return b.health.Load().IsAvoided(now, isRetry)
+	return b.health.update((*health.Backend).Forget)
 }
 
 // A target is a compiled BackendConfig.

@@ -5,58 +5,88 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // A backendSet is one configuration of backends. It does not change once it is in use.
 type backendSet struct {
 	all []*Backend // in configuration order
+
+	active        []*Backend // those of all that may get new tunnels: they do not drain
+	firstPriority int        // the lowest one of active
 }
 
-// candidates appends to dst the backends that the balancer may choose at now: the
-// ones that are not among tried and are not full. Of these it appends the ones that are not avoided
-// ([Backend.isAvoided]), or all if all are avoided. If there is none, the error says
-// why.
-func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) ([]*Backend, error) {
-	avoided, full := 0, 0
-	for _, b := range s.all {
-		isFull, isAvoided := b.isFull(), b.isAvoided(now, len(tried) > 0)
-		switch { // the usual case comes first: a set may be large
-		case !isFull && !isAvoided && (len(tried) == 0 || !slices.Contains(tried, b)):
-			dst = append(dst, b)
-		case slices.Contains(tried, b):
-		case isFull:
-			full++
-		default:
-			avoided++
+// newBackendSet returns the set of backends whose targets are set.
+func newBackendSet(all []*Backend) *backendSet {
+	s := &backendSet{all: all}
+	for _, b := range all {
+		c := &b.target.Load().config
+		if c.Drain {
+			continue
 		}
+		if len(s.active) == 0 || c.Priority < s.firstPriority {
+			s.firstPriority = c.Priority
+		}
+		s.active = append(s.active, b)
 	}
-	if len(dst) == 0 && avoided > 0 {
-		dst = s.appendOthers(dst, tried)
+	return s
+}
+
+// candidates are the backends that a balancer may choose.
+type candidates struct {
+	set      *backendSet
+	backends []*Backend // in configuration order
+	tier     health.Tier
+	priority int
+}
+
+// candidates appends to dst the backends that the balancer may choose at now: of those that
+// were not tried, the ones of the lowest tier, and of these the ones of the lowest priority.
+// The tier is chosen before limits are looked at: backends that have their MaxTunnels are not
+// candidates, and no others take their place. If there is none, the error says why.
+func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candidates, error) {
+	c := candidates{set: s, backends: dst}
+	isEmpty := true // of the tier so far
+	for _, b := range s.active {
+		if len(tried) > 0 && slices.Contains(tried, b) {
+			continue
+		}
+		tier, priority := b.tier(now, len(tried) > 0), b.target.Load().config.Priority
+		switch {
+		case isEmpty || tier < c.tier || tier == c.tier && priority < c.priority:
+			isEmpty = false
+			c.tier, c.priority = tier, priority
+			c.backends = c.backends[:0]
+		case tier > c.tier || priority > c.priority:
+			continue
+		}
+		if !b.isFull() {
+			c.backends = append(c.backends, b)
+		}
 	}
 	switch {
-	case len(dst) > 0:
-		return dst, nil
-	case full > 0:
-		return nil, fmt.Errorf("%w: every backend has its MaxTunnels", ErrLimit)
+	case len(c.backends) > 0:
+		return c, nil
+	case !isEmpty:
+		return c, fmt.Errorf("%w: every backend that may be used has its MaxTunnels", ErrLimit)
 	}
-	return nil, ErrNoBackend
+	return c, ErrNoBackend
 }
 
-// appendOthers appends the backends that were not tried and are not full, avoided or not.
-func (s *backendSet) appendOthers(dst, tried []*Backend) []*Backend {
-	for _, b := range s.all {
-		if !b.isFull() && !slices.Contains(tried, b) {
-			dst = append(dst, b)
+// hasOther reports whether a backend is left to try after those that were tried.
+func (s *backendSet) hasOther(tried []*Backend, now time.Duration) bool {
+	if len(tried) >= len(s.active) {
+		return false
+	}
+	for _, b := range s.active { // the usual case needs no list
+		isFirst := b.health.flags() == 0 && b.target.Load().config.Priority == s.firstPriority
+		if isFirst && !b.isFull() && !slices.Contains(tried, b) {
+			return true
 		}
 	}
-	return dst
-}
-
-// hasOther reports whether a backend is left that was not tried and is not full.
-func (s *backendSet) hasOther(tried []*Backend) bool {
-	return slices.ContainsFunc(s.all, func(b *Backend) bool {
-		return !slices.Contains(tried, b) && !b.isFull()
-	})
+	_, err := s.candidates(nil, tried, now)
+	return err == nil
 }
 
 // SetBackends replaces the set of backends. The counters belong to a backend's ID. No
@@ -76,6 +106,12 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 	if err != nil {
 		return err
 	}
+	var moved []movedBackend
+	defer func() {
+		for _, m := range moved { // without the lock, which is released first
+			p.reportHealth(m.backend, m.change, nil)
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all := make([]*Backend, len(targets))
@@ -88,16 +124,22 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 		}
 		old := b.target.Swap(t)
 		if old != nil && !old.hasSameAddress(t) {
-			b.forgetFaults() // they were those of the old address
+			moved = append(moved, movedBackend{b, b.forgetFaults()}) // they were those of the old address
 		}
 		all[i], inSet[b] = b, true
 	}
-	p.set.Store(&backendSet{all: all})
+	p.set.Store(newBackendSet(all))
 	for _, b := range p.known {
 		b.removed.Store(!inSet[b])
 		p.forgetLocked(b)
 	}
 	return nil
+}
+
+// A movedBackend has a new address, and the flags of its old one no longer.
+type movedBackend struct {
+	backend *Backend
+	change  health.Change
 }
 
 // forgetLocked removes b from known, unless b is in the set or has tunnels.

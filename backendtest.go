@@ -13,11 +13,13 @@ func init() { backendtest.Set = setBackend }
 func setBackend(backend any, s backendtest.State) {
 	b := backend.(*Backend)
 	b.tunnels.Store(int64(s.NumTunnels))
-	var h health.State
+	b.health.update((*health.Backend).Forget)
 	if s.IsFailing {
-		h = h.Record(b.p.now(), health.Unreached, "a test says so")
+		b.health.update(func(h *health.Backend) health.Change {
+			e := health.Event{Outcome: health.Unreached, At: b.p.now(), Reason: "a test says so"}
+			return h.Record(e, b.p.ejection)
+		})
 	}
-	b.health.Store(&h)
 	const never = math.MaxInt64 // comes the time at which they decay
 	b.updateRefusals(never, health.Refusals.Forget)
 	for range s.Refusals {

@@ -471,18 +471,18 @@ func BenchmarkPick(b *testing.B) {
 }
 
 func benchmarkPick(b *testing.B, balancer Balancer, n int) {
-	set := backendSet{all: newTestBackends(b, equalWeights(n)...)}
+	set := newBackendSet(newTestBackends(b, equalWeights(n)...))
 	for i, backend := range set.all {
 		backend.tunnels.Store(int64(1000 + i*7%13))
 	}
 	r := newForwardedRequest(b, "192.0.2.1")
 	b.ReportAllocs()
 	for b.Loop() {
-		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
+		c, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := balancer.Pick(r, candidates); err != nil {
+		if _, err := balancer.Pick(r, c.backends); err != nil {
 			b.Fatal(err)
 		}
 	}

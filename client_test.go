@@ -222,7 +222,7 @@ func TestRefusalIgnoresWriteTimeoutOfServer(t *testing.T) {
 		answer string // 2 s after the request; empty: none
 		status int
 	}{
-		{"the proxy's", "", http.StatusGatewayTimeout},
+		{"the proxy's", "", http.StatusServiceUnavailable},
 		{"a backend's", proxytest.Refusing(403, "no"), http.StatusForbidden},
 		{"a tunnel", proxytest.Switching, http.StatusSwitchingProtocols},
 	} {

@@ -1,8 +1,10 @@
 package wsproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 )
@@ -84,6 +86,8 @@ type BackendError struct {
 	ID  string // the backend's
 	Op  string // "dial"; or "handshake" for all that follows the dial, TLS included
 	Err error
+
+	isConnected bool // TCP, and TLS if there is any
 }
 
 func (e *BackendError) Error() string {
@@ -97,6 +101,14 @@ func (e *BackendError) Unwrap() error { return e.Err }
 func (e *BackendError) Timeout() bool {
 	var t interface{ Timeout() bool }
 	return errors.As(e.Err, &t) && t.Timeout()
+}
+
+// isBadResponse reports whether the backend gave a response that is not a proper one: 502 is
+// the status for that. https://www.rfc-editor.org/rfc/rfc9110#section-15.6.3
+func (e *BackendError) isBadResponse() bool {
+	_, isOfConnection := errors.AsType[net.Error](e.Err)
+	isOfConnection = isOfConnection || errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF)
+	return e.isConnected && !isOfConnection && !errors.Is(e.Err, context.Canceled)
 }
 
 // A DrainError reports how the tunnels ended that were open when a shutdown began, if

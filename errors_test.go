@@ -76,8 +76,8 @@ func TestErrorsDecideStatus(t *testing.T) {
 		a, b proxytest.FakeBackend
 		want int
 	}{
-		{"all refused", refused, refused, http.StatusBadGateway},
-		{"all timed out", timeout, timeout, http.StatusGatewayTimeout},
+		{"all refused", refused, refused, http.StatusServiceUnavailable},
+		{"all timed out", timeout, timeout, http.StatusServiceUnavailable},
 		{"malformed", refused, proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}, http.StatusBadGateway},
 	} {
 		network := proxytest.NewNetwork()

@@ -243,18 +243,18 @@ func BenchmarkPickByKey(b *testing.B) {
 		{"query/net-url", func(r *http.Request) string { return r.URL.Query().Get("room") }},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
-			set := backendSet{all: newTestBackends(b, equalWeights(10)...)}
+			set := newBackendSet(newTestBackends(b, equalWeights(10)...))
 			r := newTestRequest()
 			r.Header = http.Header{"Cookie": {"theme=dark; visited=1234567890.1234567890; session=0123456789abcdef; lang=en"}}
 			r.URL.RawQuery = "token=0123456789abcdef&room=blue&v=2"
 			balancer := Hash(bb.key)
 			b.ReportAllocs()
 			for b.Loop() {
-				candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
+				c, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, err := balancer.Pick(r, candidates); err != nil {
+				if _, err := balancer.Pick(r, c.backends); err != nil {
 					b.Fatal(err)
 				}
 			}

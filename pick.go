@@ -10,17 +10,15 @@ import (
 	"slices"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // The retry rule, all of it. Nothing has been sent to the client before a backend has
 // given its response, so that another backend may be tried.
 //
-//   - Candidates: the backends of the set that were not tried for this upgrade and
-//     are below their MaxTunnels; of these, the ones that are not avoided, or if all
-//     are, all of them ([backendSet.candidates]). The balancer chooses.
-//   - Number of attempts: at most maxAttempts backends, each once.
+//   - Candidates: see [backendSet.candidates]. The balancer chooses.
+//   - Number of attempts: at most maxAttempts backends, each once, and all upgrades together
+//     as many as the budget allows ([limit.Budget]).
 //   - Deadlines: all attempts end by the upgrade's deadline. While another backend is
 //     left to try, an attempt ends when half of the remaining time has passed.
 //   - Failure of an attempt: the connection failed, or the deadline passed, or the
@@ -28,20 +26,12 @@ import (
 //     504; or the Response hook returned ErrTryNext. Any other response ends the search:
 //     it is the client's.
 //   - The search ends when a hook or the balancer returned an error, when the
-//     upgrade was canceled, or when no backend is left.
-//   - Outcome for the backend: success for a proper response other than 502,
-//     503 and 504; failure for the rest, unless the client or this host is to blame
-//     ([upgrade.outcome]). Its consequences are in internal/health.
+//     upgrade was canceled, or when no backend is left. Then the client gets the last
+//     response that a backend gave, if any did.
+//   - What an attempt shows about its backend is in outcome.go, and what follows from that
+//     in internal/health.
 
-const (
-	maxAttempts = 3
-
-	// minFairTimeout is how long a backend may take to respond without being blamed
-	// for a client that leaves, or a deadline of the caller's that passes. After that
-	// it is blamed: a backend that swallows connections has the fewest tunnels, and
-	// one impatient client after another would be sent to it first.
-	minFairTimeout = time.Second
-)
+const maxAttempts = 3
 
 // An attempt is one backend that is tried for an upgrade. It owns a place at the
 // backend, then also the backend's connection, then also the client's, until it is
@@ -50,7 +40,10 @@ type attempt struct {
 	u       *upgrade
 	backend *Backend
 	isLast  bool // no other backend will be tried after this one
-	isTrial bool // the backend is refusing: see Backend.beginTrial
+	isHeld  bool // another one is tried, but the client gets the response of this one if none does better
+
+	isProbation bool // a flag of the backend is up: see Backend.beginProbation
+	isTrial     bool // the backend is refusing: see Backend.beginTrial
 
 	switchedAt time.Duration // of a 101, since the proxy's start
 
@@ -74,24 +67,28 @@ func (a *attempt) close() {
 // caller owns the attempt that it returns.
 func (u *upgrade) tryBackends() (*attempt, error) {
 	var failed []error
+	var held *attempt
+	defer func() {
+		if held != nil {
+			held.close()
+		}
+	}()
 	for {
 		a, err := u.pick()
-		isNoneLeft := errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit)
-		switch {
-		case isNoneLeft && len(failed) > 0:
-			u.stage = ReasonUnreachable
-			return nil, &attemptErrors{failed} // they say more than that no other is left
-		case errors.Is(err, ErrNoBackend):
-			u.stage = ReasonNoBackend
-			return nil, err
-		case errors.Is(err, ErrLimit):
-			u.stage = ReasonBackendLimit
-			return nil, err
-		case err != nil:
-			return nil, err
+		if err != nil {
+			if len(failed) == 0 || !isNoneLeft(err) {
+				return nil, err
+			}
+			break // the failures say more
 		}
 		if err = a.run(); err == nil {
 			return a, nil
+		}
+		if a.isHeld {
+			if held != nil {
+				held.close()
+			}
+			held = a
 		}
 		if cause := u.canceled(); cause != nil {
 			return nil, cause
@@ -99,27 +96,69 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 		if _, ok := err.(*BackendError); !ok {
 			return nil, err // a hook's
 		}
-		if failed = append(failed, err); a.isLast {
-			u.stage = ReasonUnreachable
-			return nil, &attemptErrors{failed}
+		if failed = append(failed, err); !a.mayRetry() {
+			break
 		}
 	}
+	a := held
+	held = nil
+	return u.noneLeft(a, failed)
+}
+
+// isNoneLeft reports whether err of [upgrade.pick] means that no other backend can be tried.
+func isNoneLeft(err error) bool { return errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit) }
+
+// noneLeft returns the response that the client gets, if held has one for it, or else the
+// failures of all attempts.
+func (u *upgrade) noneLeft(held *attempt, failed []error) (*attempt, error) {
+	if held != nil {
+		err := u.applyResponseHook(held)
+		if err == nil {
+			return held, nil
+		}
+		held.close()
+		if dropped, ok := err.(*BackendError); !ok {
+			return nil, err
+		} else {
+			failed = append(failed, dropped)
+		}
+	}
+	u.stage = ReasonUnreachable
+	return nil, &attemptErrors{failed}
+}
+
+// mayRetry reports whether another backend may be tried after a, which has failed, and counts
+// that.
+func (a *attempt) mayRetry() bool {
+	return a.isHeld || !a.isLast && a.u.p.allowRetry()
 }
 
 // pick lets the balancer choose a backend and reserves a place there. The caller owns
 // the attempt that it returns.
 func (u *upgrade) pick() (*attempt, error) {
 	for {
+		now := u.p.now()
 		set := u.p.set.Load()
-		candidates, err := set.candidates(make([]*Backend, 0, len(set.all)), u.tried, u.p.now())
-		if err != nil {
+		c, err := set.candidates(make([]*Backend, 0, len(set.active)), u.tried, now)
+		if len(u.tried) == 0 && len(c.backends) > 0 {
+			u.p.reportTier(&c)
+		}
+		var b *Backend
+		if err == nil {
+			b, err = u.p.callPick(u.r, c.backends)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrNoBackend):
+			u.stage = ReasonNoBackend
+			return nil, err
+		case errors.Is(err, ErrLimit):
+			u.stage = ReasonBackendLimit
+			return nil, err
+		default:
 			return nil, err
 		}
-		b, err := u.p.callPick(u.r, candidates)
-		if err != nil {
-			return nil, err
-		}
-		if b == nil || !slices.Contains(candidates, b) {
+		if b == nil || !slices.Contains(c.backends, b) {
 			return nil, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
 		}
 		if !b.reserve() {
@@ -129,10 +168,15 @@ func (u *upgrade) pick() (*attempt, error) {
 			u.p.release(b)
 			continue
 		}
+		isProbation, ok := b.beginProbation(now, c.tier == health.TierGood)
+		if !ok {
+			u.p.release(b)
+			continue // another upgrade has begun to try it in the meantime
+		}
 		u.tried = append(u.tried, b)
-		a := &attempt{u: u, backend: b, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried)}
+		a := &attempt{u: u, backend: b, isProbation: isProbation, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)}
 		a.isTrial = b.beginTrial()
-		if err := a.tracePicked(len(candidates)); err != nil {
+		if err := a.tracePicked(len(c.backends)); err != nil {
 			return nil, err
 		}
 		return a, nil
@@ -144,7 +188,7 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 	isDone := false
 	defer func() {
 		if !isDone {
-			a.endTrial()
+			a.endTrials()
 			a.close()
 		}
 	}()
@@ -160,16 +204,13 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 func (a *attempt) run() error {
 	isDone := false
 	defer func() { // also if something panics or ends the goroutine
-		if !isDone {
+		if !isDone && !a.isHeld {
 			a.close()
 		}
 	}()
-	u, b := a.u, a.backend
-	if b.beginProbe() {
-		defer b.endProbe()
-	}
-	defer a.endTrial()
-	out, err := u.newOutboundRequest(b)
+	defer a.endTrials()
+	u := a.u
+	out, err := u.newOutboundRequest(a.backend)
 	if err != nil {
 		return err
 	}
@@ -187,10 +228,10 @@ func (a *attempt) run() error {
 		}
 		a.recordResponse(err != nil, hookErr != nil)
 	}
-	if err != nil && a.conn != nil {
+	u.recordOutcome(a, err, took)
+	if err != nil && a.conn != nil && !a.isHeld {
 		a.dropResponse()
 	}
-	u.recordOutcome(a, err, took)
 	hookErr = cmp.Or(hookErr, a.traceAttempted(took, err))
 	switch {
 	case err != nil:
@@ -206,7 +247,8 @@ func (a *attempt) run() error {
 // [*BackendError] if another backend is to be tried instead, and any other error if the
 // upgrade ends.
 func (a *attempt) decide() error {
-	if !a.isLast && isRetryable(a.resp.StatusCode) {
+	if isRetryable(a.resp.StatusCode) && !a.isLast && a.u.p.allowRetry() {
+		a.isHeld = true
 		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp)}
 	}
 	return a.u.applyResponseHook(a)
@@ -233,11 +275,15 @@ func (a *attempt) recordResponse(isDropped, isRefusedByHook bool) {
 	}
 }
 
-// endTrial ends the trial that [upgrade.pick] has begun, if any.
-func (a *attempt) endTrial() {
+// endTrials ends what [upgrade.pick] has begun for a backend that has failed before.
+func (a *attempt) endTrials() {
 	if a.isTrial {
 		a.isTrial = false
 		a.backend.endTrial()
+	}
+	if a.isProbation {
+		a.isProbation = false
+		a.backend.endProbation()
 	}
 }
 
@@ -294,63 +340,25 @@ func statusFailure(resp *http.Response) error {
 	return fmt.Errorf("answered %s", http.StatusText(resp.StatusCode))
 }
 
-// recordOutcome records the outcome of a, an attempt that took so long until its response
-// and ended with err.
+// recordOutcome records what a shows about its backend: it ended with err, and took so long
+// until its response.
 func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
-	b := a.backend
-	switch o := u.outcome(a, err, took); o {
-	case health.OK:
-		if b.recordSuccess() {
-			u.p.reportHealth(b, BackendUp, nil)
-		}
-	case health.Unreached, health.BadResponse:
+	r := result{err: err, took: took, canceled: u.canceled(), isCallerDeadline: u.callerDeadline}
+	if a.resp != nil {
+		r.status, r.header = a.resp.StatusCode, a.resp.Header
+	}
+	var e health.Event
+	e.Outcome, e.RetryAfter = r.outcome(time.Now())
+	switch e.Outcome {
+	case health.Unreached, health.Unanswered, health.Busy:
 		if err == nil {
 			err = statusFailure(a.resp)
 		}
-		if b.recordFailure(u.p.now(), o, err) {
-			u.p.reportHealth(b, BackendFailing, err)
-		}
+		e.Client = hashString(clientIP(u.r))
+		u.p.recordHealth(a.backend, e, err)
+	default:
+		u.p.recordHealth(a.backend, e, nil)
 	}
-}
-
-// reportHealth logs a change of b's state, and calls the hook. That a hook panics has no
-// consequence but a line: the change is not the upgrade's.
-func (p *Proxy) reportHealth(b *Backend, s BackendState, err error) {
-	if s == BackendFailing {
-		p.logFailing(b, err)
-	} else {
-		p.logRecovered(b)
-	}
-	callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, State: s, Err: err})
-}
-
-// outcome returns the outcome of a: see recordOutcome.
-func (u *upgrade) outcome(a *attempt, err error, took time.Duration) health.Outcome {
-	failed, _ := err.(*BackendError)
-	switch {
-	case err == nil && !isRetryable(a.resp.StatusCode):
-		return health.OK
-	case errors.Is(err, ErrTryNext):
-		return health.BadResponse
-	case u.isAbandoned(took):
-		return health.Neutral // the client or the proxy ended the attempt
-	case dialer.IsLocal(err):
-		return health.Neutral
-	case failed == nil:
-		return health.BadResponse // 502, 503 or 504
-	case failed.Timeout() && u.callerDeadline && took < minFairTimeout:
-		return health.Neutral // a middleware's deadline left the backend too little time
-	case failed.Timeout(), failed.Op != "handshake":
-		return health.Unreached
-	}
-	return health.BadResponse
-}
-
-// isAbandoned reports whether an attempt that took so long ended because it was canceled,
-// and not because the backend was slow.
-func (u *upgrade) isAbandoned(took time.Duration) bool {
-	cause := u.canceled()
-	return cause != nil && (took < minFairTimeout || cause == ErrShutdown)
 }
 
 // An attemptErrors joins the failures of all attempts, in their order.
@@ -359,5 +367,8 @@ type attemptErrors struct{ errs []error }
 func (e *attemptErrors) Error() string   { return errors.Join(e.errs...).Error() }
 func (e *attemptErrors) Unwrap() []error { return e.errs }
 
-// last returns the failure that decides the client's status.
-func (e *attemptErrors) last() error { return e.errs[len(e.errs)-1] }
+// isBadResponse reports whether the last attempt failed because of the backend's response.
+func (e *attemptErrors) isBadResponse() bool {
+	last, ok := e.errs[len(e.errs)-1].(*BackendError)
+	return ok && last.isBadResponse()
+}

@@ -35,6 +35,9 @@ type Proxy struct {
 	set      atomic.Pointer[backendSet]
 	registry registry
 
+	ejecting   sync.Mutex  // held while a backend is ejected, so that not too many are
+	usesOthers atomic.Bool // see reportTier
+
 	mu    sync.Mutex          // held to change set and known
 	known map[string]*Backend // by ID: the backends in the set, and removed ones that still have tunnels
 }

@@ -135,7 +135,7 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 			h[name] = slices.Clone(values)
 		}
 	}
-	isForAWhile := i.Reason == ReasonShutdown || i.Reason != ReasonHook && errors.Is(i.Err, ErrLimit)
+	isForAWhile := i.Reason == ReasonShutdown || i.Reason.isFailure() && i.Status == http.StatusServiceUnavailable || i.Reason != ReasonHook && errors.Is(i.Err, ErrLimit)
 	if isForAWhile && h.Get("Retry-After") == "" {
 		if after := p.refusal.retryAfter(i.Err); after > 0 {
 			h.Set("Retry-After", strconv.Itoa(after))
@@ -180,13 +180,10 @@ func closeAfter(r *http.Request, h http.Header) {
 
 // statusOf returns the status for a client whose upgrade ended with err, because of reason.
 func statusOf(err error, reason Reason) int {
-	if all, ok := err.(*attemptErrors); ok {
-		err = all.last()
-	}
 	var status *StatusError
 	var exceeded *limitError
-	var failed *BackendError
 	var response *responseError
+	var attempts *attemptErrors
 	switch {
 	case errors.As(err, &status):
 		if status.Status < 400 || status.Status > 599 {
@@ -199,12 +196,12 @@ func statusOf(err error, reason Reason) int {
 		return http.StatusGatewayTimeout
 	case reason == ReasonClientLeft:
 		return http.StatusBadGateway
-	case reason == ReasonShutdown, reason == ReasonNoBackend, reason == ReasonBackendLimit,
+	case errors.As(err, &attempts) && attempts.isBadResponse():
+		return http.StatusBadGateway
+	case reason == ReasonShutdown, reason == ReasonNoBackend, reason == ReasonUnreachable, reason == ReasonBackendLimit,
 		reason == ReasonAdmit && errors.Is(err, ErrLimit):
 		return http.StatusServiceUnavailable
-	case errors.As(err, &failed) && failed.Timeout():
-		return http.StatusGatewayTimeout
-	case failed != nil, errors.As(err, &response):
+	case errors.As(err, &response):
 		return http.StatusBadGateway
 	}
 	return http.StatusInternalServerError

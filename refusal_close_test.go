@@ -141,7 +141,7 @@ func TestRefusalByCloseWaitsTwoSecondsForFewClients(t *testing.T) {
 		}
 		third := s.Dial(t)
 		third.WriteRequest(proxytest.UpgradeTo("/"))
-		proxytest.WantStatus(t, third.ReadResponse(), http.StatusBadGateway)
+		proxytest.WantStatus(t, third.ReadResponse(), http.StatusServiceUnavailable)
 		third.Close()
 		s.Wait()
 		if took := time.Since(begin); took != 2*time.Second {

@@ -88,8 +88,9 @@ func (r *backendResponse) writeGoingAway() {
 // deadline, which may be zero, and until c is canceled. A 101 is verified. Ctx is for
 // the dialer. An error is a [*BackendError], and leaves no connection open.
 func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest, deadline time.Time) (backendResponse, error) {
+	isConnected := false
 	fail := func(op string, err error) (backendResponse, error) {
-		return backendResponse{}, &BackendError{ID: out.target.config.ID, Op: op, Err: err}
+		return backendResponse{}, &BackendError{ID: out.target.config.ID, Op: op, Err: err, isConnected: isConnected}
 	}
 	conn, dialing, err := p.dialTarget(ctx, c, out, deadline)
 	if err == nil && conn == nil {
@@ -115,6 +116,7 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 	}
 	if err == nil {
 		err = p.exchange(&r, out)
+		isConnected = !out.target.isTLS || r.conn != conn
 	}
 	cause := c.unbind()
 	switch {

@@ -220,7 +220,7 @@ func TestNameErrorNamesAddressesThatFailed(t *testing.T) {
 	for numAddrs := 1; numAddrs <= 3; numAddrs++ {
 		svc := startService(t, numAddrs, nil, nil, nil)
 		svc.listen(t, 1).Close() // nothing listens on this port
-		err := attemptErr(t, http.StatusBadGateway, wsproxy.WithBackends(svc.url("http")))
+		err := attemptErr(t, http.StatusServiceUnavailable, wsproxy.WithBackends(svc.url("http")))
 		if be, ok := err.(*wsproxy.BackendError); !ok || be.Op != "dial" || be.Timeout() || !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("with %d addresses that refuse the attempt failed with %v; want a refused dial", numAddrs, err)
 			continue
@@ -237,7 +237,7 @@ func TestNameWithDeadAddressesFailsByHandshakeTimeout(t *testing.T) {
 	svc := startService(t, 2, nil, nil, nil)
 	svc.listenDead(t, 1)
 	svc.listenDead(t, 2)
-	err := attemptErr(t, http.StatusGatewayTimeout, wsproxy.WithBackends(svc.url("http")),
+	err := attemptErr(t, http.StatusServiceUnavailable, wsproxy.WithBackends(svc.url("http")),
 		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: 400 * time.Millisecond}))
 	if be, ok := err.(*wsproxy.BackendError); !ok || be.Op != "dial" || !be.Timeout() {
 		t.Fatalf("the attempt failed with %v; want a dial that ran out of time", err)

@@ -30,8 +30,8 @@ func TestRoundTripTimesOutInsideLineOfResponse(t *testing.T) {
 			_, s, network := startInMemory(t, wsproxy.WithBackends("http://a"),
 				wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: time.Second}))
 			network.Set("a", proxytest.FakeBackend{Answer: part})
-			if status := tryOnce(t, s); status != http.StatusGatewayTimeout {
-				t.Errorf("after %q the client got %d; want 504", part, status)
+			if status := tryOnce(t, s); status != http.StatusServiceUnavailable {
+				t.Errorf("after %q the client got %d; want 503", part, status)
 			}
 		})
 	}
@@ -48,7 +48,7 @@ func TestDialerThatReturnsNilFailsBackend(t *testing.T) {
 	}
 	p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(dial))
 	resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/chat"))
-	proxytest.WantStatus(t, resp, http.StatusBadGateway)
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
 	if state := p.Backends()[0].State(); state != wsproxy.BackendFailing {
 		t.Errorf("backend is %v; want failing", state)
 	}
@@ -421,7 +421,7 @@ func TestHandshakeTimeoutCoversEachPhase(t *testing.T) {
 				client.WriteRequest(proxytest.UpgradeTo("/chat"))
 				time.Sleep(10 * time.Second)
 				resp := client.ReadResponse()
-				proxytest.WantStatus(t, resp, http.StatusGatewayTimeout)
+				proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
 				io.Copy(io.Discard, resp.Body)
 				client.WantEOF()
 				var be *wsproxy.BackendError

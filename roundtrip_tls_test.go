@@ -33,7 +33,7 @@ func TestRoundTripClosesConnectionOnceAfterTLSTimeout(t *testing.T) {
 		client := s.Dial(t)
 		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		time.Sleep(10 * time.Second)
-		proxytest.WantStatus(t, client.ReadResponse(), http.StatusGatewayTimeout)
+		proxytest.WantStatus(t, client.ReadResponse(), http.StatusServiceUnavailable)
 		s.Wait()
 		synctest.Wait() // for whoever might close it late
 		if n := front.NumCloses(); n != 1 {
@@ -137,14 +137,14 @@ func TestRoundTripVerifiesTLSBackend(t *testing.T) {
 		{"https", "https", "backend.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 101},
 		{"wss", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 101},
 		{"client certificate", "wss", "backend.example", mutual, client, 101},
-		{"no client certificate", "wss", "backend.example", mutual, &tls.Config{RootCAs: ca.pool}, 502},
-		{"stranger's CA", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: stranger.pool}, 502},
-		{"other name", "wss", "other.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 502},
-		{"the URL's host as name", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool}, 502},
-		{"name of the configuration is ignored", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool, ServerName: "backend.example"}, 502},
+		{"no client certificate", "wss", "backend.example", mutual, &tls.Config{RootCAs: ca.pool}, 503},
+		{"stranger's CA", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: stranger.pool}, 503},
+		{"other name", "wss", "other.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 503},
+		{"the URL's host as name", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool}, 503},
+		{"name of the configuration is ignored", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool, ServerName: "backend.example"}, 503},
 		{"protocols of the configuration are ignored", "wss", "backend.example", serverConfig,
 			&tls.Config{RootCAs: ca.pool, NextProtos: []string{"h2"}}, 101},
-		{"host's roots", "wss", "backend.example", serverConfig, nil, 502},
+		{"host's roots", "wss", "backend.example", serverConfig, nil, 503},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			seen := make(chan *http.Request, 1)

@@ -18,10 +18,10 @@ type Trace struct {
 	// Rewrite hook refused the request, its path cannot be sent, or the deadline had passed.
 	Attempted func(AttemptInfo)
 
-	// Health is called once when a backend begins to fail, and once when it works again:
-	// when [Backend.State] changes because of an attempt. It is called on the goroutine
-	// of the upgrade whose attempt showed it, so that two changes that follow closely may
-	// be reported in the other order: Backend.State has the last one.
+	// Health is called once when a flag of a backend is raised, and once when it is
+	// cleared: see [Backend.Health]. It is called on the goroutine that showed it, mostly
+	// that of an upgrade, so that two changes that follow closely may be reported in the
+	// other order: Backend.Health has the last one.
 	Health func(HealthInfo)
 
 	// Refused is called once for each request that gets no tunnel, before the client has
@@ -68,9 +68,11 @@ type OpenedInfo struct {
 	Request *http.Request // the client's; must not be modified or retained
 }
 
-// A HealthInfo describes a change of a backend's state.
+// A HealthInfo describes a change of a backend's flags.
 type HealthInfo struct {
 	Backend *Backend
-	State   BackendState // BackendFailing or BackendUp
-	Err     error        // of the attempt, if State is BackendFailing
+	Flag    Flag
+	IsUp    bool         // the flag is raised, and not cleared
+	State   BackendState // of the backend after the change
+	Err     error        // why the flag is raised; nil if it is cleared
 }

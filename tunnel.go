@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -105,6 +106,7 @@ func (t *Tunnel) close() {
 // the proxy is detached, it returns at once.
 func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 	p.registry.opened.Add(1)
+	p.recordLife(t)
 	p.logOpened(t)
 	if p.trace.Opened != nil {
 		p.callOpened(OpenedInfo{Tunnel: t, Request: r})
@@ -163,14 +165,28 @@ type tunnelOwner struct{ t *Tunnel }
 
 // BackendEnding records a tunnel that its backend has refused: see [Backend.Load]. That the
 // client has sent something means little: many do so at once, before they can know that the
-// backend has already ended the tunnel.
-func (o tunnelOwner) BackendEnding(toBackend, toClient relay.Counts) {
+// backend has already ended the tunnel. But it may be the reason why the backend has closed
+// the connection: so a backend that did that is at fault only if nothing was sent.
+func (o tunnelOwner) BackendEnding(isLost bool, toBackend, toClient relay.Counts) {
 	t := o.t
+	if t.p.now()-t.opened >= health.MinLife {
+		return
+	}
 	isUsed := toBackend.Bytes > 0 && toClient.Messages > 0
-	if !isUsed && t.p.now()-t.opened < health.MinLife {
+	if !isUsed {
 		t.backend.recordEnded(t.opened)
 	}
+	if isLost && toBackend.Bytes == 0 {
+		s := t.request.decode()
+		e := health.Event{Outcome: health.Lost, Client: hashString(addrKey(s.clientAddr()))}
+		if change := t.p.changeHealth(t.backend, e, errTunnelLost); change.Raised != 0 {
+			go t.p.reportHealth(t.backend, change, errTunnelLost) // a hook may block
+		}
+	}
 }
+
+// errTunnelLost is the reason of [FlagResting] for a backend that loses tunnels.
+var errTunnelLost = errors.New("closed the connection of a tunnel at once, without a Close frame")
 
 // BackendClosed gives the backend's place back.
 func (o tunnelOwner) BackendClosed() { o.t.p.release(o.t.backend) }

@@ -210,12 +210,18 @@ func newRequestSnapshot(r *http.Request, info *requestInfo, local net.Addr, a ha
 
 // addTo sets the fields of i that the snapshot has.
 func (s *requestSnapshot) addTo(i *TunnelInfo) {
-	if i.ClientAddr = handshake.PeerAddr(s.remoteAddr); s.forwarded != "" {
-		i.ClientAddr = netip.MustParseAddr(s.forwarded)
-	}
+	i.ClientAddr = s.clientAddr()
 	i.RequestID, i.RemoteAddr, i.LocalAddr = s.id, s.remoteAddr, s.localAddr
 	i.Method, i.Host, i.URL = s.method, s.host, plainURL(s.path, s.rawPath, s.rawQuery)
 	i.Subprotocol, i.Extensions = s.subprotocol, s.extensions
+}
+
+// clientAddr returns the address of the client behind trusted proxies.
+func (s *requestSnapshot) clientAddr() netip.Addr {
+	if s.forwarded != "" {
+		return netip.MustParseAddr(s.forwarded)
+	}
+	return handshake.PeerAddr(s.remoteAddr)
 }
 
 // fields are the strings of s in the order in which encode and decode go through them,

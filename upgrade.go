@@ -152,10 +152,10 @@ func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
 	if n := len(u.tried); n > 0 {
 		i.Backend = u.tried[n-1]
 	}
-	if err != nil {
-		i.Status = statusOf(err, reason)
+	if err == nil {
+		i.Backend, i.Status = u.response.backend, u.response.resp.StatusCode
 	} else {
-		i.Status = u.response.resp.StatusCode
+		i.Status = statusOf(err, reason)
 	}
 	return i
 }

@@ -1,140 +1,373 @@
-// Package health decides, from what became of attempts to use one backend, whether
-// other backends are to be tried before it.
+// Package health decides, from what became of attempts to use one backend, whether other
+// backends are to be preferred to it.
 //
-// A [State] is a value: its methods return the next one. It knows no backend, no
-// clock and no lock. Times are durations since a moment that the caller chooses once,
-// such as its start.
+// A [Backend] knows no clock and no lock. Times are durations since a moment that the caller
+// chooses once, such as its start. A [Backend] is not safe for concurrent use.
 package health
 
-import "time"
-
-// How long a backend is ejected after a failure. The time for an unreachable one
-// doubles with each further failure.
-const (
-	firstBackoff = 1 * time.Second
-	maxBackoff   = 30 * time.Second
+import (
+	"math"
+	"time"
 )
 
-// An Outcome is the result of one attempt.
+const (
+	firstBackoff = 1 * time.Second  // of an unreachable backend; it doubles with each further failure
+	maxBackoff   = 30 * time.Second // of an unreachable or full backend
+	restTime     = 1 * time.Second
+
+	// maxJitter is the largest part by which a time that doubles is shortened, so that proxies
+	// that lost a backend together do not try it together.
+	maxJitter = 0.2
+)
+
+// An Outcome is what an attempt, or the first second of its tunnel, has shown.
 type Outcome uint8
 
 const (
-	// Neutral shows nothing: the client left, or this host had no descriptor.
+	// Neutral shows nothing: the client left at once, or this host had no descriptor.
 	Neutral Outcome = iota
 
-	// OK is a proper response.
-	OK
-
-	// Unreached is a connection that failed, or no response in time.
+	// Unreached: the connection, TCP or TLS, failed or was not made in time.
 	Unreached
 
-	// BadResponse is a backend that was reached, and then closed the connection or
-	// did not give a proper response.
-	BadResponse
+	// Unanswered: the backend was connected, and did not give a proper response in time. A
+	// 502, a 504, and a 503 without Retry-After count as no proper response.
+	Unanswered
+
+	// Busy: it gave a 503 with Retry-After.
+	Busy
+
+	// Responded: it gave another response of 500 or more.
+	Responded
+
+	// Answered: it gave a response below 500, other than 101.
+	Answered
+
+	// Opened: it gave a 101.
+	Opened
+
+	// Lost: it closed the connection of a tunnel within [MinLife], without a Close frame,
+	// before a byte of the client's was passed to it.
+	Lost
+
+	// Lived: a tunnel of it has lived for [MinLife].
+	Lived
 )
 
-// A Flag is a fault of a backend.
+// A Flag is a fault of a backend. The greater ones are the worse ones.
 type Flag uint8
 
 const (
-	// None: the last attempt that showed anything succeeded, or there was none.
-	None Flag = iota
+	// Resting: an attempt was Unanswered, or a tunnel was Lost. The backend is avoided for
+	// 1 s, however often that has happened in a row: the reason may be in the request, which
+	// any client can send.
+	Resting Flag = iota
 
-	// Unreachable: the last attempt was Unreached. The backend is ejected for 1 s
-	// after the first failure in a row, and for twice as long after each further
-	// one, up to 30 s.
+	// Full: an attempt was Busy. The backend is avoided for the time of Retry-After, 30 s at
+	// most.
+	Full
+
+	// Ejected: attempts of several clients in a row were Unanswered, or tunnels Lost: see
+	// [Ejection].
+	Ejected
+
+	// CheckFailed: active checks fail.
+	CheckFailed
+
+	// Unreachable: an attempt was Unreached. The backend is avoided for 1 s after the first
+	// failure in a row, and for twice as long after each further one, up to 30 s.
 	Unreachable
 
-	// Resting: the last attempt was a BadResponse. The backend is ejected for 1 s,
-	// however often that has happened in a row: the reason may be in the request,
-	// which any client can send, and to find out how the backend does now costs no
-	// more than a short attempt.
-	Resting
+	NumFlags = iota
 )
 
-// String returns "none", "unreachable" or "resting".
+var flagNames = [NumFlags]string{"resting", "full", "ejected", "check failed", "unreachable"}
+
+// String returns one or two words.
 func (f Flag) String() string {
-	switch f {
-	case None:
-		return "none"
-	case Unreachable:
-		return "unreachable"
-	case Resting:
-		return "resting"
+	if int(f) < len(flagNames) {
+		return flagNames[f]
 	}
 	return "unknown flag"
 }
 
-// A State is the health of one backend. The zero State is that of a backend without a
+// Flags is a set of flags. The zero value is empty.
+type Flags uint8
+
+// Has reports whether f is in the set.
+func (s Flags) Has(f Flag) bool { return s&(1<<f) != 0 }
+
+func (s *Flags) add(f Flag) { *s |= 1 << f }
+
+// A Tier says how a backend compares with others: the candidates of an upgrade are the
+// backends of the lowest tier that is not empty.
+type Tier uint8
+
+const (
+	TierGood        Tier = iota // no flag, or to be tried again
+	TierResting                 // resting or full
+	TierEjected                 //
+	TierCheckFailed             //
+	TierUnreachable             //
+)
+
+var tiers = [NumFlags]Tier{
+	Resting: TierResting, Full: TierResting, Ejected: TierEjected, CheckFailed: TierCheckFailed, Unreachable: TierUnreachable,
+}
+
+// String returns one word or two.
+func (t Tier) String() string {
+	return [...]string{"good", "resting or full", "ejected", "check failed", "unreachable"}[t]
+}
+
+// A Backend is the health of one backend. The zero value is that of a backend without a
 // known fault.
 //
-// A flag is raised by a failure and cleared by a success. While it is up, the backend
-// is ejected until a time; from then on it is on probation: one attempt at a time
-// finds out whether it works again.
-type State struct {
-	Flag   Flag
-	Reason string        // of the last failure; empty without a flag
-	Since  time.Duration // when Flag was raised; 0 without a flag
+// Each flag is raised by a failure, and cleared by a success of its own kind: a 101 does
+// not clear what lost tunnels have raised. The backend is avoided until a time that the flag
+// has. From then on it is on probation: one attempt at a time finds out whether it works
+// again.
+type Backend struct {
+	flags [NumFlags]raised
 
-	failures     int           // in a row; 0 without a flag
-	ejectedUntil time.Duration // 0 without a flag
-	probes       int           // attempts under way that began while a flag was up
+	trials   int           // attempts under way that began while a flag was up
+	settling time.Duration // until then the tunnel of a trial may still be lost
+
+	evidence evidence
 }
 
-// Record returns the state after an attempt that ended at now with o, because of
-// reason. An attempt that fails while the backend is ejected already counts for nothing,
-// so that a restart under a hundred attempts is one failure.
-func (s State) Record(now time.Duration, o Outcome, reason string) State {
-	switch o {
-	case OK:
-		return State{probes: s.probes}
+// raised is one flag of a backend. It is down if inRow is 0.
+type raised struct {
+	inRow  int           // failures in a row
+	reason string        // of the last failure
+	since  time.Duration // when it was raised
+	until  time.Duration // the backend is avoided before it
+	isLost bool          // a tunnel that lives clears it, and not a response
+}
+
+func (f *raised) isUp() bool { return f.inRow > 0 }
+
+// An Event is an outcome with its circumstances.
+type Event struct {
+	Outcome    Outcome
+	At         time.Duration
+	Client     uint64        // the client's address, hashed
+	LastOpened time.Duration // of the backend's last 101 before the event; negative if there was none
+	RetryAfter time.Duration // of a Busy backend
+	Reason     string        // of a failure
+	Random     float64       // at least 0, below 1
+}
+
+// A Change is what an event has changed. A flag that is raised anew while it is up is in
+// neither set.
+type Change struct {
+	Raised, Cleared Flags
+
+	// WantsEjection reports that the backend is to be ejected, if enough others are left:
+	// see [Backend.Eject].
+	WantsEjection bool
+}
+
+// Record changes the health by an event.
+func (b *Backend) Record(e Event, rules Ejection) Change {
+	before := b.Flags()
+	wantsEjection := false
+	switch e.Outcome {
 	case Unreached:
-		return s.eject(now, Unreachable, s.failures+1, reason)
-	case BadResponse:
-		return s.eject(now, Resting, 1, reason)
+		b.unreached(e)
+	case Unanswered, Lost:
+		wantsEjection = b.failed(e, rules)
+	case Busy:
+		b.clear(Unreachable)
+		f := b.raise(Full, e, max(e.At+min(e.RetryAfter, maxBackoff), b.flags[Full].until))
+		f.isLost = false
+	case Responded:
+		b.clear(Unreachable)
+	case Answered, Opened:
+		b.answered(e)
+	case Lived:
+		b.evidence.lost = 0
+		b.clearProved(true)
+	}
+	after := b.Flags()
+	return Change{Raised: after &^ before, Cleared: before &^ after, WantsEjection: wantsEjection}
+}
+
+// unreached raises Unreachable. An attempt that fails while the backend is avoided already
+// counts for nothing, so that a restart under a hundred attempts is one failure.
+func (b *Backend) unreached(e Event) {
+	f := &b.flags[Unreachable]
+	if f.until <= e.At {
+		b.raise(Unreachable, e, e.At+backoff(f.inRow+1, firstBackoff, maxBackoff, e.Random))
+	}
+}
+
+// failed raises Resting, and reports whether the backend is to be ejected.
+func (b *Backend) failed(e Event, rules Ejection) (wantsEjection bool) {
+	isLost := e.Outcome == Lost
+	if !isLost {
+		b.clear(Unreachable) // it was reached
+	}
+	f := &b.flags[Resting]
+	wasLost := f.isUp() && f.isLost
+	b.raise(Resting, e, max(e.At+restTime, f.until)).isLost = isLost || wasLost
+	if b.flags[Ejected].until > e.At {
+		return false // from before the ejection
+	}
+	n := b.evidence.count(e, isLost)
+	return n > 0 && rules.Failures > 0 && (n >= rules.Failures || b.flags[Ejected].isUp())
+}
+
+// answered clears what a response proves to be over.
+func (b *Backend) answered(e Event) {
+	b.evidence.unanswered = 0
+	b.clear(Unreachable)
+	b.clear(Full)
+	b.clearProved(false)
+	if e.Outcome == Opened {
+		if b.Flags().Has(Resting) || b.Flags().Has(Ejected) {
+			b.settling = e.At + MinLife
+		}
+	}
+}
+
+// clearProved clears Resting and Ejected, if a response proves it to be over or, with
+// hasLived, a tunnel that lives.
+func (b *Backend) clearProved(hasLived bool) {
+	for _, f := range [...]Flag{Resting, Ejected} {
+		if hasLived || !b.flags[f].isLost {
+			b.clear(f)
+		}
+	}
+}
+
+// raise raises f until a time, or raises it anew.
+func (b *Backend) raise(f Flag, e Event, until time.Duration) *raised {
+	r := &b.flags[f]
+	if !r.isUp() {
+		r.since = e.At
+	}
+	r.inRow++
+	r.reason, r.until = e.Reason, until
+	return r
+}
+
+func (b *Backend) clear(f Flag) { b.flags[f] = raised{} }
+
+// RecordCheck changes the health by the state of active checks.
+func (b *Backend) RecordCheck(now time.Duration, isDown bool, reason string) Change {
+	isUp := b.flags[CheckFailed].isUp()
+	var c Change
+	switch {
+	case isDown:
+		b.raise(CheckFailed, Event{At: now, Reason: reason}, math.MaxInt64)
+		if !isUp {
+			c.Raised.add(CheckFailed)
+		}
+	case isUp:
+		b.clear(CheckFailed)
+		c.Cleared.add(CheckFailed)
+	}
+	return c
+}
+
+// Eject ejects the backend because of e, for which Record has returned WantsEjection.
+func (b *Backend) Eject(e Event, rules Ejection) Change {
+	f := &b.flags[Ejected]
+	wasUp := f.isUp()
+	until := e.At + backoff(f.inRow+1, rules.Backoff, rules.MaxBackoff, e.Random)
+	b.raise(Ejected, e, until).isLost = b.evidence.lost >= b.evidence.unanswered
+	b.evidence.forget()
+	var c Change
+	if !wasUp {
+		c.Raised.add(Ejected)
+	}
+	return c
+}
+
+// Forget clears all flags: the backend has a new address, or is checked no longer.
+func (b *Backend) Forget() Change {
+	c := Change{Cleared: b.Flags()}
+	*b = Backend{trials: b.trials}
+	return c
+}
+
+// Flags returns the flags that are up.
+func (b *Backend) Flags() Flags {
+	var s Flags
+	for f := range b.flags {
+		if b.flags[f].isUp() {
+			s.add(Flag(f))
+		}
 	}
 	return s
 }
 
-// eject returns the state after the nth failure in a row.
-func (s State) eject(now time.Duration, f Flag, n int, reason string) State {
-	if s.ejectedUntil > now {
-		return s
+// Describe returns why a flag is up, since when, and until when the backend is avoided,
+// which may be over. That of CheckFailed has no end that is known.
+func (b *Backend) Describe(f Flag) (reason string, since, until time.Duration) {
+	r := &b.flags[f]
+	return r.reason, r.since, r.until
+}
+
+// IsClean reports whether an event that shows no fault would change nothing.
+func (b *Backend) IsClean() bool {
+	return b.Flags() == 0 && b.evidence.unanswered == 0 && b.evidence.lost == 0
+}
+
+// NeedsLife reports whether it is to be recorded that a tunnel has Lived: otherwise that
+// would change nothing.
+func (b *Backend) NeedsLife() bool {
+	return b.evidence.lost > 0 || b.flags[Resting].isLost || b.flags[Ejected].isLost
+}
+
+// BeginTrial counts an attempt that begins while a flag is up. One EndTrial follows. If it
+// is to be the only one, BeginTrial returns false where another one is under way, and none
+// has begun.
+func (b *Backend) BeginTrial(now time.Duration, isOnly bool) bool {
+	if isOnly && b.isTried(now) {
+		return false
 	}
-	if s.Flag != f {
-		s.Flag, s.Since = f, now
+	b.trials++
+	return true
+}
+
+// EndTrial counts the end of an attempt.
+func (b *Backend) EndTrial() { b.trials-- }
+
+func (b *Backend) isTried(now time.Duration) bool { return b.trials > 0 || b.settling > now }
+
+// Tier returns the tier of the backend at now. A backend that is on probation is good for
+// one upgrade at a time, and not for an upgrade that an attempt has failed already, which
+// isRetry says.
+func (b *Backend) Tier(now time.Duration, isRetry bool) Tier {
+	isTried := isRetry || b.isTried(now)
+	t := TierGood
+	for f := range b.flags {
+		if r := &b.flags[f]; r.isUp() && (isTried || r.until > now) {
+			t = max(t, tiers[f])
+		}
 	}
-	s.Reason, s.failures, s.ejectedUntil = reason, n, now+backoff(n)
-	return s
+	return t
 }
 
-// backoff returns how long a backend is ejected after the nth failure in a row.
-func backoff(n int) time.Duration {
-	if n > 5 {
-		return maxBackoff
+// RetryAt returns when the backend is to be tried again: when all its flags have had their
+// time. Zero means at once.
+func (b *Backend) RetryAt() time.Duration {
+	at := b.settling
+	for f := range b.flags {
+		at = max(at, b.flags[f].until)
 	}
-	return min(firstBackoff<<(n-1), maxBackoff)
+	return at
 }
 
-// BeginProbe returns the state while one more attempt probes the backend. Each one is
-// followed by one EndProbe.
-func (s State) BeginProbe() State {
-	s.probes++
-	return s
-}
-
-// EndProbe returns the state after an attempt that probed the backend.
-func (s State) EndProbe() State {
-	s.probes--
-	return s
-}
-
-// IsFailing reports whether a flag is up.
-func (s *State) IsFailing() bool { return s.Flag != None }
-
-// IsAvoided reports whether other backends are to be tried before this one at now: it
-// is ejected, or one attempt probes it, for which others need not wait. An upgrade that
-// an attempt has failed already, which isRetry says, probes no backend.
-func (s *State) IsAvoided(now time.Duration, isRetry bool) bool {
-	return s.Flag != None && (s.ejectedUntil > now || isRetry || s.probes > 0)
+// backoff returns how long a backend is avoided after the nth failure in a row, shortened by
+// random, which is at least 0 and below 1.
+func backoff(n int, first, most time.Duration, random float64) time.Duration {
+	d := first
+	for i := 1; i < n && d < most; i++ {
+		d *= 2
+	}
+	d = min(d, most)
+	return d - time.Duration(float64(d)*maxJitter*random)
 }

@@ -1,137 +1,398 @@
 package health
 
 import (
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
 const s = time.Second
 
-// A step is one outcome, and what is known of the backend after it.
-type step struct {
-	at      time.Duration
-	outcome Outcome
+var rules = Ejection{Failures: 5, Backoff: s, MaxBackoff: 30 * s, MaxShare: 0.5}
 
-	ejected bool // Record reports that the backend is ejected anew
-	flag    Flag
-	since   time.Duration
-	until   time.Duration // the backend is avoided before it, and not from it on; 0: never
+// none is the time of the last 101 of a backend that has opened no tunnel.
+const none = -1
+
+// describe returns the flags of b, each with the time until which it is avoided.
+func describe(b *Backend) string {
+	var flags []string
+	for f := range Flag(NumFlags) {
+		if b.Flags().Has(f) {
+			_, since, until := b.Describe(f)
+			flags = append(flags, fmt.Sprintf("%v %v-%v", f, since, until))
+		}
+	}
+	return strings.Join(flags, ", ")
 }
 
-func TestStateFollowsOutcomes(t *testing.T) {
+// A step is one event, and the flags after it.
+type step struct {
+	Event
+	want string
+}
+
+func TestFlagsFollowOutcomes(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
 		steps []step
 	}{
-		{"success leaves no flag", []step{{at: 1 * s, outcome: OK}}},
+		{"success leaves no flag", []step{{Event{Outcome: Opened, At: s}, ""}, {Event{Outcome: Answered, At: s}, ""}}},
 		{"neutral changes nothing", []step{
-			{at: 1 * s, outcome: Neutral},
-			{at: 2 * s, outcome: Unreached, ejected: true, flag: Unreachable, since: 2 * s, until: 3 * s},
-			{at: 3 * s, outcome: Neutral, flag: Unreachable, since: 2 * s, until: 3 * s},
+			{Event{Outcome: Neutral, At: s}, ""},
+			{Event{Outcome: Unreached, At: 2 * s}, "unreachable 2s-3s"},
+			{Event{Outcome: Neutral, At: 3 * s}, "unreachable 2s-3s"},
 		}},
 		{"unreachable doubles up to 30 s", []step{
-			{at: 0, outcome: Unreached, ejected: true, flag: Unreachable, until: 1 * s},
-			{at: 1 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 3 * s},
-			{at: 3 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 7 * s},
-			{at: 7 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 15 * s},
-			{at: 15 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 31 * s},
-			{at: 31 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 61 * s},
-			{at: 100 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 130 * s},
+			{Event{Outcome: Unreached}, "unreachable 0s-1s"},
+			{Event{Outcome: Unreached, At: 1 * s}, "unreachable 0s-3s"},
+			{Event{Outcome: Unreached, At: 3 * s}, "unreachable 0s-7s"},
+			{Event{Outcome: Unreached, At: 7 * s}, "unreachable 0s-15s"},
+			{Event{Outcome: Unreached, At: 15 * s}, "unreachable 0s-31s"},
+			{Event{Outcome: Unreached, At: 31 * s}, "unreachable 0s-1m1s"},
+			{Event{Outcome: Unreached, At: 100 * s}, "unreachable 0s-2m10s"},
 		}},
-		{"bad responses never double", []step{
-			{at: 0, outcome: BadResponse, ejected: true, flag: Resting, until: 1 * s},
-			{at: 1 * s, outcome: BadResponse, ejected: true, flag: Resting, until: 2 * s},
-			{at: 2 * s, outcome: BadResponse, ejected: true, flag: Resting, until: 3 * s},
+		{"its time is shorter by a fifth at most", []step{
+			{Event{Outcome: Unreached, Random: 0.5}, "unreachable 0s-900ms"},
+			{Event{Outcome: Unreached, At: s, Random: 0.5}, "unreachable 0s-2.8s"},
 		}},
-		{"failures while ejected count for nothing", []step{
-			{at: 1 * s, outcome: Unreached, ejected: true, flag: Unreachable, since: 1 * s, until: 2 * s},
-			{at: 1500 * time.Millisecond, outcome: Unreached, flag: Unreachable, since: 1 * s, until: 2 * s},
-			{at: 1999 * time.Millisecond, outcome: BadResponse, flag: Unreachable, since: 1 * s, until: 2 * s},
-			{at: 2 * s, outcome: Unreached, ejected: true, flag: Unreachable, since: 1 * s, until: 4 * s},
+		{"unreachable counts for nothing while it is avoided", []step{
+			{Event{Outcome: Unreached, At: 1 * s}, "unreachable 1s-2s"},
+			{Event{Outcome: Unreached, At: 1999 * ms}, "unreachable 1s-2s"},
+			{Event{Outcome: Unreached, At: 2 * s}, "unreachable 1s-4s"},
 		}},
-		{"a bad response counts as the first failure", []step{
-			{at: 0, outcome: Unreached, ejected: true, flag: Unreachable, until: 1 * s},
-			{at: 1 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 3 * s},
-			{at: 3 * s, outcome: BadResponse, ejected: true, flag: Resting, since: 3 * s, until: 4 * s},
-			{at: 4 * s, outcome: Unreached, ejected: true, flag: Unreachable, since: 4 * s, until: 6 * s},
+		{"any response shows that it is reached", []step{
+			{Event{Outcome: Unreached}, "unreachable 0s-1s"},
+			{Event{Outcome: Responded, At: s}, ""},
+			{Event{Outcome: Unreached, At: 2 * s}, "unreachable 2s-3s"},
+			{Event{Outcome: Busy, At: 3 * s, RetryAfter: 2 * s}, "full 3s-5s"},
+			{Event{Outcome: Unreached, At: 5 * s}, "full 3s-5s, unreachable 5s-6s"},
+			{Event{Outcome: Unanswered, At: 6 * s}, "resting 6s-7s, full 3s-5s"},
+		}},
+		{"resting never doubles", []step{
+			{Event{Outcome: Unanswered}, "resting 0s-1s"},
+			{Event{Outcome: Unanswered, At: 1 * s}, "resting 0s-2s"},
+			{Event{Outcome: Unanswered, At: 2 * s}, "resting 0s-3s"},
+			{Event{Outcome: Answered, At: 3 * s}, ""},
+		}},
+		{"500 neither clears nor raises what is about responses", []step{
+			{Event{Outcome: Responded}, ""},
+			{Event{Outcome: Unanswered}, "resting 0s-1s"},
+			{Event{Outcome: Responded, At: s}, "resting 0s-1s"},
+		}},
+		{"full lasts as long as Retry-After, 30 s at most", []step{
+			{Event{Outcome: Busy, RetryAfter: 7 * s}, "full 0s-7s"},
+			{Event{Outcome: Busy, At: s, RetryAfter: s}, "full 0s-7s"},
+			{Event{Outcome: Busy, At: 7 * s, RetryAfter: time.Hour}, "full 0s-37s"},
+			{Event{Outcome: Opened, At: 37 * s}, ""},
+			{Event{Outcome: Busy, At: 38 * s}, "full 38s-38s"},
 		}},
 		{"success forgets all failures", []step{
-			{at: 0, outcome: Unreached, ejected: true, flag: Unreachable, until: 1 * s},
-			{at: 1 * s, outcome: Unreached, ejected: true, flag: Unreachable, until: 3 * s},
-			{at: 2 * s, outcome: OK},
-			{at: 2 * s, outcome: Unreached, ejected: true, flag: Unreachable, since: 2 * s, until: 3 * s},
+			{Event{Outcome: Unreached}, "unreachable 0s-1s"},
+			{Event{Outcome: Unreached, At: 1 * s}, "unreachable 0s-3s"},
+			{Event{Outcome: Answered, At: 3 * s}, ""},
+			{Event{Outcome: Unreached, At: 3 * s}, "unreachable 3s-4s"},
+		}},
+		{"only a tunnel that lives clears what a lost one has raised", []step{
+			{Event{Outcome: Lost}, "resting 0s-1s"},
+			{Event{Outcome: Opened, At: s}, "resting 0s-1s"},
+			{Event{Outcome: Unanswered, At: s}, "resting 0s-2s"},
+			{Event{Outcome: Answered, At: 2 * s}, "resting 0s-2s"},
+			{Event{Outcome: Lived, At: 3 * s}, ""},
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			var state State
-			for i, want := range tt.steps {
-				before := state
-				state = state.Record(want.at, want.outcome, "why")
-				checkStep(t, i, state, state.ejectedUntil > before.ejectedUntil, want)
+			var b Backend
+			for i, step := range tt.steps {
+				before := b.Flags()
+				step.LastOpened = none
+				c := b.Record(step.Event, rules)
+				if got := describe(&b); got != step.want {
+					t.Errorf("step %d: flags are %q; want %q", i, got, step.want)
+				}
+				if after := b.Flags(); c.Raised != after&^before || c.Cleared != before&^after {
+					t.Errorf("step %d: change is %+v; want from %b to %b", i, c, before, after)
+				}
 			}
 		})
 	}
 }
 
-func checkStep(t *testing.T, i int, state State, ejected bool, want step) {
-	t.Helper()
-	if ejected != want.ejected {
-		t.Errorf("step %d: ejected anew is %v; want %v", i, ejected, want.ejected)
-	}
-	if state.Flag != want.flag || state.Since != want.since {
-		t.Errorf("step %d: flag %v since %v; want %v since %v", i, state.Flag, state.Since, want.flag, want.since)
-	}
-	if got, want := state.Reason, map[bool]string{true: "why"}[want.flag != None]; got != want {
-		t.Errorf("step %d: reason %q; want %q", i, got, want)
-	}
-	if got := state.IsFailing(); got != (want.flag != None) {
-		t.Errorf("step %d: IsFailing() = %v with flag %v", i, got, want.flag)
-	}
-	if got, want := state.IsAvoided(want.until-1, false), want.until > 0; got != want {
-		t.Errorf("step %d: IsAvoided just before its end is %v; want %v", i, got, want)
-	}
-	if state.IsAvoided(want.until, false) {
-		t.Errorf("step %d: IsAvoided(%v) = true; want false", i, want.until)
-	}
-	if got, want := state.IsAvoided(want.until, true), want.flag != None; got != want {
-		t.Errorf("step %d: IsAvoided(%v) of a retry is %v; want %v", i, want, got, want)
+// failAt records a failure of a client, and ejects the backend if that is wanted.
+func failAt(b *Backend, at time.Duration, client uint64, o Outcome, lastOpened time.Duration) {
+	e := Event{Outcome: o, At: at, Client: client, LastOpened: lastOpened, Reason: "why"}
+	if b.Record(e, rules).WantsEjection {
+		b.Eject(e, rules)
 	}
 }
 
-func TestStateIsProbedByOneAttemptAtATime(t *testing.T) {
-	state := State{}.Record(0, Unreached, "refused")
-	state = state.BeginProbe()
-	if !state.IsAvoided(2*s, false) {
-		t.Error("while an attempt probes the backend, another one is sent there")
-	}
-	state = state.Record(2*s, OK, "")
-	if state.IsAvoided(2*s, false) {
-		t.Error("a backend whose probe succeeded is avoided")
-	}
-	state = state.EndProbe()
-	if state != (State{}) {
-		t.Errorf("state after a probe that succeeded is %+v; want the zero state", state)
+func TestFiveFailuresInARowEject(t *testing.T) {
+	for _, o := range []Outcome{Unanswered, Lost} {
+		var b Backend
+		for client := range uint64(5) {
+			if b.Flags().Has(Ejected) {
+				t.Errorf("%v: ejected after %d failures", o, client)
+			}
+			failAt(&b, s, client, o, 0)
+		}
+		if got, want := describe(&b), "resting 1s-2s, ejected 1s-2s"; got != want {
+			t.Errorf("%v: flags are %q; want %q", o, got, want)
+		}
+		// One failure on probation ejects again, for twice as long.
+		for i, want := range []time.Duration{4 * s, 8 * s, 16 * s, 32 * s, 62 * s, 92 * s} {
+			_, _, at := b.Describe(Ejected)
+			failAt(&b, at, uint64(100+i), o, 0)
+			if _, since, until := b.Describe(Ejected); since != s || until != want {
+				t.Errorf("%v: ejected %v-%v; want 1s-%v", o, since, until, want)
+			}
+		}
+		b.Record(Event{Outcome: Opened, At: 92 * s}, rules)
+		if isEjected := b.Flags().Has(Ejected); isEjected != (o == Lost) {
+			t.Errorf("%v: after a 101 ejected is %v", o, isEjected)
+		}
+		b.Record(Event{Outcome: Lived, At: 93 * s}, rules)
+		if b.Flags() != 0 || !b.IsClean() {
+			t.Errorf("%v: after a tunnel has lived the flags are %q", o, describe(&b))
+		}
 	}
 }
 
-func TestStateCountsProbesAcrossSuccess(t *testing.T) {
-	state := State{}.Record(0, Unreached, "refused")
-	state = state.BeginProbe().BeginProbe().Record(2*s, OK, "")
-	state = state.Record(2*s, Unreached, "refused again")
-	state = state.EndProbe()
-	if !state.IsAvoided(4*s, false) {
-		t.Error("one of two probes is still under way, and the backend is not avoided")
-	}
-	state = state.EndProbe()
-	if state.IsAvoided(4*s, false) {
-		t.Error("the backend is avoided after its last probe")
+func TestFailuresThatAreNotInARowEjectNothing(t *testing.T) {
+	for _, tt := range []struct{ failure, success Outcome }{
+		{Unanswered, Opened}, {Unanswered, Answered}, {Lost, Lived},
+	} {
+		var b Backend
+		for i := range 100 {
+			at := time.Duration(i) * s
+			failAt(&b, at, uint64(i), tt.failure, at)
+			if i%4 == 3 {
+				b.Record(Event{Outcome: tt.success, At: at}, rules)
+			}
+		}
+		if b.Flags().Has(Ejected) {
+			t.Errorf("%v and %v: %s", tt.failure, tt.success, describe(&b))
+		}
 	}
 }
 
-func TestFlagHasNames(t *testing.T) {
-	for f, want := range []string{"none", "unreachable", "resting", "unknown flag"} {
+// A backend that accepts each upgrade and then loses its tunnel.
+func TestA101DoesNotEndTheRowOfLostTunnels(t *testing.T) {
+	var b Backend
+	for i := range 5 {
+		at := time.Duration(i) * s
+		b.Record(Event{Outcome: Opened, At: at}, rules)
+		failAt(&b, at, uint64(i), Lost, at)
+	}
+	if !b.Flags().Has(Ejected) {
+		t.Errorf("flags are %q; want ejected", describe(&b))
+	}
+}
+
+func TestOneClientEjectsNoBackendThatOthersUse(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		every      time.Duration
+		lastOpened func(at time.Duration) time.Duration
+		ejectedAt  time.Duration // 0: never
+	}{
+		{"ten a second, others open tunnels", 100 * ms, func(at time.Duration) time.Duration { return at }, 40 * s},
+		{"ten a second, no tunnel ever", 100 * ms, func(time.Duration) time.Duration { return none }, 4 * s},
+		{"ten a second, the last tunnel at 20 s", 100 * ms, func(at time.Duration) time.Duration { return min(at, 20*s) }, 31 * s},
+		{"one in 11 s", 11 * s, func(at time.Duration) time.Duration { return at }, 44 * s},
+	} {
+		var b Backend
+		for at := time.Duration(0); at < 60*s && !b.Flags().Has(Ejected); at += tt.every {
+			failAt(&b, at, 1, Unanswered, tt.lastOpened(at))
+		}
+		if _, since, _ := b.Describe(Ejected); since != tt.ejectedAt {
+			t.Errorf("%s: ejected at %v; want %v", tt.name, since, tt.ejectedAt)
+		}
+	}
+}
+
+func TestEvidenceRemembersFewClients(t *testing.T) {
+	var b Backend
+	for i := range uint64(10 * maxClients) {
+		failAt(&b, 0, i, Unanswered, 0)
+		b.Record(Event{Outcome: Answered}, rules)
+	}
+	if n := len(b.evidence.clients); n > maxClients {
+		t.Errorf("%d clients are remembered; want %d at most", n, maxClients)
+	}
+	failAt(&b, 0, 10*maxClients-1, Unanswered, 0)
+	if b.evidence.unanswered != 0 {
+		t.Error("the last client counts twice")
+	}
+}
+
+func TestEjectionOffOnlyRests(t *testing.T) {
+	var b Backend
+	for i := range uint64(100) {
+		if b.Record(Event{Outcome: Unanswered, Client: i}, Ejection{}).WantsEjection {
+			t.Fatalf("failure %d wants an ejection", i)
+		}
+	}
+	if got, want := describe(&b), "resting 0s-1s"; got != want {
+		t.Errorf("flags are %q; want %q", got, want)
+	}
+}
+
+func TestEjectionAllowsAShareOfTheSet(t *testing.T) {
+	for _, tt := range []struct {
+		share float64
+		n     int
+		want  int // that may be ejected at once
+	}{{0.5, 1, 1}, {0.5, 2, 1}, {0.5, 3, 1}, {0.5, 4, 2}, {0.5, 9, 4}, {1, 3, 3}, {0, 5, 1}, {0.1, 100, 10}} {
+		got := 0
+		for tt.n > got && (Ejection{MaxShare: tt.share}).Allows(got, tt.n) {
+			got++
+		}
+		if got != tt.want {
+			t.Errorf("share %v of %d: %d may be ejected; want %d", tt.share, tt.n, got, tt.want)
+		}
+	}
+}
+
+func TestChecksRaiseAndClearTheirOwnFlag(t *testing.T) {
+	var b Backend
+	if c := b.RecordCheck(s, false, ""); c != (Change{}) {
+		t.Errorf("a check that passes changes %+v", c)
+	}
+	if c := b.RecordCheck(2*s, true, "503"); !c.Raised.Has(CheckFailed) {
+		t.Error("a check that fails raises nothing")
+	}
+	if c := b.RecordCheck(3*s, true, "404"); c != (Change{}) {
+		t.Errorf("another one changes %+v", c)
+	}
+	if reason, since, _ := b.Describe(CheckFailed); reason != "404" || since != 2*s {
+		t.Errorf("reason %q since %v; want 404 since 2s", reason, since)
+	}
+	b.Record(Event{Outcome: Lived, At: time.Hour}, rules)
+	if got := b.Tier(time.Hour, false); got != TierCheckFailed {
+		t.Errorf("traffic made the tier %v; want check failed", got)
+	}
+	if c := b.RecordCheck(4*s, false, ""); !c.Cleared.Has(CheckFailed) || b.Flags() != 0 {
+		t.Errorf("after a check that passes the flags are %q", describe(&b))
+	}
+}
+
+func TestTierIsThatOfTheWorstFlag(t *testing.T) {
+	raise := map[Flag]func(*Backend){
+		Resting:     func(b *Backend) { b.raise(Resting, Event{}, 2*s) },
+		Full:        func(b *Backend) { b.raise(Full, Event{}, 4*s) },
+		Ejected:     func(b *Backend) { b.raise(Ejected, Event{}, 6*s) },
+		CheckFailed: func(b *Backend) { b.RecordCheck(0, true, "") },
+		Unreachable: func(b *Backend) { b.raise(Unreachable, Event{}, 8*s) },
+	}
+	for _, tt := range []struct {
+		flags []Flag
+		want  []Tier // at 1, 3, 5, 7, 9 s
+	}{
+		{nil, []Tier{0, 0, 0, 0, 0}},
+		{[]Flag{Resting}, []Tier{1, 0, 0, 0, 0}},
+		{[]Flag{Resting, Full}, []Tier{1, 1, 0, 0, 0}},
+		{[]Flag{Resting, Full, Ejected}, []Tier{2, 2, 2, 0, 0}},
+		{[]Flag{CheckFailed, Resting}, []Tier{3, 3, 3, 3, 3}},
+		{[]Flag{Unreachable, Ejected}, []Tier{4, 4, 4, 4, 0}},
+		{[]Flag{Unreachable, CheckFailed}, []Tier{4, 4, 4, 4, 3}},
+	} {
+		var b Backend
+		for _, f := range tt.flags {
+			raise[f](&b)
+		}
+		var got []Tier
+		for at := 1 * s; at < 10*s; at += 2 * s {
+			got = append(got, b.Tier(at, false))
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%v: tiers are %v; want %v", tt.flags, got, tt.want)
+		}
+		want := TierGood
+		for _, f := range tt.flags {
+			want = max(want, tiers[f])
+		}
+		if got := b.Tier(time.Hour, true); got != want {
+			t.Errorf("%v: the tier for a retry is %v; want %v", tt.flags, got, want)
+		}
+	}
+}
+
+func TestBackendOnProbationIsTriedByOneAttemptAtATime(t *testing.T) {
+	var b Backend
+	b.Record(Event{Outcome: Unreached}, rules)
+	if !b.BeginTrial(2*s, true) {
+		t.Fatal("the first trial may not begin")
+	}
+	if got := b.Tier(2*s, false); got != TierUnreachable {
+		t.Errorf("while an attempt tries the backend its tier is %v", got)
+	}
+	if b.BeginTrial(2*s, true) {
+		t.Error("another trial begins meanwhile")
+	}
+	if !b.BeginTrial(2*s, false) {
+		t.Error("where no other backend is left, no other attempt begins")
+	}
+	b.EndTrial()
+	b.Record(Event{Outcome: Answered, At: 2 * s}, rules)
+	if got := b.Tier(2*s, false); got != TierGood {
+		t.Errorf("after a success the tier is %v", got)
+	}
+	b.EndTrial()
+	b.Record(Event{Outcome: Unreached, At: 3 * s}, rules)
+	if got := b.Tier(4*s, false); got != TierGood {
+		t.Errorf("without a trial, the tier of a backend on probation is %v", got)
+	}
+}
+
+func TestTrialThatOpensATunnelLastsUntilItLives(t *testing.T) {
+	var b Backend
+	b.Record(Event{Outcome: Lost}, rules)
+	b.BeginTrial(s, true)
+	b.Record(Event{Outcome: Opened, At: s}, rules)
+	b.EndTrial()
+	if got := b.Tier(s+MinLife-1, false); got != TierResting || b.BeginTrial(s+MinLife-1, true) {
+		t.Errorf("while the tunnel may still be lost, the tier is %v and another trial may begin", got)
+	}
+	if got := b.Tier(s+MinLife, false); got != TierGood {
+		t.Errorf("afterwards the tier is %v; want good, for another trial", got)
+	}
+}
+
+func TestRetryAtIsTheEndOfTheLastFlag(t *testing.T) {
+	var b Backend
+	if at := b.RetryAt(); at != 0 {
+		t.Errorf("without a flag it is %v", at)
+	}
+	b.Record(Event{Outcome: Unanswered, At: s}, rules)
+	b.Record(Event{Outcome: Busy, At: s, RetryAfter: 5 * s}, rules)
+	if at := b.RetryAt(); at != 6*s {
+		t.Errorf("it is %v; want 6s", at)
+	}
+}
+
+func TestForgetLeavesTrials(t *testing.T) {
+	var b Backend
+	b.Record(Event{Outcome: Unreached}, rules)
+	b.BeginTrial(s, true)
+	if c := b.Forget(); !c.Cleared.Has(Unreachable) || b.Flags() != 0 || !b.IsClean() || b.NeedsLife() {
+		t.Errorf("Forget changes %+v; flags are %q", c, describe(&b))
+	}
+	b.EndTrial()
+	if b.trials != 0 {
+		t.Errorf("%d trials are left", b.trials)
+	}
+}
+
+func TestFlagsAndTiersHaveNames(t *testing.T) {
+	for f, want := range []string{"resting", "full", "ejected", "check failed", "unreachable", "unknown flag"} {
 		if got := Flag(f).String(); got != want {
-			t.Errorf("Flag(%d).String() = %q; want %q", f, got, want)
+			t.Errorf("Flag(%d) is %q; want %q", f, got, want)
+		}
+	}
+	for i, want := range []string{"good", "resting or full", "ejected", "check failed", "unreachable"} {
+		if got := Tier(i).String(); got != want {
+			t.Errorf("Tier(%d) is %q; want %q", i, got, want)
 		}
 	}
 }

@@ -302,7 +302,8 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 	}
 	c.hasCause, c.end = true, end
 	if end.Side == Backend && r.owner != nil {
-		r.owner.BackendEnding(r.Counts())
+		toBackend, toClient := r.Counts()
+		r.owner.BackendEnding(end.Cause == CauseLost, toBackend, toClient)
 	}
 	for i := range c.legs {
 		c.legs[i].clock.hasChanged = true

@@ -27,7 +27,7 @@ type handLoop struct {
 // An endOwner is told of the end of a scene.
 type endOwner struct{ scene *scene }
 
-func (*endOwner) BackendEnding(_, _ Counts) {}
+func (*endOwner) BackendEnding(_ bool, _, _ Counts) {}
 
 func (*endOwner) BackendClosed() {}
 

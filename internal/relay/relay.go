@@ -63,9 +63,10 @@ type Config struct {
 // move the bytes of other tunnels, so they must not wait.
 type Owner interface {
 	// BackendEnding is called once, when the tunnel begins to end, if the backend is the
-	// side that ends it, with what has been passed until then. The relay's lock is held: the
+	// side that ends it, with what has been passed until then. IsLost reports that it has
+	// closed the connection without a Close frame. The relay's lock is held: the
 	// method must not call methods of the relay.
-	BackendEnding(toBackend, toClient Counts)
+	BackendEnding(isLost bool, toBackend, toClient Counts)
 
 	// BackendClosed is called when the connection with the backend is closed, before
 	// the relay's end.

@@ -1,0 +1,313 @@
+package wsproxy
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/health"
+)
+
+// This file keeps the health of each backend and tells of its changes. What an attempt shows
+// is decided in outcome.go, and what follows from it in internal/health.
+
+// A Flag is a fault of a backend. The backends of an upgrade are chosen by their flags: see
+// [Balancer].
+type Flag uint8
+
+const (
+	// FlagResting: the backend was reached, and gave no proper response in time, or closed
+	// the connection instead; or its response was 502, 504, or 503 without Retry-After; or it
+	// closed the connection of a tunnel within a second, without a Close frame, before a byte
+	// of the client's was passed to it. It is avoided for 1 s.
+	FlagResting Flag = iota + 1
+
+	// FlagFull: the backend responded with 503 and Retry-After. It is avoided for that time,
+	// at most 30 s.
+	FlagFull
+
+	// FlagEjected: what raises FlagResting happened several times in a row: see [Ejection].
+	FlagEjected
+
+	// FlagCheckFailed: the checks of [WithHealthCheck] failed. Checks that pass clear it, and
+	// nothing else.
+	FlagCheckFailed
+
+	// FlagUnreachable: the connection (TCP, TLS) failed or was not made in time. The backend
+	// is avoided for 1 s; that doubles with each further failure up to 30 s, and is up to a
+	// fifth shorter at random.
+	FlagUnreachable
+)
+
+// String returns "resting", "full", "ejected", "check failed" or "unreachable".
+func (f Flag) String() string {
+	if f < FlagResting || f > FlagUnreachable {
+		return fmt.Sprintf("Flag(%d)", uint8(f))
+	}
+	return f.internal().String()
+}
+
+func (f Flag) internal() health.Flag { return health.Flag(f - FlagResting) }
+
+// Health is what a proxy knows about the faults of a backend.
+type Health struct {
+	Flags []RaisedFlag // those that are up, the worst first; empty for a backend without a known fault
+}
+
+// A RaisedFlag is a flag that is up. An attempt that succeeds clears it. Until then the
+// backend is avoided for a while, and afterwards on probation: one upgrade at a time tries
+// it.
+type RaisedFlag struct {
+	Flag   Flag
+	Reason string    // the text of the error that raised it last
+	Since  time.Time // when it was raised
+	Until  time.Time // the backend is avoided before it; zero for FlagCheckFailed
+}
+
+// An Ejection is the rule by which a backend is ejected that is reached, but fails. See
+// [WithEjection].
+type Ejection struct {
+	// Failures is how many failures in a row eject a backend: those that raise
+	// [FlagResting]. The failures of one client address (see [ByClientIP]) count once in
+	// 10 s, or once a second if the backend has opened no tunnel in these 10 s. So one
+	// client cannot take a backend from the others. Zero means 5.
+	Failures int
+
+	// Backoff is how long a backend is ejected. That doubles with each further ejection up to
+	// MaxBackoff, and is up to a fifth shorter at random. Zero means 1 s, and 30 s for
+	// MaxBackoff, or Backoff if that is more.
+	Backoff, MaxBackoff time.Duration
+
+	// MaxShare is the largest part of the set that is ejected, rounded down; but one backend
+	// always may be. Zero means 0.5.
+	MaxShare float64
+
+	// Off ejects no backend. They still rest.
+	Off bool
+}
+
+// Health returns the flags of the backend. [Backend.State] is the summary.
+func (b *Backend) Health() Health {
+	h := &b.health
+	if h.flags() == 0 {
+		return Health{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all Health
+	for f := FlagUnreachable; f >= FlagResting; f-- {
+		if !h.state.Flags().Has(f.internal()) {
+			continue
+		}
+		reason, since, until := h.state.Describe(f.internal())
+		r := RaisedFlag{Flag: f, Reason: reason, Since: b.p.start.Add(since)}
+		if until < math.MaxInt64 {
+			r.Until = b.p.start.Add(until)
+		}
+		all.Flags = append(all.Flags, r)
+	}
+	return all
+}
+
+// backendHealth is the health of one backend.
+type backendHealth struct {
+	mu    sync.Mutex
+	state health.Backend // guarded by mu
+
+	// published are the flags of state, and the two bits below, so that most upgrades take
+	// no lock.
+	published atomic.Uint32
+
+	lastOpened atomic.Int64 // the last 101, a time since the proxy's start; -1 if there was none
+}
+
+const (
+	bitNotClean  = 1 << 8 // a success changes state
+	bitNeedsLife = 1 << 9 // so does a tunnel that lives
+)
+
+func (h *backendHealth) flags() health.Flags { return health.Flags(h.published.Load()) }
+
+// update changes the state. That is published before the lock is released.
+func (h *backendHealth) update(change func(*health.Backend) health.Change) health.Change {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := change(&h.state)
+	published := uint32(h.state.Flags())
+	if !h.state.IsClean() {
+		published |= bitNotClean
+	}
+	if h.state.NeedsLife() {
+		published |= bitNeedsLife
+	}
+	h.published.Store(published)
+	return c
+}
+
+// tier returns how the backend compares with others at now: see [health.Backend.Tier].
+func (b *Backend) tier(now time.Duration, isRetry bool) health.Tier {
+	if b.health.flags() == 0 { // the usual case; inlined
+		return health.TierGood
+	}
+	return b.health.tier(now, isRetry)
+}
+
+func (h *backendHealth) tier(now time.Duration, isRetry bool) health.Tier {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state.Tier(now, isRetry)
+}
+
+// beginProbation records that an upgrade begins to try the backend, if a flag is up. Then one
+// endProbation follows. If it is to be the only one, ok is false where another one is under
+// way.
+func (b *Backend) beginProbation(now time.Duration, isOnly bool) (hasBegun, ok bool) {
+	h := &b.health
+	if h.flags() == 0 {
+		return false, true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.state.Flags() == 0 {
+		return false, true
+	}
+	ok = h.state.BeginTrial(now, isOnly)
+	return ok, ok
+}
+
+func (b *Backend) endProbation() {
+	b.health.mu.Lock()
+	defer b.health.mu.Unlock()
+	b.health.state.EndTrial()
+}
+
+// recordHealth records an event of b, which has its outcome, client and Retry-After. Err is
+// the reason of a failure. It tells of the flags that have changed.
+func (p *Proxy) recordHealth(b *Backend, e health.Event, err error) {
+	p.reportHealth(b, p.changeHealth(b, e, err), err)
+}
+
+// changeHealth is recordHealth, but tells nobody.
+func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Change {
+	h := &b.health
+	e.At = p.now()
+	e.LastOpened = time.Duration(h.lastOpened.Load())
+	if e.Outcome == health.Opened {
+		h.lastOpened.Store(int64(e.At))
+	}
+	isFailure := err != nil
+	if e.Outcome == health.Neutral || !isFailure && h.published.Load() == 0 {
+		return health.Change{}
+	}
+	if isFailure {
+		e.Reason = err.Error()
+	}
+	e.Random = rand.Float64()
+	change := h.update(func(s *health.Backend) health.Change { return s.Record(e, p.ejection) })
+	if change.WantsEjection {
+		change.Raised |= p.eject(b, e).Raised
+	}
+	return change
+}
+
+// eject ejects b, unless too many others of the set are ejected.
+func (p *Proxy) eject(b *Backend, e health.Event) health.Change {
+	p.ejecting.Lock()
+	defer p.ejecting.Unlock()
+	all := p.set.Load().all
+	numEjected := 0
+	for _, other := range all {
+		if other != b && other.health.flags().Has(health.Ejected) {
+			numEjected++
+		}
+	}
+	if !p.ejection.Allows(numEjected, len(all)) {
+		return health.Change{}
+	}
+	return b.health.update(func(s *health.Backend) health.Change { return s.Eject(e, p.ejection) })
+}
+
+// recordLife records, one second after the 101 of a tunnel, that its backend has not ended it,
+// if that can change anything.
+func (p *Proxy) recordLife(t *Tunnel) {
+	b := t.backend
+	if b.health.published.Load()&bitNeedsLife == 0 {
+		return
+	}
+	time.AfterFunc(health.MinLife-(p.now()-t.opened), func() {
+		if p.registry.tunnel(t.id) != nil {
+			p.recordHealth(b, health.Event{Outcome: health.Lived}, nil)
+		}
+	})
+}
+
+// reportHealth logs the flags of b that have changed, and calls the hook. That a hook panics
+// has no consequence but a line: the change is not the upgrade's.
+func (p *Proxy) reportHealth(b *Backend, c health.Change, err error) {
+	for f := FlagResting; f <= FlagUnreachable; f++ {
+		switch i := f.internal(); {
+		case c.Raised.Has(i):
+			p.logFailing(b, f, err)
+			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, IsUp: true, State: b.State(), Err: err})
+		case c.Cleared.Has(i):
+			p.logRecovered(b, f)
+			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, State: b.State()})
+		}
+	}
+}
+
+// reportTier logs once that the backends of another tier than the best one, or of another
+// priority than the first one, are used, and once that this is over.
+func (p *Proxy) reportTier(c *candidates) {
+	isOther := c.tier != health.TierGood || c.priority != c.set.firstPriority
+	switch {
+	case isOther && !p.usesOthers.Swap(true):
+		p.logOthersUsed(c.tier, c.priority)
+	case !isOther && p.usesOthers.Load() && slices.ContainsFunc(c.backends, func(b *Backend) bool { return b.health.flags() == 0 }):
+		if p.usesOthers.Swap(false) {
+			p.logOthersUnused()
+		}
+	}
+}
+
+// compile returns the rule with its defaults, and what is wrong with it.
+func (e Ejection) compile() (health.Ejection, []error) {
+	var errs []error
+	bad := func(field string, value any, err string) {
+		errs = append(errs, &ConfigError{Option: "WithEjection." + field, Value: value, Err: fmt.Errorf("%s", err)})
+	}
+	if e.Failures < 0 {
+		bad("Failures", e.Failures, "negative; for none set Off")
+	}
+	if e.Backoff < 0 {
+		bad("Backoff", e.Backoff, "negative")
+	}
+	if e.MaxBackoff < 0 {
+		bad("MaxBackoff", e.MaxBackoff, "negative")
+	}
+	if !(e.MaxShare >= 0 && e.MaxShare <= 1) {
+		bad("MaxShare", e.MaxShare, "want 0 to 1")
+	}
+	c := health.Ejection{Failures: 5, Backoff: time.Second, MaxBackoff: 30 * time.Second, MaxShare: 0.5}
+	if e.Failures > 0 {
+		c.Failures = e.Failures
+	}
+	if e.Backoff > 0 {
+		c.Backoff = e.Backoff
+	}
+	if e.MaxBackoff > 0 {
+		c.MaxBackoff = e.MaxBackoff
+	}
+	c.MaxBackoff = max(c.MaxBackoff, c.Backoff)
+	if e.MaxShare > 0 {
+		c.MaxShare = e.MaxShare
+	}
+	if e.Off {
+		c.Failures = 0
+	}
+	return c, errs
+}
