@@ -111,6 +111,7 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 		for _, m := range moved { // without the lock, which is released first
 			p.reportHealth(m.backend, m.change, nil)
 		}
+		p.queue.wake()
 	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -152,6 +153,7 @@ func (p *Proxy) forgetLocked(b *Backend) {
 // release undoes reserve.
 func (p *Proxy) release(b *Backend) {
 	b.tunnels.Add(-1)
+	p.queue.wake()
 	if b.removed.Load() {
 		p.mu.Lock()
 		defer p.mu.Unlock()

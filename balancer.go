@@ -12,18 +12,32 @@ import (
 // A Balancer chooses the backend for an upgrade.
 //
 // Pick is called concurrently. It must not block, and must not retain or modify
-// candidates. These are the backends that are in the set, are below their MaxTunnels and
-// were not yet tried for this request, in configuration order. There is at least one.
+// candidates. There is at least one, and they are in configuration order. They are the
+// backends that are in the set, do not drain, and were not yet tried for this request; and of
+// these the ones of the first of these groups that is not empty:
 //
-// A backend whose last attempt failed is no candidate for a while, unless no other is left.
-// Afterwards it is a candidate for one upgrade at a time, in order to find out whether it
-// works again, and its [Backend.State] is still BackendFailing. So a balancer must not
-// avoid failing backends: one that is never picked stays failing for ever.
+//  1. without a [Flag],
+//  2. resting or full,
+//  3. ejected,
+//  4. with a failed check,
+//  5. unreachable.
+//
+// A backend with several flags is in the last of their groups. Within a group, those of the
+// lowest [BackendConfig.Priority] are candidates. Backends that have their MaxTunnels are
+// left out at the end: if that leaves none, the upgrade waits or is refused, and no other
+// group takes their place.
+//
+// When the time of its flags is over, a backend is in the first group for one upgrade at a
+// time, in order to find out whether it works again. Its [Backend.State] is still
+// BackendFailing. So a balancer must not avoid failing backends: one that is never picked
+// stays failing for ever.
 //
 // Pick must return one of the candidates, or an error, which ends the upgrade: a
 // [*StatusError] chooses the client's status, [ErrNoBackend] gives 503, any other error
-// 500. After an attempt that failed, ErrNoBackend means that no other backend is to be
-// tried: the client gets the response for the failed attempt.
+// 500. [ErrLimit] says that no backend that this request may use has a place: it is answered
+// with 503 too, or the upgrade waits (see [Limits]). After an attempt that failed, ErrNoBackend
+// and ErrLimit mean that no other backend is to be tried: the client gets the response for the
+// failed attempt.
 //
 // r is the client's request; Pick must not modify it. The proxy counts tunnels:
 // [Backend.NumTunnels] includes upgrades under way. To set a cookie in the client's

@@ -22,7 +22,7 @@ var (
 
 	// ErrTryNext is what the hook of [WithResponse] returns, by itself or wrapped, to drop
 	// a backend's response and have another backend tried. The attempt counts as failed: the
-	// client gets 502 if no other backend is left, or three were tried. A WebSocket that
+	// client gets 503 if no other backend is left, or three were tried. A WebSocket that
 	// the backend has opened is closed with 1001.
 	ErrTryNext = errors.New("wsproxy: the response is dropped, and the next backend tried")
 
@@ -108,7 +108,7 @@ func (e *BackendError) Timeout() bool {
 func (e *BackendError) isBadResponse() bool {
 	_, isOfConnection := errors.AsType[net.Error](e.Err)
 	isOfConnection = isOfConnection || errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF)
-	return e.isConnected && !isOfConnection && !errors.Is(e.Err, context.Canceled)
+	return e.isConnected && !isOfConnection && !errors.Is(e.Err, context.Canceled) && !errors.Is(e.Err, ErrTryNext)
 }
 
 // A DrainError reports how the tunnels ended that were open when a shutdown began, if

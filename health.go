@@ -181,8 +181,39 @@ func (b *Backend) beginProbation(now time.Duration, isOnly bool) (hasBegun, ok b
 
 func (b *Backend) endProbation() {
 	b.health.mu.Lock()
-	defer b.health.mu.Unlock()
 	b.health.state.EndTrial()
+	b.health.mu.Unlock()
+	b.p.queue.wake()
+}
+
+// trialAt returns when the backend is to be tried again, if a flag is up: see
+// [health.Backend.RetryAt].
+func (b *Backend) trialAt() time.Duration { return b.timeOf((*health.Backend).RetryAt) }
+
+// tryWaitingAt returns when an upgrade that waits may try the backend, if a flag is up: see
+// [health.Backend.TryWaitingAt].
+func (b *Backend) tryWaitingAt() time.Duration { return b.timeOf((*health.Backend).TryWaitingAt) }
+
+// mayTryWaiting reports whether an upgrade that waits may try the backend at now.
+func (b *Backend) mayTryWaiting(now time.Duration) bool {
+	h := &b.health
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state.Flags() == 0 || h.state.TryWaitingAt() <= now
+}
+
+// timeOf returns a time of the health, or 0 without a flag and where it never comes.
+func (b *Backend) timeOf(f func(*health.Backend) time.Duration) time.Duration {
+	h := &b.health
+	if h.flags() == 0 {
+		return 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := f(&h.state); t < math.MaxInt64 {
+		return t
+	}
+	return 0
 }
 
 // recordHealth records an event of b, which has its outcome, client and Retry-After. Err is
@@ -210,6 +241,9 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 	change := h.update(func(s *health.Backend) health.Change { return s.Record(e, p.ejection) })
 	if change.WantsEjection {
 		change.Raised |= p.eject(b, e).Raised
+	}
+	if change.Cleared != 0 {
+		p.queue.wake()
 	}
 	return change
 }

@@ -98,6 +98,18 @@ type Limits struct {
 	// Admitting bounds how many calls of the hook of [WithAdmit] run at once.
 	Admitting int
 
+	// Queue bounds how many upgrades wait for a backend. One waits if no backend that may
+	// be used has a place (see [BackendConfig.MaxTunnels]), or if all its attempts failed to
+	// connect: a restart of the only backend is then a pause for its clients, and no error.
+	// It goes on when a place is free, a flag of a backend is cleared or a backend comes into
+	// the set; one of those who wait tries an unreachable backend every 200 ms. They go on in
+	// their order, at the rate of Handshakes, or 100 a second for each backend without it.
+	// One for which the balancer returns [ErrLimit] does not hold up the others. It waits
+	// until the deadline of [Timeouts.Handshake], and has its place among Tunnels and
+	// PerClient meanwhile. Any more are refused with 503. Zero and negative mean that no
+	// upgrade waits.
+	Queue int
+
 	// ClientKey tells clients apart. It is called before the hook of [WithAdmit], so that
 	// [Admitted] has no value. A client without a key, the empty string, is bounded by the
 	// other limits only. Default: [ByClientIP]. Behind a proxy set [WithTrustedProxies], or

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/health"
+	"github.com/wsproxy/wsproxy/internal/limit"
 )
 
 // The retry rule, all of it. Nothing has been sent to the client before a backend has
@@ -25,6 +26,8 @@ import (
 //     response is not a proper one; while another backend is left, also 502, 503 and
 //     504; or the Response hook returned ErrTryNext. Any other response ends the search:
 //     it is the client's.
+//   - Where no backend has a place, and where all attempts failed to connect, the upgrade
+//     waits and begins anew, if the queue is on (queue.go).
 //   - The search ends when a hook or the balancer returned an error, when the
 //     upgrade was canceled, or when no backend is left. Then the client gets the last
 //     response that a backend gave, if any did.
@@ -74,54 +77,60 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 		}
 	}()
 	for {
-		a, err := u.pick()
-		if err != nil {
-			if len(failed) == 0 || !isNoneLeft(err) {
-				return nil, err
+		a, err := u.pickInTurn()
+		if err != nil && (len(failed) == 0 || !isNoneLeft(err)) {
+			return nil, err
+		}
+		if err == nil {
+			if err = a.run(); err == nil {
+				return a, nil
 			}
-			break // the failures say more
-		}
-		if err = a.run(); err == nil {
-			return a, nil
-		}
-		if a.isHeld {
-			if held != nil {
-				held.close()
+			if a.isHeld {
+				if held != nil {
+					held.close()
+				}
+				held = a
 			}
-			held = a
+			if cause := u.canceled(); cause != nil {
+				return nil, cause
+			}
+			if _, ok := err.(*BackendError); !ok {
+				return nil, err // a hook's
+			}
+			if failed = append(failed, err); a.mayRetry() {
+				continue
+			}
 		}
-		if cause := u.canceled(); cause != nil {
-			return nil, cause
-		}
-		if _, ok := err.(*BackendError); !ok {
-			return nil, err // a hook's
-		}
-		if failed = append(failed, err); !a.mayRetry() {
+		if !u.p.queue.isOn() || slices.ContainsFunc(failed, isConnected) {
 			break
 		}
+		u.tried, failed = u.tried[:0], nil // it waits, and begins anew
 	}
-	a := held
-	held = nil
-	return u.noneLeft(a, failed)
+	return u.noneLeft(&held, failed)
 }
 
-// isNoneLeft reports whether err of [upgrade.pick] means that no other backend can be tried.
+// isConnected reports whether an attempt that failed with err had reached its backend.
+func isConnected(err error) bool {
+	failed, ok := err.(*BackendError)
+	return ok && failed.isConnected
+}
+
+// isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
 func isNoneLeft(err error) bool { return errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit) }
 
-// noneLeft returns the response that the client gets, if held has one for it, or else the
-// failures of all attempts.
-func (u *upgrade) noneLeft(held *attempt, failed []error) (*attempt, error) {
-	if held != nil {
-		err := u.applyResponseHook(held)
+// noneLeft returns the attempt whose response the client gets, and takes it from held, or
+// else the failures of all attempts.
+func (u *upgrade) noneLeft(held **attempt, failed []error) (*attempt, error) {
+	if a := *held; a != nil {
+		err := u.applyResponseHook(a)
 		if err == nil {
-			return held, nil
+			*held = nil
+			return a, nil
 		}
-		held.close()
-		if dropped, ok := err.(*BackendError); !ok {
+		if _, ok := err.(*BackendError); !ok {
 			return nil, err
-		} else {
-			failed = append(failed, dropped)
 		}
+		failed = append(failed, err)
 	}
 	u.stage = ReasonUnreachable
 	return nil, &attemptErrors{failed}
@@ -134,29 +143,25 @@ func (a *attempt) mayRetry() bool {
 }
 
 // pick lets the balancer choose a backend and reserves a place there. The caller owns
-// the attempt that it returns.
+// the attempt that it returns. If the upgrade may wait instead, pick sets u.stuck.
 func (u *upgrade) pick() (*attempt, error) {
 	for {
 		now := u.p.now()
 		set := u.p.set.Load()
+		u.stage, u.stuck = ReasonHook, limit.Went
 		c, err := set.candidates(make([]*Backend, 0, len(set.active)), u.tried, now)
-		if len(u.tried) == 0 && len(c.backends) > 0 {
+		if len(u.tried) == 0 && err == nil {
 			u.p.reportTier(&c)
+			err = u.leaveToOthers(&c, now)
 		}
-		var b *Backend
-		if err == nil {
-			b, err = u.p.callPick(u.r, c.backends)
+		if err != nil {
+			u.stuck = limit.AllStuck
+			return nil, u.noCandidate(err)
 		}
-		switch {
-		case err == nil:
-		case errors.Is(err, ErrNoBackend):
-			u.stage = ReasonNoBackend
-			return nil, err
-		case errors.Is(err, ErrLimit):
-			u.stage = ReasonBackendLimit
-			return nil, err
-		default:
-			return nil, err
+		b, err := u.p.callPick(u.r, c.backends)
+		if err != nil {
+			u.stuck = limit.Stuck
+			return nil, u.noCandidate(err)
 		}
 		if b == nil || !slices.Contains(c.backends, b) {
 			return nil, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
@@ -168,12 +173,13 @@ func (u *upgrade) pick() (*attempt, error) {
 			u.p.release(b)
 			continue
 		}
-		isProbation, ok := b.beginProbation(now, c.tier == health.TierGood)
+		isProbation, ok := b.beginProbation(now, c.tier == health.TierGood || u.mayWait() && c.tier == health.TierUnreachable)
 		if !ok {
 			u.p.release(b)
 			continue // another upgrade has begun to try it in the meantime
 		}
-		u.tried = append(u.tried, b)
+		u.tried, u.picked = append(u.tried, b), b
+		u.numAttempts++
 		a := &attempt{u: u, backend: b, isProbation: isProbation, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)}
 		a.isTrial = b.beginTrial()
 		if err := a.tracePicked(len(c.backends)); err != nil {
@@ -181,6 +187,38 @@ func (u *upgrade) pick() (*attempt, error) {
 		}
 		return a, nil
 	}
+}
+
+// mayWait reports whether the upgrade may wait instead of trying a backend now.
+func (u *upgrade) mayWait() bool { return u.p.queue.isOn() && len(u.tried) == 0 }
+
+// leaveToOthers removes the candidates that cannot be reached and that another upgrade has
+// tried a moment ago or is trying, if this one may wait for the result.
+func (u *upgrade) leaveToOthers(c *candidates, now time.Duration) error {
+	if !u.mayWait() || c.tier != health.TierUnreachable {
+		return nil
+	}
+	c.backends = slices.DeleteFunc(c.backends, func(b *Backend) bool { return !b.mayTryWaiting(now) })
+	if len(c.backends) == 0 {
+		return errUnreachable
+	}
+	return nil
+}
+
+// errUnreachable is why an upgrade waits for backends that cannot be reached.
+var errUnreachable = fmt.Errorf("%w: every backend is unreachable", ErrLimit)
+
+// noCandidate sets the stage, and u.stuck unless err is about a limit. It returns err.
+func (u *upgrade) noCandidate(err error) error {
+	switch {
+	case errors.Is(err, ErrLimit):
+		u.stage = ReasonBackendLimit
+		return err
+	case errors.Is(err, ErrNoBackend):
+		u.stage = ReasonNoBackend
+	}
+	u.stuck = limit.Went // it does not wait
+	return err
 }
 
 // tracePicked calls the hook. Unless the hook returns, it closes a.
@@ -194,7 +232,7 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 	}()
 	u := a.u
 	err = callHook(u.p, "Trace.Picked", u.info.id, u.p.trace.Picked,
-		PickedInfo{Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: len(u.tried), Candidates: numCandidates})
+		PickedInfo{Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Candidates: numCandidates})
 	isDone = err == nil
 	return err
 }
@@ -249,7 +287,7 @@ func (a *attempt) run() error {
 func (a *attempt) decide() error {
 	if isRetryable(a.resp.StatusCode) && !a.isLast && a.u.p.allowRetry() {
 		a.isHeld = true
-		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp)}
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp), isConnected: true}
 	}
 	return a.u.applyResponseHook(a)
 }
@@ -298,7 +336,7 @@ func (a *attempt) traceAttempted(took time.Duration, err error) error {
 		return nil
 	}
 	info := AttemptInfo{
-		Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: len(u.tried), Duration: took, Err: err,
+		Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Duration: took, Err: err,
 	}
 	if a.resp != nil {
 		info.Status = a.resp.StatusCode

@@ -27,6 +27,7 @@ type Proxy struct {
 	start time.Time // immutable
 
 	admission    *admission
+	queue        *queue
 	numLingering atomic.Int64 // clients that were refused by a Close frame; see Refusal
 
 	engine *relay.Engine  // immutable
@@ -59,6 +60,7 @@ func New(opts ...Option) (*Proxy, error) {
 	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
 	p.admission = newAdmission(c.limits)
+	p.queue = newQueue(p, c.limits.Queue)
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)

@@ -28,6 +28,8 @@ const (
 	ReasonBackendLimit                   // every backend that was left to choose has its MaxTunnels
 	ReasonClientLimit                    // the client has its Limits.PerClient
 	ReasonRate                           // Limits.Handshakes or HandshakesPerClient is exceeded
+	ReasonQueueFull                      // no backend had a place or could be reached, and Limits.Queue upgrades waited already
+	ReasonQueueTimeout                   // it waited for a backend until [Timeouts.Handshake] had passed
 	ReasonNoBackend                      // the set is empty, or the balancer returned [ErrNoBackend]
 	ReasonUnreachable                    // no backend gave a proper response
 	ReasonAnswer                         // the backend refused the upgrade; the client got its response
@@ -40,6 +42,7 @@ const (
 var reasonNames = [...]string{
 	ReasonCheck: "check", ReasonOrigin: "origin", ReasonAdmit: "admit", ReasonHook: "hook",
 	ReasonLimit: "limit", ReasonBackendLimit: "backend limit", ReasonClientLimit: "client limit", ReasonRate: "rate",
+	ReasonQueueFull: "queue full", ReasonQueueTimeout: "queue timeout",
 	ReasonNoBackend: "no backend", ReasonUnreachable: "unreachable",
 	ReasonAnswer: "answer", ReasonClientLeft: "client left", ReasonDeadline: "deadline",
 	ReasonShutdown: "shutdown", ReasonFault: "fault",
@@ -198,7 +201,7 @@ func statusOf(err error, reason Reason) int {
 		return http.StatusBadGateway
 	case errors.As(err, &attempts) && attempts.isBadResponse():
 		return http.StatusBadGateway
-	case reason == ReasonShutdown, reason == ReasonNoBackend, reason == ReasonUnreachable, reason == ReasonBackendLimit,
+	case reason == ReasonShutdown, reason == ReasonNoBackend, reason == ReasonUnreachable, reason == ReasonQueueTimeout, reason == ReasonBackendLimit,
 		reason == ReasonAdmit && errors.Is(err, ErrLimit):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &response):

@@ -3,6 +3,7 @@ package wsproxy
 // Stats are gauges of a [Proxy], and counters since [New].
 type Stats struct {
 	Upgrading int // upgrades under way
+	Waiting   int // those of them that wait for a backend: see Limits.Queue
 	Tunnels   int // open tunnels
 
 	// Requests by their result. A request is refused if it got no tunnel because of a
@@ -33,6 +34,7 @@ func (t *Traffic) add(u Traffic) {
 func (p *Proxy) Stats() Stats {
 	r := &p.registry
 	s, tunnels := r.snapshot()
+	s.Waiting = int(p.queue.numWaiting.Load())
 	// Without the lock. A tunnel that ends meanwhile is not counted twice: the totals in
 	// s are those of the moment at which it was still open.
 	for _, t := range tunnels {

@@ -157,7 +157,7 @@ type extras struct {
 
 // extras returns the fields that the tunnel needs besides its snapshot, or nil.
 func (u *upgrade) extras() *extras {
-	e := extras{retries: len(u.tried) - 1, value: u.info.value}
+	e := extras{retries: u.numAttempts - 1, value: u.info.value}
 	if u.p.admission.perClient != nil {
 		e.clientKey = u.clientKey
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/limit"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
@@ -77,8 +78,14 @@ type upgrade struct {
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
 
-	tried      []*Backend // one for each attempt
-	triedArray [maxAttempts]*Backend
+	tried       []*Backend // one for each attempt since it has waited
+	triedArray  [maxAttempts]*Backend
+	picked      *Backend // the last one of all attempts
+	numAttempts int
+
+	waiter    limit.Waiter // in the queue
+	hasWaited bool
+	stuck     limit.Result // of the last pick
 
 	head headBuffer // of a request for a backend, then of the client's 101
 
@@ -148,10 +155,7 @@ func (u *upgrade) releasePlace() {
 // refused describes the upgrade, which gets no tunnel because of reason: it ended with err,
 // or the client gets the backend's response, and err is nil.
 func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
-	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Err: err, Value: u.info.value}
-	if n := len(u.tried); n > 0 {
-		i.Backend = u.tried[n-1]
-	}
+	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Backend: u.picked, Err: err, Value: u.info.value}
 	if err == nil {
 		i.Backend, i.Status = u.response.backend, u.response.resp.StatusCode
 	} else {
@@ -385,7 +389,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	var panicked *hookPanic
 	switch {
 	case errors.Is(err, ErrTryNext):
-		return &BackendError{ID: a.backend.id, Op: "handshake", Err: err}
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: err, isConnected: true}
 	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
 		return err
 	}

@@ -14,6 +14,7 @@ const (
 	firstBackoff = 1 * time.Second  // of an unreachable backend; it doubles with each further failure
 	maxBackoff   = 30 * time.Second // of an unreachable or full backend
 	restTime     = 1 * time.Second
+	waitingPause = 200 * time.Millisecond // see TryWaitingAt
 
 	// maxJitter is the largest part by which a time that doubles is shortened, so that proxies
 	// that lost a backend together do not try it together.
@@ -130,6 +131,7 @@ func (t Tier) String() string {
 type Backend struct {
 	flags [NumFlags]raised
 
+	failedAt time.Duration // the last Unreached
 	trials   int           // attempts under way that began while a flag was up
 	settling time.Duration // until then the tunnel of a trial may still be lost
 
@@ -196,6 +198,7 @@ func (b *Backend) Record(e Event, rules Ejection) Change {
 // unreached raises Unreachable. An attempt that fails while the backend is avoided already
 // counts for nothing, so that a restart under a hundred attempts is one failure.
 func (b *Backend) unreached(e Event) {
+	b.failedAt = e.At
 	f := &b.flags[Unreachable]
 	if f.until <= e.At {
 		b.raise(Unreachable, e, e.At+backoff(f.inRow+1, firstBackoff, maxBackoff, e.Random))
@@ -349,6 +352,16 @@ func (b *Backend) Tier(now time.Duration, isRetry bool) Tier {
 		}
 	}
 	return t
+}
+
+// TryWaitingAt returns when an upgrade that waits because no backend can be reached may try
+// this one, though it is avoided: a while after the last attempt. While another attempt is
+// under way there is no such time.
+func (b *Backend) TryWaitingAt() time.Duration {
+	if b.trials > 0 {
+		return math.MaxInt64
+	}
+	return b.failedAt + waitingPause
 }
 
 // RetryAt returns when the backend is to be tried again: when all its flags have had their

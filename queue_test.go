@@ -1,0 +1,284 @@
+package wsproxy_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+)
+
+// A waitingRoom is a proxy whose upgrades wait, with what became of them.
+type waitingRoom struct {
+	t       *testing.T
+	p       *wsproxy.Proxy
+	s       *proxytest.Site
+	network *proxytest.Network
+	start   time.Time
+	opened  []string // "path at time"
+	refused []string // "path: reason status"
+}
+
+func newWaitingRoom(t *testing.T, wrap func(http.Handler) http.Handler, opts ...wsproxy.Option) *waitingRoom {
+	w := &waitingRoom{t: t, start: time.Now()}
+	trace := wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(i wsproxy.OpenedInfo) {
+			w.opened = append(w.opened, fmt.Sprintf("%s at %v", i.Request.URL.Path, time.Since(w.start)))
+		},
+		Refused: func(i wsproxy.RefusedInfo) {
+			w.refused = append(w.refused, fmt.Sprintf("%s: %v %d", i.Request.URL.Path, i.Reason, i.Status))
+		},
+	})
+	w.network = proxytest.NewNetwork()
+	opts = append([]wsproxy.Option{wsproxy.WithBackends("http://a"), trace, wsproxy.WithDialer(w.network.Dial)}, opts...)
+	w.p = proxytest.NewProxy(t, opts...)
+	if wrap == nil {
+		wrap = func(h http.Handler) http.Handler { return h }
+	}
+	w.s = proxytest.ServeInMemory(t, wrap(w.p))
+	return w
+}
+
+// come sends an upgrade for path, and waits until it has got as far as it can.
+func (w *waitingRoom) come(path string) *wstest.Peer {
+	client := w.s.Dial(w.t)
+	client.WriteRequest(proxytest.UpgradeTo(path))
+	synctest.Wait()
+	return client
+}
+
+// wantOpened checks the tunnels that have opened since the last call.
+func (w *waitingRoom) wantOpened(want ...string) {
+	w.t.Helper()
+	w.take("opened", &w.opened, want)
+}
+
+// wantRefused checks the upgrades that were refused since the last call.
+func (w *waitingRoom) wantRefused(want ...string) {
+	w.t.Helper()
+	w.take("refused", &w.refused, want)
+}
+
+func (w *waitingRoom) take(what string, got *[]string, want []string) {
+	w.t.Helper()
+	synctest.Wait()
+	if !slices.Equal(*got, want) {
+		w.t.Errorf("%s: %q; want %q", what, *got, want)
+	}
+	*got = nil
+}
+
+func queueOf(n int) wsproxy.Option { return wsproxy.WithLimits(wsproxy.Limits{Queue: n}) }
+
+func TestRestartOfTheOnlyBackendIsAPause(t *testing.T) {
+	for _, downtime := range []time.Duration{300 * time.Millisecond, time.Second, 3 * time.Second, 5 * time.Second} {
+		for _, isSilent := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%v, silent %t", downtime, isSilent), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const n = 200
+					w := newWaitingRoom(t, nil, queueOf(n))
+					if isSilent { // first a connection that is closed, then refused ones
+						w.network.Set("a", proxytest.FakeBackend{DialErr: errors.New("refused")})
+					}
+					clients := make([]*wstest.Peer, n)
+					for i := range clients {
+						clients[i] = w.come(fmt.Sprintf("/%d", i))
+						time.Sleep(downtime / n)
+					}
+					if waiting := w.p.Stats().Waiting; waiting < n-1 {
+						t.Errorf("%d upgrades wait; want %d, or one less while it tries the backend", waiting, n)
+					}
+					w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+					for _, c := range clients {
+						proxytest.WantSwitch(t, c)
+					}
+					synctest.Wait()
+					if took := time.Since(w.start); took > downtime+2500*time.Millisecond { // 100 a second
+						t.Errorf("the last one has its 101 after %v", took)
+					}
+					for i, opened := range w.opened {
+						var path int
+						var at string
+						fmt.Sscanf(opened, "/%d at %s", &path, &at)
+						if d, _ := time.ParseDuration(at); path != i || i == 0 && d > downtime+250*time.Millisecond {
+							t.Errorf("tunnel %d is %s; want /%d, and the first one 250 ms after the restart at the latest", i, opened, i)
+						}
+					}
+					w.wantRefused()
+					if waiting := w.p.Stats().Waiting; waiting != 0 {
+						t.Errorf("%d upgrades wait in the end", waiting)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestWaitingUpgradeGoesOnWhenAPlaceIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaitingRoom(t, nil, queueOf(10), wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2}))
+		w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		clients := []*wstest.Peer{w.come("/0"), w.come("/1"), w.come("/2"), w.come("/3"), w.come("/4")}
+		w.wantOpened("/0 at 0s", "/1 at 0s")
+		time.Sleep(time.Second)
+		clients[1].Close()
+		w.wantOpened("/2 at 1s")
+		time.Sleep(time.Second)
+		clients[0].Close()
+		w.wantOpened("/3 at 2s")
+		time.Sleep(time.Second)
+		if err := w.p.SetBackends(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 3}); err != nil {
+			t.Fatal(err)
+		}
+		w.wantOpened("/4 at 3s")
+		w.wantRefused()
+	})
+}
+
+// Backend a gets a place for one who waits though others have come meanwhile.
+func TestUpgradesDoNotOvertakeThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaitingRoom(t, nil, queueOf(10), wsproxy.WithLimits(wsproxy.Limits{Queue: 10, Handshakes: wsproxy.Rate{PerSecond: 2, Burst: 100}}))
+		for i := range 3 {
+			w.come(fmt.Sprintf("/%d", i))
+		}
+		time.Sleep(100 * time.Millisecond)
+		w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		time.Sleep(300 * time.Millisecond)
+		w.come("/3")
+		time.Sleep(2 * time.Second)
+		w.wantOpened("/0 at 200ms", "/1 at 700ms", "/2 at 1.2s", "/3 at 1.7s")
+		w.come("/4") // nobody waits
+		w.wantOpened("/4 at 2.4s")
+	})
+}
+
+func TestUpgradeForOneBackendHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bound := wsproxy.BalancerFunc(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			for _, b := range candidates {
+				if r.URL.Path[1:2] == b.ID() {
+					return b, nil
+				}
+			}
+			return nil, fmt.Errorf("backend of %s: %w", r.URL.Path, wsproxy.ErrLimit)
+		})
+		w := newWaitingRoom(t, nil, queueOf(10), wsproxy.WithBalancer(bound), wsproxy.WithBackendConfigs(
+			wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 1}, wsproxy.BackendConfig{ID: "b", URL: "http://b", MaxTunnels: 1}))
+		w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		w.network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		a := w.come("/a")
+		w.come("/a2") // waits for a
+		b := w.come("/b")
+		w.come("/b2") // waits for any
+		w.wantOpened("/a at 0s", "/b at 0s")
+		time.Sleep(time.Second)
+		b.Close()
+		w.wantOpened("/b2 at 1s")
+		a.Close()
+		time.Sleep(time.Second)
+		w.wantOpened("/a2 at 1.005s")
+	})
+}
+
+func TestEachWayOutOfTheQueueHasItsReason(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		opts []wsproxy.Option
+		wrap func(http.Handler) http.Handler
+		end  func(*waitingRoom, *wstest.Peer)
+		want string
+		resp int // 0: none
+	}{
+		{name: "deadline", end: func(*waitingRoom, *wstest.Peer) { time.Sleep(10 * time.Second) }, want: "/: queue timeout 503", resp: 503},
+		{name: "deadline of middleware", wrap: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithTimeout(r.Context(), time.Second)
+				defer cancel()
+				h.ServeHTTP(w, r.WithContext(ctx))
+			})
+		}, end: func(*waitingRoom, *wstest.Peer) { time.Sleep(time.Second) }, want: "/: deadline 504", resp: 504},
+		{name: "client leaves", end: func(_ *waitingRoom, c *wstest.Peer) { c.Close() }, want: "/: client left 502"},
+		{name: "shutdown", end: func(w *waitingRoom, _ *wstest.Peer) { w.p.Close() }, want: "/: shutdown 503", resp: 503},
+		{name: "the set is empty", end: func(w *waitingRoom, _ *wstest.Peer) { w.p.SetBackends() }, want: "/: no backend 503", resp: 503},
+	} {
+		for _, why := range []string{"full", "down"} {
+			t.Run(tt.name+", backend is "+why, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWaitingRoom(t, tt.wrap, append([]wsproxy.Option{queueOf(1), wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 1})}, tt.opts...)...)
+					if why == "full" {
+						w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+						w.come("/first")
+					}
+					client := w.come("/")
+					w.wantRefused()
+					third := w.come("/third")
+					w.wantRefused("/third: queue full 503")
+					resp := third.ReadResponse()
+					proxytest.WantStatus(t, resp, 503)
+					if resp.Header.Get("Retry-After") == "" {
+						t.Error("the one for whom the queue was full got no Retry-After")
+					}
+					tt.end(w, client)
+					w.wantRefused(tt.want)
+					if tt.resp != 0 {
+						resp := client.ReadResponse()
+						proxytest.WantStatus(t, resp, tt.resp)
+						if tt.resp == 503 && resp.Header.Get("Retry-After") == "" {
+							t.Error("no Retry-After")
+						}
+					}
+					if waiting := w.p.Stats().Waiting; waiting != 0 {
+						t.Errorf("%d upgrades wait", waiting)
+					}
+				})
+			})
+		}
+	}
+}
+
+func TestBalancerMayEndAnUpgradeThatWaits(t *testing.T) {
+	for name, pick := range map[string]func() (*wsproxy.Backend, error){
+		"error": func() (*wsproxy.Backend, error) { return nil, errors.New("no") },
+		"panic": func() (*wsproxy.Backend, error) { panic("no") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				isBad := false
+				w := newWaitingRoom(t, nil, queueOf(10), wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 1}),
+					wsproxy.WithBalancer(wsproxy.BalancerFunc(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+						if isBad && r.URL.Path == "/1" {
+							return pick()
+						}
+						return candidates[0], nil
+					})))
+				w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+				first := w.come("/0")
+				w.come("/1")
+				w.come("/2")
+				isBad = true
+				first.Close()
+				time.Sleep(time.Second)
+				w.wantRefused("/1: hook 500")
+				w.wantOpened("/0 at 0s", "/2 at 10ms")
+			})
+		})
+	}
+}
+
+func TestWithoutAQueueNobodyWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, n := range []int{0, -1} {
+			w := newWaitingRoom(t, nil, queueOf(n))
+			w.come("/")
+			w.wantRefused("/: unreachable 503")
+		}
+	})
+}
