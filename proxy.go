@@ -26,8 +26,13 @@ type Proxy struct {
 
 	start time.Time // immutable
 
-	admission    *admission
-	numLingering atomic.Int64 // clients that were refused by a Close frame; see Refusal
+	admission *admission
+
+	// Clients that were refused by a Close frame are waited for until stopLingering is
+	// called, which ends the context lingering. See Refusal.
+	lingering     context.Context
+	stopLingering context.CancelFunc
+	numLingering  atomic.Int64
 
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
@@ -56,6 +61,7 @@ func New(opts ...Option) (*Proxy, error) {
 	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
 	p.admission = newAdmission(c.limits)
+	p.lingering, p.stopLingering = context.WithCancel(context.Background())
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
@@ -126,7 +132,8 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 // returns within two seconds, whatever a hook does.
 //
 // It returns nil if no tunnel was cut and all upgrades have ended, else a [*DrainError]. A
-// nil error does not mean that every peer has answered: see [TunnelEnd.Cut]. Shutdown may
+// nil error does not mean that every peer has answered: see [TunnelEnd.Cut]. Upgrades that
+// come after Shutdown was called are refused, and it does not wait for that. Shutdown may
 // be called again, by several goroutines, and together with [Proxy.Close].
 // [http.Server.Shutdown] neither knows nor waits for tunnels: call both, side by
 // side.
@@ -136,6 +143,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-p.registry.empty:
+		p.stopLingering()
 		p.stopWorkers()
 		return p.registry.drainError(nil)
 	case <-ctx.Done():
@@ -146,8 +154,9 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 
 // Close ends the proxy at once: new upgrades, and those under way, get 503, and
 // every tunnel is cut. It waits until they have ended, though no longer than two
-// seconds: a hook may block, and a client be slow to read a backend's refusal. The
-// error is always nil.
+// seconds: a hook may block, and a client be slow to read a backend's refusal. It does
+// not wait for clients that were refused by a Close frame, and closes their
+// connections. The error is always nil.
 func (p *Proxy) Close() error {
 	p.registry.stop()
 	p.abortAll()
@@ -157,6 +166,7 @@ func (p *Proxy) Close() error {
 // abortAll cuts all tunnels and waits until they have ended, at most for abortTimeout: a
 // hook may delay the end.
 func (p *Proxy) abortAll() {
+	p.stopLingering()
 	for _, t := range p.registry.abort() {
 		t.abort()
 	}
