@@ -27,6 +27,7 @@ type Proxy struct {
 	start time.Time // immutable
 
 	admission *admission
+	forwarded forwardedCount
 
 	// Clients that were refused by a Close frame are waited for until stopLingering is
 	// called, which ends the context lingering. See Refusal.
