@@ -7,15 +7,15 @@ import (
 	"sync/atomic"
 )
 
-// maxForwarded is how many upgrades in a row must come from one untrusted peer with
-// forwarding fields, so that a line in the log says that the peer may be a proxy which
-// [WithTrustedProxies] does not name: see logUntrusted.
+// maxForwarded is the number of upgrades in a row, from one untrusted peer and with
+// forwarding fields, after which the peer is taken for a proxy that [WithTrustedProxies]
+// should name: see logUntrusted.
 const maxForwarded = 100
 
 // A forwardedCount counts upgrades in a row that came from one untrusted peer with
 // forwarding fields. Its zero value is ready for use, and add is safe for concurrent use.
 type forwardedCount struct {
-	n    atomic.Int32 // it is changed under mu, and no more when it is maxForwarded
+	n    atomic.Int32 // changed under mu; it stays at maxForwarded
 	mu   sync.Mutex
 	peer netip.Addr // of the last n upgrades; invalid for a unix socket
 }

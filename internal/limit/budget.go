@@ -18,7 +18,7 @@ const (
 
 // A Budget bounds retries: in 10 s, at most 20 % of the upgrades in these 10 s, and 100
 // more. If many backends fail at once, each upgrade would otherwise be tried on three of
-// them, and those that are left would get three times the load.
+// them, and the healthy ones would get three times their load.
 //
 // The 100 may all come at once, if there was no retry for 10 s: a restart of one backend
 // fails the upgrades that were under way there in one moment, and each of them is to be
@@ -26,7 +26,7 @@ const (
 // to 10 s.
 //
 // The zero Budget is ready for use. A time before that of an earlier call counts as in the
-// second of the latest one: of two goroutines the later one may have looked at the clock
+// second of the latest call: of two goroutines the later one may have looked at the clock
 // first.
 type Budget struct {
 	slots [numBudgetSlots]budgetCounts // a second each; slot n is at n % numBudgetSlots
