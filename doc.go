@@ -189,7 +189,8 @@
 // [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a
 // line at Debug for each upgrade that is refused or fails and for each tunnel that opens or
 // ends. It gets one at Warn when a backend begins to fail, one at Info when it works again,
-// and nothing in between; and one at Error for a fault of the program: a middleware that
+// and nothing in between; one at Warn if a proxy in front seems to be missing in
+// [WithTrustedProxies]; and one at Error for a fault of the program: a middleware that
 // hides the connection, a hook that panics. The line for a backend's refusal has its reason
 // phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the same
 // request ID, which the backend gets too: see [TunnelInfo.RequestID]. Payloads, queries,

@@ -161,5 +161,22 @@ func (a *admission) release(key clientKey) {
 	}
 }
 
-// allowRetry counts one more attempt of an upgrade that an attempt has failed, or returns false.
-func (p *Proxy) allowRetry() bool { return true }
+// A retryBudget is [limit.Budget] for several goroutines.
+type retryBudget struct {
+	mu     sync.Mutex
+	budget limit.Budget
+}
+
+// addUpgrade counts an upgrade, which may be tried again.
+func (b *retryBudget) addUpgrade(now time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.budget.AddUpgrade(now)
+}
+
+// allow counts one more attempt of an upgrade that an attempt has failed, or returns false.
+func (b *retryBudget) allow(now time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.budget.AllowRetry(now)
+}

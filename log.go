@@ -33,6 +33,7 @@ const (
 	logHost              = "host"
 	logPanicValue        = "panic"
 	logPath              = "path"
+	logPeer              = "peer"
 	logPhrase            = "phrase"
 	logPriority          = "priority"
 	logReason            = "reason"
@@ -130,6 +131,17 @@ func repeatsSecret(phrase string, lines []string) bool {
 		}
 	}
 	return false
+}
+
+// logUntrusted logs that upgrades of peer seem to be those of many clients. An invalid peer
+// is a unix socket. The line has the peer as WithTrustedProxies names it.
+func (p *Proxy) logUntrusted(peer netip.Addr) {
+	name := "unix"
+	if peer.IsValid() {
+		name = peer.String()
+	}
+	p.logAttrs(slog.LevelWarn, "forwarding fields of an untrusted peer are not used, and all its clients count as one: if it is a proxy, name it in WithTrustedProxies",
+		slog.String(logPeer, name))
 }
 
 // logFailing logs that a flag of b is raised, because of err.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"slices"
 	"strings"
@@ -186,6 +187,51 @@ func TestLogNamesTheClientBehindATrustedProxy(t *testing.T) {
 	s.Wait()
 	if got := book.Lines("client=203.0.113.7 "); len(got) != 3 {
 		t.Errorf("log has %q; want opened, closed and refused of 203.0.113.7", book.Lines())
+	}
+}
+
+func TestLogNamesAPeerThatSeemsToBeAProxy(t *testing.T) {
+	const forwardedFor, forwarded = "X-Forwarded-For", "Forwarded"
+	type run struct {
+		n           int
+		peer, field string
+	}
+	for _, tt := range []struct {
+		name string
+		runs []run
+		want string // the peer; "": no line
+	}{
+		{"99", []run{{99, "10.0.0.1:4000", forwardedFor}}, ""},
+		{"100", []run{{100, "10.0.0.1:4000", forwardedFor}}, "10.0.0.1"},
+		{"100 over connections of their own", []run{{50, "10.0.0.1:4000", forwardedFor}, {50, "10.0.0.1:4001", forwardedFor}}, "10.0.0.1"},
+		{"1000", []run{{1000, "10.0.0.1:4000", forwardedFor}}, "10.0.0.1"},
+		{"Forwarded", []run{{100, "[2001:db8::1]:4000", forwarded}}, "2001:db8::1"},
+		{"unix socket", []run{{100, "@", forwardedFor}}, "unix"},
+		{"another field", []run{{100, "10.0.0.1:4000", "X-User"}}, ""},
+		{"another peer in between", []run{{99, "10.0.0.1:4000", forwardedFor}, {1, "10.0.0.2:4000", forwardedFor}, {99, "10.0.0.1:4000", forwardedFor}}, ""},
+		{"trusted peer", []run{{1000, "192.0.2.1:4000", forwardedFor}}, ""},
+		{"trusted peer in between", []run{{99, "10.0.0.1:4000", forwardedFor}, {1, "192.0.2.1:4000", forwardedFor}, {99, "10.0.0.1:4000", forwardedFor}}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var book proxytest.LogBook
+			p := proxytest.NewProxy(t, book.Option(), wsproxy.WithBackends(), wsproxy.WithTrustedProxies("192.0.2.1"),
+				wsproxy.WithAdmit(func(*http.Request) (any, error) { return nil, wsproxy.ErrLimit })) // also if all are refused
+			for _, run := range tt.runs {
+				for range run.n {
+					r := proxytest.NewUpgrade()
+					r.RemoteAddr = run.peer
+					r.Header.Set(run.field, "for=203.0.113.7")
+					p.ServeHTTP(httptest.NewRecorder(), r)
+				}
+			}
+			want := 0
+			if tt.want != "" {
+				want = 1
+			}
+			if got := book.Lines("level=WARN"); len(got) != want || len(book.Lines("level=WARN", "WithTrustedProxies", "peer="+tt.want+"\n")) != want {
+				t.Errorf("log has %q at Warn; want %d lines, of %q", got, want, tt.want)
+			}
+		})
 	}
 }
 

@@ -177,8 +177,9 @@ type Refusal struct {
 	// and one that offers a subprotocol that is no token.
 	//
 	// The proxy waits for 2 s at most until the client closes the connection, or until
-	// [Proxy.Shutdown] or [Proxy.Close] is called. It waits for a tenth of [Limits.Tunnels]
-	// clients at once at most, or 1,000 without that limit. Any more get a status.
+	// [Proxy.Shutdown] or [Proxy.Close] returns: neither waits for such a client. It waits
+	// for a tenth of [Limits.Tunnels] clients at once at most, or 1,000 without that limit.
+	// Any more get a status.
 	ByClose bool
 }
 
@@ -330,8 +331,8 @@ func WithRefusal(r Refusal) Option {
 //     program, such as a panic in a hook, a request or a response that a hook made
 //     invalid, a pick that is no candidate, a connection that cannot be hijacked.
 //
-// [Proxy.Shutdown] waits until the handler returns: also if it lets another Proxy serve the
-// request.
+// [Proxy.Shutdown] waits until the handler returns, unless the request came later: also if
+// the handler lets another Proxy serve the request.
 //
 // Default: the status that fits the error. The body is the text of a [*StatusError]'s
 // Err, or else of the status: it says nothing about backends.
@@ -361,8 +362,10 @@ func WithDetached(detached bool) Option {
 
 // WithLogger sets the logger. Faults of the program (a hidden Hijack, a panic in a
 // hook) are logged at Error, backends that begin to fail at Warn, tunnels and refusals
-// at Debug. Payloads, cookies, Authorization and Sec-WebSocket-Protocol are never
-// logged. Default: [slog.Default].
+// at Debug. One line at Warn names the peer if a hundred upgrades in a row bring
+// X-Forwarded-For or Forwarded from one peer that [WithTrustedProxies] does not name.
+// Payloads, cookies, Authorization and Sec-WebSocket-Protocol are never logged. Default:
+// [slog.Default].
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(s *settings) { s.logger = l })
 }

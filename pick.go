@@ -69,6 +69,7 @@ func (a *attempt) close() {
 // tryBackends makes attempts, one backend after the other, until one has responded. The
 // caller owns the attempt that it returns.
 func (u *upgrade) tryBackends() (*attempt, error) {
+	u.p.retries.addUpgrade(u.p.now())
 	var failed []error
 	var held *attempt
 	defer func() {
@@ -139,7 +140,7 @@ func (u *upgrade) noneLeft(held **attempt, failed []error) (*attempt, error) {
 // mayRetry reports whether another backend may be tried after a, which has failed, and counts
 // that.
 func (a *attempt) mayRetry() bool {
-	return a.isHeld || !a.isLast && a.u.p.allowRetry()
+	return a.isHeld || !a.isLast && a.u.p.retries.allow(a.u.p.now())
 }
 
 // pick lets the balancer choose a backend and reserves a place there. The caller owns
@@ -285,7 +286,7 @@ func (a *attempt) run() error {
 // [*BackendError] if another backend is to be tried instead, and any other error if the
 // upgrade ends.
 func (a *attempt) decide() error {
-	if isRetryable(a.resp.StatusCode) && !a.isLast && a.u.p.allowRetry() {
+	if isRetryable(a.resp.StatusCode) && !a.isLast && a.u.p.retries.allow(a.u.p.now()) {
 		a.isHeld = true
 		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp), isConnected: true}
 	}

@@ -26,9 +26,16 @@ type Proxy struct {
 
 	start time.Time // immutable
 
-	admission    *admission
-	queue        *queue
-	numLingering atomic.Int64 // clients that were refused by a Close frame; see Refusal
+	admission *admission
+	queue     *queue
+	retries   retryBudget
+	forwarded forwardedCount
+
+	// Clients that were refused by a Close frame are waited for until stopLingering is
+	// called, which ends the context lingering. See Refusal.
+	lingering     context.Context
+	stopLingering context.CancelFunc
+	numLingering  atomic.Int64
 
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
@@ -61,6 +68,7 @@ func New(opts ...Option) (*Proxy, error) {
 	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
 	p.admission = newAdmission(c.limits)
 	p.queue = newQueue(p, c.limits.Queue)
+	p.lingering, p.stopLingering = context.WithCancel(context.Background())
 	p.registry.init()
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
@@ -131,7 +139,8 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 // returns within two seconds, whatever a hook does.
 //
 // It returns nil if no tunnel was cut and all upgrades have ended, else a [*DrainError]. A
-// nil error does not mean that every peer has answered: see [TunnelEnd.Cut]. Shutdown may
+// nil error does not mean that every peer has answered: see [TunnelEnd.Cut]. Upgrades that
+// come after Shutdown was called are refused, and it does not wait for that. Shutdown may
 // be called again, by several goroutines, and together with [Proxy.Close].
 // [http.Server.Shutdown] neither knows nor waits for tunnels: call both, side by
 // side.
@@ -141,6 +150,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	select {
 	case <-p.registry.empty:
+		p.stopLingering()
 		p.stopWorkers()
 		return p.registry.drainError(nil)
 	case <-ctx.Done():
@@ -151,8 +161,9 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 
 // Close ends the proxy at once: new upgrades, and those under way, get 503, and
 // every tunnel is cut. It waits until they have ended, though no longer than two
-// seconds: a hook may block, and a client be slow to read a backend's refusal. The
-// error is always nil.
+// seconds: a hook may block, and a client be slow to read a backend's refusal. It does
+// not wait for clients that were refused by a Close frame, and closes their
+// connections. The error is always nil.
 func (p *Proxy) Close() error {
 	p.registry.stop()
 	p.abortAll()
@@ -162,6 +173,7 @@ func (p *Proxy) Close() error {
 // abortAll cuts all tunnels and waits until they have ended, at most for abortTimeout: a
 // hook may delay the end.
 func (p *Proxy) abortAll() {
+	p.stopLingering()
 	for _, t := range p.registry.abort() {
 		t.abort()
 	}

@@ -138,8 +138,7 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 			h[name] = slices.Clone(values)
 		}
 	}
-	isForAWhile := i.Reason == ReasonShutdown || i.Reason.isFailure() && i.Status == http.StatusServiceUnavailable || i.Reason != ReasonHook && errors.Is(i.Err, ErrLimit)
-	if isForAWhile && h.Get("Retry-After") == "" {
+	if i.isForAWhile() && h.Get("Retry-After") == "" {
 		if after := p.refusal.retryAfter(i.Err); after > 0 {
 			h.Set("Retry-After", strconv.Itoa(after))
 		}
@@ -155,6 +154,16 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 		text = status.Err.Error()
 	}
 	http.Error(w, text, i.Status)
+}
+
+// isForAWhile reports whether the client is to come again.
+func (i *RefusedInfo) isForAWhile() bool {
+	switch i.Reason {
+	case ReasonLimit, ReasonBackendLimit, ReasonClientLimit, ReasonRate, ReasonQueueFull, ReasonQueueTimeout,
+		ReasonNoBackend, ReasonUnreachable, ReasonShutdown:
+		return i.Status == http.StatusServiceUnavailable || i.Status == http.StatusTooManyRequests
+	}
+	return i.Reason == ReasonAdmit && errors.Is(i.Err, ErrLimit)
 }
 
 // retryAfter returns the value of Retry-After for a client that is refused with err, or 0.

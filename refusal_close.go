@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"time"
@@ -47,14 +48,13 @@ func (c *http1Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 	timer := time.AfterFunc(lingerTimeout, func() { client.Abandon() })
 	defer timer.Stop()
 	defer client.Abandon()
-	until := time.Now().Add(lingerTimeout)
-	conn.SetDeadline(until)
-	if c.u.canceler.bind(conn, until) == nil {
-		defer c.u.canceler.unbind()
-	}
+	conn.SetDeadline(time.Now().Add(lingerTimeout))
 	if _, err := conn.Write(opening); err != nil {
 		return true
 	}
+	c.u.p.registry.removeUpgrade(c.u) // Shutdown does not wait for the client
+	stop := context.AfterFunc(c.u.p.lingering, client.Interrupt)
+	defer stop()
 	if err := client.CloseWrite(); err != nil {
 		readToClose(ahead) // the client waits for the end of the connection
 	} else {

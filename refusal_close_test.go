@@ -2,6 +2,7 @@ package wsproxy_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -278,6 +279,72 @@ func TestShutdownDoesNotWaitForClientsThatWereRefused(t *testing.T) {
 		}
 		client.Close()
 		s.Wait()
+	})
+}
+
+// Whether the upgrade was under way or came later: Shutdown and Close do not wait for the
+// client, and leave nothing behind.
+func TestRefusalByCloseEndsWithShutdown(t *testing.T) {
+	for name, end := range map[string]func(*wsproxy.Proxy) error{
+		"Shutdown": func(p *wsproxy.Proxy) error { return p.Shutdown(context.Background()) },
+		"Close":    (*wsproxy.Proxy).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p, s, network := startInMemory(t, wsproxy.WithBackends("http://a"), refuseByClose())
+				network.Set("a", proxytest.FakeBackend{}) // it never answers
+				early, late := s.Dial(t), s.Dial(t)
+				early.WriteRequest(proxytest.UpgradeTo("/"))
+				synctest.Wait()
+				begin := time.Now()
+				if err := end(p); err != nil {
+					t.Errorf("%s() = %v; want nil", name, err)
+				}
+				late.WriteRequest(proxytest.UpgradeTo("/"))
+				for _, client := range []*wstest.Peer{early, late} {
+					proxytest.WantSwitch(t, client)
+					client.Want(wstest.Close(1012, "shutdown"))
+				}
+				s.Wait()
+				if took := time.Since(begin); took > 0 {
+					t.Errorf("the connections ended after %v; want at once", took)
+				}
+				early.Close()
+				late.Close()
+			})
+		})
+	}
+}
+
+// A client that comes while Shutdown waits for tunnels may close the connection properly.
+func TestRefusalByCloseLingersDuringShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		goOn := make(chan bool)
+		p, s, network := startInMemory(t, wsproxy.WithBackends("http://a"), refuseByClose(),
+			wsproxy.WithTrace(&wsproxy.Trace{Closed: func(wsproxy.TunnelEnd) { <-goOn }}))
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		first := s.Dial(t)
+		first.WriteRequest(proxytest.UpgradeTo("/"))
+		proxytest.WantSwitch(t, first)
+		done := proxytest.ShutDown(t.Context(), p)
+		first.WantClose(1001)
+		first.Close()
+		late := s.Dial(t)
+		late.WriteRequest(proxytest.UpgradeTo("/"))
+		proxytest.WantSwitch(t, late)
+		late.Want(wstest.Close(1012, "shutdown"))
+		begin := time.Now()
+		time.Sleep(time.Second)
+		late.Send(wstest.Text("still read"))
+		close(goOn)
+		if err := <-done; err != nil {
+			t.Errorf("Shutdown() = %v; want nil: no tunnel was cut", err)
+		}
+		s.Wait()
+		if took := time.Since(begin); took != time.Second {
+			t.Errorf("Shutdown and the client's connection took %v; want 1 s, as long as the tunnel", took)
+		}
+		late.Close()
 	})
 }
 

@@ -175,6 +175,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 		}
 	}()
 	u.r = u.p.identify(u.r, &u.info)
+	u.checkForwarded()
 	if u.err = u.check(); u.err != nil {
 		return
 	}

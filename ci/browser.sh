@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Drives the page of examples/quickstart in Chromium, at 1280 and 400 px, in light and dark
-# mode. Screenshots are written to DIR, or to a temporary directory that is removed:
+# mode, and checks what a page observes when it is refused. Screenshots are written to DIR,
+# or to a temporary directory that is removed:
 #
 #	ci/browser.sh [-update] [DIR]
 #
@@ -40,11 +41,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 cp -R test/browser "$tmp/test"
-go build -o "$tmp/quickstart" ./examples/quickstart
+go build -o "$tmp/" ./examples/quickstart ./test/browser/refusals
 (
 	cd "$tmp/test"
 	npm ci --no-audit --no-fund
-	export CHROMIUM QUICKSTART=$tmp/quickstart SCREENSHOTS=$dir
+	export CHROMIUM QUICKSTART=$tmp/quickstart REFUSALS=$tmp/refusals SCREENSHOTS=$dir
 	timeout 300 node --test --test-timeout=120000
 )
 ls "$dir"

@@ -1,7 +1,7 @@
 // Package limit bounds how often something happens.
 //
-// A [Bucket] and a [Buckets] are not safe for concurrent use. Times are durations since a
-// moment that the caller chooses once, such as its start.
+// A [Bucket], a [Buckets] and a [Budget] are not safe for concurrent use. Times are
+// durations since a moment that the caller chooses once, such as its start.
 package limit
 
 import (

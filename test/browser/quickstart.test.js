@@ -7,22 +7,16 @@
 // Each test starts a quickstart of its own, and performs its steps in order.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { get } from "node:http";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { chromium } from "playwright-core";
+import { launchBrowser, startProgram } from "./program.js";
 
 const screenshots = process.env.SCREENSHOTS;
 const timeout = 15_000; // of a step
 let browser;
 
-before(async () => {
-  // The sandbox of Chromium does not work for root.
-  const args = process.getuid() === 0 ? ["--no-sandbox"] : [];
-  browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args });
-});
+before(async () => { browser = await launchBrowser(); });
 after(() => browser.close());
 
 for (const colorScheme of ["light", "dark"]) {
@@ -45,18 +39,8 @@ for (const colorScheme of ["light", "dark"]) {
 
 // startQuickstart runs the program, and returns its URL and a function that ends it.
 async function startQuickstart() {
-  const child = spawn(process.env.QUICKSTART, ["-listen", "127.0.0.1:0"], { stdio: ["ignore", "pipe", "ignore"] });
-  const exited = once(child, "exit");
-  let output = "";
-  for await (const chunk of child.stdout.iterator({ destroyOnReturn: false })) {
-    output += chunk;
-    const [url] = output.match(/http:\S+(?=\/\?room)/) ?? [];
-    if (url) {
-      child.stdout.resume();
-      return { url, stop: async () => { child.kill("SIGTERM"); assert.deepEqual(await exited, [0, null]); } };
-    }
-  }
-  throw new Error(`the quickstart has ended:\n${output}`);
+  const { url, child, exited } = await startProgram(process.env.QUICKSTART, ["-listen", "127.0.0.1:0"], /http:\S+(?=\/\?room)/);
+  return { url, stop: async () => { child.kill("SIGTERM"); assert.deepEqual(await exited, [0, null]); } };
 }
 
 async function drive(page, demo, { width, colorScheme }) {

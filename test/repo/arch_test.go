@@ -50,6 +50,9 @@ var packageRules = map[string]packageRule{
 	"internal/memnet":   {forTest: true},
 	"internal/wstest":   {forTest: true},
 
+	// The program that test/browser starts.
+	"test/browser/refusals": {imports: []string{"."}},
+
 	// It helps to test a whole proxy, so it imports the root. Only tests in packages
 	// of their own can import it: the root imports nothing of it.
 	"internal/proxytest": {forTest: true, imports: []string{".", "internal/memnet", "internal/wstest"}},
