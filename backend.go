@@ -71,6 +71,7 @@ type Backend struct {
 
 	health   backendHealth
 	refusals refusalCounts
+	slowFrom atomic.Int64 // the beginning of the last slow start, since the proxy's start; -1 if there was none
 
 	open map[uint64]*Tunnel // by ID; guarded by registry.mu
 }
@@ -79,6 +80,7 @@ type Backend struct {
 func (p *Proxy) newBackend(id string) *Backend {
 	b := &Backend{p: p, id: id, idHash: hashString(id)}
 	b.health.lastOpened.Store(-1)
+	b.slowFrom.Store(-1)
 	return b
 }
 
@@ -117,7 +119,7 @@ func (b *Backend) String() string { return b.id }
 // URL returns the backend's URL as it was configured.
 func (b *Backend) URL() string { return b.target.Load().config.URL }
 
-// Weight returns the backend's weight, at least 1.
+// Weight returns the backend's weight as it was configured, at least 1.
 func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 
 // NumTunnels returns the number of the backend's tunnels, including upgrades under way

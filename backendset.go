@@ -127,6 +127,9 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 		if old != nil && !old.hasSameAddress(t) {
 			moved = append(moved, movedBackend{b, b.forgetFaults()}) // they were those of the old address
 		}
+		if p.set.Load() != nil && (old == nil || b.removed.Load()) {
+			b.beginSlowStart() // it was not in the set before
+		}
 		all[i], inSet[b] = b, true
 	}
 	p.set.Store(newBackendSet(all))

@@ -89,6 +89,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 	if n == 0 {
 		return nil, ErrNoBackend
 	}
+	share := sharesOf(candidates)
 	start := int((l.next.Add(1) - 1) % uint64(n))
 	var best *Backend
 	var tunnels, weight float64 // of best, with one more
@@ -105,17 +106,17 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 			continue
 		}
 		// Products of float64 are exact up to 2^53 and cannot overflow.
-		if bt, bw := float64(b.NumTunnels()+1), float64(b.Weight()); best == nil || bt*weight < tunnels*bw {
+		if bt, bw := float64(b.NumTunnels()+1), share.of(b); best == nil || bt*weight < tunnels*bw {
 			best, skipped, tunnels, weight = b, i, bt, bw
 		}
 	}
 	if hasRefusing {
 		if best == nil {
-			return leastRefusing(candidates), nil
+			return leastRefusing(candidates, share), nil
 		}
-		b := l.inTurn(candidates)
+		b := l.inTurn(candidates, share)
 		isRefusing, numRefusals := b.refusing()
-		if isRefusing && numRefusals == 0 && float64(b.NumTunnels()+1)*weight <= tunnels*float64(b.Weight()) {
+		if isRefusing && numRefusals == 0 && float64(b.NumTunnels()+1)*weight <= tunnels*share.of(b) {
 			return b, nil
 		}
 	}
@@ -129,18 +130,18 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 
 // inTurn returns the candidate whose turn it is. The turns are spread evenly in proportion
 // to weights: the multiples of the golden ratio, modulo 1, are.
-func (l *leastTunnels) inTurn(candidates []*Backend) *Backend {
+func (l *leastTunnels) inTurn(candidates []*Backend, share shares) *Backend {
 	_, fraction := math.Modf(float64(l.turn.Add(1)%(1<<20)) * math.Phi)
-	return atFraction(candidates, fraction)
+	return atFraction(candidates, share, fraction)
 }
 
 // leastRefusing returns one of candidates, which all refuse.
-func leastRefusing(candidates []*Backend) *Backend {
+func leastRefusing(candidates []*Backend, share shares) *Backend {
 	var best *Backend
 	least := math.Inf(1)
 	for _, b := range candidates {
 		_, numRefusals := b.refusing()
-		if load := float64(b.NumTunnels()+numRefusals+1) / float64(b.Weight()); load < least {
+		if load := float64(b.NumTunnels()+numRefusals+1) / share.of(b); load < least {
 			best, least = b, load
 		}
 	}
@@ -183,19 +184,20 @@ func (rr *roundRobin) Pick(_ *http.Request, candidates []*Backend) (*Backend, er
 	if len(candidates) == 0 {
 		return nil, ErrNoBackend
 	}
+	share := sharesOf(candidates)
 	rr.mu.Lock()
 	defer rr.mu.Unlock()
-	total, ok := rr.markLocked(candidates)
+	total, ok := rr.markLocked(candidates, share)
 	if !ok {
 		rr.learnLocked(candidates)
-		total, _ = rr.markLocked(candidates)
+		total, _ = rr.markLocked(candidates, share)
 	}
 	return rr.chooseLocked(total), nil
 }
 
 // markLocked marks the turns of candidates and returns the sum of their weights. It
 // returns false if a candidate has no turn, or the turns are in another order.
-func (rr *roundRobin) markLocked(candidates []*Backend) (total float64, ok bool) {
+func (rr *roundRobin) markLocked(candidates []*Backend, share shares) (total float64, ok bool) {
 	rr.count++
 	i := 0
 	for _, b := range candidates {
@@ -206,7 +208,7 @@ func (rr *roundRobin) markLocked(candidates []*Backend) (total float64, ok bool)
 			return total, false
 		}
 		t := &rr.turns[i]
-		t.marked, t.weight = rr.count, float64(b.Weight())
+		t.marked, t.weight = rr.count, share.of(b)
 		total += t.weight
 		i++
 	}
@@ -290,19 +292,19 @@ func (random) Pick(_ *http.Request, candidates []*Backend) (*Backend, error) {
 	if len(candidates) == 0 {
 		return nil, ErrNoBackend
 	}
-	return atFraction(candidates, rand.Float64()), nil
+	return atFraction(candidates, sharesOf(candidates), rand.Float64()), nil
 }
 
 // atFraction returns the candidate at a fraction, at least 0 and below 1, of the sum of their
 // weights.
-func atFraction(candidates []*Backend, fraction float64) *Backend {
+func atFraction(candidates []*Backend, share shares, fraction float64) *Backend {
 	total := 0.0
 	for _, b := range candidates {
-		total += float64(b.Weight())
+		total += share.of(b)
 	}
 	point := fraction * total
 	for _, b := range candidates {
-		if point -= float64(b.Weight()); point < 0 {
+		if point -= share.of(b); point < 0 {
 			return b
 		}
 	}

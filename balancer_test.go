@@ -217,7 +217,7 @@ func TestRoundRobinStopsLearning(t *testing.T) {
 	}
 	for range 100 {
 		candidates := randomSubset(rng, all)
-		if _, ok := balancer.markLocked(candidates); !ok {
+		if _, ok := balancer.markLocked(candidates, shares{}); !ok {
 			t.Fatalf("%d candidates in configuration order are not found in one walk", len(candidates))
 		}
 	}

@@ -242,10 +242,18 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 	if change.WantsEjection {
 		change.Raised |= p.eject(b, e).Raised
 	}
-	if change.Cleared != 0 {
-		p.queue.wake()
-	}
+	b.hasChanged(change)
 	return change
+}
+
+// hasChanged does what follows from flags that were cleared.
+func (b *Backend) hasChanged(c health.Change) {
+	if c.Cleared&startsSlowly != 0 {
+		b.beginSlowStart()
+	}
+	if c.Cleared != 0 {
+		b.p.queue.wake()
+	}
 }
 
 // eject ejects b, unless too many others of the set are ejected.

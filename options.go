@@ -289,6 +289,16 @@ func WithEjection(e Ejection) Option {
 	return optionFunc(func(s *settings) { s.ejection = e })
 }
 
+// WithSlowStart lets a backend that comes into the set after [New], or is no longer
+// unreachable, ejected or with a failed check, begin with a tenth of its weight, which rises
+// linearly to the whole within d. It works for [LeastTunnels], [RoundRobin] and [Random]; for
+// [Hash] and [BoundedHash] keys would move all the time. [Backend.Weight] stays the configured
+// one. 30 s is a good value for backends that are slow at first. Zero, the default, and
+// negative mean no slow start.
+func WithSlowStart(d time.Duration) Option {
+	return optionFunc(func(s *settings) { s.slowStart = d })
+}
+
 // WithRewrite sets a hook that changes, or refuses, the request that a backend
 // gets. It runs after each pick, before the dial: see [ProxyRequest]. An error ends the
 // upgrade. The error handler gets it as it is, so that a [*StatusError] chooses the
@@ -392,6 +402,7 @@ type settings struct {
 	limits         Limits
 	refusal        Refusal
 	ejection       Ejection
+	slowStart      time.Duration
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
@@ -417,6 +428,7 @@ type config struct {
 	limits           Limits                                          // for the admission
 	refusal          Refusal
 	ejection         health.Ejection
+	slowStart        time.Duration // 0: none
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -441,6 +453,7 @@ func (s *settings) compile() (config, []error) {
 		maxStalled:       max(s.limits.StalledTunnels, 0),
 		limits:           s.limits,
 		refusal:          s.refusal,
+		slowStart:        max(s.slowStart, 0),
 		detached:         s.detached,
 		logger:           s.logger,
 	}

@@ -279,7 +279,7 @@ func (b *Backend) Eject(e Event, rules Ejection) Change {
 	f := &b.flags[Ejected]
 	wasUp := f.isUp()
 	until := e.At + backoff(f.inRow+1, rules.Backoff, rules.MaxBackoff, e.Random)
-	b.raise(Ejected, e, until).isLost = b.evidence.lost >= b.evidence.unanswered
+	b.raise(Ejected, e, until).isLost = b.evidence.lost > b.evidence.unanswered
 	b.evidence.forget()
 	var c Change
 	if !wasUp {
