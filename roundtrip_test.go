@@ -19,9 +19,9 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/wsproxy/wsproxy"
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 func TestRoundTripTimesOutInsideLineOfResponse(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // A network dials addresses in memory, in a bubble. Addresses are letters, see addrs.

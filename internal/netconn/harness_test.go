@@ -7,8 +7,8 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // kinds are the kinds of connections that a tunnel has.

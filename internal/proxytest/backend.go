@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // WantUntouched checks that a backend got no connection.

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // A Network dials backends in memory, by host name.

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/wsproxy/wsproxy"
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // DiscardLog is for servers whose errors are part of a test.

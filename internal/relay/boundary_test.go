@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 var bothSides = []Side{Client, Backend}

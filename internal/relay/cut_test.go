@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/memnet"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // stall lets client send until nothing is taken any more, because the backend

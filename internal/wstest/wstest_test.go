@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/leaktest"
-	"github.com/wsproxy/wsproxy/internal/memnet"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }

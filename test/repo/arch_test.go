@@ -32,7 +32,9 @@ type packageRule struct {
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
 	".":           {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/limit", "internal/netconn", "internal/relay"}},
-	"wsproxytest": {imports: []string{".", "internal/backendtest"}},
+	"wsproxytest": {imports: []string{".", "internal/backendtest", "wsproxytest/memnet"}},
+
+	"wsproxytest/memnet": {forTest: true},
 
 	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/netconn"}},
 	"internal/epoll":     {},
@@ -47,7 +49,6 @@ var packageRules = map[string]packageRule{
 	"internal/backendtest": {},
 
 	"internal/leaktest": {forTest: true},
-	"internal/memnet":   {forTest: true},
 	"internal/wstest":   {forTest: true},
 
 	// The program that test/browser starts.
@@ -55,7 +56,7 @@ var packageRules = map[string]packageRule{
 
 	// It helps to test a whole proxy, so it imports the root. Only tests in packages
 	// of their own can import it: the root imports nothing of it.
-	"internal/proxytest": {forTest: true, imports: []string{".", "internal/memnet", "internal/wstest"}},
+	"internal/proxytest": {forTest: true, imports: []string{".", "wsproxytest/memnet", "internal/wstest"}},
 }
 
 // impure are the imports that a pure package does without, so that its tests are
