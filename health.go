@@ -68,8 +68,8 @@ type RaisedFlag struct {
 	Until  time.Time // the backend is avoided before it; zero for FlagCheckFailed
 }
 
-// An Ejection is the rule by which a backend is ejected that is reached, but fails. See
-// [WithEjection].
+// An Ejection is the rule by which a backend is ejected that is reached, but fails: see
+// [WithEjection]. Negative values are errors.
 type Ejection struct {
 	// Failures is how many failures in a row eject a backend: those that raise
 	// [FlagResting]. The failures of one client address (see [ByClientIP]) count once in

@@ -13,7 +13,7 @@ import (
 // A Rate is how many events are allowed a second, on average and at once.
 type Rate struct {
 	PerSecond float64 // zero, negative and infinite mean no bound
-	Burst     int     // below 1 it means 1
+	Burst     int     // the number at once; zero and negative mean 1
 }
 
 // String returns "2 a second, 20 at once".

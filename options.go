@@ -196,7 +196,8 @@ func WithBackends(urls ...string) Option {
 	})
 }
 
-// WithBackendConfigs sets the backends, instead of [WithBackends].
+// WithBackendConfigs sets the backends, instead of [WithBackends]. The default of each field
+// is in [BackendConfig].
 func WithBackendConfigs(configs ...BackendConfig) Option {
 	configs = append([]BackendConfig{}, configs...)
 	return optionFunc(func(s *settings) {
@@ -283,8 +284,8 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 	return optionFunc(func(s *settings) { s.admit = hook })
 }
 
-// WithEjection sets the rule by which backends are ejected that are reached, but fail. See
-// [Ejection].
+// WithEjection sets the rule by which backends are ejected that are reached, but fail. The
+// default of each field is in [Ejection].
 func WithEjection(e Ejection) Option {
 	return optionFunc(func(s *settings) { s.ejection = e })
 }
@@ -315,7 +316,7 @@ func WithRewrite(hook func(*ProxyRequest) error) Option {
 // client gets it: a 101, or the response with which the backend refused the upgrade. See
 // [ProxyResponse]. An error ends the upgrade, and the backend's connection is closed. A
 // [*StatusError] chooses the client's status; with [ErrTryNext] another backend is tried;
-// any other error is answered with 502.
+// any other error is answered with 502. Default: the response is not changed.
 func WithResponse(hook func(*ProxyResponse) error) Option {
 	return optionFunc(func(s *settings) { s.response = hook })
 }
@@ -350,12 +351,12 @@ func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option 
 	return optionFunc(func(s *settings) { s.errorHandler = h })
 }
 
-// WithTimeouts sets the time limits.
+// WithTimeouts sets the time limits. The default of each is in [Timeouts].
 func WithTimeouts(t Timeouts) Option {
 	return optionFunc(func(s *settings) { s.timeouts = t })
 }
 
-// WithLimits sets the limits.
+// WithLimits sets the limits. The default is none: see [Limits].
 func WithLimits(l Limits) Option {
 	return optionFunc(func(s *settings) { s.limits = l })
 }
@@ -380,7 +381,7 @@ func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(s *settings) { s.logger = l })
 }
 
-// WithTrace sets the hooks that observe upgrades and tunnels.
+// WithTrace sets the hooks that observe upgrades and tunnels. Default: none.
 func WithTrace(t *Trace) Option {
 	return optionFunc(func(s *settings) { s.trace = t })
 }
