@@ -54,22 +54,28 @@
 //
 // # Choosing a backend
 //
-// A [Balancer] picks one of the candidates: the backends in the set that are below
-// [BackendConfig.MaxTunnels] and were not yet tried for this request. [LeastTunnels] is
-// the default; [RoundRobin], [Random], [Hash] and [BoundedHash] are built in, and
+// A [Balancer] picks one of the candidates: the best backends of the set, by their flags and
+// [BackendConfig.Priority], that are below [BackendConfig.MaxTunnels] and were not yet tried for
+// this request. [LeastTunnels] is the default; [RoundRobin], [Random], [Hash] and [BoundedHash] are built in, and
 // a [BalancerFunc] is a few lines. Backends share no memory: if two clients must be
 // connected to the same backend, route them by a common value, for instance with
 // [Hash] and [ByQuery], or connect the backends to each other.
 //
 // If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or
 // sends a malformed response, another one is tried: at most three for one upgrade, all
-// within [Timeouts.Handshake]. A backend whose last attempt failed is a candidate only
-// when no other is left, for 1 s. That time doubles up to 30 s while the backend cannot
-// be reached or takes too long. Afterwards one upgrade at a time is tried on it, until
-// one succeeds. A backend with a new address is tried at once. A backend whose URL has a
-// host name with several addresses is one backend: its addresses are dialed in random order,
-// the next one after 250 ms, those that failed in the last 30 s last (see [WithDialer]).
-// [Proxy.SetBackends] changes the set at any time and closes no tunnel.
+// within [Timeouts.Handshake], and for all upgrades of 10 s together at most a fifth of them
+// and 100 more. If no other is left, the client gets the last of these answers, or 503 with
+// Retry-After. With [Limits.Queue] it waits where no backend has a place or can be reached.
+//
+// A backend whose last attempt failed has a [Flag], which says why and for how long it is
+// avoided: 1 s where it was reached, up to 30 s where it was not. Afterwards one upgrade at a
+// time is tried on it, until one succeeds. A backend that is reached, but fails for several
+// clients, is ejected: see [Ejection]. [WithHealthCheck] probes backends too. A backend that is
+// avoided is used where no better one is left, and no tunnel ends because of a flag:
+// [Backend.Health] has all of them. A backend with a new address is tried at once. A backend
+// whose URL has a host name with several addresses is one backend: its addresses are dialed in
+// random order, the next one after 250 ms, those that failed in the last 30 s last (see
+// [WithDialer]). [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
 // once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more
@@ -184,12 +190,13 @@
 //
 // # Observability
 //
-// [Trace] has hooks for each pick, each attempt, each change of a backend's state, each
+// [Trace] has hooks for each pick, each attempt, each change of a backend's flags, each
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
 // [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a
 // line at Debug for each upgrade that is refused or fails and for each tunnel that opens or
-// ends. It gets one at Warn when a backend begins to fail, one at Info when it works again,
-// and nothing in between; one at Warn if a proxy in front seems to be missing in
+// ends. It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared,
+// and nothing in between; one at Warn when no backend without a flag is left, and one at Info
+// when that is over; one at Warn if a proxy in front seems to be missing in
 // [WithTrustedProxies]; and one at Error for a fault of the program: a middleware that
 // hides the connection, a hook that panics. The line for a backend's refusal has its reason
 // phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the same

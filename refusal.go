@@ -57,7 +57,9 @@ func (r Reason) String() string {
 }
 
 // isFailure reports whether such a request counts as failed in [Stats], and not as refused.
-func (r Reason) isFailure() bool { return r == ReasonNoBackend || r == ReasonUnreachable }
+func (r Reason) isFailure() bool {
+	return r == ReasonNoBackend || r == ReasonUnreachable || r == ReasonQueueTimeout
+}
 
 // A RefusedInfo describes a request that got no tunnel.
 type RefusedInfo struct {

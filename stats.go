@@ -11,7 +11,7 @@ type Stats struct {
 	// deadline of a middleware, or the backend's own response.
 	Opened  uint64 // a tunnel opened
 	Refused uint64
-	Failed  uint64 // no backend gave a proper response, or there was no backend
+	Failed  uint64 // no backend gave a proper response, there was no backend, or it waited for one in vain
 
 	// Traffic of all tunnels, open ones included, without frames that the proxy itself
 	// sent.
