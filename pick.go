@@ -105,6 +105,9 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 		if !u.p.queue.isOn() || slices.ContainsFunc(failed, isConnected) {
 			break
 		}
+		if len(failed) > 0 {
+			u.waitCause = &attemptErrors{failed}
+		}
 		u.tried, failed = u.tried[:0], nil // it waits, and begins anew
 	}
 	return u.noneLeft(&held, failed)
@@ -156,13 +159,11 @@ func (u *upgrade) pick() (*attempt, error) {
 			err = u.leaveToOthers(&c, now)
 		}
 		if err != nil {
-			u.stuck = limit.AllStuck
-			return nil, u.noCandidate(err)
+			return nil, u.noCandidate(err, limit.AllStuck)
 		}
 		b, err := u.p.callPick(u.r, c.backends)
 		if err != nil {
-			u.stuck = limit.Stuck
-			return nil, u.noCandidate(err)
+			return nil, u.noCandidate(err, limit.Stuck)
 		}
 		if b == nil || !slices.Contains(c.backends, b) {
 			return nil, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
@@ -170,7 +171,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		if !b.reserve() {
 			continue // other upgrades have taken the last places in the meantime
 		}
-		if b.removed.Load() { // read after reserve, so that SetBackends sees the place or pick sees the removal
+		if b.removed.Load() || b.target.Load().config.Drain { // read after reserve, so that SetBackends sees the place or pick sees the removal
 			u.p.release(b)
 			continue
 		}
@@ -207,18 +208,19 @@ func (u *upgrade) leaveToOthers(c *candidates, now time.Duration) error {
 }
 
 // errUnreachable is why an upgrade waits for backends that cannot be reached.
-var errUnreachable = fmt.Errorf("%w: every backend is unreachable", ErrLimit)
+var errUnreachable = errors.New("wsproxy: every backend is unreachable")
 
-// noCandidate sets the stage, and u.stuck unless err is about a limit. It returns err.
-func (u *upgrade) noCandidate(err error) error {
+// noCandidate returns err, because of which no backend was picked, and sets the stage. The
+// upgrade may wait if it is stuck for want of a place, or of a backend that can be reached.
+func (u *upgrade) noCandidate(err error, stuck limit.Result) error {
 	switch {
 	case errors.Is(err, ErrLimit):
-		u.stage = ReasonBackendLimit
-		return err
+		u.stage, u.stuck, u.waitCause = ReasonBackendLimit, stuck, err
+	case err == errUnreachable:
+		u.stuck, u.waitCause = stuck, cmp.Or(u.waitCause, err) // its own attempts say more
 	case errors.Is(err, ErrNoBackend):
 		u.stage = ReasonNoBackend
 	}
-	u.stuck = limit.Went // it does not wait
 	return err
 }
 

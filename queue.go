@@ -157,19 +157,16 @@ func (u *upgrade) pickInTurn() (*attempt, error) {
 	if !isFirst || !q.isOn() {
 		return u.pick()
 	}
-	var cause error
 	if !u.hasWaited && q.numWaiting.Load() == 0 {
-		a, err := u.pick()
-		if err == nil || u.stuck == limit.Went {
+		if a, err := u.pick(); u.stuck == limit.Went {
 			return a, err
 		}
-		cause = err
 	}
-	return u.wait(cause)
+	return u.wait()
 }
 
-// wait waits for a backend. The upgrade waits because of cause, or behind others.
-func (u *upgrade) wait(cause error) (*attempt, error) {
+// wait waits for a backend.
+func (u *upgrade) wait() (*attempt, error) {
 	q := u.p.queue
 	turn, err := q.join(&u.waiter)
 	if err != nil {
@@ -187,13 +184,11 @@ func (u *upgrade) wait(cause error) (*attempt, error) {
 				return nil, err
 			}
 			u.stage = ReasonQueueTimeout
-			return nil, &queueTimeoutError{cause}
+			return nil, &queueTimeoutError{u.waitCause}
 		}
-		a, err := u.takeTurn()
-		if err == nil || u.stuck == limit.Went {
+		if a, err := u.takeTurn(); u.stuck == limit.Went {
 			return a, err
 		}
-		cause = err
 	}
 }
 

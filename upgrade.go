@@ -86,6 +86,7 @@ type upgrade struct {
 	waiter    limit.Waiter // in the queue
 	hasWaited bool
 	stuck     limit.Result // of the last pick
+	waitCause error        // why it waits; nil: behind others
 
 	head headBuffer // of a request for a backend, then of the client's 101
 
