@@ -34,7 +34,7 @@ var packageRules = map[string]packageRule{
 	".":           {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/limit", "internal/netconn", "internal/relay"}},
 	"wsproxytest": {imports: []string{".", "internal/backendtest"}},
 
-	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/netconn"}},
+	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/limit", "internal/netconn"}},
 	"internal/epoll":     {},
 	"internal/netconn":   {},
 	"internal/dialer":    {},
