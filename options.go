@@ -110,6 +110,25 @@ type Limits struct {
 	// and negative mean no bound.
 	MessageSize int64
 
+	// ClientMessages bounds the rate of the messages that the client of each tunnel sends.
+	// A message counts when its last frame has come; control frames do not count. Beyond the
+	// rate nothing is dropped and nothing is closed: the client is not read until it may send
+	// again, so that TCP makes it wait. What the backend sends goes on.
+	//
+	// The proxy looks four times a second, so messages beyond the rate are delayed by up to
+	// 250 ms more, and come together. A Burst below what PerSecond allows in 250 ms counts as
+	// that much. One read, of 32 KiB at most, may exceed the rate, and the client waits for
+	// the longer. A Close frame waits like a message. A tunnel that ends is read without the
+	// rate, and so is a client that has ended its stream or was lost, as far as the system
+	// tells: on Linux, unless a listener wraps the connection; over TLS, by the end of the
+	// TCP connection. A tunnel does not count as stalled because of this.
+	ClientMessages Rate
+
+	// ClientBytes bounds the rate of the bytes that the client of each tunnel sends, headers
+	// and control frames included, in bytes a second. What ClientMessages does beyond its
+	// rate, this does too. One read, of 56 KiB at most, may exceed the rate.
+	ClientBytes Rate
+
 	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: the
 	// receive and the send buffer of both connections. It is set with
 	// [net.TCPConn.SetReadBuffer] and SetWriteBuffer, on the client's connection when
@@ -391,7 +410,7 @@ type config struct {
 	messageSize      int64                                           // 0: no bound
 	socketBuffer     int                                             // bytes; 0: the kernel's choice
 	maxStalled       int                                             // 0: no bound
-	limits           Limits                                          // for the admission
+	limits           Limits                                          // for the admission, and the rates of each tunnel
 	refusal          Refusal
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
@@ -460,7 +479,10 @@ func (s *settings) hasRequestHooks() bool {
 }
 
 func (s *settings) checkRates(errs []error) []error {
-	for name, r := range map[string]Rate{"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient} {
+	for name, r := range map[string]Rate{
+		"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient,
+		"ClientMessages": s.limits.ClientMessages, "ClientBytes": s.limits.ClientBytes,
+	} {
 		if math.IsNaN(r.PerSecond) {
 			errs = append(errs, &ConfigError{Option: "WithLimits." + name + ".PerSecond", Value: r.PerSecond, Err: errors.New("not a number")})
 		}
