@@ -110,23 +110,25 @@ type Limits struct {
 	// and negative mean no bound.
 	MessageSize int64
 
-	// ClientMessages bounds the rate of the messages that the client of each tunnel sends.
-	// A message counts when its last frame has come; control frames do not count. Beyond the
-	// rate nothing is dropped and nothing is closed: the client is not read until it may send
-	// again, so that TCP makes it wait. What the backend sends goes on.
+	// ClientMessages bounds the rate of the messages that the client of each tunnel sends, in
+	// messages a second. A message counts at its end; control frames do not count. Beyond the
+	// rate nothing is dropped and nothing is closed: the client is not read until its next
+	// message is allowed, so that TCP makes it wait. The messages of the backend do not wait.
+	// Zero and negative mean no bound.
 	//
-	// The proxy looks four times a second, so messages beyond the rate are delayed by up to
-	// 250 ms more, and come together. A Burst below what PerSecond allows in 250 ms counts as
-	// that much. One read, of 32 KiB at most, may exceed the rate, and the client waits for
-	// the longer. A Close frame waits like a message. A tunnel that ends is read without the
-	// rate, and so is a client that has ended its stream or was lost, as far as the system
-	// tells: on Linux, unless a listener wraps the connection; over TLS, by the end of the
-	// TCP connection. A tunnel does not count as stalled because of this.
+	// The proxy looks at such clients four times a second. So a message that waits is delayed
+	// by up to 250 ms more, and a Burst of less than PerSecond / 4 means PerSecond / 4. One
+	// read, of at most 32 KiB, may exceed the rate; the client then waits for longer. Its
+	// Close frame waits behind its messages. No rate applies while a tunnel ends, or to a
+	// client that has ended its connection: then its last messages, as many as the kernel has
+	// buffered, are passed at once. Where the proxy cannot see that end before it has read
+	// them, they wait: on systems other than Linux, and if the listener wraps its
+	// connections. A tunnel does not count as stalled because its client waits.
 	ClientMessages Rate
 
-	// ClientBytes bounds the rate of the bytes that the client of each tunnel sends, headers
-	// and control frames included, in bytes a second. What ClientMessages does beyond its
-	// rate, this does too. One read, of 56 KiB at most, may exceed the rate.
+	// ClientBytes bounds the rate of the bytes that the client of each tunnel sends, in bytes
+	// a second, with all headers and control frames. Beyond the rate it does the same as
+	// ClientMessages; a read is of at most 56 KiB. Zero and negative mean no bound.
 	ClientBytes Rate
 
 	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: the

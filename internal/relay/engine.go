@@ -37,8 +37,8 @@ type Limits struct {
 	// Stalled is how many tunnels may be stalled at once; 0 means no bound.
 	Stalled int
 
-	// ClientMessages and ClientBytes bound what the client of each tunnel sends: messages
-	// that end, and bytes with headers and control frames.
+	// ClientMessages and ClientBytes bound the rates of each tunnel's client: the messages
+	// that end, and all bytes, those of headers and control frames included.
 	ClientMessages, ClientBytes limit.Rate
 }
 

@@ -8,15 +8,14 @@ import (
 	"github.com/wsproxy/wsproxy/internal/limit"
 )
 
-// This file bounds what a client sends. Over a rate of messages or bytes the client is not
-// read, so that TCP makes it wait. More control frames than an honest client sends are a
-// violation.
+// This file bounds the rates of a client. Over a rate of messages or bytes the client is
+// not read, so that TCP makes it wait. Too many control frames are a violation.
 
 // rates are the rates of each client of an engine. Zero rates bound nothing.
 type rates struct{ messages, bytes limit.Rate }
 
-// newRates returns the rates of l. A client that was held back is read at a tick only, so a
-// burst is at least what a rate allows in the time between two: else it would be lost.
+// newRates returns the rates of l. A client that is held back gets its tokens at a tick, so
+// a burst holds at least those of the time between two ticks: otherwise some would be lost.
 func newRates(l Limits) rates {
 	forTicks := func(r limit.Rate) limit.Rate {
 		if !r.IsBound() {
@@ -30,7 +29,7 @@ func newRates(l Limits) rates {
 
 func (r rates) areBound() bool { return r.messages.IsBound() || r.bytes.IsBound() }
 
-// A flow is what a client has sent, compared with its rates.
+// A flow counts the messages and bytes of a client, for its rates.
 type flow struct{ messages, bytes limit.Bucket }
 
 // use counts messages and bytes that were read at now.
@@ -61,9 +60,9 @@ func (l *leg) countRead(bytes int, messages uint64) {
 	f.use(now, l.r.engine.rates, messages, uint64(bytes))
 }
 
-// isOverRate reports whether l is a client that has sent more than its rates allow. It is
-// not while the tunnel ends, which is bounded by other limits, nor after a write has
-// failed: then l is read only to find its end.
+// isOverRate reports whether l is a client's leg that is not to be read now because of a
+// rate. While the tunnel ends no rate applies, because other limits bound the end, nor
+// after a write has failed, because then l is read only to find its end.
 func (l *leg) isOverRate() bool {
 	f := l.r.flow
 	if f == nil || l.side != Client {
@@ -87,9 +86,10 @@ const (
 	controlInterval = time.Second / maxControls
 )
 
-// A controlBucket is a token bucket of maxControls, for the control frames of a client. It
-// is the time at which it is full, in units of controlInterval since the engine began,
-// modulo 2³²: every tunnel has one, so it is small. The zero value is full.
+// A controlBucket is a token bucket of maxControls for the control frames of a client. It
+// has 4 bytes, because every tunnel has one: the time at which it is full, in units of
+// controlInterval since the engine began, modulo 2³² units or 497 days. The zero value is
+// full.
 type controlBucket uint32
 
 // allow uses a token at now. It reports false if there is none.

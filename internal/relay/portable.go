@@ -127,8 +127,8 @@ func (p *portable) pump(l *leg) {
 	}
 }
 
-// isHeldBack reports whether l is not to be read now, because of the client's rate. If the
-// client is gone, nothing more can come, and what is there is read.
+// isHeldBack reports whether l is not to be read now because of a rate. A client that is
+// gone is read without one: it can send nothing more.
 func (p *portable) isHeldBack(l *leg) bool {
 	return l.isOverRate() && peerHangUp(socketBeneath(p.client.Conn)) == present
 }
