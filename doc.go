@@ -108,10 +108,10 @@
 //
 // An open tunnel has no time limit and no idle timeout: the server's timeouts and
 // the request's context do not apply after the 101. Payloads are neither unmasked nor
-// buffered as a whole. A client may send 100 control frames at once, and 100 a second:
-// more are a flood, which costs the backend work that [Limits.ClientMessages] does not
-// count. The first of the following events ends a tunnel; the client
-// and the backend then get a Close frame with these codes, at a frame boundary:
+// buffered as a whole. A client may send 100 control frames at once, and 100 a second. More
+// end the tunnel, because they cost the backend work that [Limits.ClientMessages] does not
+// count. The first of the following events ends a tunnel; the client and the backend then
+// get a Close frame with these codes, at a frame boundary:
 //
 //	Cause                           client            backend
 //	CauseClosed       either side   the frame is passed on and answered

@@ -174,8 +174,8 @@ func (t *loopDriver) finish() {
 	}
 }
 
-// tick is the loop's call of Relay.tick. It ends holding back the client, if the rate
-// allows that.
+// tick is the loop's call of Relay.tick. From then on the client is read again, if its
+// rates allow that.
 func (t *loopDriver) tick(d time.Duration) (again bool) {
 	wasHeld := t.isHeld
 	t.isHeld = wasHeld && t.r.client.isOverRate()
