@@ -114,8 +114,10 @@
 //
 // An open tunnel has no time limit and no idle timeout: the server's timeouts and
 // the request's context do not apply after the 101. Payloads are neither unmasked nor
-// buffered as a whole. The first of the following events ends a tunnel; the client
-// and the backend then get a Close frame with these codes, at a frame boundary:
+// buffered as a whole. A client may send 100 control frames at once, and 100 a second. More
+// end the tunnel, because they cost the backend work that [Limits.ClientMessages] does not
+// count. The first of the following events ends a tunnel; the client and the backend then
+// get a Close frame with these codes, at a frame boundary:
 //
 //	Cause                           client            backend
 //	CauseClosed       either side   the frame is passed on and answered
@@ -130,6 +132,7 @@
 //	CausePanic        proxy         1011              1001
 //	CauseStalled      client        reset             end of stream
 //	CauseStalled      backend       1012              reset
+//	CauseControlFlood client        1008              1001
 //
 // Closing loses nothing that a peer still takes, but for the two cases below. Where the
 // proxy ends a tunnel, and where the client broke a rule, the backend is asked first: it
@@ -211,7 +214,8 @@
 // not check the origin, set [WithOriginPatterns]. X-Forwarded-For is believed only from
 // peers that [WithTrustedProxies] names. Only a verified 101 opens a tunnel, and only
 // WebSocket frames pass through it, so that a fake upgrade cannot smuggle requests to a
-// backend. Messages have no size limit unless [Limits.MessageSize] sets one. Give the
+// backend. Messages have no size limit unless [Limits.MessageSize] sets one, and clients no
+// rate unless [Limits.ClientMessages] or [Limits.ClientBytes] does. Give the
 // server a ReadHeaderTimeout: the time before the handler is called is the server's to
 // limit.
 //

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"reflect"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -343,9 +344,15 @@ func TestRetryAfterOfARateIsTheTimeToWait(t *testing.T) {
 }
 
 func TestRateThatIsNotANumberIsAMistake(t *testing.T) {
-	_, err := wsproxy.New(wsproxy.WithBackends(), wsproxy.WithLimits(wsproxy.Limits{Handshakes: wsproxy.Rate{PerSecond: math.NaN()}}))
-	if err == nil || !strings.Contains(err.Error(), "WithLimits.Handshakes.PerSecond") {
-		t.Errorf("New() = %v; want a mistake in WithLimits.Handshakes.PerSecond", err)
+	none := wsproxy.Rate{PerSecond: math.NaN()}
+	for name, l := range map[string]wsproxy.Limits{
+		"Handshakes": {Handshakes: none}, "HandshakesPerClient": {HandshakesPerClient: none},
+		"ClientMessages": {ClientMessages: none}, "ClientBytes": {ClientBytes: none},
+	} {
+		_, err := wsproxy.New(wsproxy.WithBackends(), wsproxy.WithLimits(l))
+		if errs := configErrors(t, err); len(errs) != 1 || errs[0].Option != "WithLimits."+name+".PerSecond" {
+			t.Errorf("New() = %v; want a mistake in WithLimits.%s.PerSecond", err, name)
+		}
 	}
 }
 
@@ -392,4 +399,76 @@ func TestTunnelHoldsItsPlaceUntilItsEnd(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestClientRatesSlowTheClientDown(t *testing.T) {
+	const messages = 60
+	message := wstest.Binary(make([]byte, 40_000)) // more than a read
+	wire := float64(len(message.Payload) + 8)
+	for name, l := range map[string]wsproxy.Limits{
+		"messages": {ClientMessages: wsproxy.Rate{PerSecond: 20, Burst: 20}},
+		"bytes":    {ClientBytes: wsproxy.Rate{PerSecond: 20 * wire, Burst: int(20 * wire)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
+				t.Parallel() // some real seconds
+				p := proxytest.OpenPair(t, way, wsproxy.WithLimits(l))
+				start := time.Now()
+				go func() { // until they are read, or the end
+					for range messages {
+						p.Client.WriteFrames(message)
+					}
+				}()
+				for i := range messages {
+					p.Backend.Want(message)
+					if most := 20 + 3 + 20*time.Since(start).Seconds(); float64(i+1) > most {
+						t.Fatalf("%d messages have come after %v; want %v at most", i+1, time.Since(start), most)
+					}
+				}
+				p.WantOpen(t)
+			})
+		})
+	}
+}
+
+func TestClientRatesThatAreNotPositiveBoundNothing(t *testing.T) {
+	for _, perSecond := range []float64{0, -1, math.Inf(1)} {
+		r := wsproxy.Rate{PerSecond: perSecond, Burst: 1}
+		p := proxytest.OpenPair(t, wsproxy.WithLimits(wsproxy.Limits{ClientMessages: r, ClientBytes: r}))
+		for range 200 {
+			p.WantBothWays()
+		}
+	}
+}
+
+func TestControlFloodIsAPolicyViolation(t *testing.T) {
+	for _, sort := range []wstest.Frame{wstest.Ping(""), wstest.Pong("")} {
+		t.Run(sort.String(), func(t *testing.T) {
+			p := proxytest.OpenPair(t)
+			p.Client.Send(wstest.Text("hello"))
+			p.Backend.Want(wstest.Text("hello"))
+			p.Client.Send(slices.Repeat([]wstest.Frame{sort}, 1000)...)
+			frames := 0
+			for {
+				f, err := p.Backend.ReadFrame()
+				if err != nil || f.Opcode == wstest.OpClose {
+					if want := wstest.Close(1001, "client sent too many control frames"); string(f.Payload) != string(want.Payload) {
+						t.Errorf("the backend got %v, %v; want %v", f, err, want)
+					}
+					break
+				}
+				frames++
+			}
+			if frames < 100 || frames > 200 {
+				t.Errorf("%d control frames were passed; want about 100", frames)
+			}
+			p.Backend.Send(wstest.Close(1001, ""))
+			p.Client.WantClose(1008)
+			p.Client.Conn().Close()
+			p.Backend.Conn().Close()
+			if e := p.End(t); e.Side != wsproxy.SideClient || e.Cause != wsproxy.CauseControlFlood || e.Code != 1008 || e.Cut || e.Err == nil {
+				t.Errorf("tunnel ended by %v, %v, code %d, cut %v, %v; want the client, control flood, 1008, with an error", e.Side, e.Cause, e.Code, e.Cut, e.Err)
+			}
+		})
+	}
 }

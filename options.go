@@ -123,6 +123,27 @@ type Limits struct {
 	// and negative mean no bound.
 	MessageSize int64
 
+	// ClientMessages bounds the rate of the messages that the client of each tunnel sends, in
+	// messages a second. A message counts at its end; control frames do not count. Beyond the
+	// rate nothing is dropped and nothing is closed: the client is not read until its next
+	// message is allowed, so that TCP makes it wait. The messages of the backend do not wait.
+	// Zero and negative mean no bound.
+	//
+	// The proxy looks at such clients four times a second. So a message that waits is delayed
+	// by up to 250 ms more, and a Burst of less than PerSecond / 4 means PerSecond / 4. One
+	// read, of at most 32 KiB, may exceed the rate; the client then waits for longer. Its
+	// Close frame waits behind its messages. No rate applies while a tunnel ends, or to a
+	// client that has ended its connection: then its last messages, as many as the kernel has
+	// buffered, are passed at once. Where the proxy cannot see that end before it has read
+	// them, they wait: on systems other than Linux, and if the listener wraps its
+	// connections. A tunnel does not count as stalled because its client waits.
+	ClientMessages Rate
+
+	// ClientBytes bounds the rate of the bytes that the client of each tunnel sends, in bytes
+	// a second, with all headers and control frames. Beyond the rate it does the same as
+	// ClientMessages; a read is of at most 56 KiB. Zero and negative mean no bound.
+	ClientBytes Rate
+
 	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: the
 	// receive and the send buffer of both connections. It is set with
 	// [net.TCPConn.SetReadBuffer] and SetWriteBuffer, on the client's connection when
@@ -426,7 +447,7 @@ type config struct {
 	messageSize      int64                                           // 0: no bound
 	socketBuffer     int                                             // bytes; 0: the kernel's choice
 	maxStalled       int                                             // 0: no bound
-	limits           Limits                                          // for the admission
+	limits           Limits                                          // for the admission, and the rates of each tunnel
 	refusal          Refusal
 	ejection         health.Ejection
 	slowStart        time.Duration // 0: none
@@ -501,7 +522,10 @@ func (s *settings) hasRequestHooks() bool {
 }
 
 func (s *settings) checkRates(errs []error) []error {
-	for name, r := range map[string]Rate{"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient} {
+	for name, r := range map[string]Rate{
+		"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient,
+		"ClientMessages": s.limits.ClientMessages, "ClientBytes": s.limits.ClientBytes,
+	} {
 		if math.IsNaN(r.PerSecond) {
 			errs = append(errs, &ConfigError{Option: "WithLimits." + name + ".PerSecond", Value: r.PerSecond, Err: errors.New("not a number")})
 		}

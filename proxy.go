@@ -12,6 +12,7 @@ import (
 
 	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/limit"
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
@@ -67,7 +68,10 @@ func New(opts ...Option) (*Proxy, error) {
 	c, bad := s.compile()
 	errs = append(errs, bad...)
 	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
-	p.engine = relay.NewEngine(relay.Limits{CloseTimeout: c.closeTimeout, Stalled: c.maxStalled})
+	p.engine = relay.NewEngine(relay.Limits{
+		CloseTimeout: c.closeTimeout, Stalled: c.maxStalled,
+		ClientMessages: limit.Rate(c.limits.ClientMessages), ClientBytes: limit.Rate(c.limits.ClientBytes),
+	})
 	p.admission = newAdmission(c.limits)
 	p.queue = newQueue(p, c.limits.Queue)
 	p.lingering, p.stopLingering = context.WithCancel(context.Background())

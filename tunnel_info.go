@@ -88,14 +88,15 @@ func (s Side) String() string { return relay.Side(s).String() }
 type Cause uint8
 
 const (
-	CauseClosed      Cause = Cause(relay.CauseClosed)      // Side sent a Close frame
-	CauseLost        Cause = Cause(relay.CauseLost)        // Side's stream ended, or was reset, without one
-	CauseProtocol    Cause = Cause(relay.CauseProtocol)    // Side broke the protocol of RFC 6455
-	CauseTooBig      Cause = Cause(relay.CauseTooBig)      // Side sent a message larger than Limits.MessageSize
-	CauseShutdown    Cause = Cause(relay.CauseShutdown)    // Proxy.Shutdown or Proxy.Close
-	CauseApplication Cause = Cause(relay.CauseApplication) // Tunnel.Close
-	CausePanic       Cause = Cause(relay.CausePanic)       // the Opened hook panicked
-	CauseStalled     Cause = Cause(relay.CauseStalled)     // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
+	CauseClosed       Cause = Cause(relay.CauseClosed)       // Side sent a Close frame
+	CauseLost         Cause = Cause(relay.CauseLost)         // Side's stream ended, or was reset, without one
+	CauseProtocol     Cause = Cause(relay.CauseProtocol)     // Side broke the protocol of RFC 6455
+	CauseTooBig       Cause = Cause(relay.CauseTooBig)       // Side sent a message larger than Limits.MessageSize
+	CauseShutdown     Cause = Cause(relay.CauseShutdown)     // Proxy.Shutdown or Proxy.Close
+	CauseApplication  Cause = Cause(relay.CauseApplication)  // Tunnel.Close
+	CausePanic        Cause = Cause(relay.CausePanic)        // the Opened hook panicked
+	CauseStalled      Cause = Cause(relay.CauseStalled)      // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
+	CauseControlFlood Cause = Cause(relay.CauseControlFlood) // Side, the client, sent more than 100 control frames in a second
 )
 
 // String returns one or two words.

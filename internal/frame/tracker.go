@@ -5,7 +5,7 @@ import "math"
 // A Violation is the error of a stream that breaks the protocol or a limit. Code
 // is the status code for the Close frame to its sender.
 type Violation struct {
-	Code   int // StatusProtocolError or StatusTooBig
+	Code   int // a Tracker's is StatusProtocolError or StatusTooBig
 	Reason string
 }
 

@@ -42,12 +42,29 @@ type Bucket struct {
 // Allow uses a token at now. If there is none, it returns how long after now there will be
 // one, which is positive.
 func (b *Bucket) Allow(now time.Duration, r Rate) (wait time.Duration, ok bool) {
-	missing := max(0, b.missing-max(now-b.at, 0).Seconds()*r.PerSecond)
-	if lacking := missing + 1 - r.burst(); lacking > 0 {
-		return max(duration(lacking/r.PerSecond), 1), false
+	if wait = b.Wait(now, r); wait > 0 {
+		return wait, false
 	}
-	b.missing, b.at = missing+1, max(now, b.at)
+	b.Use(now, r, 1)
 	return 0, true
+}
+
+// Wait returns how long after now there will be a token; 0 if there is one.
+func (b *Bucket) Wait(now time.Duration, r Rate) time.Duration {
+	if lacking := b.missingAt(now, r) + 1 - r.burst(); lacking > 0 {
+		return max(duration(lacking/r.PerSecond), 1)
+	}
+	return 0
+}
+
+// Use uses n tokens at now, for events that have happened already. If there are fewer, the
+// next token comes later by those that lack.
+func (b *Bucket) Use(now time.Duration, r Rate, n uint64) {
+	b.missing, b.at = b.missingAt(now, r)+float64(n), max(now, b.at)
+}
+
+func (b *Bucket) missingAt(now time.Duration, r Rate) float64 {
+	return max(0, b.missing-max(now-b.at, 0).Seconds()*r.PerSecond)
 }
 
 // Buckets are one [Bucket] for each key. Those in which no token was used for as long as an

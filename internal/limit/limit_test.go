@@ -69,6 +69,26 @@ func TestBucketTellsWhenThereIsAToken(t *testing.T) {
 	}
 }
 
+func TestBucketOwesTokensThatWereUsedInAdvance(t *testing.T) {
+	r := Rate{PerSecond: 10, Burst: 5}
+	var b Bucket
+	for i, step := range []struct {
+		at   time.Duration
+		use  uint64
+		want time.Duration // until the next token, afterwards
+	}{
+		{0, 0, 0}, {0, 4, 0}, {0, 1, s / 10}, // the burst
+		{0, 20, 2100 * time.Millisecond},
+		{2 * s, 0, s / 10}, {2 * s, 10, 1100 * time.Millisecond}, // debts add up
+		{100 * s, 0, 0}, {100 * s, 5, s / 10}, // no more than the burst is saved
+	} {
+		b.Use(step.at, r, step.use)
+		if got := b.Wait(step.at, r); got != step.want {
+			t.Errorf("step %d: after Use(%v, %d) Wait = %v; want %v", i, step.at, step.use, got, step.want)
+		}
+	}
+}
+
 func TestRateBoundsOnlyIfItIsPositiveAndFinite(t *testing.T) {
 	for rate, want := range map[float64]bool{-1: false, 0: false, 0.1: true, math.Inf(1): false, math.Inf(-1): false} {
 		if got := (Rate{PerSecond: rate}).IsBound(); got != want {

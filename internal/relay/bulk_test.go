@@ -22,7 +22,8 @@ type bulk struct {
 	fragment func(*rand.Rand) int // returns the payload bytes of the next one
 }
 
-// writeTo writes the message, with a ping after each fragment.
+// writeTo writes the message, with a ping after each fragment, or after as many as a client
+// may send at once.
 func (m bulk) writeTo(w io.Writer) {
 	noise := make([]byte, 1<<20) // what payloads are cut from
 	random := rand.New(rand.NewPCG(1, uint64(m.from)))
@@ -31,6 +32,7 @@ func (m bulk) writeTo(w io.Writer) {
 	}
 	buffered := bufio.NewWriterSize(w, 256<<10)
 	opcode := byte(wstest.OpBinary)
+	pings := 0
 	for left := m.bytes; left >= 0; opcode = wstest.OpContinuation {
 		n := m.fragment(random)
 		if n >= left {
@@ -47,7 +49,9 @@ func (m bulk) writeTo(w io.Writer) {
 			buffered.Write(piece)
 			n -= len(piece)
 		}
-		buffered.Write(wire(m.from, wstest.Ping(fmt.Sprint(left))))
+		if pings++; m.from == Backend || pings <= maxControls {
+			buffered.Write(wire(m.from, wstest.Ping(fmt.Sprint(left))))
+		}
 	}
 	buffered.Flush()
 }

@@ -3,6 +3,7 @@ package relay
 import (
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -110,6 +111,17 @@ var causeTests = []struct {
 		toBackend: wstest.Close(1009, "message larger than the limit"),
 		end:       End{Side: Backend, Cause: CauseTooBig, Code: 1011},
 		err:       &frame.Violation{Code: 1009, Reason: "message larger than the limit"},
+	},
+	{
+		name: "client sends too many control frames",
+		act: func(s *scene) {
+			s.client.Send(slices.Repeat([]wstest.Frame{wstest.Ping("")}, 10*maxControls)...)
+			s.wantPings(maxControls)
+		},
+		toClient:  wstest.Close(1008, "more than 100 control frames in a second"),
+		toBackend: wstest.Close(1001, "client sent too many control frames"),
+		end:       End{Side: Client, Cause: CauseControlFlood, Code: 1008},
+		err:       &frame.Violation{Code: 1008, Reason: "more than 100 control frames in a second"},
 	},
 	{
 		name:      "shutdown",
@@ -225,7 +237,7 @@ func TestCauseTestsAreWhole(t *testing.T) {
 		seen[tt.end.Cause] = true
 	}
 	seen[CauseStalled] = true // see stall_test.go
-	for c := CauseClosed; c <= CauseStalled; c++ {
+	for c := CauseClosed; c <= CauseControlFlood; c++ {
 		if !seen[c] {
 			t.Errorf("no test ends a tunnel by %v", c)
 		}
@@ -282,7 +294,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 			t.Errorf("Side %d = %q; want %q", uint8(side), got, want)
 		}
 	}
-	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "application", "panic", "stalled", "Cause(8)"}
+	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "application", "panic", "stalled", "control flood", "Cause(9)"}
 	for i, want := range want {
 		if got := Cause(i).String(); got != want {
 			t.Errorf("Cause %d = %q; want %q", i, got, want)

@@ -71,6 +71,7 @@ type sample struct {
 	isQueued       bool  // bytes wait, in the engine or in the system's send queue
 	isQueueUnknown bool  // the system does not tell
 	isBlocked      bool  // the engine holds bytes that cannot be written now
+	isHeldBack     bool  // the leg was not read, because of its rate
 	hasWritten     bool  // a write to the leg was under way since the last tick: the other leg was not read all the time
 	hangUp         hangUp
 }
@@ -145,7 +146,7 @@ func (r *Relay) tick(d time.Duration, client, backend sample) (again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.ensureClosingLocked()
-	isClientRead := !backend.isBlocked || r.client.read != readOpen
+	isClientRead := !backend.isBlocked && !client.isHeldBack || r.client.read != readOpen
 	isBackendRead := !client.isBlocked || r.backend.read != readOpen
 	r.client.updateLocked(d, client, isClientRead, backend.hasWritten)
 	r.backend.updateLocked(d, backend, isBackendRead, client.hasWritten)

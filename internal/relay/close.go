@@ -37,19 +37,21 @@ func (s Side) String() string {
 type Cause uint8
 
 const (
-	CauseClosed      Cause = iota // a side sent a Close frame
-	CauseLost                     // a side's stream ended, or was reset, without one
-	CauseProtocol                 // a side broke the protocol
-	CauseTooBig                   // a side sent a message over the limit
-	CauseShutdown                 // the proxy shuts down
-	CauseApplication              // the program closed the tunnel
-	CausePanic                    // a hook of the program panicked
-	CauseStalled                  // a side takes nothing, and too many tunnels are like that
+	CauseClosed       Cause = iota // a side sent a Close frame
+	CauseLost                      // a side's stream ended, or was reset, without one
+	CauseProtocol                  // a side broke the protocol
+	CauseTooBig                    // a side sent a message over the limit
+	CauseShutdown                  // the proxy shuts down
+	CauseApplication               // the program closed the tunnel
+	CausePanic                     // a hook of the program panicked
+	CauseStalled                   // a side takes nothing, and too many tunnels are like that
+	CauseControlFlood              // the client sent too many control frames
 )
 
 var causeNames = [...]string{
 	CauseClosed: "closed", CauseLost: "lost", CauseProtocol: "protocol", CauseTooBig: "too big",
 	CauseShutdown: "shutdown", CauseApplication: "application", CausePanic: "panic", CauseStalled: "stalled",
+	CauseControlFlood: "control flood",
 }
 
 func (c Cause) String() string {
@@ -108,6 +110,9 @@ var closeFrames = [...][3]struct{ toClient, toBackend closeFrame }{
 	},
 	CauseStalled: {
 		Backend: {toClient: closeFrame{frame.StatusServiceRestart, "backend stalled"}},
+	},
+	CauseControlFlood: {
+		Client: {closeFrame{frame.StatusPolicyViolation, ""}, closeFrame{frame.StatusGoingAway, "client sent too many control frames"}},
 	},
 }
 
@@ -294,7 +299,8 @@ func (l *leg) setWriteLocked(s writeState) {
 // frames that closeFrames has for it.
 //
 // Where the proxy ends the tunnel, and where the client broke a rule, the client's Close
-// frame waits for the backend's answer. 1008 does not wait: it signs a user out.
+// frame waits for the backend's answer. The program's 1008 does not wait: it signs a user
+// out.
 func (r *Relay) startClosingLocked(end End, reason string) {
 	c := r.recordLocked()
 	if c.hasCause {
@@ -316,7 +322,7 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 	switch {
 	case end.Cause == CauseClosed, end.Cause == CauseLost, end.Cause == CauseStalled:
 		return // the leg's end tells the other side
-	case end.Side == Backend, toClient.code == frame.StatusPolicyViolation:
+	case end.Side == Backend, end.Side == Proxy && toClient.code == frame.StatusPolicyViolation:
 		r.client.enqueueCloseLocked(toClient)
 	default:
 		c.asksBackend, c.toClient = true, toClient
@@ -361,8 +367,11 @@ func (l *leg) violated(v *frame.Violation) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
 	cause := CauseTooBig
-	if v.Code == frame.StatusProtocolError {
+	switch v.Code {
+	case frame.StatusProtocolError:
 		cause = CauseProtocol
+	case frame.StatusPolicyViolation:
+		cause = CauseControlFlood
 	}
 	l.r.startClosingLocked(End{Side: l.side, Cause: cause, Err: v}, v.Reason)
 	l.setReadLocked(readViolated)

@@ -20,6 +20,8 @@ func TestCloseFramesHasEveryCauseAndSide(t *testing.T) {
 		CauseApplication: {Proxy: {frame.StatusNormal, frame.StatusGoingAway}},
 		CausePanic:       {Proxy: {frame.StatusInternalError, frame.StatusGoingAway}},
 		CauseStalled:     {Client: {none, none}, Backend: {frame.StatusServiceRestart, none}},
+
+		CauseControlFlood: {Client: {frame.StatusPolicyViolation, frame.StatusGoingAway}},
 	}
 	if len(closeFrames) != len(causeNames) || len(closeFrames) != len(want) {
 		t.Fatalf("%d causes have Close frames, %d have names, the test has %d", len(closeFrames), len(causeNames), len(want))

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/limit"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
@@ -35,6 +36,10 @@ type Limits struct {
 
 	// Stalled is how many tunnels may be stalled at once; 0 means no bound.
 	Stalled int
+
+	// ClientMessages and ClientBytes bound the rates of each tunnel's client: the messages
+	// that end, and all bytes, those of headers and control frames included.
+	ClientMessages, ClientBytes limit.Rate
 }
 
 // An Engine moves the bytes of all tunnels of a proxy: on event loops where it can, else
@@ -42,6 +47,8 @@ type Limits struct {
 // ends its goroutines.
 type Engine struct {
 	closeTimeout time.Duration // immutable
+	rates        rates         // immutable
+	start        time.Time     // immutable
 	loops        loops
 	sweeper      sweeper
 	stalled      stalled
@@ -50,12 +57,15 @@ type Engine struct {
 
 // NewEngine returns an engine.
 func NewEngine(l Limits) *Engine {
-	e := &Engine{closeTimeout: l.CloseTimeout, stalled: stalled{max: l.Stalled}}
+	e := &Engine{closeTimeout: l.CloseTimeout, rates: newRates(l), start: time.Now(), stalled: stalled{max: l.Stalled}}
 	if e.closeTimeout <= 0 {
 		e.closeTimeout = 1<<63 - 1
 	}
 	return e
 }
+
+// now returns the time since the engine began.
+func (e *Engine) now() time.Duration { return time.Since(e.start) }
 
 // Close waits until the loops have ended, for a second at most: a hook may hold a
 // connection that has no tunnel yet. The caller must have ended all tunnels. Tunnels that

@@ -67,6 +67,8 @@ func (l *leg) head() []byte {
 // handle passes on bytes that were read from l, the head before them included. Only its
 // reader calls it.
 func (l *leg) handle(p []byte) {
+	o := l.other()
+	numRead, messages := len(p)-len(l.head()), o.passed.messages.Load()
 	l.partial = nil
 	isOpen := true
 	if l.r.attention.Load() {
@@ -86,6 +88,7 @@ func (l *leg) handle(p []byte) {
 		l.discard(p)
 	}
 	l.attend()
+	l.countRead(numRead, o.passed.messages.Load()-messages)
 }
 
 // receive records that bytes have come, and reports whether l's frames are passed on.
@@ -142,6 +145,10 @@ func (l *leg) pass(p []byte) (rest []byte) {
 		case stop:
 			l.forward(p[:start], false)
 			return p[n:]
+		case refuse:
+			l.forward(p[:start], false)
+			l.violated(errControlFlood)
+			return nil
 		}
 	}
 	l.forward(p, false)
@@ -156,6 +163,7 @@ const (
 	swallow                // it is not
 	finish                 // it is, and nothing may follow it
 	stop                   // it is not, and neither is the rest
+	refuse                 // the same, and it is a violation
 )
 
 // filter decides about each whole control frame that l's peer sends while frames are
@@ -166,6 +174,9 @@ func (l *leg) filter(op frame.Opcode, whole []byte) verdict {
 			return finish
 		}
 		return stop
+	}
+	if l.side == Client && !l.r.controls.allow(l.r.engine.now()) {
+		return refuse
 	}
 	if f := l.r.ours; f != nil && f(l.side, op, whole) {
 		return swallow

@@ -24,6 +24,7 @@ type loopDriver struct {
 	isSwept   bool // it is in the loop's list of those to tick
 	isStarted bool
 	numClosed int8
+	isHeld    bool // the client is not read before a tick, because of its rate: see mayBeRead
 
 	ended chan End // nil unless Run waits for it
 
@@ -173,10 +174,17 @@ func (t *loopDriver) finish() {
 	}
 }
 
-// tick is the loop's call of Relay.tick.
+// tick is the loop's call of Relay.tick. From then on the client is read again, if its
+// rates allow that.
 func (t *loopDriver) tick(d time.Duration) (again bool) {
+	wasHeld := t.isHeld
+	t.isHeld = wasHeld && t.r.client.isOverRate()
+	if wasHeld && !t.r.attention.Load() && t.client.buffered() == 0 && t.backend.buffered() == 0 && !t.r.hasTimes() {
+		return t.isHeld
+	}
 	client, backend := t.client.sample(&t.r.client), t.backend.sample(&t.r.backend)
-	again = t.r.tick(d, client, backend)
+	client.isHeldBack = wasHeld
+	again = t.r.tick(d, client, backend) || t.isHeld
 	lasts, side := t.r.stalledFor(client, backend)
 	t.loop.engine.stalled.record(t.r, lasts, side)
 	return again

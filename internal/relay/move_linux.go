@@ -26,12 +26,17 @@ func (l *loop) move(d *leg) {
 	src, dst := t.loopConn(d.side), t.loopConn(d.other().side)
 	switch {
 	case !t.mayMove(d):
+		return
 	case src.buffers != nil && len(src.buffers.early) > 0:
 		d.handle(src.takeEarly())
 	case d.mayBeSpliced(src, dst) && l.pipe.acquire():
 		l.splice(d, src, dst)
 	default:
 		l.read(d, src, dst)
+	}
+	if !t.isHeld && d.isOverRate() {
+		t.isHeld = true
+		l.sweepTunnel(t)
 	}
 }
 
@@ -43,9 +48,13 @@ func (t *loopDriver) mayMove(d *leg) bool {
 
 // mayBeRead reports whether c is to be read now. While something is buffered for dst,
 // c is not read, unless its frames are dropped, or its end has come: then what is left of
-// a frame that will never be whole may still be taken back.
+// a frame that will never be whole may still be taken back. A client that exceeds its rate
+// is not read before a tick, unless the tunnel ends or nothing more can come.
 func (c *loopConn) mayBeRead(d *leg, dst *loopConn) bool {
 	if !c.isReadable && (c.buffers == nil || len(c.buffers.early) == 0) {
+		return false
+	}
+	if d.side == Client && c.t.isHeld && c.hangUp == present && (!d.r.attention.Load() || d.isOverRate()) {
 		return false
 	}
 	n := dst.buffered()
@@ -108,7 +117,12 @@ func (l *loop) splice(d *leg, src, dst *loopConn) {
 			o.writeFailed(err)
 			return
 		}
-		o.passed.messages.Add(uint64(d.tracker.TakeMessages()))
+		messages := uint64(d.tracker.TakeMessages())
+		o.passed.messages.Add(messages)
+		d.countRead(n, messages)
+		if d.isOverRate() {
+			return
+		}
 	}
 }
 

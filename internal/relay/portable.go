@@ -31,7 +31,9 @@ type portable struct {
 	pumps     sync.WaitGroup // the backend's
 	openConns sync.WaitGroup
 
-	prev, next *portable // in the sweeper's list; guarded by its lock
+	// Guarded by the sweeper's lock.
+	prev, next *portable     // in its list
+	held       chan struct{} // closed when the client's reader may go on; nil if it does not wait: see holdBack
 }
 
 func newPortable(r *Relay, client, backend *netconn.Conn) *portable {
@@ -101,6 +103,10 @@ func (p *portable) pump(l *leg) {
 	for {
 		l.attend()
 		p.attendAndAct(l)
+		if p.isHeldBack(l) {
+			p.holdBack()
+			continue
+		}
 		b, err := c.Fill(l.head())
 		if err == nil {
 			n := len(b.Bytes())
@@ -118,6 +124,27 @@ func (p *portable) pump(l *leg) {
 		l.ended(err)
 		p.attendAndAct(l)
 		return
+	}
+}
+
+// isHeldBack reports whether l is not to be read now because of a rate. A client that is
+// gone is read without one: it can send nothing more.
+func (p *portable) isHeldBack(l *leg) bool {
+	return l.isOverRate() && peerHangUp(socketBeneath(p.client.Conn)) == present
+}
+
+// holdBack makes the client's reader wait until a tick finds that it may go on, or until
+// something else is to be done.
+func (p *portable) holdBack() {
+	s, c := &p.r.engine.sweeper, &p.client
+	released := s.hold(p)
+	if c.hasWakeUp() || !p.isHeldBack(&p.r.client) {
+		s.release(p) // it was woken before it waited
+	}
+	<-released
+	if c.hasWakeUp() && !p.r.client.mustCloseNow() {
+		c.handled = c.wakeUps.Load()
+		c.SetReadDeadline(time.Time{}) // before attend: a later wake sets it again
 	}
 }
 
@@ -277,8 +304,19 @@ func (c *blockingConn) wake() {
 		c.wakeUps.Add(1)
 		c.SetReadDeadline(longAgo)
 		c.wakeUps.Add(1)
+		c.release()
 	}
 }
+
+// release makes the reader go on, if it is held back.
+func (c *blockingConn) release() {
+	if c.p.r.flow != nil && c == &c.p.client {
+		c.p.r.engine.sweeper.release(c.p)
+	}
+}
+
+// hasWakeUp reports whether there was a wake-up that the reader has not taken.
+func (c *blockingConn) hasWakeUp() bool { return c.wakeUps.Load() != c.handled }
 
 // takeWakeUp reports whether a read has failed because of a wake-up, and takes it. A
 // timeout that a connection of the program's reports by itself is an error like others. A
@@ -293,6 +331,7 @@ func (c *blockingConn) takeWakeUp(err error) bool {
 }
 
 func (c *blockingConn) close(how action) {
+	c.release()
 	switch {
 	case how&resetConn != 0:
 		c.Reset()
@@ -315,8 +354,8 @@ func socketBeneath(c *netconn.Conn) syscall.Conn {
 	return netconn.Socket(inner)
 }
 
-// A sweeper ticks for all portable tunnels that write or end. It has a goroutine while
-// there are any.
+// A sweeper ticks for all portable tunnels that write or end, or whose client is held back.
+// It has a goroutine while there are any.
 type sweeper struct {
 	mu    sync.Mutex
 	first *portable     // of a list, so that add allocates nothing and needs little of a stack
@@ -327,6 +366,10 @@ type sweeper struct {
 func (s *sweeper) add(p *portable) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.addLocked(p)
+}
+
+func (s *sweeper) addLocked(p *portable) {
 	if p.isSwept.Swap(true) {
 		return
 	}
@@ -341,6 +384,31 @@ func (s *sweeper) add(p *portable) {
 	}
 }
 
+// hold puts p into the list until release, which closes the channel.
+func (s *sweeper) hold(p *portable) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.addLocked(p)
+	p.held = make(chan struct{})
+	return p.held
+}
+
+// release makes the client's reader go on, if it is held back.
+func (s *sweeper) release(p *portable) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.held != nil {
+		close(p.held)
+		p.held = nil
+	}
+}
+
+func (s *sweeper) holds(p *portable) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return p.held != nil
+}
+
 // remove takes p out of the list.
 func (s *sweeper) remove(p *portable) {
 	s.mu.Lock()
@@ -350,15 +418,15 @@ func (s *sweeper) remove(p *portable) {
 	}
 }
 
-// removeIdle is remove, unless a write or the end has begun since the tick. They call add
-// only if p is not in the list.
+// removeIdle is remove, unless a write or the end has begun since the tick, or the client
+// is held back. They call add only if p is not in the list.
 func (s *sweeper) removeIdle(p *portable) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !p.isSwept.Swap(false) {
 		return // it has ended
 	}
-	if p.isWriting() || p.r.attention.Load() && !p.isReplaced.Load() {
+	if p.isWriting() || p.held != nil || p.r.attention.Load() && !p.isReplaced.Load() {
 		p.isSwept.Store(true)
 		return
 	}
@@ -435,15 +503,20 @@ func (p *portable) tick(d time.Duration) (again bool) {
 	if !p.isRunning.Load() {
 		return !p.isReplaced.Load() // time matters when it runs
 	}
+	wasHeld := r.flow != nil && r.engine.sweeper.holds(p)
+	if wasHeld && !p.isHeldBack(&r.client) {
+		r.engine.sweeper.release(p)
+	}
 	p.client.note()
 	p.backend.note()
 	isMoving := p.client.seen%2 == 1 || p.backend.seen%2 == 1
 	isEnding := r.attention.Load()
 	if !isEnding && !p.client.isBlocked() && !p.backend.isBlocked() && !r.hasTimes() {
-		return isMoving
+		return isMoving || wasHeld
 	}
 	client, backend := p.sample(&r.client, isEnding), p.sample(&r.backend, isEnding)
-	again = r.tick(d, client, backend) || isMoving
+	client.isHeldBack = wasHeld
+	again = r.tick(d, client, backend) || isMoving || wasHeld
 	if r.isDue() {
 		p.notify()
 	}

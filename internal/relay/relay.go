@@ -20,6 +20,7 @@
 //   - close.go: the end of a tunnel, from top to bottom: causes, the table of Close
 //     frames, the states of a leg, events, and when a leg is closed.
 //   - clock.go: what ends because of time.
+//   - flow.go: what bounds the rate of a client.
 //   - leg.go: how frames pass from one leg to the other, those of the peers and ours.
 //   - engine.go: what both engines have in common.
 //   - portable.go: the engine that has a goroutine for each direction, and takes any
@@ -92,9 +93,12 @@ type Relay struct {
 	// attention tells both readers that states, or frames of ours, have to be looked at.
 	attention atomic.Bool
 
+	controls controlBucket // owned by the client's reader
+
 	mu      sync.Mutex
 	driver  driver   // changed by Open, constant after it: the engine reads it without the lock
 	closing *closing // nil while nothing but data passes; see close.go
+	flow    *flow    // the pointer is immutable, and nil if no rate bounds the client; see flow.go
 }
 
 // New returns a relay of the engine, which does nothing before Open.
@@ -105,6 +109,9 @@ func (e *Engine) New(c Config) *Relay {
 	rules.Masked = true
 	r.client = leg{r: r, side: Client, tracker: frame.Tracker{Rules: rules}}
 	r.driver = newPortable(r, c.Client, c.Backend)
+	if e.rates.areBound() {
+		r.flow = new(flow)
+	}
 	return r
 }
 

@@ -28,10 +28,14 @@ func floods(key *[4]byte) map[string][]byte {
 	if key != nil {
 		endless[1] |= 0x80
 	}
+	pings := repeat(wstest.Ping("are you there?"))
+	if key != nil {
+		pings = repeat(wstest.Text("")) // a client may not flood
+	}
 	return map[string][]byte{
 		"big messages":     repeat(wstest.Binary(make([]byte, 1<<20))),
 		"small messages":   repeat(wstest.Text("small")),
-		"pings":            repeat(wstest.Ping("are you there?")),
+		"pings":            pings,
 		"an endless frame": append(endless, make([]byte, 64<<10)...),
 	}
 }

@@ -36,7 +36,7 @@ var packageRules = map[string]packageRule{
 
 	"wsproxytest/memnet": {forTest: true},
 
-	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/netconn"}},
+	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/limit", "internal/netconn"}},
 	"internal/epoll":     {},
 	"internal/netconn":   {},
 	"internal/dialer":    {},

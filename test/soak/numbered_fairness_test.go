@@ -21,7 +21,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-const floods = 4 // clients that send pings without pause
+const floods = 4 // clients that send messages without pause
 
 // A direction that always finds data never waits, so that others wait for it. The
 // proxy and those that flood it have processes of their own: in one process each
@@ -143,9 +143,9 @@ func beFlood(t *testing.T) {
 	if err != nil {
 		return
 	}
-	var pings []byte
+	var messages []byte
 	for range 4096 {
-		pings = wstest.AppendFrame(pings, wstest.Ping(""), &[4]byte{1, 2, 3, 4})
+		messages = wstest.AppendFrame(messages, wstest.Text(""), &[4]byte{1, 2, 3, 4})
 	}
 	for range floods {
 		client := wstest.Dial(t, "http://"+strings.TrimSpace(proxyAddr))
@@ -160,7 +160,7 @@ func beFlood(t *testing.T) {
 		go io.Copy(io.Discard, backend) // until the process ends
 		go func() {
 			for {
-				if _, err := client.Write(pings); err != nil {
+				if _, err := client.Write(messages); err != nil {
 					return
 				}
 			}

@@ -193,6 +193,7 @@ type numberedEnd struct {
 	isCloser    bool
 	closesEarly bool
 	rng         *rand.Rand // of the sender
+	pings       int        // sent so far
 
 	allReceived   chan struct{} // closed with the last message, or the stream's end
 	closeReceived chan struct{} // closed with the Close frame, or the stream's end
@@ -308,6 +309,9 @@ func (e *numberedEnd) send() {
 	e.peer.Conn().Close()
 }
 
+// maxClientPings is how many pings a client sends: more may be a flood.
+const maxClientPings = 100
+
 // appendMessage appends a message in fragments, with pings between them.
 func (e *numberedEnd) appendMessage(dst, message []byte) []byte {
 	opcode := byte(wstest.OpBinary)
@@ -318,7 +322,8 @@ func (e *numberedEnd) appendMessage(dst, message []byte) []byte {
 		}
 		dst = e.appendFrame(dst, wstest.Frame{Fin: isLast, Opcode: opcode, Payload: message[:n]})
 		message = message[n:]
-		if e.rng.IntN(4) == 0 {
+		if e.rng.IntN(4) == 0 && (e.name == "backend" || e.pings < maxClientPings) {
+			e.pings++
 			dst = e.appendFrame(dst, wstest.Frame{Fin: true, Opcode: wstest.OpPing, Payload: make([]byte, e.rng.IntN(126))})
 		}
 	}
