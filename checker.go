@@ -10,8 +10,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
-// A checker probes the backends of a Proxy: see [HealthCheck]. What is due when, and what the
-// probes of a backend amount to, is in internal/health.
+// A checker probes the backends of a Proxy: see [HealthCheck]. Package health decides when a
+// probe begins, and when a backend has failed its check.
 type checker struct {
 	p      *Proxy
 	cancel context.CancelFunc // ends all goroutines of the checker
@@ -29,7 +29,7 @@ type checker struct {
 	reported map[*Backend]error // guarded by mu: see report
 }
 
-// A check is what the checker knows of one backend with one address.
+// A check is the health check of one backend with one address.
 type check struct {
 	backend *Backend
 	target  *target
@@ -75,8 +75,9 @@ func (c *checker) wait(ctx context.Context) {
 }
 
 // report is called when the first probe of a backend with its address has shown whether it
-// works, and when that has changed. The err is that of the probe, nil if isDown is false. The
-// calls for one backend follow each other. No lock is held.
+// works, and when that has changed. The err is that of the probe, nil if isDown is false. No
+// lock is held. The calls about one address follow each other; the first one about a new
+// address may overlap with the last one about the old address.
 func (c *checker) report(b *Backend, err error, isDown bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -213,7 +214,7 @@ func (c *checker) record(k *check, err error) {
 	}
 }
 
-// forget drops what was reported of b.
+// forget drops the report about b.
 func (c *checker) forget(b *Backend) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -22,17 +22,17 @@ import (
 	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
-// A HealthCheck probes the backends at an interval, also those that no client uses. See
+// A HealthCheck probes the backends at an interval, whether clients use them or not. See
 // [WithHealthCheck].
 //
-// A backend that has failed its check gets no new tunnels while another one is left; it keeps
-// those that it has. A backend that was not probed yet is a candidate. If its first probe
+// A backend that has failed its check gets no new tunnels while another one is left, and keeps
+// its open tunnels. A backend that was not probed yet is a candidate. If its first probe
 // fails, it has failed its check; afterwards Fall and Rise decide. A backend with a new
 // address begins anew.
 //
 // The first probe of a backend begins within a second, or within the interval, if that is
-// shorter. The next ones are spread over the interval. At most a quarter of the set is probed
-// at once, or 16 backends, if that is more.
+// shorter; after [Proxy.SetBackends] it may take a second more. The next ones are spread over
+// the interval. At most a quarter of the set is probed at once, or 16 backends, if that is more.
 //
 // A probe is no upgrade: it counts for no limit and as no tunnel, no hook but the Probe sees
 // it, and it says nothing of the client's address to the backend.
@@ -42,7 +42,7 @@ type HealthCheck struct {
 	// backend. A panic is logged, and is a failed probe. [TCPProbe], [HTTPProbe] and
 	// [WebSocketProbe] return one. Default: that of TCPProbe.
 	//
-	// A Probe must return when its context ends. One that has not returned a second later has
+	// A Probe must return when its context ends. If it has not returned a second later, it has
 	// failed, and fails again after each further interval; the backend is not probed again
 	// before it returns, unless the backend's address changes.
 	Probe func(context.Context, *Backend) error
@@ -105,7 +105,8 @@ type WebSocketProbeConfig struct {
 // TCPProbe returns a Probe that connects to the backend and closes the connection. If the
 // scheme of the backend's URL is https or wss, it performs the TLS handshake too: so it finds a
 // certificate that is not valid, and the backend logs no handshake that was cut off. It finds
-// a process that does not run, but not one that accepts connections and does not answer.
+// a process that does not run. It does not find a process that accepts connections and does
+// not answer.
 //
 // The probes connect as an upgrade does: see [WithDialer], [WithTLSConfig] and
 // [BackendConfig.ServerName].
@@ -293,7 +294,7 @@ func (pr *probe) bound(conn net.Conn, deadline time.Time, f func() error) error 
 }
 
 // closeWebSocket performs the closing handshake, for half of the time that is left, and 1 s at
-// most. What the backend does now is no fault.
+// most. The probe has passed: a backend that does not answer is no fault any longer.
 func (pr *probe) closeWebSocket(conn net.Conn) {
 	now := time.Now()
 	deadline := now.Add(probeCloseTimeout)
@@ -351,8 +352,8 @@ func readPong(r io.Reader, rules frame.Rules, payload []byte) error {
 	return fmt.Errorf("no pong in %d KiB of other frames", maxBeforePong>>10)
 }
 
-// findPong reports whether the pong is in p, which continues the stream. Rest is what the
-// tracker has not consumed yet.
+// findPong reports whether the pong is in p, which continues the stream. Rest has the
+// bytes that the tracker has not consumed yet.
 func findPong(tracker *frame.Tracker, p, payload []byte) (rest []byte, isFound bool, err error) {
 	for len(p) > 0 {
 		step, err := tracker.Next(p)

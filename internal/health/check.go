@@ -7,7 +7,7 @@ type Check struct {
 	opposed int // probes in a row that contradict result
 }
 
-// A checkResult is what the probes have shown.
+// A checkResult is the result of all probes so far.
 type checkResult uint8
 
 const (

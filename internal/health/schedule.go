@@ -21,7 +21,7 @@ type Schedule[K comparable] struct {
 	entries  []entry[K] // in the order of the set
 }
 
-// An entry is what a Schedule knows of one backend.
+// An entry is one backend of a Schedule.
 type entry[K comparable] struct {
 	key       K
 	due       time.Duration // when the next probe may begin
@@ -112,7 +112,7 @@ func (s *Schedule[K]) Wait(now time.Duration) (time.Duration, bool) {
 // maxRunning returns how many probes may run at once.
 func (s *Schedule[K]) maxRunning() int { return max(16, len(s.entries)/4) }
 
-// numRunning returns how many probes run at now, without those that are overdue.
+// numRunning returns how many probes run at now. Overdue ones do not count.
 func (s *Schedule[K]) numRunning(now time.Duration) int {
 	n := 0
 	for i := range s.entries {
