@@ -112,6 +112,7 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 			p.reportHealth(m.backend, m.change, nil)
 		}
 		p.queue.wake()
+		p.checker.follow()
 	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -77,6 +77,9 @@
 // random order, the next one after 250 ms, those that failed in the last 30 s last (see
 // [WithDialer]). [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
+// [WithHealthCheck] probes the backends, also those that no client uses: see [HealthCheck].
+// It is the only option with which [New] starts a goroutine.
+//
 // A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
 // once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more
 // than its even share: see [Backend.Load].

@@ -73,6 +73,42 @@ func ExampleProxy_Shutdown() {
 	// client: StatusGoingAway
 }
 
+// A Probe is a function, so that the ones that are built in can be combined: here with a
+// metric.
+func ExampleWithHealthCheck() {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Println("asked for", r.URL.Path)
+	}))
+	defer backend.Close()
+
+	isHealthy := wsproxy.HTTPProbe(wsproxy.HTTPProbeConfig{Path: "/healthz"})
+	results := make(chan error, 1)
+	proxy, err := wsproxy.New(
+		wsproxy.WithBackends(backend.URL),
+		wsproxy.WithHealthCheck(wsproxy.HealthCheck{
+			Interval: 5 * time.Second,
+			Timeout:  time.Second,
+			Probe: func(ctx context.Context, b *wsproxy.Backend) error {
+				err := isHealthy(ctx, b)
+				select {
+				case results <- err: // or a counter for b.ID()
+				default: // a Probe must not block
+				}
+				return err
+			},
+		}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close() // ends the probes
+
+	fmt.Println("result:", <-results) // within a second
+
+	// Output:
+	// asked for /healthz
+	// result: <nil>
+}
+
 // The set of backends can change at any time, for instance when service discovery
 // tells of a new one. Open tunnels stay where they are.
 func ExampleProxy_SetBackends() {

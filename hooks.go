@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 )
@@ -64,6 +65,12 @@ func (p *Proxy) callRewrite(r *ProxyRequest) (err error) {
 func (p *Proxy) callResponse(r *ProxyResponse) (err error) {
 	defer p.catch("the Response hook", r.RequestID, &err)
 	return p.response(r)
+}
+
+// callProbe calls the Probe of [HealthCheck].
+func (p *Proxy) callProbe(ctx context.Context, b *Backend) (err error) {
+	defer p.catch("HealthCheck.Probe", "", &err)
+	return p.healthCheck.Probe(ctx, b)
 }
 
 // callHook calls a hook of [Trace], which may be nil. The error is that of a panic.

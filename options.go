@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -25,11 +26,20 @@ const (
 	responseTimeout   = 10 * time.Second       // to write a response to the client, 101 or not
 	drainTimeout      = 1 * time.Second        // for a client to end its stream after a response
 	goingAwayTimeout  = 100 * time.Millisecond // for a backend whose 101 was dropped to close the connection
-	abortTimeout      = 1 * time.Second        // for hooks of tunnels that were cut to return
+	abortTimeout      = 1 * time.Second        // for hooks of tunnels that were cut, and for probes, to return
 	defaultRetryAfter = 2 * time.Second        // see Refusal
 	maxRetryAfter     = 1 * time.Hour          // for a client that exceeds a rate
 	lingerTimeout     = 2 * time.Second        // for a client that was refused by a Close frame
 	maxLingering      = 1000                   // such clients, without Limits.Tunnels
+
+	defaultProbeInterval = 10 * time.Second // see HealthCheck
+	defaultProbeTimeout  = 3 * time.Second
+	defaultFall          = 3               // probes
+	defaultRise          = 2               // probes
+	probeGrace           = 1 * time.Second // for a Probe to return after its timeout
+	probeCloseTimeout    = 1 * time.Second // for a backend to answer the Close frame of a probe
+	maxProbeBody         = 64 << 10        // bytes of a response to a probe that are read
+	maxBeforePong        = 1 << 20         // bytes that a backend may send before the pong of a probe
 )
 
 // An Option configures a [Proxy]. An option only records its arguments; [New] checks
@@ -372,6 +382,14 @@ func WithErrorHandler(h func(http.ResponseWriter, *http.Request, error)) Option 
 	return optionFunc(func(s *settings) { s.errorHandler = h })
 }
 
+// WithHealthCheck probes the backends. [New] then starts a goroutine, and each probe has two
+// while it runs. They end with [Proxy.Shutdown] or [Proxy.Close], which wait for them, but no
+// longer than a second for a Probe that ignores the end of its context. The zero [HealthCheck]
+// has a [TCPProbe] every 10 s. Default: no backend is probed.
+func WithHealthCheck(c HealthCheck) Option {
+	return optionFunc(func(s *settings) { s.healthCheck = &c })
+}
+
 // WithTimeouts sets the time limits. The default of each is in [Timeouts].
 func WithTimeouts(t Timeouts) Option {
 	return optionFunc(func(s *settings) { s.timeouts = t })
@@ -425,6 +443,7 @@ type settings struct {
 	refusal        Refusal
 	ejection       Ejection
 	slowStart      time.Duration
+	healthCheck    *HealthCheck // nil: none
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
@@ -451,6 +470,7 @@ type config struct {
 	refusal          Refusal
 	ejection         health.Ejection
 	slowStart        time.Duration // 0: none
+	healthCheck      *HealthCheck  // defaults filled in; nil: none
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -498,6 +518,7 @@ func (s *settings) compile() (config, []error) {
 	var bad []error
 	c.ejection, bad = s.ejection.compile()
 	errs = append(errs, bad...)
+	errs = s.compileHealthCheck(errs, &c)
 	c.hasRequestHooks = s.hasRequestHooks()
 	errs = s.compileTrusted(errs, &c)
 	errs = s.compileOrigins(errs, &c)
@@ -530,6 +551,35 @@ func (s *settings) checkRates(errs []error) []error {
 			errs = append(errs, &ConfigError{Option: "WithLimits." + name + ".PerSecond", Value: r.PerSecond, Err: errors.New("not a number")})
 		}
 	}
+	return errs
+}
+
+func (s *settings) compileHealthCheck(errs []error, c *config) []error {
+	if s.healthCheck == nil {
+		return errs
+	}
+	h := *s.healthCheck
+	bad := func(field string, value any) {
+		errs = append(errs, &ConfigError{Option: "WithHealthCheck." + field, Value: value, Err: errors.New("negative; to probe no backend, leave the option out")})
+	}
+	if h.Interval < 0 {
+		bad("Interval", h.Interval)
+	}
+	if h.Timeout < 0 {
+		bad("Timeout", h.Timeout)
+	}
+	if h.Fall < 0 {
+		bad("Fall", h.Fall)
+	}
+	if h.Rise < 0 {
+		bad("Rise", h.Rise)
+	}
+	if h.Probe == nil {
+		h.Probe = TCPProbe()
+	}
+	h.Interval, h.Timeout = cmp.Or(h.Interval, defaultProbeInterval), cmp.Or(h.Timeout, defaultProbeTimeout)
+	h.Fall, h.Rise = cmp.Or(h.Fall, defaultFall), cmp.Or(h.Rise, defaultRise)
+	c.healthCheck = &h
 	return errs
 }
 

@@ -20,8 +20,9 @@ import (
 // backends. Its methods are safe for concurrent use.
 //
 // Use [New] to make one; the zero value cannot be used. A Proxy starts no goroutine before
-// its first upgrade. Its goroutines end with [Proxy.Shutdown] or [Proxy.Close], and not
-// before: call one of them when the Proxy is no longer needed.
+// its first upgrade, unless [WithHealthCheck] is given: then New starts one. Its goroutines
+// end with [Proxy.Shutdown] or [Proxy.Close], and not before: call one of them when the Proxy
+// is no longer needed.
 type Proxy struct {
 	config // immutable
 
@@ -40,6 +41,8 @@ type Proxy struct {
 
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
+
+	checker *checker // nil without WithHealthCheck; immutable
 
 	set      atomic.Pointer[backendSet]
 	registry registry
@@ -81,6 +84,9 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
+	}
+	if c.healthCheck != nil {
+		p.checker = newChecker(p)
 	}
 	return p, nil
 }
@@ -151,12 +157,16 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 // [http.Server.Shutdown] neither knows nor waits for tunnels: call both, side by
 // side.
 func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.checker.stop()
 	for _, t := range p.registry.stop() {
 		t.closeForShutdown()
 	}
 	select {
 	case <-p.registry.empty:
 		p.stopLingering()
+		ctx, cancel := context.WithTimeout(ctx, abortTimeout)
+		defer cancel()
+		p.checker.wait(ctx)
 		p.stopWorkers()
 		return p.registry.drainError(nil)
 	case <-ctx.Done():
@@ -171,24 +181,26 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 // not wait for clients that were refused by a Close frame, and closes their
 // connections. The error is always nil.
 func (p *Proxy) Close() error {
+	p.checker.stop()
 	p.registry.stop()
 	p.abortAll()
 	return nil
 }
 
-// abortAll cuts all tunnels and waits until they have ended, at most for abortTimeout: a
-// hook may delay the end.
+// abortAll cuts all tunnels and waits until they and the probes have ended, at most for
+// abortTimeout: a hook may delay the end.
 func (p *Proxy) abortAll() {
 	p.stopLingering()
 	for _, t := range p.registry.abort() {
 		t.abort()
 	}
-	timeout := time.NewTimer(abortTimeout)
-	defer timeout.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), abortTimeout)
+	defer cancel()
 	select {
 	case <-p.registry.empty:
-	case <-timeout.C:
+	case <-ctx.Done():
 	}
+	p.checker.wait(ctx)
 	p.stopWorkers()
 }
 

@@ -84,6 +84,8 @@ func (r *backendResponse) writeGoingAway() {
 	}
 }
 
+var errNoConn = errors.New("the dialer returned no connection")
+
 // roundTrip dials the target of out, sends out and reads the response, all by
 // deadline, which may be zero, and until c is canceled. A 101 is verified. Ctx is for
 // the dialer. An error is a [*BackendError], and leaves no connection open.
@@ -94,7 +96,7 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 	}
 	conn, dialing, err := p.dialTarget(ctx, c, out, deadline)
 	if err == nil && conn == nil {
-		err = errors.New("the dialer returned no connection")
+		err = errNoConn
 	}
 	if err != nil {
 		return fail("dial", err)
