@@ -19,9 +19,9 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/wsproxy/wsproxy"
-	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 // A probeFunc is the Probe of a HealthCheck.
