@@ -1,19 +1,12 @@
 package wsproxy
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
-	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"time"
-
-	"github.com/wsproxy/wsproxy/internal/handshake"
-	"github.com/wsproxy/wsproxy/internal/health"
 )
 
 // Defaults, and bounds that no option changes.
@@ -31,6 +24,11 @@ const (
 	maxRetryAfter     = 1 * time.Hour          // for a client that exceeds a rate
 	lingerTimeout     = 2 * time.Second        // for a client that was refused by a Close frame
 	maxLingering      = 1000                   // such clients, without Limits.Tunnels
+
+	defaultFailures   = 5 // see Ejection
+	defaultBackoff    = 1 * time.Second
+	defaultMaxBackoff = 30 * time.Second
+	defaultMaxShare   = 0.5
 
 	defaultProbeInterval = 10 * time.Second // see HealthCheck
 	defaultProbeTimeout  = 3 * time.Second
@@ -423,205 +421,4 @@ func WithLogger(l *slog.Logger) Option {
 // WithTrace sets the hooks that observe upgrades and tunnels. Default: none.
 func WithTrace(t *Trace) Option {
 	return optionFunc(func(s *settings) { s.trace = t })
-}
-
-// settings are the arguments of the options. Only compile reads them.
-type settings struct {
-	backends       []BackendConfig
-	backendsOption string // the option that set backends; empty if none did
-	balancer       Balancer
-	dial           DialFunc
-	tls            *tls.Config
-	trusted        []string
-	origins        []string // nil: no check
-	admit          func(*http.Request) (any, error)
-	rewrite        func(*ProxyRequest) error
-	response       func(*ProxyResponse) error
-	errorHandler   func(http.ResponseWriter, *http.Request, error)
-	timeouts       Timeouts
-	limits         Limits
-	refusal        Refusal
-	ejection       Ejection
-	slowStart      time.Duration
-	healthCheck    *HealthCheck // nil: none
-	detached       bool
-	logger         *slog.Logger
-	trace          *Trace
-}
-
-// config is the compiled settings: checked, with defaults filled in. It never changes.
-type config struct {
-	balancer         Balancer
-	dial             DialFunc
-	isDefaultDial    bool // WithDialer was not given
-	tls              *tls.Config
-	trusted          handshake.TrustedProxies
-	origins          *handshake.Origins // nil: no check
-	admit            func(*http.Request) (any, error)
-	rewrite          func(*ProxyRequest) error
-	response         func(*ProxyResponse) error
-	errorHandler     func(http.ResponseWriter, *http.Request, error) // nil: the default
-	handshakeTimeout time.Duration                                   // 0: none
-	closeTimeout     time.Duration                                   // 0: none
-	messageSize      int64                                           // 0: no bound
-	socketBuffer     int                                             // bytes; 0: the kernel's choice
-	maxStalled       int                                             // 0: no bound
-	limits           Limits                                          // for the admission, and the rates of each tunnel
-	refusal          Refusal
-	ejection         health.Ejection
-	slowStart        time.Duration // 0: none
-	healthCheck      *HealthCheck  // defaults filled in; nil: none
-	detached         bool
-	logger           *slog.Logger // nil: slog.Default(), called each time
-	trace            Trace
-	hasRequestHooks  bool // functions of the program get requests
-}
-
-// compile checks all settings together. Errors are [*ConfigError] values.
-func (s *settings) compile() (config, []error) {
-	var errs []error
-	c := config{
-		balancer:         s.balancer,
-		dial:             s.dial,
-		tls:              backendTLS(s.tls),
-		admit:            s.admit,
-		rewrite:          s.rewrite,
-		response:         s.response,
-		errorHandler:     s.errorHandler,
-		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
-		closeTimeout:     orDefault(s.timeouts.Close, defaultCloseTimeout),
-		messageSize:      max(s.limits.MessageSize, 0),
-		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
-		maxStalled:       max(s.limits.StalledTunnels, 0),
-		limits:           s.limits,
-		refusal:          s.refusal,
-		slowStart:        max(s.slowStart, 0),
-		detached:         s.detached,
-		logger:           s.logger,
-	}
-	if c.balancer == nil {
-		c.balancer = LeastTunnels()
-	}
-	if v, ok := c.balancer.(interface{ validate() error }); ok {
-		if err := v.validate(); err != nil {
-			errs = append(errs, &ConfigError{Option: "WithBalancer", Value: c.balancer, Err: err})
-		}
-	}
-	if c.dial == nil {
-		c.dial = new(net.Dialer).DialContext
-		c.isDefaultDial = true
-	}
-	if s.trace != nil {
-		c.trace = *s.trace
-	}
-	errs = s.checkRates(errs)
-	var bad []error
-	c.ejection, bad = s.ejection.compile()
-	errs = append(errs, bad...)
-	errs = s.compileHealthCheck(errs, &c)
-	c.hasRequestHooks = s.hasRequestHooks()
-	errs = s.compileTrusted(errs, &c)
-	errs = s.compileOrigins(errs, &c)
-	if s.backendsOption == "" {
-		errs = append(errs, &ConfigError{Option: "WithBackends", Value: "",
-			Err: errors.New("not given; for an empty set give WithBackends()")})
-	}
-	return c, errs
-}
-
-// hasRequestHooks reports whether a function of the program gets requests. A balancer that
-// is not known to look at no request counts as one, because of its KeyFunc.
-func (s *settings) hasRequestHooks() bool {
-	switch s.balancer.(type) {
-	case nil, *leastTunnels, *roundRobin, random:
-	default:
-		return true
-	}
-	t := s.trace
-	return s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
-		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
-}
-
-func (s *settings) checkRates(errs []error) []error {
-	for name, r := range map[string]Rate{
-		"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient,
-		"ClientMessages": s.limits.ClientMessages, "ClientBytes": s.limits.ClientBytes,
-	} {
-		if math.IsNaN(r.PerSecond) {
-			errs = append(errs, &ConfigError{Option: "WithLimits." + name + ".PerSecond", Value: r.PerSecond, Err: errors.New("not a number")})
-		}
-	}
-	return errs
-}
-
-func (s *settings) compileHealthCheck(errs []error, c *config) []error {
-	if s.healthCheck == nil {
-		return errs
-	}
-	h := *s.healthCheck
-	bad := func(field string, value any) {
-		errs = append(errs, &ConfigError{Option: "WithHealthCheck." + field, Value: value, Err: errors.New("negative; to probe no backend, leave the option out")})
-	}
-	if h.Interval < 0 {
-		bad("Interval", h.Interval)
-	}
-	if h.Timeout < 0 {
-		bad("Timeout", h.Timeout)
-	}
-	if h.Fall < 0 {
-		bad("Fall", h.Fall)
-	}
-	if h.Rise < 0 {
-		bad("Rise", h.Rise)
-	}
-	if h.Probe == nil {
-		h.Probe = TCPProbe()
-	}
-	h.Interval, h.Timeout = cmp.Or(h.Interval, defaultProbeInterval), cmp.Or(h.Timeout, defaultProbeTimeout)
-	h.Fall, h.Rise = cmp.Or(h.Fall, defaultFall), cmp.Or(h.Rise, defaultRise)
-	c.healthCheck = &h
-	return errs
-}
-
-func (s *settings) compileTrusted(errs []error, c *config) []error {
-	for i, p := range s.trusted {
-		if err := c.trusted.Add(p); err != nil {
-			errs = append(errs, &ConfigError{Option: fmt.Sprintf("WithTrustedProxies[%d]", i), Value: p, Err: err})
-		}
-	}
-	return errs
-}
-
-func (s *settings) compileOrigins(errs []error, c *config) []error {
-	if s.origins == nil {
-		return errs
-	}
-	c.origins = new(handshake.Origins)
-	for i, p := range s.origins {
-		if err := c.origins.Add(p); err != nil {
-			errs = append(errs, &ConfigError{Option: fmt.Sprintf("WithOriginPatterns[%d]", i), Value: p, Err: err})
-		}
-	}
-	return errs
-}
-
-// orDefault applies the rule of all durations: zero means the default, negative means
-// off. It returns 0 for off.
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return max(d, 0)
-}
-
-// backendTLS returns the configuration that is cloned for each connection over TLS.
-func backendTLS(c *tls.Config) *tls.Config {
-	if c == nil {
-		c = new(tls.Config)
-	}
-	c = c.Clone()
-	// With ALPN a backend could choose HTTP/2, which has no Upgrade:
-	// https://www.rfc-editor.org/rfc/rfc9113#section-8.6-1
-	c.NextProtos = []string{"http/1.1"}
-	return c
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
@@ -57,6 +58,10 @@ func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 		{"empty query", []wsproxy.Option{wsproxy.WithBackends("http://a?")}, "WithBackends[0].URL", "http://a?", "query"},
 		{"fragment", []wsproxy.Option{wsproxy.WithBackends("http://a#x")}, "WithBackends[0].URL", "http://a#x", "fragment"},
 		{"socket in the host", []wsproxy.Option{wsproxy.WithBackends("unix://run/a.sock")}, "WithBackends[0].URL", "unix://run/a.sock", "unix:///"},
+		{"ejection after a negative number", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithEjection(wsproxy.Ejection{Failures: -1})}, "WithEjection.Failures", -1, "set Off"},
+		{"ejection for a negative time", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithEjection(wsproxy.Ejection{Backoff: -1})}, "WithEjection.Backoff", time.Duration(-1), "negative"},
+		{"ejection up to a negative time", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithEjection(wsproxy.Ejection{MaxBackoff: -1})}, "WithEjection.MaxBackoff", time.Duration(-1), "negative"},
+		{"ejection of more than all", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithEjection(wsproxy.Ejection{MaxShare: 1.1})}, "WithEjection.MaxShare", 1.1, "0 to 1"},
 		{"no socket", []wsproxy.Option{wsproxy.WithBackends("unix://")}, "WithBackends[0].URL", "unix://", "unix:///"},
 		{"twice", []wsproxy.Option{wsproxy.WithBackends("http://a", "http://a")}, "WithBackends[1].ID", "http://a", "WithBackends[0] has the same ID"},
 		{"negative weight", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", Weight: -1})}, "WithBackendConfigs[0].Weight", -1, "negative"},
