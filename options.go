@@ -63,9 +63,10 @@ type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 // idle.
 type Timeouts struct {
 	// Handshake bounds an upgrade, once it is admitted, until the backend's response, all
-	// attempts together: name resolution, dial, TLS, request and response. While
-	// another backend is left to try, an attempt gets at most half of the remaining
-	// time. Zero means 10 s, negative means no bound.
+	// attempts together: name resolution, dial, TLS, request and response, and the time
+	// for which it waits (see [Limits.Queue]). While another backend is left to try, an
+	// attempt gets at most half of the remaining time. Zero means 10 s, negative means no
+	// bound.
 	Handshake time.Duration
 
 	// Close bounds the end of a tunnel, from its cause until both connections are
@@ -85,8 +86,8 @@ type Timeouts struct {
 // ReasonClientLimit or ReasonRate.
 //
 // The order is: the checks of RFC 6455, [WithOriginPatterns], HandshakesPerClient, Handshakes,
-// Admitting, the hook of [WithAdmit], PerClient, Tunnels. An upgrade counts for the rates even
-// if it fails afterwards.
+// Admitting, the hook of [WithAdmit], PerClient, Tunnels, and then the pick, where Queue may let
+// the upgrade wait. An upgrade counts for the rates even if it fails afterwards.
 type Limits struct {
 	// Tunnels bounds the tunnels of the proxy, upgrades that were let in included. See
 	// [BackendConfig] for those of one backend.
