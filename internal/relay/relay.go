@@ -143,6 +143,13 @@ func (r *Relay) Counts() (toBackend, toClient Counts) {
 	return r.backend.passed.load(), r.client.passed.load()
 }
 
+// IsEnding reports whether the tunnel has begun to end.
+func (r *Relay) IsEnding() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closing != nil && r.closing.hasCause
+}
+
 func (r *Relay) leg(s Side) *leg {
 	if s == Client {
 		return &r.client
