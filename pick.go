@@ -382,7 +382,7 @@ func statusFailure(resp *http.Response) error {
 // recordOutcome records what a shows about its backend: it ended with err, and took so long
 // until its response.
 func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
-	r := result{err: err, took: took, canceled: u.canceled(), isCallerDeadline: u.callerDeadline}
+	r := result{err: err, took: took, canceled: u.canceled(), mayBeShort: u.callerDeadline || u.hasWaited}
 	if a.resp != nil {
 		r.status, r.header = a.resp.StatusCode, a.resp.Header
 	}
