@@ -169,7 +169,7 @@ type tunnelOwner struct{ t *Tunnel }
 // the connection: so a backend that did that is at fault only if nothing was sent.
 func (o tunnelOwner) BackendEnding(isLost bool, toBackend, toClient relay.Counts) {
 	t := o.t
-	if t.p.now()-t.opened >= health.MinLife {
+	if t.p.now()-t.opened >= health.MinLife || t.backend.hasMovedSince(t.opened) {
 		return
 	}
 	isUsed := toBackend.Bytes > 0 && toClient.Messages > 0
