@@ -176,7 +176,7 @@ func (o tunnelOwner) BackendEnding(isLost bool, toBackend, toClient relay.Counts
 	if !isUsed {
 		t.backend.recordEnded(t.opened)
 	}
-	if isLost && toBackend.Bytes == 0 {
+	if isLost {
 		s := t.request.decode()
 		e := health.Event{Outcome: health.Lost, Client: hashString(addrKey(s.clientAddr()))}
 		if change := t.p.changeHealth(t.backend, e, errTunnelLost); change.Raised != 0 {
