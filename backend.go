@@ -66,6 +66,7 @@ type Backend struct {
 
 	target atomic.Pointer[target]
 
+	movedAt atomic.Int64 // when it got a new address, a time since the proxy's start
 	tunnels atomic.Int64 // upgrades under way included
 	removed atomic.Bool
 
@@ -259,9 +260,14 @@ func (b *Backend) endTrial() { b.updateRefusals(b.p.now(), health.Refusals.EndTr
 
 // forgetFaults records that the backend has a new address. It returns what has changed.
 func (b *Backend) forgetFaults() health.Change {
+	b.movedAt.Store(int64(b.p.now())) // first: see hasMovedSince
 	b.updateRefusals(b.p.now(), health.Refusals.Forget)
 	return b.health.update((*health.Backend).Forget)
 }
+
+// hasMovedSince reports whether the backend has got a new address since now was t. What an
+// attempt or a tunnel of before shows is about the old address: it is not recorded.
+func (b *Backend) hasMovedSince(t time.Duration) bool { return b.movedAt.Load() > int64(t) }
 
 // A target is a compiled BackendConfig.
 type target struct {

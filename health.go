@@ -274,14 +274,15 @@ func (p *Proxy) eject(b *Backend, e health.Event) health.Change {
 }
 
 // recordLife records, one second after the 101 of a tunnel, that its backend has not ended it,
-// if that can change anything.
+// if that can change anything. A tunnel that has begun to end may be open for longer: its
+// client may not have answered the Close frame yet.
 func (p *Proxy) recordLife(t *Tunnel) {
-	b := t.backend
+	b, id := t.backend, t.id
 	if b.health.published.Load()&bitNeedsLife == 0 {
 		return
 	}
 	time.AfterFunc(health.MinLife-(p.now()-t.opened), func() {
-		if p.registry.tunnel(t.id) != nil {
+		if t := p.registry.tunnel(id); t != nil && !t.relay.IsEnding() {
 			p.recordHealth(b, health.Event{Outcome: health.Lived}, nil)
 		}
 	})

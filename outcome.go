@@ -22,9 +22,9 @@ type result struct {
 	status int         // of the response; 0 without one
 	header http.Header // of the response
 
-	took             time.Duration // until then
-	canceled         error         // why the upgrade was canceled, or nil
-	isCallerDeadline bool          // the attempt's deadline was set by the request's context
+	took       time.Duration // until then
+	canceled   error         // why the upgrade was canceled, or nil
+	mayBeShort bool          // the deadline may have left little time: see below
 }
 
 // outcome returns what r shows about the backend, and if it is Busy, for how long.
@@ -41,8 +41,8 @@ func (r *result) outcome(now time.Time) (o health.Outcome, retryAfter time.Durat
 		return health.Neutral, 0 // the client or the proxy ended the attempt
 	case dialer.IsLocal(r.err):
 		return health.Neutral, 0
-	case failed.Timeout() && r.isCallerDeadline && r.took < minFairTimeout:
-		return health.Neutral, 0 // a middleware's deadline left the backend too little time
+	case failed.Timeout() && r.mayBeShort && r.took < minFairTimeout:
+		return health.Neutral, 0 // a middleware's deadline, or the queue, left the backend too little time
 	case !failed.isConnected:
 		return health.Unreached, 0
 	}

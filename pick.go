@@ -40,10 +40,12 @@ const maxAttempts = 3
 // backend, then also the backend's connection, then also the client's, until it is
 // closed or a tunnel owns all of them.
 type attempt struct {
-	u       *upgrade
-	backend *Backend
-	isLast  bool // no other backend will be tried after this one
-	isHeld  bool // another one is tried, but the client gets the response of this one if none does better
+	u        *upgrade
+	backend  *Backend
+	pickedAt time.Duration // since the proxy's start
+
+	isLast bool // no other backend will be tried after this one
+	isHeld bool // another one is tried, but the client gets the response of this one if none does better
 
 	isProbation bool // a flag of the backend is up: see Backend.beginProbation
 	isTrial     bool // the backend is refusing: see Backend.beginTrial
@@ -182,7 +184,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		}
 		u.tried, u.picked = append(u.tried, b), b
 		u.numAttempts++
-		a := &attempt{u: u, backend: b, isProbation: isProbation, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)}
+		a := &attempt{u: u, backend: b, pickedAt: now, isProbation: isProbation, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)}
 		a.isTrial = b.beginTrial()
 		if err := a.tracePicked(len(c.backends)); err != nil {
 			return nil, err
@@ -307,12 +309,17 @@ func (a *attempt) dropResponse() {
 // recordResponse records whether the backend has refused the upgrade: see [Backend.Load].
 // That a hook refuses the client of a 101 says nothing about the backend.
 func (a *attempt) recordResponse(isDropped, isRefusedByHook bool) {
+	now := a.u.p.now()
+	isRefused := !a.isSwitch() || isDropped
+	if !isRefused && !isRefusedByHook {
+		a.switchedAt = now
+	}
 	switch {
-	case !a.isSwitch() || isDropped:
+	case a.backend.hasMovedSince(a.pickedAt):
+	case isRefused:
 		a.backend.recordRefused()
 	case !isRefusedByHook:
-		a.switchedAt = a.u.p.now()
-		a.backend.recordOpened(a.switchedAt)
+		a.backend.recordOpened(now)
 	}
 }
 
@@ -384,7 +391,10 @@ func statusFailure(resp *http.Response) error {
 // recordOutcome records what a shows about its backend: it ended with err, and took so long
 // until its response.
 func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
-	r := result{err: err, took: took, canceled: u.canceled(), isCallerDeadline: u.callerDeadline}
+	if a.backend.hasMovedSince(a.pickedAt) {
+		return
+	}
+	r := result{err: err, took: took, canceled: u.canceled(), mayBeShort: u.callerDeadline || u.hasWaited}
 	if a.resp != nil {
 		r.status, r.header = a.resp.StatusCode, a.resp.Header
 	}

@@ -169,14 +169,14 @@ type tunnelOwner struct{ t *Tunnel }
 // the connection: so a backend that did that is at fault only if nothing was sent.
 func (o tunnelOwner) BackendEnding(isLost bool, toBackend, toClient relay.Counts) {
 	t := o.t
-	if t.p.now()-t.opened >= health.MinLife {
+	if t.p.now()-t.opened >= health.MinLife || t.backend.hasMovedSince(t.opened) {
 		return
 	}
 	isUsed := toBackend.Bytes > 0 && toClient.Messages > 0
 	if !isUsed {
 		t.backend.recordEnded(t.opened)
 	}
-	if isLost && toBackend.Bytes == 0 {
+	if isLost {
 		s := t.request.decode()
 		e := health.Event{Outcome: health.Lost, Client: hashString(addrKey(s.clientAddr()))}
 		if change := t.p.changeHealth(t.backend, e, errTunnelLost); change.Raised != 0 {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -249,6 +250,32 @@ func TestDialRemembersFailures(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestErrorIsLocalIfThoseOfAllAddressesAre(t *testing.T) {
+	of := func(errnos ...syscall.Errno) error {
+		e := new(Error)
+		for _, errno := range errnos {
+			e.errs = append(e.errs, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)})
+		}
+		return fmt.Errorf("of a dial: %w", e)
+	}
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{of(syscall.EMFILE), true},
+		{of(syscall.EMFILE, syscall.EADDRNOTAVAIL), true},
+		{of(syscall.EADDRNOTAVAIL, syscall.ECONNREFUSED), false},
+		{of(syscall.ECONNREFUSED, syscall.EPERM), false},
+		{os.NewSyscallError("socket", syscall.ENOBUFS), true},
+		{os.NewSyscallError("connect", syscall.ENETUNREACH), false},
+		{context.DeadlineExceeded, false},
+	} {
+		if got := IsLocal(tt.err); got != tt.want {
+			t.Errorf("IsLocal(%v) = %v; want %v", tt.err, got, tt.want)
+		}
 	}
 }
 

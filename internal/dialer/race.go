@@ -143,8 +143,16 @@ func (r *race) closeLosers() {
 	}
 }
 
-// IsLocal reports whether err says that this process or this host has no descriptor left,
-// which shows nothing about the address.
+// localFaults are the errors that come from this process or this host: no descriptor, memory
+// or port is left, or a firewall rule of the host drops what it sends.
+var localFaults = [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.EPERM}
+
+// IsLocal reports whether err is a fault of this process or this host, which shows nothing
+// about the address. The error of a dial of several addresses is one if those of all are: an
+// IPv6 address is EADDRNOTAVAIL on a host without IPv6, whatever the other addresses are.
 func IsLocal(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+	if all, ok := errors.AsType[*Error](err); ok {
+		return !slices.ContainsFunc(all.errs, func(err error) bool { return !IsLocal(err) })
+	}
+	return slices.ContainsFunc(localFaults[:], func(f syscall.Errno) bool { return errors.Is(err, f) })
 }

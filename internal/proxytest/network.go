@@ -30,6 +30,10 @@ type FakeBackend struct {
 	Delay   time.Duration // from a request to its answer
 	Answer  string        // to every request; see [Switching]. {end} at its end ends the stream
 	Late    time.Duration // from the head of Answer to what follows it
+	HangsUp bool          // closes the connection when the first frame comes, and echoes none
+
+	// Choose, unless it is nil, returns how the request is answered. DialErr is not used.
+	Choose func(*http.Request) FakeBackend
 }
 
 // NewNetwork returns a network without backends.
@@ -79,6 +83,9 @@ func (b FakeBackend) Serve(c net.Conn) {
 	if err != nil {
 		return
 	}
+	if b.Choose != nil {
+		b = b.Choose(req)
+	}
 	time.Sleep(b.Delay)
 	answer, isEnd := strings.CutSuffix(b.Answer, "{end}")
 	answer = strings.ReplaceAll(answer, "{accept}", wstest.Accept(req.Header.Get("Sec-WebSocket-Key")))
@@ -91,7 +98,7 @@ func (b FakeBackend) Serve(c net.Conn) {
 	io.WriteString(c, answer)
 	for !isEnd {
 		f, err := wstest.ReadFrame(r)
-		if err != nil {
+		if err != nil || b.HangsUp {
 			return
 		}
 		c.Write(wstest.AppendFrame(nil, f, nil))

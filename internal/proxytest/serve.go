@@ -1,9 +1,11 @@
 package proxytest
 
 import (
+	"context"
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -76,6 +78,12 @@ func (s *Site) Dial(t testing.TB) *wstest.Peer {
 		t.Fatal(err)
 	}
 	return wstest.NewClient(t, c)
+}
+
+// DialContext connects to a site in memory. It is a [wsproxy.DialFunc] that ignores the
+// address.
+func (s *Site) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.ln.DialContext(ctx, network, addr)
 }
 
 // count counts the calls of h.

@@ -54,12 +54,13 @@ func (c *fakeConn) drop() int {
 	return n
 }
 
-func (c *fakeConn) unsent() int      { return c.inSystem }
-func (c *fakeConn) interrupt()       {}
-func (c *fakeConn) canShut() bool    { return !c.cannotShut }
-func (c *fakeConn) shut()            { c.isShut = true }
-func (c *fakeConn) wake()            {}
-func (c *fakeConn) close(how action) { c.closed = how }
+func (c *fakeConn) unsent() int       { return c.inSystem }
+func (*fakeConn) hasBegunWrite() bool { return false }
+func (c *fakeConn) interrupt()        {}
+func (c *fakeConn) canShut() bool     { return !c.cannotShut }
+func (c *fakeConn) shut()             { c.isShut = true }
+func (c *fakeConn) wake()             {}
+func (c *fakeConn) close(how action)  { c.closed = how }
 
 // A fakeDriver is the driver of a relay that the test moves by hand. It has no goroutine,
 // and its time passes in ticks that the test makes.

@@ -309,7 +309,8 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 	c.hasCause, c.end = true, end
 	if end.Side == Backend && r.owner != nil {
 		toBackend, toClient := r.Counts()
-		r.owner.BackendEnding(end.Cause == CauseLost, toBackend, toClient)
+		isUsed := toBackend.Bytes > 0 || r.driver.conn(Backend).hasBegunWrite()
+		r.owner.BackendEnding(end.Cause == CauseLost && !isUsed, toBackend, toClient)
 	}
 	for i := range c.legs {
 		c.legs[i].clock.hasChanged = true

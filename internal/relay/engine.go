@@ -103,6 +103,10 @@ type conn interface {
 	// that shut follows.
 	write(p []byte, isLast bool) (int, error)
 
+	// hasBegunWrite reports whether a write has begun whose bytes may not count as passed
+	// yet, because another goroutine writes them. It may have ended since.
+	hasBegunWrite() bool
+
 	// buffered returns how many bytes are buffered.
 	buffered() int
 

@@ -336,6 +336,8 @@ func (c *loopConn) shut()         { c.socket.CloseWrite() }
 func (c *loopConn) wake()         {} // the loop settles after each event
 func (c *loopConn) interrupt()    {} // close does not wait
 
+func (c *loopConn) hasBegunWrite() bool { return false } // all of it counts: the loop is one goroutine
+
 func (c *loopConn) unsent() int {
 	if c.socket.IsUnix() {
 		return 0 // the system tells the memory that they take

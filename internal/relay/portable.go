@@ -283,6 +283,7 @@ func (c *blockingConn) note() {
 // isBlocked reports whether one write has been under way for a tick.
 func (c *blockingConn) isBlocked() bool { return c.blocks }
 
+func (c *blockingConn) hasBegunWrite() bool { return c.writes.Load() > 0 }
 func (c *blockingConn) buffered() int       { return 0 }
 func (c *blockingConn) unwrite(uint64) bool { return false }
 func (c *blockingConn) drop() int           { return 0 }

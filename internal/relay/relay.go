@@ -65,7 +65,8 @@ type Config struct {
 type Owner interface {
 	// BackendEnding is called once, when the tunnel begins to end, if the backend is the
 	// side that ends it, with what has been passed until then. IsLost reports that it has
-	// closed the connection without a Close frame. The relay's lock is held: the
+	// closed the connection without a Close frame, before a byte of the client's was written
+	// to it. The relay's lock is held: the
 	// method must not call methods of the relay.
 	BackendEnding(isLost bool, toBackend, toClient Counts)
 
@@ -148,6 +149,13 @@ func (r *Relay) Engine() EngineKind {
 // Counts returns the bytes and messages passed to the backend and to the client.
 func (r *Relay) Counts() (toBackend, toClient Counts) {
 	return r.backend.passed.load(), r.client.passed.load()
+}
+
+// IsEnding reports whether the tunnel has begun to end.
+func (r *Relay) IsEnding() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closing != nil && r.closing.hasCause
 }
 
 func (r *Relay) leg(s Side) *leg {
