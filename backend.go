@@ -146,10 +146,11 @@ func (b *Backend) Load() int {
 		return load
 	}
 	now := b.p.now()
-	tier := b.tier(now, false)
+	tier, priority := b.tier(now, false), b.target.Load().config.Priority
 	least := math.Inf(1) // tunnels per weight that the emptiest other backend would have with one more
 	for _, other := range b.p.set.Load().active {
-		if other != b && !other.isFull() && !other.refusals.isRefusing.Load() && other.tier(now, false) == tier {
+		if other != b && !other.hasMaxTunnels() && !other.refusals.isRefusing.Load() &&
+			other.tier(now, false) == tier && other.target.Load().config.Priority == priority {
 			least = min(least, float64(other.NumTunnels()+1)/float64(other.Weight()))
 		}
 	}
@@ -192,8 +193,8 @@ func (b *Backend) State() BackendState {
 	return BackendUp
 }
 
-// isFull reports whether the backend has its MaxTunnels.
-func (b *Backend) isFull() bool {
+// hasMaxTunnels reports whether the backend has its MaxTunnels.
+func (b *Backend) hasMaxTunnels() bool {
 	limit := b.target.Load().config.MaxTunnels
 	return limit > 0 && b.tunnels.Load() >= int64(limit)
 }
@@ -283,7 +284,7 @@ type target struct {
 
 // hasSameAddress reports whether t and u are dialed in the same way.
 func (t *target) hasSameAddress(u *target) bool {
-	return t.network == u.network && t.addr == u.addr && t.isTLS == u.isTLS
+	return t.network == u.network && t.addr == u.addr && t.isTLS == u.isTLS && t.config.ServerName == u.config.ServerName
 }
 
 // compileTarget checks c and fills its defaults in. Errors name the field of option.

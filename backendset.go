@@ -61,7 +61,7 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 		case tier > c.tier || priority > c.priority:
 			continue
 		}
-		if !b.isFull() {
+		if !b.hasMaxTunnels() {
 			c.backends = append(c.backends, b)
 		}
 	}
@@ -81,7 +81,7 @@ func (s *backendSet) hasOther(tried []*Backend, now time.Duration) bool {
 	}
 	for _, b := range s.active { // the usual case needs no list
 		isFirst := b.health.flags() == 0 && b.target.Load().config.Priority == s.firstPriority
-		if isFirst && !b.isFull() && !slices.Contains(tried, b) {
+		if isFirst && !b.hasMaxTunnels() && !slices.Contains(tried, b) {
 			return true
 		}
 	}
@@ -106,16 +106,26 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 	if err != nil {
 		return err
 	}
-	var moved []movedBackend
-	defer func() {
-		for _, m := range moved { // without the lock, which is released first
-			p.reportHealth(m.backend, m.change, nil)
-		}
-		p.queue.wake()
-		p.checker.follow()
-	}()
+	moved := p.replaceSet(targets)
+	p.queue.wake()
+	p.checker.follow()
+	for _, m := range moved {
+		p.reportHealth(m.backend, m.change, nil)
+	}
+	return nil
+}
+
+// A movedBackend has a new address, and the flags of its old one no longer.
+type movedBackend struct {
+	backend *Backend
+	change  health.Change
+}
+
+// replaceSet makes the backends of targets the set.
+func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	isFirst := p.set.Load() == nil
 	all := make([]*Backend, len(targets))
 	inSet := make(map[*Backend]bool, len(targets))
 	for i, t := range targets {
@@ -125,11 +135,12 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 			p.known[b.id] = b
 		}
 		old := b.target.Swap(t)
-		if old != nil && !old.hasSameAddress(t) {
+		hasMoved := old != nil && !old.hasSameAddress(t)
+		if hasMoved {
 			moved = append(moved, movedBackend{b, b.forgetFaults()}) // they were those of the old address
 		}
-		if p.set.Load() != nil && (old == nil || b.removed.Load()) {
-			b.beginSlowStart() // it was not in the set before
+		if !isFirst && (old == nil || hasMoved || b.removed.Load()) {
+			b.beginSlowStart()
 		}
 		all[i], inSet[b] = b, true
 	}
@@ -138,13 +149,7 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 		b.removed.Store(!inSet[b])
 		p.forgetLocked(b)
 	}
-	return nil
-}
-
-// A movedBackend has a new address, and the flags of its old one no longer.
-type movedBackend struct {
-	backend *Backend
-	change  health.Change
+	return moved
 }
 
 // forgetLocked removes b from known, unless b is in the set or has tunnels.

@@ -14,7 +14,7 @@ import (
 // Pick is called concurrently. It must not block, and must not retain or modify
 // candidates. There is at least one, and they are in configuration order. They are the
 // backends that are in the set, do not drain, and were not yet tried for this request; and of
-// these the ones of the first of these groups that is not empty:
+// these the ones of the first of these tiers that is not empty:
 //
 //  1. without a [Flag],
 //  2. resting or full,
@@ -22,12 +22,12 @@ import (
 //  4. with a failed check,
 //  5. unreachable.
 //
-// A backend with several flags is in the last of their groups. Within a group, those of the
+// A backend with several flags is in the last of their tiers. Within a tier, those of the
 // lowest [BackendConfig.Priority] are candidates. Backends that have their MaxTunnels are
 // left out at the end: if that leaves none, the upgrade waits or is refused, and no other
-// group takes their place.
+// tier takes their place.
 //
-// When the time of its flags is over, a backend is in the first group for one upgrade at a
+// When the time of its flags is over, a backend is in the first tier for one upgrade at a
 // time, in order to find out whether it works again. Its [Backend.State] is still
 // BackendFailing. So a balancer must not avoid failing backends: one that is never picked
 // stays failing for ever.
@@ -105,7 +105,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 			hasRefusing = true
 			continue
 		}
-		// Products of float64 are exact up to 2^53 and cannot overflow.
+		// Products of float64 cannot overflow, and are exact up to 2^53 but for a slow start.
 		if bt, bw := float64(b.NumTunnels()+1), share.of(b); best == nil || bt*weight < tunnels*bw {
 			best, skipped, tunnels, weight = b, i, bt, bw
 		}
@@ -150,7 +150,7 @@ func leastRefusing(candidates []*Backend, share shares) *Backend {
 
 // RoundRobin returns a [Balancer] that lets the backends take turns, smoothly by
 // weight: weights 5, 1 and 1 give a a b a c a a, and not five times a in a row.
-// If the candidates differ between requests, because a backend is full, failing or new,
+// If the candidates differ between requests, because a backend has its MaxTunnels, a flag or is new,
 // each backend still gets its share of the requests that it was a candidate for.
 //
 // Choose it if tunnels are short or the number of backends never changes, and an even

@@ -93,7 +93,7 @@ func (c *checker) report(b *Backend, err error, isDown bool) {
 		reason = err.Error()
 	}
 	change := b.health.update(func(s *health.Backend) health.Change { return s.RecordCheck(now, isDown, reason) })
-	b.hasChanged(change)
+	b.afterChange(change)
 	c.p.reportHealth(b, change, err)
 }
 

@@ -48,7 +48,7 @@ func TestBackendsWhoseCheckFailsGetNoClients(t *testing.T) {
 				wsproxy.BackendConfig{ID: "a", URL: "http://a"}, wsproxy.BackendConfig{ID: "b", URL: "http://b"}, wsproxy.BackendConfig{ID: "c", URL: "http://c"}),
 			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Probe: probe.Probe}),
 			wsproxy.WithTrace(&wsproxy.Trace{Health: func(i wsproxy.HealthInfo) {
-				told = append(told, fmt.Sprintf("%s %v %t %v", i.Backend, i.Flag, i.IsUp, i.State))
+				told = append(told, fmt.Sprintf("%s %v %t %v", i.Backend, i.Flag, i.IsRaised, i.State))
 			}}))
 		for _, id := range []string{"a", "b", "c"} {
 			network.Set(id, proxytest.FakeBackend{Answer: proxytest.Switching})
@@ -89,7 +89,7 @@ func TestBackendsWhoseCheckFailsGetNoClients(t *testing.T) {
 		if n := len(book.Lines("used again")); n != 1 {
 			t.Errorf("%d lines say that backends without a flag are used again; want 1", n)
 		}
-		if len(told) != 6 || len(book.Lines("backend failing", "flag=\"check failed\"", "not ready")) != 3 || len(book.Lines("backend recovered")) != 3 {
+		if len(told) != 6 || len(book.Lines("backend flag raised", "flag=\"check failed\"", "not ready")) != 3 || len(book.Lines("backend flag cleared")) != 3 {
 			t.Errorf("Trace.Health was told %q; want each of three flags once each way, as the log", told)
 		}
 	})

@@ -56,29 +56,32 @@
 //
 // A [Balancer] picks one of the candidates: the best backends of the set, by their flags and
 // [BackendConfig.Priority], that are below [BackendConfig.MaxTunnels] and were not yet tried for
-// this request. [LeastTunnels] is the default; [RoundRobin], [Random], [Hash] and [BoundedHash] are built in, and
-// a [BalancerFunc] is a few lines. Backends share no memory: if two clients must be
-// connected to the same backend, route them by a common value, for instance with
-// [Hash] and [ByQuery], or connect the backends to each other.
+// this request. [LeastTunnels] is the default; [RoundRobin], [Random], [Hash] and [BoundedHash]
+// are built in, and a [BalancerFunc] is a few lines. Backends share no memory: if two clients
+// must be connected to the same backend, route them by a common value, for instance with [Hash]
+// and [ByQuery], or connect the backends to each other.
 //
-// If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or
-// sends a malformed response, another one is tried: at most three for one upgrade, all
-// within [Timeouts.Handshake], and for all upgrades of 10 s together at most a fifth of them
-// and 100 more. If no other is left, the client gets the last of these answers, or 503 with
-// Retry-After. With [Limits.Queue] it waits where no backend has a place or can be reached.
+// If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or sends a
+// malformed response, another one is tried: at most three for one upgrade, all within
+// [Timeouts.Handshake]. Second and third attempts have a budget: in 10 s a fifth of the upgrades
+// of these 10 s, and 100 more. If no other backend is left, the client gets the last of these
+// answers, or else 503 with Retry-After. With [Limits.Queue] it waits where no backend has a
+// place or can be reached.
 //
-// A backend whose last attempt failed has a [Flag], which says why and for how long it is
-// avoided: 1 s where it was reached, up to 30 s where it was not. Afterwards one upgrade at a
-// time is tried on it, until one succeeds. A backend that is reached, but fails for several
-// clients, is ejected: see [Ejection]. [WithHealthCheck] probes backends too. A backend that is
-// avoided is used where no better one is left, and no tunnel ends because of a flag:
-// [Backend.Health] has all of them. A backend with a new address is tried at once. A backend
-// whose URL has a host name with several addresses is one backend: its addresses are dialed in
-// random order, the next one after 250 ms, those that failed in the last 30 s last (see
-// [WithDialer]). [Proxy.SetBackends] changes the set at any time and closes no tunnel.
+// A backend whose attempt failed in this way has a [Flag], which says why, and for how long the
+// backend is avoided: 1 s, or up to 30 s if it cannot be reached, is ejected, or asks for it with
+// Retry-After. A 404 or a 500 raises none. Afterwards one upgrade at a time is tried on it, until
+// one succeeds. A backend that is reached, but fails for several clients, is ejected: see
+// [Ejection]. A backend that is avoided is used where no better one is left, and no tunnel ends
+// because of a flag. [Backend.Health] has all flags. A backend with a new address has none, and is
+// tried at once. [Proxy.SetBackends] changes the set at any time and closes no tunnel.
 //
 // [WithHealthCheck] probes the backends, also those that no client uses: see [HealthCheck].
 // It is the only option with which [New] starts a goroutine.
+//
+// A backend whose URL has a host name with several addresses is one backend: its addresses are
+// dialed in random order, the next one after 250 ms, those that failed in the last 30 s last (see
+// [WithDialer]).
 //
 // A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
 // once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more

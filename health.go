@@ -21,9 +21,10 @@ type Flag uint8
 
 const (
 	// FlagResting: the backend was reached, and gave no proper response in time, or closed
-	// the connection instead; or its response was 502, 504, or 503 without Retry-After; or it
-	// closed the connection of a tunnel within a second, without a Close frame, before a byte
-	// of the client's was passed to it. It is avoided for 1 s.
+	// the connection instead; or the client left after it had waited for 1 s or more; or the
+	// response was 502, 504, 503 without Retry-After, or one that a hook dropped with
+	// [ErrTryNext]; or the backend closed the connection of a tunnel within a second, without a
+	// Close frame, before a byte of the client's was passed to it. It is avoided for 1 s.
 	FlagResting Flag = iota + 1
 
 	// FlagFull: the backend responded with 503 and Retry-After. It is avoided for that time,
@@ -33,7 +34,7 @@ const (
 	// FlagEjected: what raises FlagResting happened several times in a row: see [Ejection].
 	FlagEjected
 
-	// FlagCheckFailed: the checks of [WithHealthCheck] failed. Checks that pass clear it, and
+	// FlagCheckFailed: probes of [WithHealthCheck] failed. Probes that pass clear it, and
 	// nothing else.
 	FlagCheckFailed
 
@@ -55,26 +56,28 @@ func (f Flag) internal() health.Flag { return health.Flag(f - FlagResting) }
 
 // Health is what a proxy knows about the faults of a backend.
 type Health struct {
-	Flags []RaisedFlag // those that are up, the worst first; empty for a backend without a known fault
+	Flags []RaisedFlag // the worst first; empty for a backend without a known fault
 }
 
-// A RaisedFlag is a flag that is up. An attempt that succeeds clears it. Until then the
-// backend is avoided for a while, and afterwards on probation: one upgrade at a time tries
-// it.
+// A RaisedFlag is a flag that is raised. The backend is avoided until a time. Then it is on
+// probation: one upgrade at a time tries it, until an attempt succeeds and clears the flag. What
+// a lost tunnel has raised is cleared by a tunnel that lives for 1 s.
 type RaisedFlag struct {
 	Flag   Flag
 	Reason string    // the text of the error that raised it last
 	Since  time.Time // when it was raised
-	Until  time.Time // the backend is avoided before it; zero for FlagCheckFailed
+	Until  time.Time // the backend is avoided before it, which may be over; zero for FlagCheckFailed
 }
 
 // An Ejection is the rule by which a backend is ejected that is reached, but fails: see
 // [WithEjection]. Negative values are errors.
 type Ejection struct {
 	// Failures is how many failures in a row eject a backend: those that raise
-	// [FlagResting]. The failures of one client address (see [ByClientIP]) count once in
-	// 10 s, or once a second if the backend has opened no tunnel in these 10 s. So one
-	// client cannot take a backend from the others. Zero means 5.
+	// [FlagResting]. Responses that fail and tunnels that are lost are counted apart: a 101
+	// says nothing about how long its tunnel will live. The failures of one client address
+	// (see [ByClientIP]) count once in 10 s, or once a second if the backend has opened no
+	// tunnel in these 10 s. So one client cannot take a backend from others that use it. Zero
+	// means 5.
 	Failures int
 
 	// Backoff is how long a backend is ejected. That doubles with each further ejection up to
@@ -83,7 +86,7 @@ type Ejection struct {
 	Backoff, MaxBackoff time.Duration
 
 	// MaxShare is the largest part of the set that is ejected, rounded down; but one backend
-	// always may be. Zero means 0.5.
+	// always may be. Zero means 0.5; more than 1 is an error.
 	MaxShare float64
 
 	// Off ejects no backend. They still rest.
@@ -162,7 +165,7 @@ func (h *backendHealth) tier(now time.Duration, isRetry bool) health.Tier {
 	return h.state.Tier(now, isRetry)
 }
 
-// beginProbation records that an upgrade begins to try the backend, if a flag is up. Then one
+// beginProbation records that an upgrade begins to try the backend, if a flag is raised. Then one
 // endProbation follows. If it is to be the only one, ok is false where another one is under
 // way.
 func (b *Backend) beginProbation(now time.Duration, isOnly bool) (hasBegun, ok bool) {
@@ -175,45 +178,35 @@ func (b *Backend) beginProbation(now time.Duration, isOnly bool) (hasBegun, ok b
 	if h.state.Flags() == 0 {
 		return false, true
 	}
-	ok = h.state.BeginTrial(now, isOnly)
+	ok = h.state.BeginProbation(now, isOnly)
 	return ok, ok
 }
 
 func (b *Backend) endProbation() {
 	b.health.mu.Lock()
-	b.health.state.EndTrial()
+	b.health.state.EndProbation()
 	b.health.mu.Unlock()
 	b.p.queue.wake()
 }
 
-// trialAt returns when the backend is to be tried again, if a flag is up: see
-// [health.Backend.RetryAt].
-func (b *Backend) trialAt() time.Duration { return b.timeOf((*health.Backend).RetryAt) }
-
-// tryWaitingAt returns when an upgrade that waits may try the backend, if a flag is up: see
-// [health.Backend.TryWaitingAt].
-func (b *Backend) tryWaitingAt() time.Duration { return b.timeOf((*health.Backend).TryWaitingAt) }
-
-// mayTryWaiting reports whether an upgrade that waits may try the backend at now.
-func (b *Backend) mayTryWaiting(now time.Duration) bool {
+// mayBeTried reports whether an upgrade that may wait may try the backend at now, though it
+// cannot be reached: see [health.Backend.WaiterRetryAt].
+func (b *Backend) mayBeTried(now time.Duration) bool {
 	h := &b.health
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.state.Flags() == 0 || h.state.TryWaitingAt() <= now
+	return h.state.Flags() == 0 || h.state.WaiterRetryAt() <= now
 }
 
-// timeOf returns a time of the health, or 0 without a flag and where it never comes.
-func (b *Backend) timeOf(f func(*health.Backend) time.Duration) time.Duration {
+// nextChange is [health.Backend.NextChange].
+func (b *Backend) nextChange(now time.Duration) (at time.Duration, ok bool) {
 	h := &b.health
 	if h.flags() == 0 {
-		return 0
+		return 0, false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if t := f(&h.state); t < math.MaxInt64 {
-		return t
-	}
-	return 0
+	return h.state.NextChange(now)
 }
 
 // recordHealth records an event of b, which has its outcome, client and Retry-After. Err is
@@ -222,7 +215,7 @@ func (p *Proxy) recordHealth(b *Backend, e health.Event, err error) {
 	p.reportHealth(b, p.changeHealth(b, e, err), err)
 }
 
-// changeHealth is recordHealth, but tells nobody.
+// changeHealth records an event of b, and reports no change.
 func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Change {
 	h := &b.health
 	e.At = p.now()
@@ -242,13 +235,13 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 	if change.WantsEjection {
 		change.Raised |= p.eject(b, e).Raised
 	}
-	b.hasChanged(change)
+	b.afterChange(change)
 	return change
 }
 
-// hasChanged does what follows from flags that were cleared.
-func (b *Backend) hasChanged(c health.Change) {
-	if c.Cleared&startsSlowly != 0 {
+// afterChange does what follows from flags that were cleared.
+func (b *Backend) afterChange(c health.Change) {
+	if c.Cleared&slowStartFlags != 0 {
 		b.beginSlowStart()
 	}
 	if c.Cleared != 0 {
@@ -295,7 +288,7 @@ func (p *Proxy) reportHealth(b *Backend, c health.Change, err error) {
 		switch i := f.internal(); {
 		case c.Raised.Has(i):
 			p.logFailing(b, f, err)
-			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, IsUp: true, State: b.State(), Err: err})
+			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, IsRaised: true, State: b.State(), Err: err})
 		case c.Cleared.Has(i):
 			p.logRecovered(b, f)
 			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, State: b.State()})

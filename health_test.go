@@ -54,7 +54,7 @@ func newScene(t testing.TB, opts ...wsproxy.Option) *scene {
 		Health: func(i wsproxy.HealthInfo) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			sign := map[bool]string{true: "+", false: "-"}[i.IsUp]
+			sign := map[bool]string{true: "+", false: "-"}[i.IsRaised]
 			s.told = append(s.told, fmt.Sprintf("%v %s %v %s", time.Since(s.start), i.Backend.ID(), i.Flag, sign))
 		},
 	})
@@ -308,8 +308,8 @@ func TestHangingPathRestsBackendsAndRefusesNobody(t *testing.T) {
 			s.wantFlags("")
 			s.wantNeverTold("ejected")
 			if n == 1 {
-				s.wantTimesTold(3, "backend failing", "flag=resting")
-				s.wantTimesTold(3, "backend recovered", "flag=resting")
+				s.wantTimesTold(3, "backend flag raised", "flag=resting")
+				s.wantTimesTold(3, "backend flag cleared", "flag=resting")
 				s.wantNeverTold("others are used")
 				for i, at := range []string{"5s", "7.5s", "10s"} {
 					if told := s.told[2*i]; !strings.HasPrefix(told, at) {
@@ -549,7 +549,7 @@ func TestOneClientEjectsNoBackendOnRealSockets(t *testing.T) {
 				if flags := p.Backends()[0].Health().Flags; len(flags) > 0 {
 					t.Errorf("flags are %v; want none", flags)
 				}
-				if lines := book.Lines("backend failing"); len(lines) > 0 {
+				if lines := book.Lines("backend flag raised"); len(lines) > 0 {
 					t.Errorf("log has %q", lines)
 				}
 				s.Wait()
@@ -630,9 +630,9 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 		if got, want := s.numOpened(), "a 10"; got != want {
 			t.Errorf("of ten clients the backends got %q; want %q", got, want)
 		}
-		s.wantTimesTold(1, "backend failing", "flag=ejected")
-		s.wantTimesTold(1, "backend recovered", "flag=ejected")
-		s.wantTimesTold(1, "backend failing", "flag=resting")
+		s.wantTimesTold(1, "backend flag raised", "flag=ejected")
+		s.wantTimesTold(1, "backend flag cleared", "flag=ejected")
+		s.wantTimesTold(1, "backend flag raised", "flag=resting")
 		s.wantRefused()
 	})
 }
@@ -764,7 +764,7 @@ func TestNewAddressClearsFlags(t *testing.T) {
 					if tt.isCleared {
 						want = 1
 					}
-					s.wantTimesTold(want, "level=INFO", "backend recovered", "backend=a", flag)
+					s.wantTimesTold(want, "level=INFO", "backend flag cleared", "backend=a", flag)
 					if got := len(slices.DeleteFunc(slices.Clone(s.told), func(told string) bool { return told != "0s a "+flag+" -" })); got != want {
 						t.Errorf("Trace.Health was told %q; want %s %d times", s.told, flag, want)
 					}
@@ -803,7 +803,7 @@ func TestAttemptOnTheOldAddressDoesNotBlameTheNewOne(t *testing.T) {
 					}
 				}
 				s.wantFlags("")
-				s.wantNeverTold("backend failing")
+				s.wantNeverTold("backend flag raised")
 			})
 		})
 	}

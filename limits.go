@@ -73,10 +73,15 @@ type limitError struct {
 	reason   Reason
 	isClient bool          // the limit is that of one client
 	wait     time.Duration // until an upgrade would not exceed it; 0: not known
+	cause    error         // why it came to the limit; may be nil
 }
 
 func (e *limitError) Error() string {
-	return fmt.Sprintf("%v: Limits.%s is %v", ErrLimit, e.name, e.limit)
+	s := fmt.Sprintf("%v: Limits.%s is %v", ErrLimit, e.name, e.limit)
+	if e.cause != nil {
+		s += ": " + e.cause.Error()
+	}
+	return s
 }
 
 func (e *limitError) Unwrap() error { return ErrLimit }
@@ -101,12 +106,12 @@ func (a *admission) allowRate(now time.Duration, key clientKey) error {
 	defer a.mu.Unlock()
 	if a.buckets != nil && key != 0 {
 		if wait, ok := a.buckets.Allow(now, uint64(key)); !ok {
-			return &limitError{"HandshakesPerClient", a.limits.HandshakesPerClient, ReasonRate, true, wait}
+			return &limitError{name: "HandshakesPerClient", limit: a.limits.HandshakesPerClient, reason: ReasonRate, isClient: true, wait: wait}
 		}
 	}
 	if total.IsBound() {
 		if wait, ok := a.bucket.Allow(now, total); !ok {
-			return &limitError{"Handshakes", a.limits.Handshakes, ReasonRate, false, wait}
+			return &limitError{name: "Handshakes", limit: a.limits.Handshakes, reason: ReasonRate, wait: wait}
 		}
 	}
 	return nil
@@ -118,7 +123,7 @@ func (a *admission) beginAdmitting() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if l := a.limits.Admitting; l > 0 && a.numAdmitting >= l {
-		return &limitError{"Admitting", l, ReasonLimit, false, 0}
+		return &limitError{name: "Admitting", limit: l, reason: ReasonLimit}
 	}
 	a.numAdmitting++
 	return nil
@@ -137,10 +142,10 @@ func (a *admission) reserve(key clientKey) error {
 	defer a.mu.Unlock()
 	isCounted := a.perClient != nil && key != 0
 	if l := a.limits.PerClient; isCounted && a.perClient[key] >= l {
-		return &limitError{"PerClient", l, ReasonClientLimit, true, 0}
+		return &limitError{name: "PerClient", limit: l, reason: ReasonClientLimit, isClient: true}
 	}
 	if l := a.limits.Tunnels; l > 0 && a.numPlaces >= l {
-		return &limitError{"Tunnels", l, ReasonLimit, false, 0}
+		return &limitError{name: "Tunnels", limit: l, reason: ReasonLimit}
 	}
 	a.numPlaces++
 	if isCounted {

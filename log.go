@@ -146,12 +146,12 @@ func (p *Proxy) logUntrusted(peer netip.Addr) {
 
 // logFailing logs that a flag of b is raised, because of err.
 func (p *Proxy) logFailing(b *Backend, f Flag, err error) {
-	p.logAttrs(slog.LevelWarn, "backend failing", slog.String(logBackend, b.id), slog.String(logFlag, f.String()), slog.Any(logErr, err))
+	p.logAttrs(slog.LevelWarn, "backend flag raised", slog.String(logBackend, b.id), slog.String(logFlag, f.String()), slog.Any(logErr, err))
 }
 
 // logRecovered logs that a flag of b is cleared.
 func (p *Proxy) logRecovered(b *Backend, f Flag) {
-	p.logAttrs(slog.LevelInfo, "backend recovered", slog.String(logBackend, b.id), slog.String(logFlag, f.String()))
+	p.logAttrs(slog.LevelInfo, "backend flag cleared", slog.String(logBackend, b.id), slog.String(logFlag, f.String()))
 }
 
 // logOthersUsed logs that each backend of the first priority has a flag, so that those of

@@ -278,7 +278,7 @@ func TestFlagsAreToldOnceEachWay(t *testing.T) {
 					var book proxytest.LogBook
 					var told []string
 					trace := wsproxy.WithTrace(&wsproxy.Trace{Health: func(i wsproxy.HealthInfo) {
-						told = append(told, fmt.Sprintf("%s %v %t %t", i.Backend.ID(), i.Flag, i.IsUp, i.Err != nil))
+						told = append(told, fmt.Sprintf("%s %v %t %t", i.Backend.ID(), i.Flag, i.IsRaised, i.Err != nil))
 						panic("a hook that has no consequence")
 					}})
 					_, s, network := startInMemory(t, book.Option(), trace, wsproxy.WithBackends(backends...))
@@ -293,8 +293,8 @@ func TestFlagsAreToldOnceEachWay(t *testing.T) {
 						if !slices.Equal(told, want) {
 							t.Errorf("Trace.Health was told %q; want %q", told, want)
 						}
-						failing := len(book.Lines("level=WARN", "backend failing", "backend=http://a", tt.reason))
-						recovered := len(book.Lines("level=INFO", "backend recovered", "backend=http://a"))
+						failing := len(book.Lines("level=WARN", "backend flag raised", "backend=http://a", tt.reason))
+						recovered := len(book.Lines("level=INFO", "backend flag cleared", "backend=http://a"))
 						if failing+recovered != len(want) {
 							t.Errorf("log has %d lines of failing, %d of recovered; want %d in all", failing, recovered, len(want))
 						}

@@ -77,7 +77,7 @@ type Timeouts struct {
 }
 
 // Limits bound the resources that one peer, or all together, can use. Zero and negative
-// values mean no bound.
+// values mean no bound; for Queue they mean that no upgrade waits.
 //
 // Tunnels, PerClient, Handshakes, HandshakesPerClient and Admitting decide who gets in. An
 // upgrade that would exceed one of them is refused before a backend is picked: with 429 where
@@ -113,10 +113,11 @@ type Limits struct {
 	// It goes on when a place is free, a flag of a backend is cleared or a backend comes into
 	// the set; one of those who wait tries an unreachable backend every 200 ms. They go on in
 	// their order, at the rate of Handshakes, or 100 a second for each backend without it.
-	// One for which the balancer returns [ErrLimit] does not hold up the others. It waits
-	// until the deadline of [Timeouts.Handshake], and has its place among Tunnels and
-	// PerClient meanwhile. Any more are refused with 503. Zero and negative mean that no
-	// upgrade waits.
+	// One for which the balancer returns [ErrLimit] does not hold up the others. An upgrade
+	// waits until the deadline of [Timeouts.Handshake], or without one until the client leaves,
+	// and has its place among Tunnels and PerClient meanwhile. If Queue upgrades wait already,
+	// the next one is refused with 503 and ReasonQueueFull. With an empty set none waits. Zero
+	// and negative mean that no upgrade waits.
 	Queue int
 
 	// ClientKey tells clients apart. It is called before the hook of [WithAdmit], so that
@@ -198,7 +199,8 @@ type Refusal struct {
 	//	1008  origin, client limit, rate of one client, and a 4xx of admit or hook
 	//	1011  a 500, 501 or 502 of admit or hook
 	//	1012  shutdown
-	//	1013  limit, backend limit, rate, no backend, unreachable, deadline
+	//	1013  limit, backend limit, rate, queue full, queue timeout, no backend, unreachable,
+	//	      deadline, and any other 5xx of admit or hook
 	//
 	// The 101 has the first subprotocol that the client offers, X-Request-Id, no
 	// extension, and nothing of middleware or of the hook of [WithResponse]. The error
@@ -321,7 +323,7 @@ func WithEjection(e Ejection) Option {
 }
 
 // WithSlowStart lets a backend that comes into the set after [New], or is no longer
-// unreachable, ejected or with a failed check, begin with a tenth of its weight, which rises
+// unreachable, ejected or with a failed check, or has a new address, begin with a tenth of its weight, which rises
 // linearly to the whole within d. It works for [LeastTunnels], [RoundRobin] and [Random]; for
 // [Hash] and [BoundedHash] keys would move all the time. [Backend.Weight] stays the configured
 // one. 30 s is a good value for backends that are slow at first. Zero, the default, and
@@ -363,7 +365,8 @@ func WithRefusal(r Refusal) Option {
 //
 //   - a [*StatusError]: the request failed a check or a policy, or a hook
 //     refused it;
-//   - [ErrNoBackend], [ErrLimit], [ErrShutdown];
+//   - [ErrNoBackend], [ErrLimit], [ErrShutdown]; an error that wraps ErrNoBackend says that
+//     the upgrade has waited for a backend in vain (see [Limits.Queue]);
 //   - a join of [*BackendError], one for each attempt;
 //   - [context.Canceled]: the client has disconnected;
 //   - [context.DeadlineExceeded]: a middleware's deadline has passed, or

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/health"
 	"github.com/wsproxy/wsproxy/internal/limit"
 )
@@ -26,8 +27,8 @@ import (
 //     response is not a proper one; while another backend is left, also 502, 503 and
 //     504; or the Response hook returned ErrTryNext. Any other response ends the search:
 //     it is the client's.
-//   - Where no backend has a place, and where all attempts failed to connect, the upgrade
-//     waits and begins anew, if the queue is on (queue.go).
+//   - If the queue is on, the upgrade waits where no backend has a place; and where all its
+//     attempts failed to connect, it waits and begins anew (queue.go).
 //   - The search ends when a hook or the balancer returned an error, when the
 //     upgrade was canceled, or when no backend is left. Then the client gets the last
 //     response that a backend gave, if any did.
@@ -45,7 +46,7 @@ type attempt struct {
 	pickedAt time.Duration // since the proxy's start
 
 	isLast bool // no other backend will be tried after this one
-	isHeld bool // another one is tried, but the client gets the response of this one if none does better
+	isKept bool // another one is tried, but the client gets the response of this one if none does better
 
 	isProbation bool // a flag of the backend is up: see Backend.beginProbation
 	isTrial     bool // the backend is refusing: see Backend.beginTrial
@@ -72,93 +73,97 @@ func (a *attempt) close() {
 // caller owns the attempt that it returns.
 func (u *upgrade) tryBackends() (*attempt, error) {
 	u.p.retries.addUpgrade(u.p.now())
-	var failed []error
-	var held *attempt
-	defer func() {
-		if held != nil {
-			held.close()
-		}
-	}()
+	defer func() { u.keep(nil) }()
 	for {
 		a, err := u.pickInTurn()
-		if err != nil && (len(failed) == 0 || !isNoneLeft(err)) {
+		if err != nil && (len(u.failed) == 0 || !isNoneLeft(err)) {
 			return nil, err
 		}
 		if err == nil {
 			if err = a.run(); err == nil {
 				return a, nil
 			}
-			if a.isHeld {
-				if held != nil {
-					held.close()
-				}
-				held = a
+			if a.isKept {
+				u.keep(a)
 			}
 			if cause := u.canceled(); cause != nil {
 				return nil, cause
 			}
-			if _, ok := err.(*BackendError); !ok {
+			failure, ok := err.(*BackendError)
+			if !ok {
 				return nil, err // a hook's
 			}
-			if failed = append(failed, err); a.mayRetry() {
+			u.failed = append(u.failed, failure)
+			if a.isKept || !a.isLast && u.p.retries.allow(u.p.now()) {
 				continue
 			}
 		}
-		if !u.p.queue.isOn() || slices.ContainsFunc(failed, isConnected) {
-			break
+		if !u.mayBeginAnew() {
+			return u.noneLeft()
 		}
-		if len(failed) > 0 {
-			u.waitCause = &attemptErrors{failed}
-		}
-		u.tried, failed = u.tried[:0], nil // it waits, and begins anew
+		u.waitCause = &attemptErrors{u.failed}
+		u.tried, u.failed = u.tried[:0], nil
+		u.hasWaited = true // it will have, before the next attempt
 	}
-	return u.noneLeft(&held, failed)
-}
-
-// isConnected reports whether an attempt that failed with err had reached its backend.
-func isConnected(err error) bool {
-	failed, ok := err.(*BackendError)
-	return ok && failed.isConnected
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
 func isNoneLeft(err error) bool { return errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit) }
 
-// noneLeft returns the attempt whose response the client gets, and takes it from held, or
-// else the failures of all attempts.
-func (u *upgrade) noneLeft(held **attempt, failed []error) (*attempt, error) {
-	if a := *held; a != nil {
+// mayBeginAnew reports whether the upgrade waits and begins anew: the queue is on, and all its
+// attempts have failed to connect. Where a backend is left that it has not tried, that is a retry.
+func (u *upgrade) mayBeginAnew() bool {
+	isLate := !u.deadline.IsZero() && !time.Now().Before(u.deadline)
+	if !u.p.queue.isOn() || u.kept != nil || isLate || slices.ContainsFunc(u.failed, isFinal) {
+		return false
+	}
+	now := u.p.now()
+	return !u.p.set.Load().hasOther(u.tried, now) || u.p.retries.allow(now)
+}
+
+// isFinal reports whether it is of no use to wait after a failed attempt: the backend was
+// reached, or the fault is this host's.
+func isFinal(failure *BackendError) bool { return failure.isConnected || dialer.IsLocal(failure) }
+
+// keep keeps a, whose response the client gets if no other attempt does better, and closes the
+// one that was kept before.
+func (u *upgrade) keep(a *attempt) {
+	if u.kept != nil {
+		u.kept.close()
+	}
+	u.kept = a
+}
+
+// noneLeft returns the attempt that was kept, or else the failures of all attempts.
+func (u *upgrade) noneLeft() (*attempt, error) {
+	if a := u.kept; a != nil {
 		err := u.applyResponseHook(a)
 		if err == nil {
-			*held = nil
+			u.kept = nil
 			return a, nil
 		}
 		if _, ok := err.(*BackendError); !ok {
 			return nil, err
 		}
-		failed = append(failed, err)
 	}
 	u.stage = ReasonUnreachable
-	return nil, &attemptErrors{failed}
-}
-
-// mayRetry reports whether another backend may be tried after a, which has failed, and counts
-// that.
-func (a *attempt) mayRetry() bool {
-	return a.isHeld || !a.isLast && a.u.p.retries.allow(a.u.p.now())
+	return nil, &attemptErrors{u.failed}
 }
 
 // pick lets the balancer choose a backend and reserves a place there. The caller owns
-// the attempt that it returns. If the upgrade may wait instead, pick sets u.stuck.
+// the attempt that it returns. If the upgrade is to wait instead, u.pickResult says so.
 func (u *upgrade) pick() (*attempt, error) {
 	for {
 		now := u.p.now()
 		set := u.p.set.Load()
-		u.stage, u.stuck = ReasonHook, limit.Went
+		u.stage, u.pickResult = ReasonHook, limit.GoesOn
 		c, err := set.candidates(make([]*Backend, 0, len(set.active)), u.tried, now)
+		mayWait := u.p.queue.isOn() && len(u.tried) == 0
 		if len(u.tried) == 0 && err == nil {
 			u.p.reportTier(&c)
-			err = u.leaveToOthers(&c, now)
+		}
+		if mayWait && err == nil {
+			err = c.leaveToOthers(now)
 		}
 		if err != nil {
 			return nil, u.noCandidate(err, limit.AllStuck)
@@ -177,7 +182,7 @@ func (u *upgrade) pick() (*attempt, error) {
 			u.p.release(b)
 			continue
 		}
-		isProbation, ok := b.beginProbation(now, c.tier == health.TierGood || u.mayWait() && c.tier == health.TierUnreachable)
+		isProbation, ok := b.beginProbation(now, c.tier == health.TierGood || mayWait && c.tier == health.TierUnreachable)
 		if !ok {
 			u.p.release(b)
 			continue // another upgrade has begun to try it in the meantime
@@ -193,16 +198,13 @@ func (u *upgrade) pick() (*attempt, error) {
 	}
 }
 
-// mayWait reports whether the upgrade may wait instead of trying a backend now.
-func (u *upgrade) mayWait() bool { return u.p.queue.isOn() && len(u.tried) == 0 }
-
 // leaveToOthers removes the candidates that cannot be reached and that another upgrade has
-// tried a moment ago or is trying, if this one may wait for the result.
-func (u *upgrade) leaveToOthers(c *candidates, now time.Duration) error {
-	if !u.mayWait() || c.tier != health.TierUnreachable {
+// tried a moment ago or is trying: this one waits for the result.
+func (c *candidates) leaveToOthers(now time.Duration) error {
+	if c.tier != health.TierUnreachable {
 		return nil
 	}
-	c.backends = slices.DeleteFunc(c.backends, func(b *Backend) bool { return !b.mayTryWaiting(now) })
+	c.backends = slices.DeleteFunc(c.backends, func(b *Backend) bool { return !b.mayBeTried(now) })
 	if len(c.backends) == 0 {
 		return errUnreachable
 	}
@@ -212,14 +214,15 @@ func (u *upgrade) leaveToOthers(c *candidates, now time.Duration) error {
 // errUnreachable is why an upgrade waits for backends that cannot be reached.
 var errUnreachable = errors.New("wsproxy: every backend is unreachable")
 
-// noCandidate returns err, because of which no backend was picked, and sets the stage. The
-// upgrade may wait if it is stuck for want of a place, or of a backend that can be reached.
-func (u *upgrade) noCandidate(err error, stuck limit.Result) error {
+// noCandidate returns err, because of which no backend was picked, and sets the stage. If it is
+// for want of a place, or of a backend that can be reached, the upgrade waits, and r says who
+// else is stuck.
+func (u *upgrade) noCandidate(err error, r limit.Result) error {
 	switch {
 	case errors.Is(err, ErrLimit):
-		u.stage, u.stuck, u.waitCause = ReasonBackendLimit, stuck, err
+		u.stage, u.pickResult, u.waitCause = ReasonBackendLimit, r, err
 	case err == errUnreachable:
-		u.stuck, u.waitCause = stuck, cmp.Or(u.waitCause, err) // its own attempts say more
+		u.pickResult, u.waitCause = r, cmp.Or(u.waitCause, err) // its own attempts say more
 	case errors.Is(err, ErrNoBackend):
 		u.stage = ReasonNoBackend
 	}
@@ -231,7 +234,7 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 	isDone := false
 	defer func() {
 		if !isDone {
-			a.endTrials()
+			a.endTrialAndProbation()
 			a.close()
 		}
 	}()
@@ -247,11 +250,11 @@ func (a *attempt) tracePicked(numCandidates int) (err error) {
 func (a *attempt) run() error {
 	isDone := false
 	defer func() { // also if something panics or ends the goroutine
-		if !isDone && !a.isHeld {
+		if !isDone {
 			a.close()
 		}
 	}()
-	defer a.endTrials()
+	defer a.endTrialAndProbation()
 	u := a.u
 	out, err := u.newOutboundRequest(a.backend)
 	if err != nil {
@@ -272,18 +275,21 @@ func (a *attempt) run() error {
 		a.recordResponse(err != nil, hookErr != nil)
 	}
 	u.recordOutcome(a, err, took)
-	if err != nil && a.conn != nil && !a.isHeld {
+	status := a.status()
+	if err != nil && a.conn != nil && !a.isKept {
 		a.dropResponse()
 	}
-	hookErr = cmp.Or(hookErr, a.traceAttempted(took, err))
-	switch {
-	case err != nil:
-		return err
-	case hookErr != nil:
-		return hookErr
+	hookErr = cmp.Or(hookErr, a.traceAttempted(took, status, err))
+	isDone = a.isKept || err == nil && hookErr == nil
+	return cmp.Or(err, hookErr)
+}
+
+// status returns the status of the backend's response, or 0.
+func (a *attempt) status() int {
+	if a.resp == nil {
+		return 0
 	}
-	isDone = true
-	return nil
+	return a.resp.StatusCode
 }
 
 // decide returns nil if the client gets the backend's response. It returns a
@@ -291,7 +297,7 @@ func (a *attempt) run() error {
 // upgrade ends.
 func (a *attempt) decide() error {
 	if isRetryable(a.resp.StatusCode) && !a.isLast && a.u.p.retries.allow(a.u.p.now()) {
-		a.isHeld = true
+		a.isKept = true
 		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp), isConnected: true}
 	}
 	return a.u.applyResponseHook(a)
@@ -323,8 +329,8 @@ func (a *attempt) recordResponse(isDropped, isRefusedByHook bool) {
 	}
 }
 
-// endTrials ends what [upgrade.pick] has begun for a backend that has failed before.
-func (a *attempt) endTrials() {
+// endTrialAndProbation ends what [upgrade.pick] has begun for a backend that refuses or has a flag.
+func (a *attempt) endTrialAndProbation() {
 	if a.isTrial {
 		a.isTrial = false
 		a.backend.endTrial()
@@ -340,18 +346,11 @@ func (a *attempt) reportRefused() {
 	a.u.p.reportRefused(a.u.refused(nil, ReasonAnswer), a.resp)
 }
 
-func (a *attempt) traceAttempted(took time.Duration, err error) error {
+func (a *attempt) traceAttempted(took time.Duration, status int, err error) error {
 	u := a.u
-	if u.p.trace.Attempted == nil {
-		return nil
-	}
-	info := AttemptInfo{
-		Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Duration: took, Err: err,
-	}
-	if a.resp != nil {
-		info.Status = a.resp.StatusCode
-	}
-	return callHook(u.p, "Trace.Attempted", u.info.id, u.p.trace.Attempted, info)
+	return callHook(u.p, "Trace.Attempted", u.info.id, u.p.trace.Attempted, AttemptInfo{
+		Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Duration: took, Status: status, Err: err,
+	})
 }
 
 // checkDeadline returns why no attempt may begin at now, or nil. A hook may have used
@@ -385,41 +384,49 @@ func isRetryable(status int) bool {
 
 // statusFailure returns the error for a response whose status is a retryable one.
 func statusFailure(resp *http.Response) error {
-	return fmt.Errorf("answered %s", http.StatusText(resp.StatusCode))
+	return fmt.Errorf("answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 }
 
 // recordOutcome records what a shows about its backend: it ended with err, and took so long
-// until its response.
+// until its response. It ends the probation, and then reports what has changed: a hook may
+// block, and others need not wait for it.
 func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
+	defer a.endTrialAndProbation()
 	if a.backend.hasMovedSince(a.pickedAt) {
 		return
 	}
-	r := result{err: err, took: took, canceled: u.canceled(), mayBeShort: u.callerDeadline || u.hasWaited}
+	r := result{err: err, status: a.status(), took: took, canceled: u.canceled(), mayBeShort: u.callerDeadline || u.hasWaited}
 	if a.resp != nil {
-		r.status, r.header = a.resp.StatusCode, a.resp.Header
+		r.header = a.resp.Header
 	}
 	var e health.Event
 	e.Outcome, e.RetryAfter = r.outcome(time.Now())
 	switch e.Outcome {
 	case health.Unreached, health.Unanswered, health.Busy:
+		e.Client = hashString(clientIP(u.r))
 		if err == nil {
 			err = statusFailure(a.resp)
 		}
-		e.Client = hashString(clientIP(u.r))
-		u.p.recordHealth(a.backend, e, err)
 	default:
-		u.p.recordHealth(a.backend, e, nil)
+		err = nil // it is no failure of the backend
 	}
+	change := u.p.changeHealth(a.backend, e, err)
+	a.endTrialAndProbation()
+	u.p.reportHealth(a.backend, change, err)
 }
 
-// An attemptErrors joins the failures of all attempts, in their order.
-type attemptErrors struct{ errs []error }
+// An attemptErrors joins the failures of all attempts, in their order. There is at least one.
+type attemptErrors struct{ failed []*BackendError }
 
-func (e *attemptErrors) Error() string   { return errors.Join(e.errs...).Error() }
-func (e *attemptErrors) Unwrap() []error { return e.errs }
+func (e *attemptErrors) Error() string { return errors.Join(e.Unwrap()...).Error() }
 
-// isBadResponse reports whether the last attempt failed because of the backend's response.
-func (e *attemptErrors) isBadResponse() bool {
-	last, ok := e.errs[len(e.errs)-1].(*BackendError)
-	return ok && last.isBadResponse()
+func (e *attemptErrors) Unwrap() []error {
+	errs := make([]error, len(e.failed))
+	for i, failure := range e.failed {
+		errs[i] = failure
+	}
+	return errs
 }
+
+// last returns the failure of the last attempt.
+func (e *attemptErrors) last() *BackendError { return e.failed[len(e.failed)-1] }

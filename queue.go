@@ -13,33 +13,90 @@ import (
 // [limit.Queue].
 
 // queueRate is how many upgrades a second go on for each backend, without Limits.Handshakes:
-// a backend that has just come back is not to be met by all who have waited for it at once.
+// a backend that has just come back is not to be met by all that have waited for it at once.
 const queueRate = 100
+
+// pickInTurn is pick, but an upgrade that cannot be sent to a backend now waits.
+func (u *upgrade) pickInTurn() (*attempt, error) {
+	q := u.p.queue
+	if !q.isOn() || len(u.tried) > 0 {
+		return u.pick()
+	}
+	if !u.hasWaited && q.mayPass() {
+		if a, err := u.pick(); u.pickResult == limit.GoesOn {
+			return a, err
+		}
+	}
+	return u.wait()
+}
+
+// wait waits for a backend.
+func (u *upgrade) wait() (*attempt, error) {
+	q := u.p.queue
+	turn, err := q.join(&u.waiter, u.waitCause)
+	if err != nil {
+		return nil, err
+	}
+	u.hasWaited = true
+	defer q.leave(&u.waiter)
+	ctx, cancel := u.canceler.dialContext(u.r.Context(), u.deadline)
+	defer cancel()
+	for {
+		select {
+		case <-turn:
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil { // also if the turn came at the same time
+			if err := u.canceled(); err != nil {
+				return nil, err
+			}
+			u.stage = ReasonQueueTimeout
+			return nil, &queueTimeoutError{u.waitCause}
+		}
+		if a, err := u.takeTurn(); u.pickResult == limit.GoesOn {
+			return a, err
+		}
+	}
+}
+
+// takeTurn picks a backend, and gives the turn to the next waiter.
+func (u *upgrade) takeTurn() (*attempt, error) {
+	isDone := false
+	defer func() {
+		if !isDone { // the balancer or a hook has ended the goroutine
+			u.pickResult = limit.GoesOn
+		}
+		u.p.queue.done(&u.waiter, u.pickResult)
+	}()
+	a, err := u.pick()
+	isDone = true
+	return a, err
+}
 
 // A queue has the upgrades that wait. No function of the program is called under its lock.
 type queue struct {
 	p    *Proxy
-	size int // 0: nobody waits
+	size int // 0: the queue is off
 
 	numWaiting atomic.Int64 // order.Len(), for reading without the lock
 
-	mu    sync.Mutex
-	order limit.Queue
-	turns map[*limit.Waiter]chan struct{} // that wait, each with a capacity of 1
+	mu      sync.Mutex
+	order   limit.Queue
+	signals map[*limit.Waiter]chan struct{} // of turns, each with a capacity of 1
 
-	// Each is stopped when nobody waits; nil: none.
+	// Each is stopped when no upgrade waits; nil: none.
 	rateTimer  *time.Timer // calls resume
-	trialTimer *time.Timer // calls wake
+	retryTimer *time.Timer // calls wake
 }
 
 func newQueue(p *Proxy, size int) *queue {
-	return &queue{p: p, size: max(size, 0), turns: make(map[*limit.Waiter]chan struct{})}
+	return &queue{p: p, size: max(size, 0), signals: make(map[*limit.Waiter]chan struct{})}
 }
 
 func (q *queue) isOn() bool { return q.size > 0 }
 
-// wake lets those who wait try to go on: a backend has a place, or a flag less, or may be
-// tried.
+// wake begins a round: a backend has a place, or a flag less, or its time to be tried has
+// come.
 func (q *queue) wake() {
 	if q.numWaiting.Load() == 0 {
 		return
@@ -50,22 +107,91 @@ func (q *queue) wake() {
 	q.advanceLocked()
 }
 
-// resume goes on with a pass after a time that the rate does not allow.
+// resume goes on with a round when the rate allows it.
 func (q *queue) resume() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.advanceLocked()
 }
 
-// advanceLocked gives the turn to the next one.
+// mayPass reports whether an upgrade that comes need not wait behind others.
+func (q *queue) mayPass() bool {
+	if q.numWaiting.Load() == 0 {
+		return true
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.order.MayPass()
+}
+
+// join adds a waiter, which waits because of cause and is told of its turn by the channel, or
+// returns a [*limitError]. One that has waited before finds its place again. A leave follows.
+func (q *queue) join(w *limit.Waiter, cause error) (turn <-chan struct{}, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if *w == (limit.Waiter{}) && q.order.Len() >= q.size {
+		return nil, &limitError{name: "Queue", limit: q.size, reason: ReasonQueueFull, cause: cause}
+	}
+	c := make(chan struct{}, 1)
+	q.signals[w] = c
+	q.order.Join(w)
+	q.numWaiting.Store(int64(q.order.Len()))
+	q.advanceLocked()
+	return c, nil
+}
+
+// leave removes a waiter, if it is still there. If it has the turn, the next one gets it.
+func (q *queue) leave(w *limit.Waiter) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.signals[w] == nil {
+		return
+	}
+	delete(q.signals, w)
+	q.order.Leave(w)
+	q.numWaiting.Store(int64(q.order.Len()))
+	if q.order.Len() == 0 {
+		stopTimer(&q.rateTimer)
+		stopTimer(&q.retryTimer)
+	}
+	q.advanceLocked()
+}
+
+// done says what became of the turn of w.
+func (q *queue) done(w *limit.Waiter, r limit.Result) {
+	now := q.p.now()
+	set := q.p.set.Load()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.order.Done(w, r, now, q.interval(set))
+	q.numWaiting.Store(int64(q.order.Len()))
+	q.advanceLocked()
+	if r == limit.GoesOn {
+		return
+	}
+	if at, ok := set.nextChange(now); ok {
+		setTimer(&q.retryTimer, at-now, q.wake)
+	}
+}
+
+// advanceLocked gives the turn to the next waiter.
 func (q *queue) advanceLocked() {
 	w, wait := q.order.Next(q.p.now())
 	switch {
 	case w != nil:
-		q.turns[w] <- struct{}{}
+		q.signals[w] <- struct{}{}
 	case wait > 0:
 		setTimer(&q.rateTimer, wait, q.resume)
 	}
+}
+
+// interval returns the time from one upgrade that goes on to the next.
+func (q *queue) interval(set *backendSet) time.Duration {
+	r := limit.Rate(q.p.limits.Handshakes)
+	if !r.IsBound() {
+		r.PerSecond = float64(queueRate * max(len(set.active), 1))
+	}
+	return r.Interval()
 }
 
 func setTimer(t **time.Timer, d time.Duration, f func()) {
@@ -80,134 +206,18 @@ func stopTimer(t **time.Timer) {
 	}
 }
 
-// join adds a waiter, whose turn is told by the channel, or returns a [*limitError]. One that
-// has waited before finds its place again. A leave follows.
-func (q *queue) join(w *limit.Waiter) (turn <-chan struct{}, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if *w == (limit.Waiter{}) && q.order.Len() >= q.size {
-		return nil, &limitError{"Queue", q.size, ReasonQueueFull, false, 0}
-	}
-	c := make(chan struct{}, 1)
-	q.turns[w] = c
-	q.order.Join(w)
-	q.numWaiting.Store(int64(q.order.Len()))
-	q.order.Wake()
-	q.advanceLocked()
-	return c, nil
-}
-
-// leave removes a waiter, if it is still there. If it has the turn, the next one gets it.
-func (q *queue) leave(w *limit.Waiter) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.turns[w] == nil {
-		return
-	}
-	delete(q.turns, w)
-	q.order.Leave(w)
-	q.numWaiting.Store(int64(q.order.Len()))
-	if q.order.Len() == 0 {
-		stopTimer(&q.rateTimer)
-		stopTimer(&q.trialTimer)
-	}
-	q.advanceLocked()
-}
-
-// done says what became of the turn of w.
-func (q *queue) done(w *limit.Waiter, r limit.Result) {
-	now := q.p.now()
-	set := q.p.set.Load()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.order.Done(w, r, now, q.interval(set))
-	q.advanceLocked()
-	if r != limit.Went {
-		if at, ok := set.nextTrial(now); ok {
-			setTimer(&q.trialTimer, at-now, q.wake)
-		}
-	}
-}
-
-// interval returns the time from one who goes on to the next.
-func (q *queue) interval(set *backendSet) time.Duration {
-	perSecond := float64(queueRate * max(len(set.active), 1))
-	if r := limit.Rate(q.p.limits.Handshakes); r.IsBound() {
-		perSecond = r.PerSecond
-	}
-	return time.Duration(float64(time.Second) / perSecond)
-}
-
-// nextTrial returns when after now the first backend is to be tried that has a flag.
-func (s *backendSet) nextTrial(now time.Duration) (at time.Duration, ok bool) {
+// nextChange returns when after now the first backend may be tried that is avoided now.
+func (s *backendSet) nextChange(now time.Duration) (at time.Duration, ok bool) {
 	for _, b := range s.active {
-		for _, t := range [...]time.Duration{b.trialAt(), b.tryWaitingAt()} {
-			if t > now && (!ok || t < at) {
-				at, ok = t, true
-			}
+		if t, isKnown := b.nextChange(now); isKnown && (!ok || t < at) {
+			at, ok = t, true
 		}
 	}
 	return at, ok
 }
 
-// pickInTurn is pick, but an upgrade that cannot be sent to a backend now waits.
-func (u *upgrade) pickInTurn() (*attempt, error) {
-	q := u.p.queue
-	isFirst := len(u.tried) == 0
-	if !isFirst || !q.isOn() {
-		return u.pick()
-	}
-	if !u.hasWaited && q.numWaiting.Load() == 0 {
-		if a, err := u.pick(); u.stuck == limit.Went {
-			return a, err
-		}
-	}
-	return u.wait()
-}
-
-// wait waits for a backend.
-func (u *upgrade) wait() (*attempt, error) {
-	q := u.p.queue
-	turn, err := q.join(&u.waiter)
-	if err != nil {
-		return nil, err
-	}
-	u.hasWaited = true
-	defer q.leave(&u.waiter)
-	ctx, cancel := u.canceler.dialContext(u.r.Context(), u.deadline)
-	defer cancel()
-	for {
-		select {
-		case <-turn:
-		case <-ctx.Done():
-			if err := u.canceled(); err != nil {
-				return nil, err
-			}
-			u.stage = ReasonQueueTimeout
-			return nil, &queueTimeoutError{u.waitCause}
-		}
-		if a, err := u.takeTurn(); u.stuck == limit.Went {
-			return a, err
-		}
-	}
-}
-
-// takeTurn picks a backend, and gives the turn to the next one who waits.
-func (u *upgrade) takeTurn() (*attempt, error) {
-	isDone := false
-	defer func() {
-		if !isDone { // the balancer has ended the goroutine
-			u.stuck = limit.Went
-		}
-		u.p.queue.done(&u.waiter, u.stuck)
-	}()
-	a, err := u.pick()
-	isDone = true
-	return a, err
-}
-
 // A queueTimeoutError says why an upgrade has waited until its deadline.
-type queueTimeoutError struct{ cause error } // nil: there were others before it
+type queueTimeoutError struct{ cause error } // nil: others were before it
 
 func (e *queueTimeoutError) Error() string {
 	if e.cause == nil {
@@ -217,3 +227,6 @@ func (e *queueTimeoutError) Error() string {
 }
 
 func (e *queueTimeoutError) Unwrap() error { return e.cause }
+
+// Is reports that the error is an [ErrNoBackend], whatever its cause.
+func (e *queueTimeoutError) Is(target error) bool { return target == ErrNoBackend }

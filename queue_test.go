@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/http"
+	"os"
 	"slices"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -280,5 +284,84 @@ func TestWithoutAQueueNobodyWaits(t *testing.T) {
 			w.come("/")
 			w.wantRefused("/: unreachable 503")
 		}
+	})
+}
+
+// Upgrades that wait for one backend neither fill the queue for another one, nor are they
+// overtaken in their own.
+func TestFullQueueRefusesNobodyWhoHasAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		bound := wsproxy.BalancerFunc(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			for _, b := range candidates {
+				if r.URL.Path[1:2] == b.ID() {
+					return b, nil
+				}
+			}
+			return nil, wsproxy.ErrLimit
+		})
+		w := newWaitingRoom(t, nil, queueOf(1), wsproxy.WithBalancer(bound), wsproxy.WithBackendConfigs(
+			wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 1}, wsproxy.BackendConfig{ID: "b", URL: "http://b"}))
+		w.network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		w.network.Set("b", proxytest.FakeBackend{Answer: proxytest.Switching})
+		a := w.come("/a")
+		w.come("/a-waits")
+		w.come("/a-too-many")
+		w.come("/b1")
+		w.come("/b2")
+		w.wantOpened("/a at 0s", "/b1 at 0s", "/b2 at 0s")
+		w.wantRefused("/a-too-many: queue full 503")
+		a.Close()
+		w.wantOpened("/a-waits at 0s")
+	})
+}
+
+func TestOnlyUpgradesThatMayGoOnLaterWait(t *testing.T) {
+	local := proxytest.FakeBackend{DialErr: &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)}}
+	refused := proxytest.FakeBackend{DialErr: errors.New("refused")}
+	for _, tt := range []struct {
+		name     string
+		backends map[string]proxytest.FakeBackend
+		refused  []string
+		dials    int // at most
+	}{
+		{"a fault of this host", map[string]proxytest.FakeBackend{"a": local}, []string{"/: unreachable 503"}, 1},
+		{"a response", map[string]proxytest.FakeBackend{"a": {Answer: proxytest.Refusing(502, "")}}, []string{"/: answer 502"}, 1},
+		{"a response, and no connection", map[string]proxytest.FakeBackend{"a": {Answer: proxytest.Refusing(502, "")}, "b": refused}, []string{"/: answer 502"}, 2},
+		{"nonsense, and no connection", map[string]proxytest.FakeBackend{"a": {Answer: "nonsense\r\n\r\n"}, "b": refused}, []string{"/: unreachable 503"}, 2},
+		{"no connection", map[string]proxytest.FakeBackend{"a": refused}, nil, 6},
+		{"no connection, and a fourth backend works", map[string]proxytest.FakeBackend{
+			"a": refused, "b": refused, "c": refused, "d": {Answer: proxytest.Switching}}, nil, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var urls []string
+				for _, id := range slices.Sorted(maps.Keys(tt.backends)) {
+					urls = append(urls, "http://"+id)
+				}
+				w := newWaitingRoom(t, nil, queueOf(1), wsproxy.WithBackends(urls...), proxytest.FirstCandidate)
+				for id, b := range tt.backends {
+					w.network.Set(id, b)
+				}
+				w.come("/")
+				time.Sleep(time.Second)
+				w.wantRefused(tt.refused...)
+				if dials := w.network.TakeDials(); len(dials) > tt.dials {
+					t.Errorf("dials are %q; want %d at most", dials, tt.dials)
+				}
+			})
+		})
+	}
+}
+
+func TestLastAttemptThatEndsWithTheDeadlineIsUnreachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		silent := func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		w := newWaitingRoom(t, nil, queueOf(1), wsproxy.WithDialer(silent))
+		w.come("/")
+		time.Sleep(10 * time.Second)
+		w.wantRefused("/: unreachable 503")
 	})
 }

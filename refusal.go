@@ -66,7 +66,7 @@ type RefusedInfo struct {
 	Request   *http.Request // the client's; must not be modified or retained
 	RequestID string        // see [TunnelInfo.RequestID]
 	Reason    Reason
-	Backend   *Backend // the one that was picked last; nil if none was
+	Backend   *Backend // the one whose response the client gets, or else the one that was picked last; nil if none was
 
 	// Status is the status of the client's response: the backend's if Reason is
 	// ReasonAnswer, else the one that fits Err. A handler of [WithErrorHandler] may send
@@ -210,7 +210,7 @@ func statusOf(err error, reason Reason) int {
 		return http.StatusGatewayTimeout
 	case reason == ReasonClientLeft:
 		return http.StatusBadGateway
-	case errors.As(err, &attempts) && attempts.isBadResponse():
+	case errors.As(err, &attempts) && attempts.last().isBadResponse():
 		return http.StatusBadGateway
 	case reason == ReasonShutdown, reason == ReasonNoBackend, reason == ReasonUnreachable, reason == ReasonQueueTimeout, reason == ReasonBackendLimit,
 		reason == ReasonAdmit && errors.Is(err, ErrLimit):

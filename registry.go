@@ -21,6 +21,7 @@ type registry struct {
 	upgrades   map[*upgrade]bool
 	backends   map[*Backend]struct{} // those with tunnels, which are in Backend.open
 	numTunnels int
+	numReports int // calls of Trace.Health under way that no upgrade or tunnel waits for
 	lastID     uint64
 	closed     int     // tunnels that ended since the registry was stopped and were not cut
 	cut        int     // tunnels that ended since then and were cut: see TunnelEnd.Cut
@@ -98,6 +99,21 @@ func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
 	r.signalIfEmptyLocked()
 }
 
+// addReport counts a report that a tunnel has caused, which has not ended. One removeReport
+// follows.
+func (r *registry) addReport() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.numReports++
+}
+
+func (r *registry) removeReport() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.numReports--
+	r.signalIfEmptyLocked()
+}
+
 // stop makes addUpgrade fail, cancels the upgrades that are under way, and returns the
 // tunnels that are left.
 func (r *registry) stop() []*Tunnel {
@@ -126,7 +142,7 @@ func (r *registry) abort() []*Tunnel {
 }
 
 func (r *registry) signalIfEmptyLocked() {
-	if r.isStopped && len(r.upgrades) == 0 && r.numTunnels == 0 {
+	if r.isStopped && len(r.upgrades) == 0 && r.numTunnels == 0 && r.numReports == 0 {
 		select {
 		case <-r.empty:
 		default:

@@ -74,7 +74,7 @@ func TestRequestIDIsTheSameEverywhere(t *testing.T) {
 		}
 	}
 	for _, line := range book.Lines() {
-		if !strings.Contains(line, "backend failing") && !strings.Contains(line, "request_id="+id) {
+		if !strings.Contains(line, "backend flag raised") && !strings.Contains(line, "request_id="+id) {
 			t.Errorf("log line without the ID: %s", line)
 		}
 	}

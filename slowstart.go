@@ -16,9 +16,9 @@ func (b *Backend) beginSlowStart() {
 	}
 }
 
-// startsSlowly are the flags of which the backend has served no clients for a time that
-// counts.
-const startsSlowly = health.Flags(1<<health.Ejected | 1<<health.CheckFailed | 1<<health.Unreachable)
+// slowStartFlags are the flags whose end begins a slow start: the backend has had few clients or
+// none.
+const slowStartFlags = health.Flags(1<<health.Ejected | 1<<health.CheckFailed | 1<<health.Unreachable)
 
 // shares has what the weights of backends are worth at one moment.
 type shares struct {

@@ -90,6 +90,9 @@ func TestSlowStartBeginsWhenABackendComesOrComesBack(t *testing.T) {
 		{"new weight", func(p *Proxy, _ *Backend) {
 			p.SetBackends(BackendConfig{URL: "http://a", Weight: 2}, BackendConfig{URL: "http://b"})
 		}, false},
+		{"new address", func(p *Proxy, _ *Backend) {
+			p.SetBackends(BackendConfig{ID: "http://a", URL: "http://a2"}, BackendConfig{URL: "http://b"})
+		}, true},
 		{"removed and added", func(p *Proxy, b *Backend) {
 			b.tunnels.Add(1)
 			p.SetBackends(BackendConfig{URL: "http://b"})

@@ -245,8 +245,8 @@ func TestGatewayAtItsLimitIsFullAndNotFailing(t *testing.T) {
 		s.wantNeverTold("resting")
 		s.wantNeverTold("ejected")
 		s.wantNeverTold("others are used")
-		s.wantTimesTold(2, "backend failing", "backend=a", "flag=full")
-		s.wantTimesTold(1, "backend recovered", "backend=a", "flag=full")
+		s.wantTimesTold(2, "backend flag raised", "backend=a", "flag=full")
+		s.wantTimesTold(1, "backend flag cleared", "backend=a", "flag=full")
 	})
 }
 
@@ -393,7 +393,7 @@ func TestThatAllBackendsFailIsToldOnce(t *testing.T) {
 			readToEnd(s.send(1+i, "/chat"))
 			time.Sleep(20 * time.Millisecond)
 		}
-		s.wantTimesTold(3, "level=WARN", "backend failing")
+		s.wantTimesTold(3, "level=WARN", "backend flag raised")
 		s.wantTimesTold(1, "level=WARN", "others are used", "tier=unreachable", "priority=0")
 		s.wantTimesTold(4, "level=WARN")
 		s.wantTimesTold(0, "level=INFO")
@@ -407,7 +407,7 @@ func TestThatAllBackendsFailIsToldOnce(t *testing.T) {
 		}
 		s.wantFlags("")
 		s.wantTimesTold(4, "level=WARN")
-		s.wantTimesTold(3, "level=INFO", "backend recovered")
+		s.wantTimesTold(3, "level=INFO", "backend flag cleared")
 		s.wantTimesTold(1, "level=INFO", "used again")
 	})
 }

@@ -7,7 +7,8 @@ import (
 
 // A Trace is a set of hooks that observe upgrades and tunnels. Any of them may be nil.
 // They must be safe for concurrent use. Each call is made on a goroutine of the upgrade
-// or tunnel that it is about: a hook that blocks delays only this one. A panic of Picked,
+// or tunnel that it is about: a hook that blocks delays only this one, but for Health. While
+// Picked blocks, no other upgrade tries a backend that is on probation (see [RaisedFlag]). A panic of Picked,
 // Attempted or Opened ends only this one, and that of another hook ends nothing; it is logged.
 type Trace struct {
 	// Picked is called after the balancer has chosen, before the dial.
@@ -19,9 +20,10 @@ type Trace struct {
 	Attempted func(AttemptInfo)
 
 	// Health is called once when a flag of a backend is raised, and once when it is
-	// cleared: see [Backend.Health]. It is called on the goroutine that showed it, mostly
-	// that of an upgrade, so that two changes that follow closely may be reported in the
-	// other order: Backend.Health has the last one.
+	// cleared: see [Backend.Health]. It is called on the goroutine that showed it: that of an
+	// upgrade or of a tunnel, of a health check, whose next probe it delays if it blocks, or
+	// of [Proxy.SetBackends]. Two changes that follow closely may be reported in the other
+	// order: Backend.Health has the last one.
 	Health func(HealthInfo)
 
 	// Refused is called once for each request that gets no tunnel, before the client has
@@ -54,7 +56,7 @@ type AttemptInfo struct {
 	Backend   *Backend
 	Attempt   int           // 1 for the first
 	Duration  time.Duration // from the dial to the response
-	Status    int           // of the backend's response; 0 if the attempt failed
+	Status    int           // of the backend's response; 0 without one
 
 	// Err is a [*BackendError] if the attempt failed. A 502, 503 or 504 is a failure if
 	// another backend is tried, and so is any response for which the Response hook
@@ -70,9 +72,9 @@ type OpenedInfo struct {
 
 // A HealthInfo describes a change of a backend's flags.
 type HealthInfo struct {
-	Backend *Backend
-	Flag    Flag
-	IsUp    bool         // the flag is raised, and not cleared
-	State   BackendState // of the backend after the change
-	Err     error        // why the flag is raised; nil if it is cleared
+	Backend  *Backend
+	Flag     Flag
+	IsRaised bool         // false: it is cleared
+	State    BackendState // of the backend after the change
+	Err      error        // why the flag is raised; nil if it is cleared
 }

@@ -139,7 +139,7 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 	isDone = true
 }
 
-// finish releases the backend's place, logs the end and calls the hook. It removes the
+// finish gives back the place among [Limits], logs the end and calls the hook. It removes the
 // tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
 	defer t.p.registry.removeTunnel(t, end.Cut)
@@ -180,7 +180,11 @@ func (o tunnelOwner) BackendEnding(isLost bool, toBackend, toClient relay.Counts
 		s := t.request.decode()
 		e := health.Event{Outcome: health.Lost, Client: hashString(addrKey(s.clientAddr()))}
 		if change := t.p.changeHealth(t.backend, e, errTunnelLost); change.Raised != 0 {
-			go t.p.reportHealth(t.backend, change, errTunnelLost) // a hook may block
+			t.p.registry.addReport()
+			go func() { // ends when the hook returns
+				defer t.p.registry.removeReport()
+				t.p.reportHealth(t.backend, change, errTunnelLost)
+			}()
 		}
 	}
 }

@@ -26,7 +26,7 @@ type TunnelInfo struct {
 	RequestID string
 
 	Opened      time.Time
-	Attempts    int        // backends tried, including the one that answered
+	Attempts    int        // including the one that succeeded; with Limits.Queue one backend may count several times
 	ClientAddr  netip.Addr // the client's behind trusted proxies; invalid on a unix socket
 	RemoteAddr  string     // the peer's address, as in [http.Request]
 	LocalAddr   string     // the address of the server that accepted it
@@ -96,7 +96,7 @@ const (
 	CauseApplication  Cause = Cause(relay.CauseApplication)  // Tunnel.Close
 	CausePanic        Cause = Cause(relay.CausePanic)        // the Opened hook panicked
 	CauseStalled      Cause = Cause(relay.CauseStalled)      // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
-	CauseControlFlood Cause = Cause(relay.CauseControlFlood) // Side, the client, sent more than 100 control frames in a second
+	CauseControlFlood Cause = Cause(relay.CauseControlFlood) // Side, the client, sent more control frames than 100 at once and 100 a second
 )
 
 // String returns one or two words.

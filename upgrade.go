@@ -83,10 +83,13 @@ type upgrade struct {
 	picked      *Backend // the last one of all attempts
 	numAttempts int
 
-	waiter    limit.Waiter // in the queue
-	hasWaited bool
-	stuck     limit.Result // of the last pick
-	waitCause error        // why it waits; nil: behind others
+	failed []*BackendError // attempts since it has waited
+	kept   *attempt        // see attempt.isKept
+
+	waiter     limit.Waiter // in the queue
+	hasWaited  bool
+	pickResult limit.Result // of the last pick
+	waitCause  error        // why it waits; nil: behind others
 
 	head headBuffer // of a request for a backend, then of the client's 101
 

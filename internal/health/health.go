@@ -14,7 +14,7 @@ const (
 	firstBackoff = 1 * time.Second  // of an unreachable backend; it doubles with each further failure
 	maxBackoff   = 30 * time.Second // of an unreachable or full backend
 	restTime     = 1 * time.Second
-	waitingPause = 200 * time.Millisecond // see TryWaitingAt
+	waitingPause = 200 * time.Millisecond // see WaiterRetryAt
 
 	// maxJitter is the largest part by which a time that doubles is shortened, so that proxies
 	// that lost a backend together do not try it together.
@@ -105,11 +105,11 @@ func (s *Flags) add(f Flag) { *s |= 1 << f }
 type Tier uint8
 
 const (
-	TierGood        Tier = iota // no flag, or to be tried again
-	TierResting                 // resting or full
-	TierEjected                 //
-	TierCheckFailed             //
-	TierUnreachable             //
+	TierGood    Tier = iota // no flag, or on probation
+	TierResting             // resting or full
+	TierEjected
+	TierCheckFailed
+	TierUnreachable
 )
 
 var tiers = [NumFlags]Tier{
@@ -132,8 +132,8 @@ type Backend struct {
 	flags [NumFlags]raised
 
 	failedAt time.Duration // the last Unreached
-	trials   int           // attempts under way that began while a flag was up
-	settling time.Duration // until then the tunnel of a trial may still be lost
+	probing  int           // attempts under way that began while a flag was raised
+	settling time.Duration // until then the tunnel of an attempt on probation may still be lost
 
 	evidence evidence
 }
@@ -288,10 +288,10 @@ func (b *Backend) Eject(e Event, rules Ejection) Change {
 	return c
 }
 
-// Forget clears all flags: the backend has a new address, or is checked no longer.
+// Forget clears all flags: the backend has a new address.
 func (b *Backend) Forget() Change {
 	c := Change{Cleared: b.Flags()}
-	*b = Backend{trials: b.trials}
+	*b = Backend{probing: b.probing}
 	return c
 }
 
@@ -324,21 +324,21 @@ func (b *Backend) NeedsLife() bool {
 	return b.evidence.lost > 0 || b.flags[Resting].isLost || b.flags[Ejected].isLost
 }
 
-// BeginTrial counts an attempt that begins while a flag is up. One EndTrial follows. If it
-// is to be the only one, BeginTrial returns false where another one is under way, and none
-// has begun.
-func (b *Backend) BeginTrial(now time.Duration, isOnly bool) bool {
+// BeginProbation counts an attempt that begins while a flag is raised. One EndProbation
+// follows. If it is to be the only one, BeginProbation returns false where another one is under
+// way, and counts nothing.
+func (b *Backend) BeginProbation(now time.Duration, isOnly bool) bool {
 	if isOnly && b.isTried(now) {
 		return false
 	}
-	b.trials++
+	b.probing++
 	return true
 }
 
-// EndTrial counts the end of an attempt.
-func (b *Backend) EndTrial() { b.trials-- }
+// EndProbation counts the end of an attempt.
+func (b *Backend) EndProbation() { b.probing-- }
 
-func (b *Backend) isTried(now time.Duration) bool { return b.trials > 0 || b.settling > now }
+func (b *Backend) isTried(now time.Duration) bool { return b.probing > 0 || b.settling > now }
 
 // Tier returns the tier of the backend at now. A backend that is on probation is good for
 // one upgrade at a time, and not for an upgrade that an attempt has failed already, which
@@ -354,24 +354,34 @@ func (b *Backend) Tier(now time.Duration, isRetry bool) Tier {
 	return t
 }
 
-// TryWaitingAt returns when an upgrade that waits because no backend can be reached may try
+// WaiterRetryAt returns when an upgrade that waits because no backend can be reached may try
 // this one, though it is avoided: a while after the last attempt. While another attempt is
 // under way there is no such time.
-func (b *Backend) TryWaitingAt() time.Duration {
-	if b.trials > 0 {
+func (b *Backend) WaiterRetryAt() time.Duration {
+	if b.probing > 0 {
 		return math.MaxInt64
 	}
 	return b.failedAt + waitingPause
 }
 
-// RetryAt returns when the backend is to be tried again: when all its flags have had their
-// time. Zero means at once.
-func (b *Backend) RetryAt() time.Duration {
-	at := b.settling
-	for f := range b.flags {
-		at = max(at, b.flags[f].until)
+// NextChange returns when after now the backend may be tried that is avoided now: a flag has
+// had its time, or an upgrade that waits may try it. It returns false if no such time is known.
+func (b *Backend) NextChange(now time.Duration) (at time.Duration, ok bool) {
+	if b.Flags() == 0 {
+		return 0, false
 	}
-	return at
+	at = math.MaxInt64
+	consider := func(t time.Duration) {
+		if t > now {
+			at = min(at, t)
+		}
+	}
+	for f := range b.flags {
+		consider(b.flags[f].until)
+	}
+	consider(b.settling)
+	consider(b.WaiterRetryAt())
+	return at, at < math.MaxInt64
 }
 
 // backoff returns how long a backend is avoided after the nth failure in a row, shortened by

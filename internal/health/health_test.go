@@ -321,66 +321,78 @@ func TestTierIsThatOfTheWorstFlag(t *testing.T) {
 func TestBackendOnProbationIsTriedByOneAttemptAtATime(t *testing.T) {
 	var b Backend
 	b.Record(Event{Outcome: Unreached}, rules)
-	if !b.BeginTrial(2*s, true) {
-		t.Fatal("the first trial may not begin")
+	if !b.BeginProbation(2*s, true) {
+		t.Fatal("the first attempt on probation may not begin")
 	}
 	if got := b.Tier(2*s, false); got != TierUnreachable {
 		t.Errorf("while an attempt tries the backend its tier is %v", got)
 	}
-	if b.BeginTrial(2*s, true) {
-		t.Error("another trial begins meanwhile")
+	if b.BeginProbation(2*s, true) {
+		t.Error("another one begins meanwhile")
 	}
-	if !b.BeginTrial(2*s, false) {
+	if !b.BeginProbation(2*s, false) {
 		t.Error("where no other backend is left, no other attempt begins")
 	}
-	b.EndTrial()
+	b.EndProbation()
 	b.Record(Event{Outcome: Answered, At: 2 * s}, rules)
 	if got := b.Tier(2*s, false); got != TierGood {
 		t.Errorf("after a success the tier is %v", got)
 	}
-	b.EndTrial()
+	b.EndProbation()
 	b.Record(Event{Outcome: Unreached, At: 3 * s}, rules)
 	if got := b.Tier(4*s, false); got != TierGood {
-		t.Errorf("without a trial, the tier of a backend on probation is %v", got)
+		t.Errorf("without an attempt, the tier of a backend on probation is %v", got)
 	}
 }
 
-func TestTrialThatOpensATunnelLastsUntilItLives(t *testing.T) {
+func TestProbationThatOpensATunnelLastsUntilItLives(t *testing.T) {
 	var b Backend
 	b.Record(Event{Outcome: Lost}, rules)
-	b.BeginTrial(s, true)
+	b.BeginProbation(s, true)
 	b.Record(Event{Outcome: Opened, At: s}, rules)
-	b.EndTrial()
-	if got := b.Tier(s+MinLife-1, false); got != TierResting || b.BeginTrial(s+MinLife-1, true) {
-		t.Errorf("while the tunnel may still be lost, the tier is %v and another trial may begin", got)
+	b.EndProbation()
+	if got := b.Tier(s+MinLife-1, false); got != TierResting || b.BeginProbation(s+MinLife-1, true) {
+		t.Errorf("while the tunnel may still be lost, the tier is %v and another attempt may begin", got)
 	}
 	if got := b.Tier(s+MinLife, false); got != TierGood {
-		t.Errorf("afterwards the tier is %v; want good, for another trial", got)
+		t.Errorf("afterwards the tier is %v; want good, for another attempt", got)
 	}
 }
 
-func TestRetryAtIsTheEndOfTheLastFlag(t *testing.T) {
+func TestNextChangeIsTheEndOfAFlagOrTheTimeOfAWaiter(t *testing.T) {
 	var b Backend
-	if at := b.RetryAt(); at != 0 {
-		t.Errorf("without a flag it is %v", at)
+	want := func(now, at time.Duration) {
+		t.Helper()
+		got, ok := b.NextChange(now)
+		if ok != (at > 0) || ok && got != at {
+			t.Errorf("NextChange(%v) = %v, %v; want %v", now, got, ok, at)
+		}
 	}
+	want(0, 0)
 	b.Record(Event{Outcome: Unanswered, At: s}, rules)
 	b.Record(Event{Outcome: Busy, At: s, RetryAfter: 5 * s}, rules)
-	if at := b.RetryAt(); at != 6*s {
-		t.Errorf("it is %v; want 6s", at)
-	}
+	want(s, 2*s)
+	want(2*s, 6*s)
+	want(6*s, 0)
+	b.Record(Event{Outcome: Unreached, At: 10 * s}, rules)
+	want(10*s, 10*s+waitingPause)
+	want(10*s+waitingPause, 11*s)
+	b.BeginProbation(10*s, true)
+	want(10*s, 11*s) // another one waits for the result
+	b.RecordCheck(0, true, "no")
+	want(12*s, 0)
 }
 
-func TestForgetLeavesTrials(t *testing.T) {
+func TestForgetLeavesAttempts(t *testing.T) {
 	var b Backend
 	b.Record(Event{Outcome: Unreached}, rules)
-	b.BeginTrial(s, true)
+	b.BeginProbation(s, true)
 	if c := b.Forget(); !c.Cleared.Has(Unreachable) || b.Flags() != 0 || !b.IsClean() || b.NeedsLife() {
 		t.Errorf("Forget changes %+v; flags are %q", c, describe(&b))
 	}
-	b.EndTrial()
-	if b.trials != 0 {
-		t.Errorf("%d trials are left", b.trials)
+	b.EndProbation()
+	if b.probing != 0 {
+		t.Errorf("%d attempts are left", b.probing)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package limit bounds how often something happens.
+// Package limit bounds how often something happens, and decides who waits.
 //
 // A [Bucket], a [Buckets] and a [Budget] are not safe for concurrent use. Times are
 // durations since a moment that the caller chooses once, such as its start.
@@ -20,6 +20,9 @@ type Rate struct {
 func (r Rate) IsBound() bool { return r.PerSecond > 0 && !math.IsInf(r.PerSecond, 1) }
 
 func (r Rate) burst() float64 { return float64(max(r.Burst, 1)) }
+
+// Interval returns the time from one event to the next, without a burst.
+func (r Rate) Interval() time.Duration { return duration(1 / r.PerSecond) }
 
 // fillTime returns how long an empty bucket takes to be full.
 func (r Rate) fillTime() time.Duration { return duration(r.burst() / r.PerSecond) }

@@ -6,36 +6,42 @@ import (
 	"time"
 )
 
-// A Queue is the order in which upgrades wait. The one that has the turn tries to go on.
-// [Queue.Wake] begins a pass, in which the turn goes through the queue from its beginning,
-// until nobody can go on. A Queue is not safe for concurrent use. The zero value is empty.
+// A Queue is the order in which upgrades wait. The one that has the turn tries to go on. In a
+// round the turn goes through the queue from its beginning, until it is known that no waiter
+// can go on. A Queue is not safe for concurrent use. The zero value is empty.
 type Queue struct {
 	waiting    []*Waiter // by ticket
 	lastTicket uint64
 
-	isPassing bool          // a pass is under way
-	isAgain   bool          // something has happened during the pass: another one follows
-	asked     uint64        // the last ticket that has had the turn in this pass
-	turn      *Waiter       // nil: nobody has it
+	inRound   bool          // a round is under way
+	isAgain   bool          // something has happened during the round: another one follows
+	asked     uint64        // the last ticket that has had the turn in this round
+	turn      *Waiter       // nil: no waiter has it
 	notBefore time.Duration // the next one goes on
+	allStuck  bool          // the last round has ended so
 }
 
 // A Waiter is one upgrade that waits. Its zero value has not waited yet.
 type Waiter struct{ ticket uint64 }
 
-// A Result says what became of a waiter's turn.
+// A Result says what became of a turn.
 type Result uint8
 
 const (
-	Went     Result = iota // the waiter goes on, and waits no longer
+	GoesOn   Result = iota // the waiter waits no longer
 	Stuck                  // it cannot go on; those behind it may
-	AllStuck               // nobody can go on
+	AllStuck               // none can go on
 )
 
 // Len returns the number of waiters.
 func (q *Queue) Len() int { return len(q.waiting) }
 
-// Join puts w at the end of the queue, or if it has waited before at its old place.
+// MayPass reports whether an upgrade that comes may try to go on before it joins: none waits
+// for what it may get, because each waiter is stuck for a reason of its own.
+func (q *Queue) MayPass() bool { return len(q.waiting) == 0 || !q.inRound && !q.allStuck }
+
+// Join puts w at the end of the queue, or if it has waited before at its old place. It then
+// gets the turn, because something may have happened since it looked.
 func (q *Queue) Join(w *Waiter) {
 	if w.ticket == 0 {
 		q.lastTicket++
@@ -43,6 +49,12 @@ func (q *Queue) Join(w *Waiter) {
 	}
 	i, _ := q.find(w.ticket)
 	q.waiting = slices.Insert(q.waiting, i, w)
+	switch {
+	case !q.inRound:
+		q.inRound, q.asked = true, w.ticket-1
+	case q.asked >= w.ticket:
+		q.isAgain = true
+	}
 }
 
 // Leave removes w, if it is in the queue.
@@ -59,19 +71,19 @@ func (q *Queue) find(ticket uint64) (i int, ok bool) {
 	return slices.BinarySearchFunc(q.waiting, ticket, func(w *Waiter, t uint64) int { return cmp.Compare(w.ticket, t) })
 }
 
-// Wake begins a pass, because somebody may be able to go on.
+// Wake begins a round, because a waiter may be able to go on.
 func (q *Queue) Wake() {
-	if q.isPassing && q.turn != nil {
+	if q.inRound && q.turn != nil {
 		q.isAgain = true
 		return
 	}
-	q.isPassing, q.asked = true, 0
+	q.inRound, q.asked = true, 0
 }
 
 // Next returns the waiter that gets the turn at now, or nil; and if that is because the rate
 // does not allow it yet, how long after now it will. Done or Leave follows for each waiter.
 func (q *Queue) Next(now time.Duration) (w *Waiter, wait time.Duration) {
-	if !q.isPassing || q.turn != nil {
+	if !q.inRound || q.turn != nil {
 		return nil, 0
 	}
 	i, ok := q.find(q.asked)
@@ -80,7 +92,7 @@ func (q *Queue) Next(now time.Duration) (w *Waiter, wait time.Duration) {
 	}
 	switch {
 	case i == len(q.waiting) && !q.isAgain:
-		q.isPassing = false
+		q.inRound, q.allStuck = false, false
 		return nil, 0
 	case i == len(q.waiting):
 		q.isAgain, q.asked = false, 0
@@ -97,10 +109,10 @@ func (q *Queue) Next(now time.Duration) (w *Waiter, wait time.Duration) {
 func (q *Queue) Done(w *Waiter, r Result, now, interval time.Duration) {
 	q.turn, q.asked = nil, w.ticket
 	switch r {
-	case Went:
+	case GoesOn:
 		q.Leave(w)
 		q.notBefore = now + interval
 	case AllStuck:
-		q.isPassing, q.isAgain, q.asked = q.isAgain, false, 0
+		q.inRound, q.isAgain, q.asked, q.allStuck = q.isAgain, false, 0, true
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// A pass runs the queue at now: each waiter's turn ends as result says, by the waiter's
+// A round runs the queue at now: each waiter's turn ends as result says, by the waiter's
 // index. It returns the indexes of those who had a turn, in order, and the wait.
-func pass(q *Queue, waiters []Waiter, now, interval time.Duration, result func(i int) Result) (turns []int, wait time.Duration) {
+func round(q *Queue, waiters []Waiter, now, interval time.Duration, result func(i int) Result) (turns []int, wait time.Duration) {
 	for {
 		w, wait := q.Next(now)
 		if w == nil {
@@ -21,10 +21,13 @@ func pass(q *Queue, waiters []Waiter, now, interval time.Duration, result func(i
 	}
 }
 
+// newQueueOf returns a queue of waiters, each of which has had a first turn.
 func newQueueOf(waiters []Waiter) *Queue {
 	q := new(Queue)
 	for i := range waiters {
 		q.Join(&waiters[i])
+		w, _ := q.Next(0)
+		q.Done(w, AllStuck, 0, 0)
 	}
 	return q
 }
@@ -36,18 +39,18 @@ func TestQueueLetsWaitersGoInTheirOrder(t *testing.T) {
 		turns  []int
 		left   int
 	}{
-		{"all go", func(int) Result { return Went }, []int{0, 1, 2, 3}, 0},
+		{"all go", func(int) Result { return GoesOn }, []int{0, 1, 2, 3}, 0},
 		{"nobody can", func(int) Result { return AllStuck }, []int{0}, 4},
 		{"each is stuck for itself", func(int) Result { return Stuck }, []int{0, 1, 2, 3}, 4},
 		{"one that is stuck holds up nobody", func(i int) Result {
 			if i == 1 {
 				return Stuck
 			}
-			return Went
+			return GoesOn
 		}, []int{0, 1, 2, 3}, 1},
 		{"two go", func(i int) Result {
 			if i < 2 {
-				return Went
+				return GoesOn
 			}
 			return AllStuck
 		}, []int{0, 1, 2}, 2},
@@ -55,10 +58,10 @@ func TestQueueLetsWaitersGoInTheirOrder(t *testing.T) {
 		waiters := make([]Waiter, 4)
 		q := newQueueOf(waiters)
 		if w, _ := q.Next(0); w != nil {
-			t.Errorf("%s: a turn without a pass", tt.name)
+			t.Errorf("%s: a turn without a round", tt.name)
 		}
 		q.Wake()
-		turns, wait := pass(q, waiters, 0, 0, tt.result)
+		turns, wait := round(q, waiters, 0, 0, tt.result)
 		if !slices.Equal(turns, tt.turns) || wait != 0 || q.Len() != tt.left {
 			t.Errorf("%s: turns are %v, wait %v, %d left; want %v, 0, %d", tt.name, turns, wait, q.Len(), tt.turns, tt.left)
 		}
@@ -71,7 +74,7 @@ func TestQueueHoldsItsRate(t *testing.T) {
 	q.Wake()
 	var at []string
 	for now := time.Duration(0); q.Len() > 0; {
-		turns, wait := pass(q, waiters, now, 10*time.Millisecond, func(int) Result { return Went })
+		turns, wait := round(q, waiters, now, 10*time.Millisecond, func(int) Result { return GoesOn })
 		for _, i := range turns {
 			at = append(at, fmt.Sprintf("%d at %v", i, now))
 		}
@@ -93,10 +96,10 @@ func TestQueueKeepsThePlaceOfAWaiter(t *testing.T) {
 	if w, _ := q.Next(0); w != first {
 		t.Fatal("the first one has not the turn")
 	}
-	q.Done(first, Went, 0, 0)
+	q.Done(first, GoesOn, 0, 0)
 	q.Join(first) // its attempt has failed
 	q.Wake()
-	turns, _ := pass(q, waiters, 0, 0, func(int) Result { return Went })
+	turns, _ := round(q, waiters, 0, 0, func(int) Result { return GoesOn })
 	if want := []int{0, 1, 2}; !slices.Equal(turns, want) {
 		t.Errorf("turns are %v; want %v", turns, want)
 	}
@@ -117,7 +120,7 @@ func TestQueuePassesTheTurnOfOneWhoLeaves(t *testing.T) {
 	}
 }
 
-func TestQueueBeginsAnewWhenSomethingHappensDuringAPass(t *testing.T) {
+func TestQueueBeginsAnewWhenSomethingHappensDuringARound(t *testing.T) {
 	for _, r := range []Result{Stuck, AllStuck} {
 		waiters := make([]Waiter, 2)
 		q := newQueueOf(waiters)
@@ -125,10 +128,62 @@ func TestQueueBeginsAnewWhenSomethingHappensDuringAPass(t *testing.T) {
 		w, _ := q.Next(0)
 		q.Wake() // a place is free, but w has looked before
 		q.Done(w, r, 0, 0)
-		turns, _ := pass(q, waiters, 0, 0, func(int) Result { return Went })
+		turns, _ := round(q, waiters, 0, 0, func(int) Result { return GoesOn })
 		want := map[Result][]int{Stuck: {1, 0}, AllStuck: {0, 1}}[r]
 		if !slices.Equal(turns, want) {
 			t.Errorf("%v: turns are %v; want %v", r, turns, want)
+		}
+	}
+}
+
+func TestUpgradeThatComesMayPassThoseWhoAreStuckForThemselves(t *testing.T) {
+	q := new(Queue)
+	if !q.MayPass() {
+		t.Error("nothing may pass an empty queue")
+	}
+	for _, tt := range []struct {
+		r    Result
+		want bool
+	}{{Stuck, true}, {AllStuck, false}, {Stuck, true}} {
+		var w Waiter
+		q.Join(&w)
+		if q.MayPass() {
+			t.Error("an upgrade may pass those who are going to have the turn")
+		}
+		q.Wake()
+		for {
+			w, _ := q.Next(0)
+			if w == nil {
+				break
+			}
+			q.Done(w, tt.r, 0, 0)
+		}
+		if got := q.MayPass(); got != tt.want {
+			t.Errorf("after a round in which all are %v, MayPass is %v", tt.r, got)
+		}
+	}
+}
+
+// A waiter that has joined gets a turn, whatever the others are doing: a place may have become
+// free after it looked and before it joined.
+func TestQueueGivesANewWaiterATurn(t *testing.T) {
+	for _, others := range []Result{Stuck, AllStuck} {
+		for _, duringRound := range []bool{false, true} {
+			waiters := make([]Waiter, 3)
+			q := newQueueOf(waiters[:2])
+			if duringRound {
+				q.Wake()
+				q.Next(0)
+			}
+			q.Join(&waiters[2])
+			if duringRound {
+				q.Done(&waiters[0], others, 0, 0)
+			}
+			turns, _ := round(q, waiters, 0, 0, func(int) Result { return others })
+			// A round that ends because all are stuck speaks for the new one too.
+			if want := !duringRound || others == Stuck; slices.Contains(turns, 2) != want {
+				t.Errorf("others %v, during a round %v: turns are %v; the new one has one: want %v", others, duringRound, turns, want)
+			}
 		}
 	}
 }
