@@ -2,6 +2,8 @@ package wsproxy
 
 import (
 	"math"
+	"slices"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/health"
@@ -14,15 +16,35 @@ func setBackend(backend any, s backendtest.State) {
 	b := backend.(*Backend)
 	b.tunnels.Store(int64(s.NumTunnels))
 	b.health.update((*health.Backend).Forget)
-	if s.IsFailing {
-		b.health.update(func(h *health.Backend) health.Change {
-			e := health.Event{Outcome: health.Unreached, At: b.p.now(), Reason: "a test says so"}
-			return h.Record(e, b.p.ejection)
-		})
+	flags := slices.Clone(s.Flags)
+	slices.Sort(flags) // what raises a flag clears a worse one at most
+	for _, f := range flags {
+		b.raiseForTest(Flag(f))
 	}
 	const never = math.MaxInt64 // comes the time at which they decay
 	b.updateRefusals(never, health.Refusals.Forget)
 	for range s.Refusals {
 		b.updateRefusals(never, func(r health.Refusals) health.Refusals { return r.Refused(never) })
 	}
+}
+
+// raiseForTest raises a flag as a first failure does.
+func (b *Backend) raiseForTest(f Flag) {
+	const reason = "a test has raised it"
+	e := health.Event{At: b.p.now(), LastOpened: -1, Reason: reason}
+	b.health.update(func(h *health.Backend) health.Change {
+		switch f {
+		case FlagResting:
+			e.Outcome = health.Unanswered
+		case FlagFull:
+			e.Outcome, e.RetryAfter = health.Busy, time.Second
+		case FlagEjected:
+			return h.Eject(e, b.p.ejection)
+		case FlagCheckFailed:
+			return h.RecordCheck(e.At, true, reason)
+		case FlagUnreachable:
+			e.Outcome = health.Unreached
+		}
+		return h.Record(e, b.p.ejection)
+	})
 }
