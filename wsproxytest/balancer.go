@@ -1,4 +1,3 @@
-// Package wsproxytest tests implementations of the interfaces of package wsproxy.
 package wsproxytest
 
 import (

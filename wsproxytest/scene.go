@@ -16,7 +16,7 @@ import (
 	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
-// A Scene is a proxy that runs, with backends in memory whose behavior a test chooses and
+// A Scene is a proxy that runs, with backends in memory whose behaviour a test chooses and
 // changes meanwhile. Clients come by [Scene.Connect]. It is for tests of a Balancer together
 // with all that decides about its candidates: limits, the queue, retries, health. Its methods
 // are safe for concurrent use.
@@ -45,7 +45,7 @@ type Scene struct {
 	backends []*sceneBackend // does not change
 	clients  *clientListener
 
-	running sync.WaitGroup // goroutines, and connections to backends
+	running sync.WaitGroup // goroutines, and calls of backends' handlers
 
 	mu       sync.Mutex
 	sessions map[*session]bool // those whose handler has not returned
@@ -100,7 +100,7 @@ func (s *Scene) Backend(id string) *wsproxy.Backend {
 	return first
 }
 
-// SetBehavior changes the behavior of the backend of that ID: for requests that come from
+// SetBehavior changes the behaviour of the backend of that ID: for requests that come from
 // now on. [Down] also ends what there is. It panics if the Scene has no such backend.
 func (s *Scene) SetBehavior(id string, b Behavior) {
 	if err := s.backend(id).setBehavior(b); err != nil {
@@ -201,7 +201,13 @@ type sceneBackend struct {
 func (b *sceneBackend) serve(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
 	h := b.behavior.handler
+	if b.isOver {
+		b.mu.Unlock()
+		panic(http.ErrAbortHandler)
+	}
+	b.s.running.Add(1)
 	b.mu.Unlock()
+	defer b.s.running.Done()
 	if h == nil {
 		h = http.HandlerFunc(serveEcho)
 	}
@@ -260,7 +266,6 @@ func (l backendListener) Accept() (net.Conn, error) {
 	l.b.mu.Lock()
 	defer l.b.mu.Unlock()
 	l.b.conns[c] = true
-	l.b.s.running.Add(1)
 	if l.b.ln != l.Listener { // it has gone down in the meantime
 		c.Reset()
 	}
@@ -270,16 +275,12 @@ func (l backendListener) Accept() (net.Conn, error) {
 // A backendConn is a connection of a backend, until its Close.
 type backendConn struct {
 	*memnet.Conn
-	b        *sceneBackend
-	isClosed sync.Once
+	b *sceneBackend
 }
 
 func (c *backendConn) Close() error {
-	c.isClosed.Do(func() {
-		c.b.mu.Lock()
-		delete(c.b.conns, c)
-		c.b.mu.Unlock()
-		c.b.s.running.Done()
-	})
+	c.b.mu.Lock()
+	delete(c.b.conns, c)
+	c.b.mu.Unlock()
 	return c.Conn.Close()
 }

@@ -316,6 +316,23 @@ func TestSceneEndsWithItsTest(t *testing.T) {
 	}
 }
 
+// The handler returns when its connection is reset, and leaves it open.
+func TestSceneEndsThoughAHandlerClosesNothing(t *testing.T) {
+	inAndOutOfBubble(t, func(t *testing.T) {
+		scene := wsproxytest.NewScene(t, []wsproxytest.Backend{{ID: "a"}})
+		hijacked := make(chan error, 1)
+		scene.SetBehavior("a", wsproxytest.Serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			hijacked <- err
+			conn.Read(make([]byte, 1))
+		})))
+		go scene.Connect(newUpgrade("/"))
+		if err := <-hijacked; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestClientsThatComeAfterTheEndGetAnError(t *testing.T) {
 	var scene *wsproxytest.Scene
 	t.Run("scene", func(t *testing.T) { scene = wsproxytest.NewScene(t, []wsproxytest.Backend{{ID: "a"}}) })
