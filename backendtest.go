@@ -21,10 +21,13 @@ func setBackend(backend any, s backendtest.State) {
 	for _, f := range flags {
 		b.raiseForTest(Flag(f))
 	}
-	const never = math.MaxInt64 // comes the time at which they decay
-	b.updateRefusals(never, health.Refusals.Forget)
+	at := time.Duration(math.MaxInt64) // so that refusals do not decay
+	if s.IsLive {
+		at = b.p.now()
+	}
+	b.updateRefusals(at, health.Refusals.Forget)
 	for range s.Refusals {
-		b.updateRefusals(never, func(r health.Refusals) health.Refusals { return r.Refused(never) })
+		b.updateRefusals(at, func(r health.Refusals) health.Refusals { return r.Refused(at) })
 	}
 }
 

@@ -7,8 +7,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/backendtest"
 )
 
-// A Backend describes a backend of a test: of one that calls Pick ([NewBackends]), or of one
-// that runs a proxy ([NewScene]).
+// A Backend describes a backend for [NewBackends] or [NewScene].
 type Backend struct {
 	ID     string // default: the URL
 	URL    string // default: "http://" and the ID; only a Scene dials it
@@ -24,13 +23,14 @@ type Backend struct {
 
 	// Refusals is the number of upgrades that the backend has refused, while it has accepted
 	// none. If it is positive, [wsproxy.Backend.Load] is that of a backend that refuses. It
-	// does not decay. Zero and negative mean that it does not refuse.
+	// does not decay, but in a Scene it halves each second. Zero and negative mean that it does
+	// not refuse.
 	Refusals int
 
 	// Flags are raised as a first failure raises them. [wsproxy.Backend.Health] has them, and
 	// [wsproxy.Backend.State] is BackendFailing, unless it is [wsproxy.FlagFull] alone. A
-	// candidate with flags is one that is to be tried again, or one of a set where all have
-	// flags. It must not be avoided: see [wsproxy.Balancer].
+	// candidate has flags if it is to be tried again, or if all have some. A balancer must
+	// not avoid it: see [wsproxy.Balancer].
 	//
 	// In a Scene the proxy avoids the backend for 1 s, if [wsproxy.WithEjection] does not say
 	// otherwise, and then tries it again. FlagCheckFailed stays.
@@ -52,15 +52,16 @@ type Backend struct {
 //	)
 //	b, err := balancer.Pick(httptest.NewRequest("GET", "/chat", nil), candidates)
 func NewBackends(backends ...Backend) []*wsproxy.Backend {
-	_, all, err := newProxy(backends)
+	_, all, err := newProxy(backends, false)
 	if err != nil {
 		panic(fmt.Errorf("wsproxytest: %w", err))
 	}
 	return all
 }
 
-// newProxy returns a proxy with backends, and all of them, also those that are removed.
-func newProxy(backends []Backend, opts ...wsproxy.Option) (*wsproxy.Proxy, []*wsproxy.Backend, error) {
+// newProxy returns a proxy with backends, and all of them, the removed ones included. IsLive
+// says that the proxy will be used.
+func newProxy(backends []Backend, isLive bool, opts ...wsproxy.Option) (*wsproxy.Proxy, []*wsproxy.Backend, error) {
 	configs := make([]wsproxy.BackendConfig, len(backends))
 	var inSet []wsproxy.BackendConfig
 	for i, b := range backends {
@@ -81,7 +82,7 @@ func newProxy(backends []Backend, opts ...wsproxy.Option) (*wsproxy.Proxy, []*ws
 		return nil, nil, err
 	}
 	for i, b := range backends {
-		s := backendtest.State{NumTunnels: b.NumTunnels, Refusals: b.Refusals}
+		s := backendtest.State{NumTunnels: b.NumTunnels, Refusals: b.Refusals, IsLive: isLive}
 		for _, f := range b.Flags {
 			s.Flags = append(s.Flags, uint8(f))
 		}
@@ -90,7 +91,7 @@ func newProxy(backends []Backend, opts ...wsproxy.Option) (*wsproxy.Proxy, []*ws
 	return p, all, nil
 }
 
-// config returns the configuration of b, or what is wrong with b apart from it.
+// config returns the configuration of b. It checks the fields that are not in it.
 func (b *Backend) config() (wsproxy.BackendConfig, error) {
 	c := wsproxy.BackendConfig{
 		ID: b.ID, URL: b.URL, Weight: b.Weight, MaxTunnels: b.MaxTunnels, Priority: b.Priority,

@@ -11,8 +11,8 @@ import (
 	"net/http"
 )
 
-// A Behavior is what a backend of a [Scene] does with connections and upgrades. The zero
-// value is that of [Echo].
+// A Behavior says how a backend of a [Scene] treats connections and upgrades. The zero value
+// is Echo's.
 type Behavior struct {
 	isDown  bool
 	handler http.Handler // nil: serveEcho
@@ -61,7 +61,8 @@ func CloseWith(code int) Behavior {
 }
 
 // Down is a backend whose process does not run: dials fail at once with ECONNREFUSED, and
-// the connections that it had are reset, those of tunnels too.
+// the connections that it had are reset, those of tunnels too. Any other Behavior starts it
+// again.
 func Down() Behavior { return Behavior{isDown: true} }
 
 // Serve serves requests with h, which may accept WebSockets with a library of the test's

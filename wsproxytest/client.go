@@ -8,8 +8,8 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A Client is a client of a [Scene], and what it got. Its methods are safe for concurrent
-// use.
+// A Client is a client of a [Scene], with the response that it got. Its methods are safe for
+// concurrent use.
 type Client struct {
 	// Status is that of the response: 101 if the client has a tunnel, and if it was refused
 	// by a Close frame (see [wsproxy.Refusal]). It is 0 if there was no response.
@@ -40,8 +40,8 @@ type Client struct {
 // Of r, which [net/http/httptest.NewRequest] makes, Connect sends the method, the path and the
 // query, the Host and the header; the fields of an upgrade are added where they are missing.
 // The client's address is r.RemoteAddr, and 192.0.2.1 with a port of its own if that is empty:
-// so [wsproxy.ByClientIP] and the limits of each client see what the test chose. The values of
-// r's context are those of the request that the proxy gets, as if a middleware had set them.
+// so the test decides about [wsproxy.ByClientIP] and the limits of each client. The values of
+// r's context are in the request that the proxy gets, as if a middleware had set them.
 // If the context ends before the response, the client leaves. Connect does not modify r.
 //
 // When Connect returns, the proxy has counted: [wsproxy.Backend.NumTunnels] of Client.Backend

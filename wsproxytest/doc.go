@@ -4,7 +4,7 @@
 //   - [NewBackends] makes backends with chosen tunnels, weights, refusals and flags, for a call
 //     of Pick whose result the test knows.
 //   - [NewScene] runs a proxy with it, over backends in memory whose behaviour the test
-//     changes, and clients that tell what they got. With [testing/synctest] it takes no time.
+//     changes. Its clients have the responses. With [testing/synctest] it takes no time.
 //
 // Package [github.com/wsproxy/wsproxy/wsproxytest/memnet] has the network in memory for other
 // tests.

@@ -38,7 +38,7 @@ import (
 //		})
 //	}
 type Scene struct {
-	// Proxy is the running proxy. The test may use all its methods, also those that end it.
+	// Proxy is the running proxy. The test may use all its methods, also Shutdown and Close.
 	Proxy *wsproxy.Proxy
 
 	network  *memnet.Network // of the backends
@@ -48,7 +48,7 @@ type Scene struct {
 	running sync.WaitGroup // goroutines, and calls of backends' handlers
 
 	mu       sync.Mutex
-	sessions map[*session]bool // those whose handler has not returned
+	sessions map[*session]bool // until the handler of each has returned
 	isOver   bool
 }
 
@@ -70,7 +70,7 @@ func NewScene(t testing.TB, backends []Backend, opts ...wsproxy.Option) *Scene {
 	s := &Scene{network: memnet.NewNetwork(), clients: newClientListener(), sessions: make(map[*session]bool)}
 	opts = slices.Concat([]wsproxy.Option{wsproxy.WithLogger(slog.New(slog.DiscardHandler))}, opts,
 		[]wsproxy.Option{wsproxy.WithDialer(s.dialBackend)})
-	p, all, err := newProxy(backends, opts...)
+	p, all, err := newProxy(backends, true, opts...)
 	if err != nil {
 		t.Fatalf("wsproxytest: %v", err)
 	}
@@ -193,7 +193,7 @@ type sceneBackend struct {
 	mu       sync.Mutex
 	behavior Behavior
 	ln       *memnet.Listener      // nil: it is down
-	conns    map[*backendConn]bool // those that are open
+	conns    map[*backendConn]bool // the open ones
 	isOver   bool
 }
 

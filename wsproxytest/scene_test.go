@@ -262,6 +262,18 @@ func TestFlaggedBackendIsTriedWhenItsTimeIsOver(t *testing.T) {
 	})
 }
 
+func TestRefusalsOfASceneDecay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scene := wsproxytest.NewScene(t, []wsproxytest.Backend{{ID: "a", Refusals: 8}, {ID: "b", NumTunnels: 1}})
+		for _, want := range []int{1 + 8, 1 + 4, 1 + 2, 1 + 1} {
+			if got := scene.Backend("a").Load(); got != want {
+				t.Errorf("load %d; want %d: as much as b, and the refusals", got, want)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 func TestBackendThatComesLaterIsConnected(t *testing.T) {
 	scene := wsproxytest.NewScene(t, []wsproxytest.Backend{{ID: "a"}, {ID: "b", State: wsproxy.BackendRemoved}})
 	if err := scene.Proxy.SetBackends(wsproxy.BackendConfig{ID: "b", URL: "http://b"}); err != nil {

@@ -231,7 +231,7 @@ func (c *clientConn) Close() error {
 	return c.Conn.Close()
 }
 
-// A clientAddr is what a test chose as Request.RemoteAddr.
+// A clientAddr is the Request.RemoteAddr that a test chose.
 type clientAddr string
 
 func (clientAddr) Network() string  { return "mem" }

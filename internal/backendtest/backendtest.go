@@ -1,10 +1,11 @@
-// Package backendtest lets tests choose what a backend has counted, and its flags.
+// Package backendtest lets tests choose the counts and the flags of a backend.
 package backendtest
 
-// State is what a backend counts, and which of its flags are up.
+// State has the counts of a backend, and the flags that are up.
 type State struct {
 	NumTunnels int
-	Refusals   int     // upgrades refused, and none accepted; they do not decay
+	Refusals   int     // upgrades refused, and none accepted
+	IsLive     bool    // Refusals decay from now on; otherwise never
 	Flags      []uint8 // each a wsproxy.Flag; raised now, as by a first failure
 }
 

@@ -1,9 +1,9 @@
 // Package memnet implements a network in memory, for tests.
 //
 // Its calls wait on condition variables and timers only. So they block durably in
-// a [testing/synctest] bubble, where a socket would stop the clock. What is created in a
-// bubble belongs to that bubble, and all of a package's tests can use the same addresses: a
-// [Network] shares nothing with another one.
+// a [testing/synctest] bubble, where a socket would stop the clock. Connections
+// and listeners that are created in a bubble belong to that bubble. Tests can use the same
+// addresses, because a [Network] shares nothing with another one.
 //
 //	func TestServerCutsSlowClients(t *testing.T) {
 //		synctest.Test(t, func(t *testing.T) {
