@@ -15,38 +15,40 @@ func setBackend(backend any, s backendtest.State) {
 	b := backend.(*Backend)
 	b.tunnels.Store(int64(s.NumTunnels))
 	b.health.update((*health.Backend).Forget)
-	if s.IsFailing {
-		b.health.update(func(h *health.Backend) health.Change {
-			e := health.Event{Outcome: health.Unreached, At: b.p.now(), Reason: "a test says so"}
-			return h.Record(e, b.p.ejection)
-		})
+	for f := FlagResting; f <= FlagUnreachable; f++ { // what raises a flag may clear a worse one
+		for _, name := range s.Flags {
+			if name == f.String() {
+				b.raiseForTest(f)
+			}
+		}
 	}
-	for _, name := range s.Flags {
-		b.health.update(func(h *health.Backend) health.Change { return raise(h, name, b.p.now(), b.p.ejection) })
+	at := time.Duration(math.MaxInt64) // so that refusals do not decay
+	if s.IsLive {
+		at = b.p.now()
 	}
-	const never = math.MaxInt64 // comes the time at which they decay
-	b.updateRefusals(never, health.Refusals.Forget)
+	b.updateRefusals(at, health.Refusals.Forget)
 	for range s.Refusals {
-		b.updateRefusals(never, func(r health.Refusals) health.Refusals { return r.Refused(never) })
+		b.updateRefusals(at, func(r health.Refusals) health.Refusals { return r.Refused(at) })
 	}
 }
 
-// raise raises the flag with that name. A full backend has sent a Retry-After of 10 s.
-func raise(h *health.Backend, name string, now time.Duration, rules health.Ejection) health.Change {
-	e := health.Event{At: now, Reason: "a test says so", RetryAfter: 10 * time.Second}
-	switch name {
-	case FlagResting.String():
-		e.Outcome = health.Unanswered
-	case FlagFull.String():
-		e.Outcome = health.Busy
-	case FlagEjected.String():
-		return h.Eject(e, rules)
-	case FlagCheckFailed.String():
-		return h.RecordCheck(now, true, e.Reason)
-	case FlagUnreachable.String():
-		e.Outcome = health.Unreached
-	default:
-		panic("no flag has the name " + name)
-	}
-	return h.Record(e, rules)
+// raiseForTest raises a flag as a first failure does. A full backend has sent a Retry-After of
+// 1 s.
+func (b *Backend) raiseForTest(f Flag) {
+	e := health.Event{At: b.p.now(), LastOpened: -1, RetryAfter: time.Second, Reason: "a test has raised it"}
+	b.health.update(func(h *health.Backend) health.Change {
+		switch f {
+		case FlagResting:
+			e.Outcome = health.Unanswered
+		case FlagFull:
+			e.Outcome = health.Busy
+		case FlagEjected:
+			return h.Eject(e, b.p.ejection)
+		case FlagCheckFailed:
+			return h.RecordCheck(e.At, true, e.Reason)
+		case FlagUnreachable:
+			e.Outcome = health.Unreached
+		}
+		return h.Record(e, b.p.ejection)
+	})
 }

@@ -645,16 +645,16 @@ func TestHealthDescribesEachFlag(t *testing.T) {
 		state wsproxy.BackendState
 	}{
 		{"", nil, nil, wsproxy.BackendUp},
-		{"full", []wsproxy.Flag{wsproxy.FlagFull}, []time.Duration{10 * time.Second}, wsproxy.BackendUp},
+		{"full", []wsproxy.Flag{wsproxy.FlagFull}, []time.Duration{time.Second}, wsproxy.BackendUp},
 		{"resting", []wsproxy.Flag{wsproxy.FlagResting}, []time.Duration{time.Second}, wsproxy.BackendFailing},
 		{"ejected", []wsproxy.Flag{wsproxy.FlagEjected}, []time.Duration{time.Second}, wsproxy.BackendFailing},
 		{"check failed", []wsproxy.Flag{wsproxy.FlagCheckFailed}, []time.Duration{0}, wsproxy.BackendFailing},
 		{"unreachable", []wsproxy.Flag{wsproxy.FlagUnreachable}, []time.Duration{time.Second}, wsproxy.BackendFailing},
-		{"full,resting", []wsproxy.Flag{wsproxy.FlagFull, wsproxy.FlagResting}, []time.Duration{10 * time.Second, time.Second}, wsproxy.BackendFailing},
+		{"full,resting", []wsproxy.Flag{wsproxy.FlagFull, wsproxy.FlagResting}, []time.Duration{time.Second, time.Second}, wsproxy.BackendFailing},
 		{
 			"check failed,full,resting,ejected,unreachable",
 			[]wsproxy.Flag{wsproxy.FlagUnreachable, wsproxy.FlagCheckFailed, wsproxy.FlagEjected, wsproxy.FlagFull, wsproxy.FlagResting},
-			[]time.Duration{time.Second, 0, time.Second, 10 * time.Second, time.Second},
+			[]time.Duration{time.Second, 0, time.Second, time.Second, time.Second},
 			wsproxy.BackendFailing,
 		},
 	} {
@@ -673,7 +673,7 @@ func TestHealthDescribesEachFlag(t *testing.T) {
 					t.Fatalf("Health() = %+v; want %v", h, tt.want)
 				}
 				for i, f := range h.Flags {
-					if f.Flag != tt.want[i] || f.Reason != "a test says so" || !f.Since.Equal(raised) {
+					if f.Flag != tt.want[i] || f.Reason != "a test has raised it" || !f.Since.Equal(raised) {
 						t.Errorf("flag %d is %+v; want %v, since %v", i, f, tt.want[i], raised)
 					}
 					most := raised.Add(tt.until[i])

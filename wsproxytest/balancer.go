@@ -1,10 +1,10 @@
-// Package wsproxytest tests implementations of the interfaces of package wsproxy.
 package wsproxytest
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
@@ -22,7 +22,9 @@ import (
 //	}
 //
 // A balancer may refuse a request that lacks cookies, a query or a remote address
-// with an error. It must choose a backend for an ordinary request. If a balancer
+// with an error. It must choose a backend for an ordinary request. It may end an upgrade with
+// an error after an attempt that has failed, and need not treat candidates with flags like
+// others, but must not leave them out. If a balancer
 // needs more than a browser sends, wrap it in a [wsproxy.BalancerFunc] that adds
 // the missing parts to a clone of the request.
 //
@@ -57,6 +59,9 @@ const (
 	ruleChange      = "Pick must work after backends were removed and added"
 	ruleNumber      = "Pick must work with any number of candidates"
 	ruleAnyRequest  = "Pick must not fail on a request that lacks something"
+	ruleRetry       = "Pick must work when its choice was tried already"
+	ruleAllFlagged  = "Pick must choose a backend where all candidates have flags"
+	ruleProbation   = "Pick must not avoid a candidate that has a flag"
 	ruleConcurrency = "Pick must be safe for concurrent use"
 )
 
@@ -79,7 +84,8 @@ func (t *tester) run() {
 		return // all other checks would report the same fault
 	}
 	for _, check := range []func(wsproxy.Balancer){
-		t.checkRetention, t.checkChanges, t.checkNumbers, t.checkRequests, t.checkConcurrency,
+		t.checkRetention, t.checkChanges, t.checkNumbers, t.checkRequests,
+		t.checkRetries, t.checkAllFlagged, t.checkProbation, t.checkConcurrency,
 	} {
 		if t.isBlocked {
 			return
@@ -103,7 +109,7 @@ func (t *tester) checkOrdinary() bool {
 	for range 10 {
 		found := t.pick(b, ordinary, t.pool.some(3)).violations
 		t.report(found...)
-		if len(choiceViolations(found)) > 0 {
+		if len(choiceViolations(found)) > 0 || t.isBlocked {
 			return false
 		}
 	}
@@ -122,6 +128,9 @@ func (t *tester) checkRetention(b wsproxy.Balancer) {
 			return
 		}
 		t.report(p.violations...)
+		if t.isBlocked {
+			return
+		}
 		poison := t.pool.outsider()
 		if i%2 == 1 {
 			poison = nil
@@ -179,6 +188,92 @@ func (t *tester) checkRequests(b wsproxy.Balancer) {
 	}
 }
 
+// checkRetries checks the balancer when the backend that it has chosen has failed, and is no
+// candidate any longer for the same request.
+func (t *tester) checkRetries(b wsproxy.Balancer) {
+	for i := range 10 {
+		all := t.pool.some(4)
+		first := t.pick(b, client(i), all)
+		if t.reportAs(ruleRetry, "", first.violations) {
+			return
+		}
+		left := slices.DeleteFunc(slices.Clone(all), func(b *wsproxy.Backend) bool { return b == first.chosen })
+		again := t.pick(b, client(i), left)
+		if isEnd(again.err) {
+			continue // the client gets the response for the first attempt
+		}
+		when := fmt.Sprintf("after %s was tried", first.chosen)
+		if t.reportAs(ruleRetry, when, again.violations) {
+			return
+		}
+	}
+}
+
+// isEnd reports whether err is one with which a balancer may end an upgrade after an attempt
+// that has failed.
+func isEnd(err error) bool {
+	var status *wsproxy.StatusError
+	return errors.Is(err, wsproxy.ErrNoBackend) || errors.Is(err, wsproxy.ErrLimit) || errors.As(err, &status)
+}
+
+// checkAllFlagged checks balancers with candidates that all have the same flag.
+func (t *tester) checkAllFlagged(wsproxy.Balancer) {
+	for f := wsproxy.FlagResting; f <= wsproxy.FlagUnreachable; f++ {
+		b, candidates := t.newBalancer(), flagged(allFlagged, f)
+		for i := range 10 {
+			found := t.pick(b, client(i), candidates).violations
+			if t.reportAs(ruleAllFlagged, fmt.Sprintf("where all are %v", f), found) {
+				return
+			}
+		}
+	}
+}
+
+// checkProbation checks that a candidate with a flag, which one upgrade is to try, is chosen by
+// some client, if it is chosen without the flag: it would stay failing for ever.
+func (t *tester) checkProbation(b wsproxy.Balancer) {
+	usual, ok := t.numChosen(b, flagged(noneFlagged, 0))
+	if !ok {
+		return
+	}
+	most := 0 // the index of the candidate that most clients get
+	for i, n := range usual {
+		if n > usual[most] {
+			most = i
+		}
+	}
+	for _, f := range []wsproxy.Flag{wsproxy.FlagResting, wsproxy.FlagFull, wsproxy.FlagEjected, wsproxy.FlagUnreachable} {
+		candidates := flagged(most, f)
+		n, ok := t.numChosen(t.newBalancer(), candidates)
+		if !ok {
+			return
+		}
+		if n[most] == 0 {
+			t.report(violation{ruleProbation, fmt.Sprintf("of %d requests of clients it gave %d to %s, and none while that was a candidate that is %v; a balancer need not look at flags",
+				probationPicks, usual[most], candidates[most], f)})
+			return
+		}
+	}
+}
+
+// probationPicks is so many that a random choice among four candidates is not wrong by chance:
+// it leaves one out once in 10^24 times.
+const probationPicks = 200
+
+// numChosen returns how many clients get each of candidates. It returns false if a choice is
+// wrong, which it records.
+func (t *tester) numChosen(b wsproxy.Balancer, candidates []*wsproxy.Backend) (n []int, ok bool) {
+	n = make([]int, len(candidates))
+	for i := range probationPicks {
+		p := t.pick(b, client(i), candidates)
+		if t.reportAs(ruleProbation, "", p.violations) {
+			return nil, false
+		}
+		n[slices.Index(candidates, p.chosen)]++
+	}
+	return n, true
+}
+
 // checkConcurrency checks the balancer with calls from several goroutines.
 func (t *tester) checkConcurrency(b wsproxy.Balancer) {
 	const callers, calls = 8, 100
@@ -221,7 +316,7 @@ func (t *tester) report(found ...violation) {
 
 // reportAs records violations. Those that concern the choice are recorded as
 // violations of rule, because the balancer has chosen correctly in the checks
-// before. It returns whether there were any of them.
+// before. It returns whether there were any of them, or a call is blocked.
 func (t *tester) reportAs(rule, when string, found []violation) bool {
 	wrong := choiceViolations(found)
 	for i, v := range found {
@@ -235,7 +330,7 @@ func (t *tester) reportAs(rule, when string, found []violation) bool {
 		}
 		t.report(violation{rule: rule, detail: detail})
 	}
-	return len(wrong) > 0
+	return len(wrong) > 0 || t.isBlocked
 }
 
 // A violation is the error of a broken rule.

@@ -7,9 +7,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/wsproxytest"
@@ -46,6 +48,46 @@ func TestBalancerThatRefusesUnusualRequestsPasses(t *testing.T) {
 			return candidates[0], nil
 		}
 	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A proxy that has tried the only backend for a session ends the upgrade with ErrNoBackend.
+func TestBalancerThatWantsNoRetryPasses(t *testing.T) {
+	err := testFunc(func() pickFunc {
+		var chosen sync.Map // *wsproxy.Backend by session
+		return func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			c, err := r.Cookie("session")
+			if err != nil {
+				return candidates[0], nil
+			}
+			bound, isBound := chosen.Load(c.Value)
+			b, _ := bound.(*wsproxy.Backend)
+			switch {
+			case isBound && slices.Contains(candidates, b):
+				return b, nil
+			case isBound && b.State() != wsproxy.BackendRemoved:
+				return nil, wsproxy.ErrNoBackend
+			}
+			chosen.Store(c.Value, candidates[0])
+			return candidates[0], nil
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Half the share is no mistake.
+func TestBalancerThatGivesFailingBackendsLessPasses(t *testing.T) {
+	err := testFunc(always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+		b, err := wsproxy.Random().Pick(r, candidates)
+		if err == nil && b.State() == wsproxy.BackendFailing {
+			return wsproxy.Random().Pick(r, candidates)
+		}
+		return b, err
+	}))
 	if err != nil {
 		t.Error(err)
 	}
@@ -159,7 +201,69 @@ func TestBrokenBalancersGetTheirRule(t *testing.T) {
 				first.CompareAndSwap(nil, candidates[0])
 				return first.Load(), nil
 			}
-		}, []string{"must work after backends were removed and added: after 1 changes of the set, for a browser's request and 5 candidates it returned"}},
+		}, []string{
+			"must work after backends were removed and added: after 1 changes of the set, for a browser's request and 5 candidates it returned",
+			"must work when its choice was tried already: after ws://backend-0.example was tried, for a request of one of many browsers and 3 candidates it returned",
+		}},
+
+		{"needs its first choice for a session", func() pickFunc {
+			var chosen sync.Map // ID by session
+			return func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+				c, err := r.Cookie("session")
+				if err != nil {
+					return candidates[0], nil
+				}
+				id, _ := chosen.LoadOrStore(c.Value, candidates[0].ID())
+				for _, b := range candidates {
+					if b.ID() == id {
+						return b, nil
+					}
+				}
+				return nil, errors.New("the session is lost")
+			}
+		}, []string{
+			"must work after backends were removed and added",
+			`must work when its choice was tried already: after ws://backend-0.example was tried, for a request of one of many browsers and 3 candidates it returned the error "the session is lost"`,
+		}},
+
+		{"avoids failing backends", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			for _, b := range candidates {
+				if b.State() == wsproxy.BackendUp {
+					return b, nil
+				}
+			}
+			return candidates[0], nil
+		}), []string{"must not avoid a candidate that has a flag: of 200 requests of clients it gave 200 to backend-2.example, and none while that was a candidate that is resting; a balancer need not look at flags"}},
+
+		{"avoids full backends", always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			left := slices.DeleteFunc(slices.Clone(candidates), func(b *wsproxy.Backend) bool {
+				up := b.Health().Flags
+				return len(up) > 0 && up[0].Flag == wsproxy.FlagFull
+			})
+			if len(left) == 0 {
+				left = candidates
+			}
+			return wsproxy.Random().Pick(r, left)
+		}), []string{"none while that was a candidate that is full"}},
+
+		{"leaves out backends with flags", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return slices.DeleteFunc(slices.Clone(candidates), func(b *wsproxy.Backend) bool { return len(b.Health().Flags) > 0 })[0], nil
+		}), []string{
+			"must choose a backend where all candidates have flags: where all are resting, for a request of one of many browsers and 4 candidates it panicked",
+			"must not avoid a candidate that has a flag",
+		}},
+
+		{"refuses where all backends cannot be reached", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			for _, b := range candidates {
+				if up := b.Health().Flags; len(up) == 0 || up[0].Flag != wsproxy.FlagUnreachable {
+					return b, nil
+				}
+			}
+			return nil, wsproxy.ErrNoBackend
+		}), []string{
+			"must choose a backend where all candidates have flags: where all are unreachable,",
+			"none while that was a candidate that is unreachable",
+		}},
 
 		{"needs two candidates", always(func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			return candidates[1], nil
@@ -239,15 +343,35 @@ func TestBalancerThatBlocksIsReportedAndReleased(t *testing.T) {
 }
 
 func TestBalancerThatBlocksSometimesIsReported(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		err := testFunc(always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
-			if len(candidates) == 1 {
-				<-r.Context().Done()
-			}
-			return candidates[0], nil
-		}))
-		checkViolations(t, err, []string{"must not block: for a browser's request and 1 candidate"})
-	})
+	for name, tt := range map[string]struct {
+		when func(*http.Request, []*wsproxy.Backend) bool
+		want string
+	}{
+		"always":        {func(*http.Request, []*wsproxy.Backend) bool { return true }, "a browser's request and 3 candidates"},
+		"one candidate": {func(_ *http.Request, c []*wsproxy.Backend) bool { return len(c) == 1 }, "a browser's request and 1 candidate"},
+		"no cookies":    {func(r *http.Request, _ []*wsproxy.Backend) bool { return r.Header["Cookie"] == nil }, "a request without cookies"},
+		"flag":          {func(_ *http.Request, c []*wsproxy.Backend) bool { return len(c[0].Health().Flags) > 0 }, "a request of one of many browsers and 4 candidates"},
+		"four backends": {func(_ *http.Request, c []*wsproxy.Backend) bool { return len(c) == 4 }, "a request of one of many browsers and 4 candidates"},
+		"a flag for one": {func(_ *http.Request, c []*wsproxy.Backend) bool {
+			return len(c) == 4 && len(c[0].Health().Flags) != len(c[1].Health().Flags)
+		}, "a request of one of many browsers and 4 candidates"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				err := testFunc(always(func(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+					if tt.when(r, candidates) {
+						<-r.Context().Done()
+					}
+					return candidates[0], nil
+				}))
+				checkViolations(t, err, []string{"must not block: for " + tt.want})
+				if took := time.Since(start); took != time.Second {
+					t.Errorf("TestBalancer returned after %v; want 1s, without further calls", took)
+				}
+			})
+		})
+	}
 }
 
 func TestNilBalancerIsReported(t *testing.T) {

@@ -3,6 +3,7 @@ package wsproxytest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"reflect"
@@ -15,6 +16,8 @@ import (
 // A pickResult is the result of one call of Pick.
 type pickResult struct {
 	given      []*wsproxy.Backend // the slice that was passed as candidates
+	chosen     *wsproxy.Backend
+	err        error // of Pick
 	violations []violation
 }
 
@@ -41,7 +44,7 @@ func (t *tester) pick(b wsproxy.Balancer, q request, candidates []*wsproxy.Backe
 		detail := fmt.Sprintf("%s it did not return within %v", about, blockedAfter)
 		return pickResult{violations: []violation{{ruleBlock, detail}}}
 	}
-	p := pickResult{given: given}
+	p := pickResult{given: given, chosen: o.backend, err: o.err}
 	if v := o.violation(candidates); v.rule != "" {
 		p.violations = append(p.violations, violation{v.rule, about + " " + v.detail})
 	}
@@ -146,6 +149,17 @@ var ordinary = request{
 		"Origin":     "https://chat.example",
 		"User-Agent": "Mozilla/5.0",
 	},
+}
+
+// client returns an ordinary request of the nth of many clients.
+func client(n int) request {
+	q := ordinary
+	q.name = "a request of one of many browsers"
+	q.remoteAddr = fmt.Sprintf("192.0.2.%d:52814", n%250+1)
+	q.query = fmt.Sprintf("room=%d&user=%d", n, n)
+	q.header = maps.Clone(q.header)
+	q.header["Cookie"] = fmt.Sprintf("theme=dark; session=%032x", n)
+	return q
 }
 
 var unusual = []request{

@@ -118,6 +118,24 @@ func (p *pool) change(n int) ([]*wsproxy.Backend, error) {
 	return p.changing.Backends(), nil
 }
 
+// Which of the backends of flagged have a flag, if it is not the index of one.
+const (
+	noneFlagged = -1
+	allFlagged  = -2
+)
+
+// flagged returns four backends with tunnels. The one at index, or all, has the flag f.
+func flagged(index int, f wsproxy.Flag) []*wsproxy.Backend {
+	backends := make([]Backend, 4)
+	for i := range backends {
+		backends[i] = Backend{ID: fmt.Sprintf("backend-%d.example", (i+2)%4), Weight: 1 + i%2, NumTunnels: 2 - i%2}
+		if i == index || index == allFlagged {
+			backends[i].Flags = []wsproxy.Flag{f}
+		}
+	}
+	return NewBackends(backends...)
+}
+
 // pickRequested returns the backend that the request's Backend field names.
 func pickRequested(r *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
 	isRequested := func(b *wsproxy.Backend) bool { return b.ID() == r.Header.Get("Backend") }

@@ -1,12 +1,12 @@
-// Package backendtest lets tests choose what a backend has counted.
+// Package backendtest lets tests choose the counts and the flags of a backend.
 package backendtest
 
-// State is what a backend counts, and which flags are up.
+// State has the counts of a backend, and its flags.
 type State struct {
 	NumTunnels int
-	Refusals   int      // upgrades refused, and none accepted; they do not decay
-	IsFailing  bool     // its last attempt failed to connect
-	Flags      []string // these are raised at the moment of the call, by their names
+	Refusals   int      // upgrades refused, and none accepted
+	IsLive     bool     // Refusals decay from now on; otherwise never
+	Flags      []string // names of flags, which are raised now, as by a first failure
 }
 
 // Set changes backend, which is a *wsproxy.Backend. Package wsproxy sets the variable when

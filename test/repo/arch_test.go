@@ -31,9 +31,10 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".":           {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/limit", "internal/netconn", "internal/relay"}},
-	"wsproxytest": {imports: []string{".", "internal/backendtest", "wsproxytest/memnet"}},
+	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/limit", "internal/netconn", "internal/relay"}},
 
+	// They are for the tests of users.
+	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "wsproxytest/memnet"}},
 	"wsproxytest/memnet": {forTest: true},
 
 	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/limit", "internal/netconn"}},
@@ -156,7 +157,7 @@ func TestImportRulesFindBreaches(t *testing.T) {
 		{"x.go", `import _ "github.com/wsproxy/wsproxy/internal/proxytest"`, "only tests"},
 		{"internal/proxytest/x.go", `import _ "github.com/wsproxy/wsproxy"`, want},
 		{"internal/wstest/x.go", `import _ "github.com/wsproxy/wsproxy"`, "imports point downwards"},
-		{"x.go", `import _ "github.com/wsproxy/wsproxy/wsproxytest"`, "imports point downwards"},
+		{"x.go", `import _ "github.com/wsproxy/wsproxy/wsproxytest"`, "only tests"},
 		{"x.go", `import _ "github.com/coder/websocket"`, "module of its own"},
 		{"x.go", `import _ "golang.org/x/net/http/httpguts"`, want},
 		{"internal/new/x.go", ``, "arch_test.go"},

@@ -1,12 +1,3 @@
-// Package memnet implements a network in memory, for tests.
-//
-// Its calls wait on condition variables and timers only. So they block durably in
-// a testing/synctest bubble, where a socket would stop the clock. Pipes share no
-// state: a pipe created in a bubble belongs to that bubble.
-//
-// A connection behaves like TCP, with two simplifications: a Close with unread
-// bytes is not a reset, and already the first write to a closed peer fails. A test
-// that depends on these needs sockets.
 package memnet
 
 import (
@@ -26,9 +17,9 @@ type Conn struct {
 	numCloses atomic.Int64
 }
 
-// Pipe returns the two ends of a connection. Each direction has a buffer of
-// bufferBytes, which must be at least 1. A Write blocks while the buffer of its
-// direction is full.
+// Pipe returns the two ends of a connection. Each direction has a buffer of bufferBytes. A
+// Write blocks while the buffer of its direction is full. Zero means 64 KiB. Pipe panics if
+// bufferBytes is negative.
 func Pipe(bufferBytes int) (a, b *Conn) {
 	return pipe(bufferBytes, "192.0.2.1:1024", "192.0.2.2:80")
 }

@@ -4,15 +4,16 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"syscall"
 )
 
-const listenerAddr addr = "192.0.2.2:80"
-
 // A Listener is a [net.Listener]. Its Dial connects to it.
 type Listener struct {
+	addr        addr
 	bufferBytes int
+	onClose     func() // may be nil
 
 	mu        sync.Mutex
 	changed   sync.Cond // for changes of queue and isClosed
@@ -21,10 +22,12 @@ type Listener struct {
 	numDialed int
 }
 
-// Listen returns a Listener whose connections have buffers of bufferBytes; see
-// [Pipe].
-func Listen(bufferBytes int) *Listener {
-	l := &Listener{bufferBytes: bufferBytes}
+// Listen returns a Listener that belongs to no [Network], at 192.0.2.2:80. Its connections
+// have buffers of bufferBytes: see [Pipe].
+func Listen(bufferBytes int) *Listener { return newListener("192.0.2.2:80", bufferBytes) }
+
+func newListener(at addr, bufferBytes int) *Listener {
+	l := &Listener{addr: at, bufferBytes: bufferBytes}
 	l.changed.L = &l.mu
 	return l
 }
@@ -47,8 +50,11 @@ func (l *Listener) Accept() (net.Conn, error) {
 }
 
 // Close makes Accept and Dial fail, and resets the connections that were not
-// accepted.
+// accepted. The accepted ones stay open. A second Close returns [net.ErrClosed].
 func (l *Listener) Close() error {
+	if l.onClose != nil {
+		l.onClose()
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isClosed {
@@ -64,12 +70,16 @@ func (l *Listener) Close() error {
 }
 
 // Addr returns the RemoteAddr of dialed connections.
-func (l *Listener) Addr() net.Addr { return listenerAddr }
+func (l *Listener) Addr() net.Addr { return l.addr }
+
+// numPorts is the number of ports of connections, from 1024 to 65535.
+const numPorts = 1<<16 - 1024
 
 // Dial returns the client's end of a new connection, a [*Conn], and queues the
 // other end for Accept. Like a kernel with a backlog it does not wait for Accept,
-// so it uses ctx only to check whether it is done. Each connection has a LocalAddr
-// of its own.
+// so it uses ctx only to check whether it is done. The LocalAddr of a connection is
+// 192.0.2.1 with a port of its own; after 64,512 connections the ports are used again. If the
+// listener is closed, the error wraps ECONNREFUSED.
 func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, l.opError("dial", err)
@@ -77,11 +87,11 @@ func (l *Listener) Dial(ctx context.Context) (net.Conn, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.isClosed {
-		return nil, l.opError("dial", syscall.ECONNREFUSED)
+		return nil, l.opError("dial", os.NewSyscallError("connect", syscall.ECONNREFUSED))
 	}
 	l.numDialed++
-	dialer := addr(fmt.Sprintf("192.0.2.1:%d", 1024+l.numDialed))
-	front, back := pipe(l.bufferBytes, dialer, listenerAddr)
+	dialer := addr(fmt.Sprintf("192.0.2.1:%d", 1024+l.numDialed%numPorts))
+	front, back := pipe(l.bufferBytes, dialer, l.addr)
 	l.queue = append(l.queue, back)
 	l.changed.Broadcast()
 	return front, nil
@@ -94,5 +104,5 @@ func (l *Listener) DialContext(ctx context.Context, network, addr string) (net.C
 }
 
 func (l *Listener) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: listenerAddr.Network(), Addr: listenerAddr, Err: err}
+	return &net.OpError{Op: op, Net: l.addr.Network(), Addr: l.addr, Err: err}
 }

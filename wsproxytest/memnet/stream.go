@@ -41,9 +41,15 @@ type deadline struct {
 	isPassed bool
 }
 
+// defaultBufferBytes is more than most messages of tests have.
+const defaultBufferBytes = 64 << 10
+
 func newStream(limitBytes int) *stream {
-	if limitBytes < 1 {
-		panic(fmt.Sprintf("memnet: buffer of %d bytes; want at least 1", limitBytes))
+	if limitBytes < 0 {
+		panic(fmt.Sprintf("memnet: buffer of %d bytes", limitBytes))
+	}
+	if limitBytes == 0 {
+		limitBytes = defaultBufferBytes
 	}
 	s := &stream{limitBytes: limitBytes}
 	s.changed.L = &s.mu

@@ -1,0 +1,9 @@
+package wsproxytest_test
+
+import (
+	"testing"
+
+	"github.com/wsproxy/wsproxy/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
