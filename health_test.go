@@ -472,7 +472,7 @@ func TestManyClientsEjectHalfOfTheSetAtMost(t *testing.T) {
 	for _, tt := range []struct {
 		hosts string
 		most  int
-	}{{"a", 1}, {"abc", 1}, {"abcd", 2}, {"abcdefghi", 4}} {
+	}{{"a", 1}, {"abc", 1}, {"abcd", 2}, {"abcdef", 3}} {
 		for _, a := range attacks {
 			t.Run(fmt.Sprintf("%s on %s", a.name, tt.hosts), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {

@@ -454,7 +454,7 @@ func TestRetriesStayWithinTheirBudget(t *testing.T) {
 		minRefused int
 	}{
 		// Two that fail at once are soon known to fail: they rest, and one of them is ejected.
-		{name: "two of three", hosts: "ab", bad: bad, n: 11_000, perTick: 10, most: 11_000/5 + 210, maxRefused: 0},
+		{name: "two of three", hosts: "ab", bad: bad, n: 5000, perTick: 10, most: 5000/5 + 150, maxRefused: 0},
 		// All upgrades of 2 s are under way at the two when the first response comes.
 		{name: "two of three, after 2 s", hosts: "ab", bad: slowlyBad, n: 5000, perTick: 10, most: 5000/5 + 150, least: 800, minRefused: 300, maxRefused: 1500},
 		{name: "two of three, all at once", hosts: "ab", bad: slowlyBad, n: 1000, perTick: 1000, most: 300, least: 300, minRefused: 350, maxRefused: 600},
