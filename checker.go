@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -214,10 +215,16 @@ func (c *checker) record(k *check, err error) {
 	if k.ctx.Err() != nil || !k.backend.target.Load().hasSameAddress(k.target) {
 		return // it is about another address, or was canceled
 	}
+	if dialer.IsLocal(err) {
+		return // this host has no descriptor or port left
+	}
 	var hasChanged bool
 	k.state, hasChanged = k.state.Record(err == nil, c.p.healthCheck.Fall, c.p.healthCheck.Rise)
 	if hasChanged {
 		c.report(k.backend, err, k.state.IsFailed())
+	}
+	if err == nil {
+		c.p.queue.wake() // the backend may be reached again
 	}
 }
 

@@ -121,10 +121,10 @@ func TCPProbe() func(context.Context, *Backend) error {
 func HTTPProbe(c HTTPProbeConfig) func(context.Context, *Backend) error {
 	q := newProbeRequest(c.Path, c.Host, c.Header)
 	if c.Port < 0 || c.Port > 65535 {
-		q.err = fmt.Errorf("HTTPProbeConfig.Port %d; want 0 to 65535", c.Port)
+		q.bad("HTTPProbeConfig.Port %d; want 0 to 65535", c.Port)
 	}
 	if c.Status != 0 && (c.Status < 200 || c.Status > 599) {
-		q.err = fmt.Errorf("HTTPProbeConfig.Status %d; want 200 to 599", c.Status)
+		q.bad("HTTPProbeConfig.Status %d; want 200 to 599", c.Status)
 	}
 	return func(ctx context.Context, b *Backend) error {
 		return runProbe(ctx, b, func(pr *probe) error { return pr.get(q, c.Port, c.Status) })
@@ -381,7 +381,12 @@ type probeRequest struct {
 	url    *url.URL // path and query; the prefix of the backend's URL is missing
 	host   string   // empty: that of the backend's URL
 	header http.Header
-	err    error // why there is no request
+	err    error // why there is no request: all mistakes of the config
+}
+
+// bad records a mistake of the config.
+func (q *probeRequest) bad(format string, args ...any) {
+	q.err = errors.Join(q.err, fmt.Errorf(format, args...))
 }
 
 // newProbeRequest returns the request of a config.
@@ -398,18 +403,18 @@ func newProbeRequest(path, host string, header http.Header) *probeRequest {
 	}
 	var err error
 	if q.url, err = url.ParseRequestURI(path); err != nil || path[0] != '/' {
-		q.err = fmt.Errorf("the config's Path %q is not valid; want /healthz, for example", path)
+		q.bad("the config's Path %q is not valid; want /healthz, for example", path)
 	}
 	if !httpguts.ValidHostHeader(host) {
-		q.err = fmt.Errorf("the config's Host %q is not valid", host)
+		q.bad("the config's Host %q is not valid", host)
 	}
 	for name, values := range header {
 		if !httpguts.ValidHeaderFieldName(name) {
-			q.err = fmt.Errorf("the config's Header has the name %q, which is not valid", name)
+			q.bad("the config's Header has the name %q, which is not valid", name)
 		}
 		for _, v := range values {
 			if !httpguts.ValidHeaderFieldValue(v) { // not quoted: it may be a credential
-				q.err = fmt.Errorf("the config's Header has a value for %s that is not valid", name)
+				q.bad("the config's Header has a value for %s that is not valid", name)
 			}
 		}
 	}

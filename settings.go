@@ -131,12 +131,15 @@ func (s *settings) hasRequestHooks() bool {
 }
 
 func (s *settings) checkRates(errs []error) []error {
-	for name, r := range map[string]Rate{
-		"Handshakes": s.limits.Handshakes, "HandshakesPerClient": s.limits.HandshakesPerClient,
-		"ClientMessages": s.limits.ClientMessages, "ClientBytes": s.limits.ClientBytes,
+	for _, limit := range []struct {
+		name string
+		rate Rate
+	}{
+		{"Handshakes", s.limits.Handshakes}, {"HandshakesPerClient", s.limits.HandshakesPerClient},
+		{"ClientMessages", s.limits.ClientMessages}, {"ClientBytes", s.limits.ClientBytes},
 	} {
-		if math.IsNaN(r.PerSecond) {
-			errs = append(errs, &ConfigError{Option: "WithLimits." + name + ".PerSecond", Value: r.PerSecond, Err: errors.New("not a number")})
+		if r := limit.rate.PerSecond; math.IsNaN(r) {
+			errs = append(errs, &ConfigError{Option: "WithLimits." + limit.name + ".PerSecond", Value: r, Err: errors.New("not a number")})
 		}
 	}
 	return errs
@@ -177,7 +180,7 @@ func (s *settings) compileHealthCheck(errs []error, c *config) []error {
 	}
 	h := *s.healthCheck
 	bad := func(field string, value any) {
-		errs = append(errs, &ConfigError{Option: "WithHealthCheck." + field, Value: value, Err: errors.New("negative; to probe no backend, leave the option out")})
+		errs = append(errs, &ConfigError{Option: "WithHealthCheck." + field, Value: value, Err: errors.New("negative; zero means the default")})
 	}
 	if h.Interval < 0 {
 		bad("Interval", h.Interval)
