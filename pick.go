@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/dialer"
 	"github.com/wsproxy/wsproxy/internal/health"
 	"github.com/wsproxy/wsproxy/internal/limit"
 )
@@ -27,7 +28,8 @@ import (
 //     504; or the Response hook returned ErrTryNext. Any other response ends the search:
 //     it is the client's.
 //   - Where no backend has a place, and where all attempts failed to connect, the upgrade
-//     waits and begins anew, if the queue is on (queue.go).
+//     waits and begins anew, if the queue is on (queue.go). It does not wait for faults of
+//     this host.
 //   - The search ends when a hook or the balancer returned an error, when the
 //     upgrade was canceled, or when no backend is left. Then the client gets the last
 //     response that a backend gave, if any did.
@@ -102,7 +104,7 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 				continue
 			}
 		}
-		if !u.p.queue.isOn() || slices.ContainsFunc(failed, isConnected) {
+		if !u.p.queue.isOn() || slices.ContainsFunc(failed, endsSearch) {
 			break
 		}
 		u.tried, failed = u.tried[:0], nil // it waits, and begins anew
@@ -110,10 +112,12 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 	return u.noneLeft(&held, failed)
 }
 
-// isConnected reports whether an attempt that failed with err had reached its backend.
-func isConnected(err error) bool {
+// endsSearch reports whether an upgrade is not to wait after an attempt that failed with err:
+// its backend was reached, or this host is at fault. That raises no flag, so the upgrade would
+// find the same backends at once, again and again.
+func endsSearch(err error) bool {
 	failed, ok := err.(*BackendError)
-	return ok && failed.isConnected
+	return ok && failed.isConnected || dialer.IsLocal(err)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.

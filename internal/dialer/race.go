@@ -143,8 +143,18 @@ func (r *race) closeLosers() {
 	}
 }
 
-// IsLocal reports whether err says that this process or this host has no descriptor left,
-// which shows nothing about the address.
+// localFaults are the faults of this process or this host: no descriptor, memory, buffer or
+// port is left, or a rule of this host forbids the connection.
+var localFaults = [...]syscall.Errno{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.EPERM,
+}
+
+// IsLocal reports whether err is a fault of this process or this host, which shows nothing
+// about the address.
 func IsLocal(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+	lookup, isLookup := errors.AsType[*net.DNSError](err)
+	return slices.ContainsFunc(localFaults[:], func(f syscall.Errno) bool {
+		// A DNSError has only the text of the error for which the lookup failed.
+		return errors.Is(err, f) || isLookup && strings.HasSuffix(lookup.Err, f.Error())
+	})
 }
