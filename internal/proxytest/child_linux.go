@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -60,6 +61,7 @@ func PlayRole(t *testing.T, roles map[string]Role) {
 type Child struct {
 	t       testing.TB
 	Role    string
+	process *os.Process
 	stdin   io.WriteCloser
 	answers *os.File
 	decoder *json.Decoder // of answers
@@ -95,9 +97,38 @@ func StartChild(t testing.TB, role string) *Child {
 		}
 		answers.Close()
 	})
-	c := &Child{t: t, Role: role, stdin: stdin, answers: answers, decoder: json.NewDecoder(answers)}
+	c := &Child{t: t, Role: role, process: cmd.Process, stdin: stdin, answers: answers, decoder: json.NewDecoder(answers)}
 	c.Answer("its start", new(string))
 	return c
+}
+
+// Stop stops the child, until Continue or the end of the test. It returns when no thread of
+// the child runs any longer.
+func (c *Child) Stop() {
+	c.t.Helper()
+	c.t.Cleanup(c.Continue) // else it could not end
+	c.signal(syscall.SIGSTOP)
+	var status syscall.WaitStatus
+	for {
+		_, err := syscall.Wait4(c.process.Pid, &status, syscall.WUNTRACED, nil)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil || !status.Stopped():
+			c.t.Fatalf("child that plays %s: it does not stop: %v, %v", c.Role, status, err)
+		}
+		return
+	}
+}
+
+// Continue makes the child go on after Stop.
+func (c *Child) Continue() { c.signal(syscall.SIGCONT) }
+
+func (c *Child) signal(s os.Signal) {
+	c.t.Helper()
+	if err := c.process.Signal(s); err != nil {
+		c.t.Fatalf("child that plays %s: %v: %v", c.Role, s, err)
+	}
 }
 
 // Ask sends the child a command, and waits for its answer.
