@@ -14,6 +14,9 @@ func TestChild(t *testing.T) {
 		"proxy":     playProxy,
 		"echo":      playEcho,
 		"bystander": playBystander,
+		"internet":  playInternet,
+		"service":   playService,
+		"attackers": playAttackers,
 	})
 }
 
