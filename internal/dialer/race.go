@@ -154,7 +154,7 @@ var localFaults = [...]syscall.Errno{
 func IsLocal(err error) bool {
 	lookup, isLookup := errors.AsType[*net.DNSError](err)
 	return slices.ContainsFunc(localFaults[:], func(f syscall.Errno) bool {
-		// A DNSError has only the text of the error for which the lookup failed.
+		// A DNSError has only the text of the underlying error.
 		return errors.Is(err, f) || isLookup && strings.HasSuffix(lookup.Err, f.Error())
 	})
 }

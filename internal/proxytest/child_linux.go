@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -102,29 +101,11 @@ func StartChild(t testing.TB, role string) *Child {
 	return c
 }
 
-// Stop stops the child, until Continue or the end of the test. It returns when no thread of
-// the child runs any longer.
-func (c *Child) Stop() {
-	c.t.Helper()
-	c.t.Cleanup(c.Continue) // else it could not end
-	c.signal(syscall.SIGSTOP)
-	var status syscall.WaitStatus
-	for {
-		_, err := syscall.Wait4(c.process.Pid, &status, syscall.WUNTRACED, nil)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err != nil || !status.Stopped():
-			c.t.Fatalf("child that plays %s: it does not stop: %v, %v", c.Role, status, err)
-		}
-		return
-	}
-}
+// Pid returns the child's process ID.
+func (c *Child) Pid() int { return c.process.Pid }
 
-// Continue makes the child go on after Stop.
-func (c *Child) Continue() { c.signal(syscall.SIGCONT) }
-
-func (c *Child) signal(s os.Signal) {
+// Signal sends the child a signal.
+func (c *Child) Signal(s os.Signal) {
 	c.t.Helper()
 	if err := c.process.Signal(s); err != nil {
 		c.t.Fatalf("child that plays %s: %v: %v", c.Role, s, err)

@@ -76,7 +76,7 @@ func (a *attackers) start(kind string, count *atomic.Int64) {
 	switch kind {
 	case "connections":
 		for i := range workers {
-			a.repeat(a.maxWaiting, func(n int) net.Conn { return a.connect(fewAddresses(i), incomplete[n%len(incomplete)]) }, count)
+			a.repeat(a.maxWaiting, func(n int) net.Conn { return a.connect(fewAddresses(i), badRequests[n%len(badRequests)]) }, count)
 		}
 	case "handshakes":
 		for i := range workers {
@@ -99,20 +99,21 @@ func (a *attackers) start(kind string, count *atomic.Int64) {
 	}
 }
 
-// incomplete are requests that never end. Most are empty: what costs a program CPU time is not
-// what the test is about.
-var incomplete = []string{
-	"", "", "", "", "",
+// badRequests are requests that never end, and one of a thousand fields. Most are empty: what
+// costs a program CPU time is not what the test is about.
+var badRequests = []string{
+	"", "", "", "",
 	"GET / HTTP/1.1\r\nHost: chat.example\r\n",
-	"GET / HTTP/1.1\r\nHost: chat.example\r\n" + tinyFields(maxHeaderBytes-100),
-	"GET / HTTP/1.1\r\nHost: chat.example\r\nCookie: " + strings.Repeat("x", maxHeaderBytes-100),
+	"GET / HTTP/1.1\r\nHost: chat.example\r\nCookie: " + strings.Repeat("x", 8000),
+	"GET / HTTP/1.1\r\nHost: chat.example\r\n" + tinyFields(8000),
+	strings.TrimSuffix(proxytest.UpgradeTo("/"), "\r\n") + tinyFields(7500) + "\r\n",
 }
 
 // tinyFields returns so many bytes of fields that need much memory: each has another name.
 func tinyFields(n int) string {
 	var b strings.Builder
 	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%s:\r\n", strconv.FormatInt(int64(i), 36))
+		fmt.Fprintf(&b, "%s:\n", strconv.FormatInt(int64(i), 36))
 	}
 	return b.String()
 }

@@ -50,18 +50,33 @@ func newServer(handler http.Handler, maxWaiting int) *http.Server {
 	protocols.SetHTTP1(true)
 	waiting := &waitingConns{max: maxWaiting, conns: list.New(), elements: make(map[net.Conn]*list.Element)}
 	return &http.Server{
-		Handler:           handler,
+		Handler:           limitFields(handler),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 5 * time.Second,
-		MaxHeaderBytes:    maxHeaderBytes,
-		IdleTimeout:       30 * time.Second,
 		ReadTimeout:       30 * time.Second, // it does not limit tunnels, nor does WriteTimeout
 		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       30 * time.Second,
+		MaxHeaderBytes:    4 << 10, // net/http allows 4 KiB more
 		ConnState:         waiting.onState,
 	}
 }
 
-const maxHeaderBytes = 16 << 10
+// limitFields refuses requests with many fields. A header of tiny ones uses 30 times its size
+// of memory.
+func limitFields(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n := 0
+		for _, values := range r.Header {
+			n += len(values)
+		}
+		if n > 100 {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "too many header fields", http.StatusRequestHeaderFieldsTooLarge)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
 
 // waitingConns are the connections that have sent no request yet, or none after the last one.
 // If there is one too many, the one that has waited the longest is reset: a client sends its
@@ -83,7 +98,7 @@ func (w *waitingConns) onState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if tcp, ok := tcpConn(c); ok {
-			tcp.SetReadBuffer(maxHeaderBytes)
+			tcp.SetReadBuffer(16 << 10) // the proxy sets its own for a tunnel
 		}
 	case http.StateIdle:
 	default:

@@ -36,18 +36,20 @@ type use struct {
 // internetBounds returns what docs/production.md promises for newProxy and newServer.
 func internetBounds(maxTunnels, maxWaiting int) use {
 	const (
-		base          = 64 << 20  // the program, and the rates of its clients
-		perConnection = 128 << 10 // of a tunnel that is stalled in both directions, or of a header
-		socketBuffer  = 64 << 10
-		inPassing     = 100 // the listener, the event loop, connections that have just been reset
+		base         = 64 << 20  // the program, and the rates of its clients
+		perTunnel    = 128 << 10 // that is stalled in both directions, or is being opened
+		perWaiting   = 384 << 10 // with the worst header
+		socketBuffer = 64 << 10
+		headerBuffer = 16 << 10
+		inPassing    = 100 // the listener, the event loop, connections that have just been reset
 	)
-	lingering := maxTunnels / 10 // clients that are refused by a Close frame
-	process := base + 2*(maxTunnels+lingering+maxWaiting)*perConnection
+	maxLingering := maxTunnels / 10 // clients that are refused by a Close frame
+	process := base + 2*((maxTunnels+maxLingering)*perTunnel+maxWaiting*perWaiting)
 	return use{
 		Process:     process,
 		Resident:    process,
-		Sockets:     (maxTunnels+lingering)*8*socketBuffer + maxWaiting*2*maxHeaderBytes,
-		Descriptors: 2*maxTunnels + lingering + maxWaiting + inPassing,
+		Sockets:     (maxTunnels+maxLingering)*8*socketBuffer + maxWaiting*2*headerBuffer,
+		Descriptors: 2*maxTunnels + maxLingering + maxWaiting + inPassing,
 		Tunnels:     maxTunnels,
 		Waiting:     maxWaiting + inPassing,
 	}
@@ -414,18 +416,18 @@ func residentBytes(t testing.TB) int {
 // 0 if it is no socket.
 func socketBytes(fd int) (total int) {
 	const (
-		soMemInfo                                                   = 55 // SO_MEMINFO
-		rmemAlloc, fwdAlloc, wmemQueued, optMem, backlog, numValues = 0, 4, 5, 6, 7, 9
+		soMemInfo = 55 // SO_MEMINFO
+
+		rmemAlloc, fwdAlloc, wmemQueued, optMem, backlog = 0, 4, 5, 6, 7 // indexes of its values
 	)
-	var values [numValues]uint32
-	size := uint32(unsafe.Sizeof(values))
-	_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, uintptr(fd), syscall.SOL_SOCKET, soMemInfo,
-		uintptr(unsafe.Pointer(&values)), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
+	// The function is for another option, and gets any one of 32 bytes on every architecture.
+	info, err := syscall.GetsockoptIPv6MTUInfo(fd, syscall.SOL_SOCKET, soMemInfo)
+	if err != nil {
 		return 0
 	}
+	values := (*[8]int32)(unsafe.Pointer(info))
 	for _, i := range []int{rmemAlloc, fwdAlloc, wmemQueued, optMem, backlog} {
-		total += int(int32(values[i]))
+		total += int(values[i])
 	}
 	return total
 }

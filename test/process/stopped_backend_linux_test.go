@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +34,7 @@ func TestStoppedBackendIsEjectedAndComesBack(t *testing.T) {
 		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: time.Minute})) // on a slow machine too, clients give up first
 	b := p.Backends()[0]
 	clients := visitors{t: t, addr: strings.TrimPrefix(s.URL, "http://")}
-	children[0].Stop()
+	stop(t, children[0])
 
 	var waiting []*visitor
 	for len(waiting) < 5 {
@@ -65,7 +66,7 @@ func TestStoppedBackendIsEjectedAndComesBack(t *testing.T) {
 	}
 	trial.conn.Close()
 	<-trial.answer
-	children[0].Continue()
+	children[0].Signal(syscall.SIGCONT)
 	trial = clients.sendTrial(b, &stopped)
 	if most := stopped.mostAtOnce(); most != 1 {
 		t.Errorf("%d clients at once tried the backend that was ejected; want one", most)
@@ -89,6 +90,22 @@ func TestStoppedBackendIsEjectedAndComesBack(t *testing.T) {
 	}
 	for _, v := range clients.all {
 		v.conn.Close()
+	}
+}
+
+// stop stops a child, until it is continued or the test ends. It returns when no thread of the
+// child runs any longer.
+func stop(t *testing.T, c *proxytest.Child) {
+	t.Helper()
+	t.Cleanup(func() { c.Signal(syscall.SIGCONT) }) // else it could not end
+	c.Signal(syscall.SIGSTOP)
+	var status syscall.WaitStatus
+	var err error
+	for isFirst := true; isFirst || err == syscall.EINTR; isFirst = false {
+		_, err = syscall.Wait4(c.Pid(), &status, syscall.WUNTRACED, nil)
+	}
+	if err != nil || !status.Stopped() {
+		t.Fatalf("the child does not stop: %v, %v", status, err)
 	}
 }
 
