@@ -56,15 +56,33 @@ func wantStates(t testing.TB, p *wsproxy.Proxy, want ...wsproxy.BackendState) {
 	}
 }
 
-func TestBackendStaysUpWithoutDescriptors(t *testing.T) {
-	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE} {
-		network := proxytest.NewNetwork()
-		network.Set("a", proxytest.FakeBackend{DialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}})
-		p, s := proxytest.Start(t, wsproxy.WithBackends("http://a"), wsproxy.WithDialer(network.Dial))
-		resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
-		proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
-		wantStates(t, p, wsproxy.BackendUp)
-		s.Wait()
+// A queue does not make such an upgrade wait: see endsSearch.
+func TestFaultsOfThisHostBlameNoBackend(t *testing.T) {
+	faults := []syscall.Errno{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.EPERM,
+	}
+	for _, errno := range faults {
+		for _, queue := range []int{0, 10} {
+			network, book := proxytest.NewNetwork(), new(proxytest.LogBook)
+			fault := proxytest.FakeBackend{DialErr: &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", errno)}}
+			network.Set("a", fault)
+			network.Set("b", fault)
+			p, s := proxytest.Start(t, wsproxy.WithBackends("http://a", "http://b"), wsproxy.WithDialer(network.Dial), book.Option(),
+				wsproxy.WithLimits(wsproxy.Limits{Queue: queue}))
+			resp, _ := proxytest.Exchange(t, s.URL, proxytest.UpgradeTo("/"))
+			proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+			if resp.Header.Get("Retry-After") == "" {
+				t.Errorf("%v, queue of %d: the client got no Retry-After", errno, queue)
+			}
+			if dials := network.TakeDials(); len(dials) != 2 {
+				t.Errorf("%v, queue of %d: the upgrade made %d dials; want 2", errno, queue, len(dials))
+			}
+			wantStates(t, p, wsproxy.BackendUp, wsproxy.BackendUp)
+			if lines := book.Lines("level=WARN"); len(lines) > 0 {
+				t.Errorf("%v, queue of %d: the log has %q; want no warning", errno, queue, lines)
+			}
+			s.Wait()
+		}
 	}
 }
 

@@ -110,6 +110,7 @@ type Limits struct {
 	// Queue bounds how many upgrades wait for a backend. One waits if no backend that may
 	// be used has a place (see [BackendConfig.MaxTunnels]), or if all its attempts failed to
 	// connect: a restart of the only backend is then a pause for its clients, and no error.
+	// It does not wait if this host has no descriptor or port left.
 	// It goes on when a place is free, a flag of a backend is cleared or a backend comes into
 	// the set; one of those who wait tries an unreachable backend every 200 ms. They go on in
 	// their order, at the rate of Handshakes, or 100 a second for each backend without it.

@@ -230,6 +230,7 @@ func TestDialRemembersFailures(t *testing.T) {
 		{"slow", slow, time.Second, false},
 		{"no descriptor in this process", host{answers: true, err: syscall.EMFILE}, time.Second, false},
 		{"no descriptor on this host", host{answers: true, err: syscall.ENFILE}, time.Second, false},
+		{"no port on this host", host{answers: true, err: syscall.EADDRNOTAVAIL}, time.Second, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -271,6 +272,17 @@ func TestErrorIsLocalIfThoseOfAllAddressesAre(t *testing.T) {
 		{of(syscall.ECONNREFUSED, syscall.EPERM), false},
 		{os.NewSyscallError("socket", syscall.ENOBUFS), true},
 		{os.NewSyscallError("connect", syscall.ENETUNREACH), false},
+		{syscall.EMFILE, true},
+		{syscall.ENFILE, true},
+		{syscall.ENOMEM, true},
+		{syscall.ENOBUFS, true},
+		{syscall.EADDRNOTAVAIL, true},
+		{syscall.EPERM, true},
+		{syscall.ECONNREFUSED, false},
+		{syscall.ENETUNREACH, false},
+		{&net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.EADDRNOTAVAIL)}, true},
+		{&net.DNSError{Err: "dial udp 10.0.0.1:53: socket: " + syscall.EMFILE.Error(), Name: "chat.internal"}, true},
+		{&net.DNSError{Err: "no such host", Name: "chat.internal", IsNotFound: true}, false},
 		{context.DeadlineExceeded, false},
 	} {
 		if got := IsLocal(tt.err); got != tt.want {

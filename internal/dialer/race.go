@@ -145,7 +145,9 @@ func (r *race) closeLosers() {
 
 // localFaults are the errors that come from this process or this host: no descriptor, memory
 // or port is left, or a firewall rule of the host drops what it sends.
-var localFaults = [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.EPERM}
+var localFaults = [...]syscall.Errno{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.EPERM,
+}
 
 // IsLocal reports whether err is a fault of this process or this host, which shows nothing
 // about the address. The error of a dial of several addresses is one if those of all are: an
@@ -154,5 +156,9 @@ func IsLocal(err error) bool {
 	if all, ok := errors.AsType[*Error](err); ok {
 		return !slices.ContainsFunc(all.errs, func(err error) bool { return !IsLocal(err) })
 	}
-	return slices.ContainsFunc(localFaults[:], func(f syscall.Errno) bool { return errors.Is(err, f) })
+	lookup, isLookup := errors.AsType[*net.DNSError](err)
+	return slices.ContainsFunc(localFaults[:], func(f syscall.Errno) bool {
+		// A DNSError has only the text of the underlying error.
+		return errors.Is(err, f) || isLookup && strings.HasSuffix(lookup.Err, f.Error())
+	})
 }

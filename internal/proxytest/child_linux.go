@@ -60,6 +60,7 @@ func PlayRole(t *testing.T, roles map[string]Role) {
 type Child struct {
 	t       testing.TB
 	Role    string
+	process *os.Process
 	stdin   io.WriteCloser
 	answers *os.File
 	decoder *json.Decoder // of answers
@@ -95,9 +96,20 @@ func StartChild(t testing.TB, role string) *Child {
 		}
 		answers.Close()
 	})
-	c := &Child{t: t, Role: role, stdin: stdin, answers: answers, decoder: json.NewDecoder(answers)}
+	c := &Child{t: t, Role: role, process: cmd.Process, stdin: stdin, answers: answers, decoder: json.NewDecoder(answers)}
 	c.Answer("its start", new(string))
 	return c
+}
+
+// Pid returns the child's process ID.
+func (c *Child) Pid() int { return c.process.Pid }
+
+// Signal sends the child a signal.
+func (c *Child) Signal(s os.Signal) {
+	c.t.Helper()
+	if err := c.process.Signal(s); err != nil {
+		c.t.Fatalf("child that plays %s: %v: %v", c.Role, s, err)
+	}
 }
 
 // Ask sends the child a command, and waits for its answer.

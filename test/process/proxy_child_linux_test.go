@@ -29,6 +29,7 @@ func playProxy(t *testing.T) map[string]proxytest.Command {
 	ends, trace := make(chan struct{}, 10_000), &wsproxy.Trace{}
 	trace.Closed = func(wsproxy.TunnelEnd) { ends <- struct{}{} }
 	var p *wsproxy.Proxy
+	book := new(proxytest.LogBook)
 	var passed uint64
 	return map[string]proxytest.Command{
 		// limit N bounds the descriptors that it may have.
@@ -36,12 +37,14 @@ func playProxy(t *testing.T) map[string]proxytest.Command {
 			limit := syscall.Rlimit{Cur: uint64(number(args[0])), Max: uint64(number(args[0]))}
 			return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) == nil
 		},
-		// serve BACKEND answers with the URL of a proxy.
+		// serve BACKEND... answers with the URL of a proxy.
 		"serve": func(args ...string) any {
 			var s *proxytest.Site
-			p, s = proxytest.Start(t, wsproxy.WithBackends(args[0]), wsproxy.WithTrace(trace))
+			p, s = proxytest.Start(t, wsproxy.WithBackends(args...), wsproxy.WithTrace(trace), book.Option())
 			return s.URL
 		},
+		// blamed answers with what was logged of backends that fail.
+		"blamed": func(...string) any { return book.Lines("backend failing") },
 		// ended N waits until so many more tunnels have ended.
 		"ended": func(args ...string) any {
 			for range number(args[0]) {

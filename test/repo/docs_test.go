@@ -19,19 +19,38 @@ var documents = []string{
 	"docs/benchmarks.md",
 }
 
-func TestReadmeProgramCompiles(t *testing.T) {
+func TestProgramsOfDocumentsCompile(t *testing.T) {
 	atRoot(t)
-	_, rest, ok := strings.Cut(read(t, "README.md"), "```go\n")
+	for _, doc := range []string{"README.md", "docs/production.md"} {
+		file := filepath.Join(t.TempDir(), "main.go")
+		if err := os.WriteFile(file, []byte(programOf(t, doc)), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
+			t.Errorf("go vet of the program in %s: %v\n%s", doc, err, out)
+		}
+	}
+}
+
+// programOf returns the complete program in a document.
+func programOf(t *testing.T, doc string) string {
+	t.Helper()
+	const begin = "```go\npackage main\n"
+	_, rest, ok := strings.Cut(read(t, doc), begin)
 	program, _, closed := strings.Cut(rest, "```\n")
 	if !ok || !closed {
-		t.Fatal("README.md has no program")
+		t.Fatalf("%s has no program", doc)
 	}
-	file := filepath.Join(t.TempDir(), "main.go")
-	if err := os.WriteFile(file, []byte(program), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("go", "vet", file).CombinedOutput(); err != nil {
-		t.Errorf("go vet of the program in README.md: %v\n%s", err, out)
+	return strings.TrimPrefix(begin, "```go\n") + program
+}
+
+func TestProgramFacingTheInternetIsTheOneThatIsTested(t *testing.T) {
+	atRoot(t)
+	const begin = "// newProxy returns"
+	_, documented, _ := strings.Cut(programOf(t, "docs/production.md"), begin)
+	_, tested, ok := strings.Cut(read(t, "test/process/internet_config_linux_test.go"), begin)
+	if !ok || documented != tested {
+		t.Error("the functions of the program in docs/production.md are not those in test/process/internet_config_linux_test.go")
 	}
 }
 
