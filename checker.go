@@ -35,7 +35,9 @@ type check struct {
 	ctx     context.Context // of the probes; ends when the backend is removed or has another address
 	cancel  context.CancelFunc
 
-	state health.Check // owned by the goroutine of watch while a probe runs
+	// Owned by the goroutine of watch while a probe runs.
+	state   health.Check
+	lastErr error // of the last probe that failed
 }
 
 // newChecker starts the checker of p, which has a set. Stop ends it.
@@ -84,16 +86,14 @@ func (c *checker) follow() {
 	}
 }
 
-// report raises or clears the flag of b. It is called when the first probe of a backend with
-// its address has shown whether it works, and when that has changed. The err is that of the
-// probe, nil if isDown is false. The calls about one address follow each other; the first one
-// about a new address may overlap with the last one about the old address.
-func (c *checker) report(b *Backend, err error, isDown bool) {
+// report raises the flag of b because of err, or clears it. It is called after each probe: the
+// flag may have been forgotten with an address that has come back.
+func (c *checker) report(b *Backend, err error) {
 	now, reason := c.p.now(), ""
-	if isDown {
+	if err != nil {
 		reason = err.Error()
 	}
-	change := b.health.update(func(s *health.Backend) health.Change { return s.RecordCheck(now, isDown, reason) })
+	change := b.health.update(func(s *health.Backend) health.Change { return s.RecordCheck(now, err != nil, reason) })
 	b.afterChange(change)
 	c.p.reportHealth(b, change, err)
 }
@@ -207,7 +207,9 @@ func (c *checker) probe(ctx context.Context, b *Backend, result chan<- error) {
 	defer c.probes.Done()
 	err := fmt.Errorf("wsproxy: probe of backend %s: HealthCheck.Probe has ended its goroutine", b.id)
 	defer func() { result <- err }()
-	err = c.p.callProbe(ctx, b)
+	if err = c.p.callProbe(ctx, b); err != nil {
+		err = fmt.Errorf("%w", err) // the text of a program's own error may panic; that of fmt does not
+	}
 }
 
 // record records the result of a probe.
@@ -218,10 +220,14 @@ func (c *checker) record(k *check, err error) {
 	if dialer.IsLocal(err) {
 		return // this host has no descriptor or port left
 	}
-	var hasChanged bool
-	k.state, hasChanged = k.state.Record(err == nil, c.p.healthCheck.Fall, c.p.healthCheck.Rise)
-	if hasChanged {
-		c.report(k.backend, err, k.state.IsFailed())
+	k.state = k.state.Record(err == nil, c.p.healthCheck.Fall, c.p.healthCheck.Rise)
+	if err != nil {
+		k.lastErr = err
+	}
+	if k.state.IsFailed() {
+		c.report(k.backend, k.lastErr)
+	} else {
+		c.report(k.backend, nil)
 	}
 	if err == nil {
 		c.p.queue.wake() // the backend may be reached again

@@ -61,7 +61,7 @@ type Health struct {
 
 // A RaisedFlag is a flag that is raised. The backend is avoided until a time. Then it is on
 // probation: one upgrade at a time tries it, until an attempt succeeds and clears the flag. What
-// a lost tunnel has raised is cleared by a tunnel that lives for 1 s.
+// a lost tunnel has raised is cleared by a tunnel that lives for 1 s, or carries messages both ways.
 type RaisedFlag struct {
 	Flag   Flag
 	Reason string    // the text of the error that raised it last
@@ -166,9 +166,8 @@ func (h *backendHealth) tier(now time.Duration, isRetry bool) health.Tier {
 }
 
 // beginProbation records that an upgrade begins to try the backend, if a flag is raised. Then one
-// endProbation follows. If it is to be the only one, ok is false where another one is under
-// way.
-func (b *Backend) beginProbation(now time.Duration, isOnly bool) (hasBegun, ok bool) {
+// endProbation follows. If the condition does not hold, ok is false.
+func (b *Backend) beginProbation(now time.Duration, c health.Condition) (hasBegun, ok bool) {
 	h := &b.health
 	if h.flags() == 0 {
 		return false, true
@@ -178,7 +177,7 @@ func (b *Backend) beginProbation(now time.Duration, isOnly bool) (hasBegun, ok b
 	if h.state.Flags() == 0 {
 		return false, true
 	}
-	ok = h.state.BeginProbation(now, isOnly)
+	ok = h.state.BeginProbation(now, c)
 	return ok, ok
 }
 
@@ -271,7 +270,7 @@ func (p *Proxy) eject(b *Backend, e health.Event) health.Change {
 // client may not have answered the Close frame yet.
 func (p *Proxy) recordLife(t *Tunnel) {
 	b, id := t.backend, t.id
-	if b.health.published.Load()&bitNeedsLife == 0 {
+	if !b.needsLife() {
 		return
 	}
 	time.AfterFunc(health.MinLife-(p.now()-t.opened), func() {
@@ -280,6 +279,9 @@ func (p *Proxy) recordLife(t *Tunnel) {
 		}
 	})
 }
+
+// needsLife reports whether a tunnel that lives can change the health of the backend.
+func (b *Backend) needsLife() bool { return b.health.published.Load()&bitNeedsLife != 0 }
 
 // reportHealth logs the flags of b that have changed, and calls the hook. That a hook panics
 // has no consequence but a line: the change is not the upgrade's.

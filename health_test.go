@@ -831,3 +831,24 @@ func TestUpgradeThatHasWaitedDoesNotBlameABackendForItsDeadline(t *testing.T) {
 		})
 	}
 }
+
+// A service whose tunnels are all short.
+func TestShortTunnelThatIsUsedClearsWhatALostOneRaised(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s, network := startInMemory(t, backendsAt("a"))
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching + "{end}"})
+		tryOnce(t, s)
+		wantStates(t, p, wsproxy.BackendFailing)
+		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
+		time.Sleep(2 * time.Second)
+		tryOnce(t, s) // opened, and ended by the client, which shows nothing
+		wantStates(t, p, wsproxy.BackendFailing)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		proxytest.WantSwitch(t, client)
+		proxytest.WantEcho(t, client)
+		proxytest.HangUp(t, client)
+		s.Wait()
+		wantStates(t, p, wsproxy.BackendUp)
+	})
+}

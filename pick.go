@@ -45,6 +45,8 @@ type attempt struct {
 	backend  *Backend
 	pickedAt time.Duration // since the proxy's start
 
+	numCandidates int
+
 	isLast bool // no other backend will be tried after this one
 	isKept bool // another one is tried, but the client gets the response of this one if none does better
 
@@ -137,6 +139,7 @@ func (u *upgrade) keep(a *attempt) {
 // noneLeft returns the attempt that was kept, or else the failures of all attempts.
 func (u *upgrade) noneLeft() (*attempt, error) {
 	if a := u.kept; a != nil {
+		u.stage = ReasonHook
 		err := u.applyResponseHook(a)
 		if err == nil {
 			u.kept = nil
@@ -182,20 +185,29 @@ func (u *upgrade) pick() (*attempt, error) {
 			u.p.release(b)
 			continue
 		}
-		isProbation, ok := b.beginProbation(now, c.tier == health.TierGood || mayWait && c.tier == health.TierUnreachable)
+		isProbation, ok := b.beginProbation(now, c.condition(mayWait))
 		if !ok {
 			u.p.release(b)
 			continue // another upgrade has begun to try it in the meantime
 		}
 		u.tried, u.picked = append(u.tried, b), b
 		u.numAttempts++
-		a := &attempt{u: u, backend: b, pickedAt: now, isProbation: isProbation, isLast: len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)}
+		a := &attempt{u: u, backend: b, numCandidates: len(c.backends), pickedAt: now, isProbation: isProbation}
+		a.isLast = len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)
 		a.isTrial = b.beginTrial()
-		if err := a.tracePicked(len(c.backends)); err != nil {
-			return nil, err
-		}
 		return a, nil
 	}
+}
+
+// condition returns when an upgrade may begin to try one of c.
+func (c *candidates) condition(mayWait bool) health.Condition {
+	switch {
+	case c.tier == health.TierGood:
+		return health.IfAlone
+	case c.tier == health.TierUnreachable && mayWait:
+		return health.IfWaited
+	}
+	return health.Always
 }
 
 // leaveToOthers removes the candidates that cannot be reached and that another upgrade has
@@ -229,20 +241,10 @@ func (u *upgrade) noCandidate(err error, r limit.Result) error {
 	return err
 }
 
-// tracePicked calls the hook. Unless the hook returns, it closes a.
-func (a *attempt) tracePicked(numCandidates int) (err error) {
-	isDone := false
-	defer func() {
-		if !isDone {
-			a.endTrialAndProbation()
-			a.close()
-		}
-	}()
+func (a *attempt) tracePicked() error {
 	u := a.u
-	err = callHook(u.p, "Trace.Picked", u.info.id, u.p.trace.Picked,
-		PickedInfo{Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Candidates: numCandidates})
-	isDone = err == nil
-	return err
+	return callHook(u.p, "Trace.Picked", u.info.id, u.p.trace.Picked,
+		PickedInfo{Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Candidates: a.numCandidates})
 }
 
 // run performs the opening handshake with the backend. If it does not succeed, it
@@ -256,6 +258,9 @@ func (a *attempt) run() error {
 	}()
 	defer a.endTrialAndProbation()
 	u := a.u
+	if err := a.tracePicked(); err != nil {
+		return err
+	}
 	out, err := u.newOutboundRequest(a.backend)
 	if err != nil {
 		return err

@@ -61,16 +61,18 @@ func (u *upgrade) wait() (*attempt, error) {
 
 // takeTurn picks a backend, and gives the turn to the next waiter.
 func (u *upgrade) takeTurn() (*attempt, error) {
-	isDone := false
-	defer func() {
-		if !isDone { // the balancer or a hook has ended the goroutine
-			u.pickResult = limit.GoesOn
-		}
-		u.p.queue.done(&u.waiter, u.pickResult)
-	}()
+	t := turnEnd{began: u.p.now()} // if the balancer ends the goroutine, the upgrade waits no longer
+	defer func() { u.p.queue.done(&u.waiter, t) }()
 	a, err := u.pick()
-	isDone = true
+	t.result, t.hasPicked = u.pickResult, err == nil
 	return a, err
+}
+
+// A turnEnd is what became of the turn of a waiter.
+type turnEnd struct {
+	began     time.Duration // a backend whose time has come since then was not seen
+	result    limit.Result
+	hasPicked bool
 }
 
 // A queue has the upgrades that wait. No function of the program is called under its lock.
@@ -157,19 +159,23 @@ func (q *queue) leave(w *limit.Waiter) {
 	q.advanceLocked()
 }
 
-// done says what became of the turn of w.
-func (q *queue) done(w *limit.Waiter, r limit.Result) {
+// done says what became of the turn of w. The rate is that of upgrades that have a backend.
+func (q *queue) done(w *limit.Waiter, t turnEnd) {
 	now := q.p.now()
 	set := q.p.set.Load()
+	interval := time.Duration(0)
+	if t.hasPicked {
+		interval = q.interval(set)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.order.Done(w, r, now, q.interval(set))
+	q.order.Done(w, t.result, now, interval)
 	q.numWaiting.Store(int64(q.order.Len()))
 	q.advanceLocked()
-	if r == limit.GoesOn {
+	if t.result == limit.GoesOn {
 		return
 	}
-	if at, ok := set.nextChange(now); ok {
+	if at, ok := set.nextChange(t.began); ok {
 		setTimer(&q.retryTimer, at-now, q.wake)
 	}
 }

@@ -144,8 +144,21 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 func (t *Tunnel) finish(end relay.End) {
 	defer t.p.registry.removeTunnel(t, end.Cut)
 	defer t.releasePlace()
+	t.recordUse(end)
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
 		t.reportEnd(end)
+	}
+}
+
+// recordUse records that messages have passed both ways: that shows as much as a tunnel that
+// lives for a second, where clients have short ones.
+func (t *Tunnel) recordUse(end relay.End) {
+	isLost := end.Side == relay.Backend && end.Cause == relay.CauseLost
+	if !t.backend.needsLife() || isLost || t.backend.hasMovedSince(t.opened) {
+		return
+	}
+	if toBackend, toClient := t.traffic(); toBackend.Messages > 0 && toClient.Messages > 0 {
+		t.p.recordHealth(t.backend, health.Event{Outcome: health.Lived}, nil)
 	}
 }
 

@@ -16,22 +16,22 @@ const (
 	checkFailed
 )
 
-// Record returns the Check after one more probe, and whether its result is another one now.
-// The first probe decides alone. Afterwards it takes fall failures in a row to make the
-// result a failure, and rise passes in a row to make it a pass again.
-func (c Check) Record(passed bool, fall, rise int) (next Check, hasChanged bool) {
+// Record returns the Check after one more probe. The first probe decides alone. Afterwards it
+// takes fall failures in a row to make the result a failure, and rise passes in a row to make it
+// a pass again.
+func (c Check) Record(passed bool, fall, rise int) Check {
 	result, needed := checkPassed, rise
 	if !passed {
 		result, needed = checkFailed, fall
 	}
 	switch {
 	case c.result == result:
-		return Check{result: result}, false
+		return Check{result: result}
 	case c.result != checkUnknown && c.opposed+1 < needed:
 		c.opposed++
-		return c, false
+		return c
 	}
-	return Check{result: result}, true
+	return Check{result: result}
 }
 
 // IsFailed reports whether the backend has failed its check.

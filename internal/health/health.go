@@ -14,7 +14,15 @@ const (
 	firstBackoff = 1 * time.Second  // of an unreachable backend; it doubles with each further failure
 	maxBackoff   = 30 * time.Second // of an unreachable or full backend
 	restTime     = 1 * time.Second
-	waitingPause = 200 * time.Millisecond // see WaiterRetryAt
+
+	// An upgrade that waits because no backend can be reached tries one so long after the last
+	// failure, or if another attempt hangs so long after that has begun.
+	waiterPause    = 200 * time.Millisecond
+	waiterPatience = 1 * time.Second
+
+	// maxProbation is how long one attempt keeps others from a backend. It takes that long only
+	// if it has no deadline, or if a hook of the program blocks.
+	maxProbation = 30 * time.Second
 
 	// maxJitter is the largest part by which a time that doubles is shortened, so that proxies
 	// that lost a backend together do not try it together.
@@ -51,7 +59,7 @@ const (
 	// before a byte of the client's was passed to it.
 	Lost
 
-	// Lived: a tunnel of it has lived for [MinLife].
+	// Lived: a tunnel of it has lived for [MinLife], or has carried messages both ways.
 	Lived
 )
 
@@ -133,6 +141,7 @@ type Backend struct {
 
 	failedAt time.Duration // the last Unreached
 	probing  int           // attempts under way that began while a flag was raised
+	probedAt time.Duration // when the last one of them began
 	settling time.Duration // until then the tunnel of an attempt on probation may still be lost
 
 	evidence evidence
@@ -291,7 +300,7 @@ func (b *Backend) Eject(e Event, rules Ejection) Change {
 // Forget clears all flags: the backend has a new address.
 func (b *Backend) Forget() Change {
 	c := Change{Cleared: b.Flags()}
-	*b = Backend{probing: b.probing}
+	*b = Backend{probing: b.probing, probedAt: b.probedAt}
 	return c
 }
 
@@ -324,21 +333,33 @@ func (b *Backend) NeedsLife() bool {
 	return b.evidence.lost > 0 || b.flags[Resting].isLost || b.flags[Ejected].isLost
 }
 
-// BeginProbation counts an attempt that begins while a flag is raised. One EndProbation
-// follows. If it is to be the only one, BeginProbation returns false where another one is under
-// way, and counts nothing.
-func (b *Backend) BeginProbation(now time.Duration, isOnly bool) bool {
-	if isOnly && b.isTried(now) {
+// A Condition says when an attempt may begin on a backend that has a flag.
+type Condition uint8
+
+const (
+	Always   Condition = iota
+	IfAlone            // no other attempt is under way
+	IfWaited           // the upgrade waits, and [Backend.WaiterRetryAt] is over
+)
+
+// BeginProbation counts an attempt that begins while a flag is raised, if it may. One
+// EndProbation follows.
+func (b *Backend) BeginProbation(now time.Duration, c Condition) bool {
+	if c == IfAlone && b.isTried(now) || c == IfWaited && now < b.WaiterRetryAt() {
 		return false
 	}
 	b.probing++
+	b.probedAt = now
 	return true
 }
 
 // EndProbation counts the end of an attempt.
 func (b *Backend) EndProbation() { b.probing-- }
 
-func (b *Backend) isTried(now time.Duration) bool { return b.probing > 0 || b.settling > now }
+// isTried reports whether an attempt is under way, or has opened a tunnel that may be lost.
+func (b *Backend) isTried(now time.Duration) bool {
+	return b.probing > 0 && now < b.probedAt+maxProbation || now < b.settling
+}
 
 // Tier returns the tier of the backend at now. A backend that is on probation is good for
 // one upgrade at a time, and not for an upgrade that an attempt has failed already, which
@@ -355,13 +376,13 @@ func (b *Backend) Tier(now time.Duration, isRetry bool) Tier {
 }
 
 // WaiterRetryAt returns when an upgrade that waits because no backend can be reached may try
-// this one, though it is avoided: a while after the last attempt. While another attempt is
-// under way there is no such time.
+// this one, though it is avoided.
 func (b *Backend) WaiterRetryAt() time.Duration {
+	at := b.failedAt + waiterPause
 	if b.probing > 0 {
-		return math.MaxInt64
+		at = b.probedAt + waiterPatience
 	}
-	return b.failedAt + waitingPause
+	return max(at, b.settling)
 }
 
 // NextChange returns when after now the backend may be tried that is avoided now: a flag has
@@ -381,6 +402,9 @@ func (b *Backend) NextChange(now time.Duration) (at time.Duration, ok bool) {
 	}
 	consider(b.settling)
 	consider(b.WaiterRetryAt())
+	if b.probing > 0 {
+		consider(b.probedAt + maxProbation)
+	}
 	return at, at < math.MaxInt64
 }
 

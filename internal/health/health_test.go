@@ -321,16 +321,16 @@ func TestTierIsThatOfTheWorstFlag(t *testing.T) {
 func TestBackendOnProbationIsTriedByOneAttemptAtATime(t *testing.T) {
 	var b Backend
 	b.Record(Event{Outcome: Unreached}, rules)
-	if !b.BeginProbation(2*s, true) {
+	if !b.BeginProbation(2*s, IfAlone) {
 		t.Fatal("the first attempt on probation may not begin")
 	}
 	if got := b.Tier(2*s, false); got != TierUnreachable {
 		t.Errorf("while an attempt tries the backend its tier is %v", got)
 	}
-	if b.BeginProbation(2*s, true) {
+	if b.BeginProbation(2*s, IfAlone) {
 		t.Error("another one begins meanwhile")
 	}
-	if !b.BeginProbation(2*s, false) {
+	if !b.BeginProbation(2*s, Always) {
 		t.Error("where no other backend is left, no other attempt begins")
 	}
 	b.EndProbation()
@@ -348,10 +348,10 @@ func TestBackendOnProbationIsTriedByOneAttemptAtATime(t *testing.T) {
 func TestProbationThatOpensATunnelLastsUntilItLives(t *testing.T) {
 	var b Backend
 	b.Record(Event{Outcome: Lost}, rules)
-	b.BeginProbation(s, true)
+	b.BeginProbation(s, IfAlone)
 	b.Record(Event{Outcome: Opened, At: s}, rules)
 	b.EndProbation()
-	if got := b.Tier(s+MinLife-1, false); got != TierResting || b.BeginProbation(s+MinLife-1, true) {
+	if got := b.Tier(s+MinLife-1, false); got != TierResting || b.BeginProbation(s+MinLife-1, IfAlone) {
 		t.Errorf("while the tunnel may still be lost, the tier is %v and another attempt may begin", got)
 	}
 	if got := b.Tier(s+MinLife, false); got != TierGood {
@@ -375,10 +375,13 @@ func TestNextChangeIsTheEndOfAFlagOrTheTimeOfAWaiter(t *testing.T) {
 	want(2*s, 6*s)
 	want(6*s, 0)
 	b.Record(Event{Outcome: Unreached, At: 10 * s}, rules)
-	want(10*s, 10*s+waitingPause)
-	want(10*s+waitingPause, 11*s)
-	b.BeginProbation(10*s, true)
-	want(10*s, 11*s) // another one waits for the result
+	want(10*s, 10*s+waiterPause)
+	want(10*s+waiterPause, 11*s)
+	b.BeginProbation(10*s+waiterPause, IfWaited)
+	want(10*s+waiterPause, 11*s) // another one waits for the result
+	want(11*s, 11*s+waiterPause) // and then for longer
+	want(12*s, 10*s+waiterPause+maxProbation)
+	b.EndProbation()
 	b.RecordCheck(0, true, "no")
 	want(12*s, 0)
 }
@@ -386,7 +389,7 @@ func TestNextChangeIsTheEndOfAFlagOrTheTimeOfAWaiter(t *testing.T) {
 func TestForgetLeavesAttempts(t *testing.T) {
 	var b Backend
 	b.Record(Event{Outcome: Unreached}, rules)
-	b.BeginProbation(s, true)
+	b.BeginProbation(s, IfAlone)
 	if c := b.Forget(); !c.Cleared.Has(Unreachable) || b.Flags() != 0 || !b.IsClean() || b.NeedsLife() {
 		t.Errorf("Forget changes %+v; flags are %q", c, describe(&b))
 	}
@@ -406,5 +409,41 @@ func TestFlagsAndTiersHaveNames(t *testing.T) {
 		if got := Tier(i).String(); got != want {
 			t.Errorf("Tier(%d) is %q; want %q", i, got, want)
 		}
+	}
+}
+
+func TestOneWhoWaitsTriesAnUnreachableBackend(t *testing.T) {
+	var b Backend
+	b.Record(Event{Outcome: Unreached, At: s}, rules)
+	begin := func(at time.Duration, want bool) {
+		t.Helper()
+		if got := b.BeginProbation(at, IfWaited); got != want {
+			t.Errorf("at %v an upgrade that waits tries the backend: %v; want %v", at, got, want)
+		}
+	}
+	begin(s+waiterPause-1, false)
+	begin(s+waiterPause, true)
+	begin(s+waiterPause+waiterPatience-1, false)
+	begin(s+waiterPause+waiterPatience, true) // the first one hangs
+	begin(s+waiterPause+waiterPatience, false)
+	b.EndProbation()
+	b.EndProbation()
+	b.Record(Event{Outcome: Lost, At: 10 * s}, rules)
+	b.Record(Event{Outcome: Opened, At: 10 * s}, rules)
+	b.Record(Event{Outcome: Unreached, At: 10 * s}, rules)
+	begin(11*s-1, false) // the tunnel may still be lost
+	begin(11*s, true)
+}
+
+// A hook of the program may block for ever.
+func TestAttemptThatNeverEndsKeepsABackendFor30Seconds(t *testing.T) {
+	var b Backend
+	b.Record(Event{Outcome: Unanswered}, rules)
+	b.BeginProbation(s, IfAlone)
+	if got := b.Tier(31*s-1, false); got != TierResting {
+		t.Errorf("before 30 s the tier is %v", got)
+	}
+	if got := b.Tier(31*s, false); got != TierGood || !b.BeginProbation(31*s, IfAlone) {
+		t.Errorf("after 30 s the tier is %v; want good, for another attempt", got)
 	}
 }

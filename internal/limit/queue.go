@@ -111,7 +111,7 @@ func (q *Queue) Done(w *Waiter, r Result, now, interval time.Duration) {
 	switch r {
 	case GoesOn:
 		q.Leave(w)
-		q.notBefore = now + interval
+		q.notBefore = max(now+interval, q.notBefore)
 	case AllStuck:
 		q.inRound, q.isAgain, q.asked, q.allStuck = q.isAgain, false, 0, true
 	}
