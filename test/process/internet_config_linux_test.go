@@ -37,6 +37,8 @@ func newProxy(maxTunnels int, backends ...string) (*wsproxy.Proxy, error) {
 
 			// What a tunnel may use.
 			MessageSize:    1 << 20,
+			ClientMessages: wsproxy.Rate{PerSecond: 100, Burst: 1000},
+			ClientBytes:    wsproxy.Rate{PerSecond: 256 << 10, Burst: 2 << 20},
 			SocketBuffer:   64 << 10,
 			StalledTunnels: max(maxTunnels/50, 10),
 		}),
