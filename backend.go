@@ -66,8 +66,9 @@ type Backend struct {
 
 	target atomic.Pointer[target]
 
-	movedAt atomic.Int64 // when it got a new address, a time since the proxy's start
-	tunnels atomic.Int64 // upgrades under way included
+	moves   atomic.Uint64 // how many new addresses it has got
+	movedAt atomic.Int64  // when it got the last one, a time since the proxy's start
+	tunnels atomic.Int64  // upgrades under way included
 	removed atomic.Bool
 
 	health   backendHealth
@@ -261,13 +262,14 @@ func (b *Backend) endTrial() { b.updateRefusals(b.p.now(), health.Refusals.EndTr
 
 // forgetFaults records that the backend has a new address. It returns what has changed.
 func (b *Backend) forgetFaults() health.Change {
-	b.movedAt.Store(int64(b.p.now())) // first: see hasMovedSince
+	b.moves.Add(1) // first: what an attempt on the old address shows is not recorded
+	b.movedAt.Store(int64(b.p.now()))
 	b.updateRefusals(b.p.now(), health.Refusals.Forget)
 	return b.health.update((*health.Backend).Forget)
 }
 
-// hasMovedSince reports whether the backend has got a new address since now was t. What an
-// attempt or a tunnel of before shows is about the old address: it is not recorded.
+// hasMovedSince reports whether the backend has got a new address since the time t. What a
+// tunnel of before shows is about the old address, and not recorded.
 func (b *Backend) hasMovedSince(t time.Duration) bool { return b.movedAt.Load() > int64(t) }
 
 // A target is a compiled BackendConfig.

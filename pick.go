@@ -43,7 +43,7 @@ const maxAttempts = 3
 type attempt struct {
 	u        *upgrade
 	backend  *Backend
-	pickedAt time.Duration // since the proxy's start
+	numMoves uint64 // of the backend, when it was picked
 
 	numCandidates int
 
@@ -185,6 +185,7 @@ func (u *upgrade) pick() (*attempt, error) {
 			u.p.release(b)
 			continue
 		}
+		numMoves := b.moves.Load()
 		isProbation, ok := b.beginProbation(now, c.condition(mayWait))
 		if !ok {
 			u.p.release(b)
@@ -192,7 +193,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		}
 		u.tried, u.picked = append(u.tried, b), b
 		u.numAttempts++
-		a := &attempt{u: u, backend: b, numCandidates: len(c.backends), pickedAt: now, isProbation: isProbation}
+		a := &attempt{u: u, backend: b, numCandidates: len(c.backends), numMoves: numMoves, isProbation: isProbation}
 		a.isLast = len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)
 		a.isTrial = b.beginTrial()
 		return a, nil
@@ -326,13 +327,17 @@ func (a *attempt) recordResponse(isDropped, isRefusedByHook bool) {
 		a.switchedAt = now
 	}
 	switch {
-	case a.backend.hasMovedSince(a.pickedAt):
+	case a.hasMoved():
 	case isRefused:
 		a.backend.recordRefused()
 	case !isRefusedByHook:
 		a.backend.recordOpened(now)
 	}
 }
+
+// hasMoved reports whether the backend has got a new address since it was picked. What the
+// attempt shows is about the old one, and not recorded.
+func (a *attempt) hasMoved() bool { return a.backend.moves.Load() != a.numMoves }
 
 // endTrialAndProbation ends what [upgrade.pick] has begun for a backend that refuses or has a flag.
 func (a *attempt) endTrialAndProbation() {
@@ -397,7 +402,7 @@ func statusFailure(resp *http.Response) error {
 // block, and others need not wait for it.
 func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
 	defer a.endTrialAndProbation()
-	if a.backend.hasMovedSince(a.pickedAt) {
+	if a.hasMoved() {
 		return
 	}
 	r := result{err: err, status: a.status(), took: took, canceled: u.canceled(), mayBeShort: u.callerDeadline || u.hasWaited}
