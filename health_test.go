@@ -123,6 +123,15 @@ func (s *scene) visit(client int) (backend string) {
 	return backend
 }
 
+// visitAndLose opens a tunnel for a client, which its backend loses at once.
+func (s *scene) visitAndLose(client int) {
+	s.t.Helper()
+	c, _ := s.open(client)
+	c.WantClose(1012)
+	c.Close()
+	synctest.Wait()
+}
+
 // numOpened returns how many tunnels have opened at each backend since the last call, as "a 2, b 1".
 func (s *scene) numOpened() string {
 	counts := make(map[string]int)
@@ -563,22 +572,12 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 		s := newScene(t, backendsAt("a", "b"), proxytest.FirstCandidate)
 		s.set("a", losing)
 		s.set("b", accepting)
-		visitLost := func(client int) {
-			t.Helper()
-			c, at := s.open(client)
-			if at != "a" {
-				t.Fatalf("client %d is at %s; want a", client, at)
-			}
-			c.WantClose(1012)
-			c.Close()
-			synctest.Wait()
-		}
 		for i := range 4 { // one in each second: it rests in between, and a 101 does not end the row
-			visitLost(1 + i)
+			s.visitAndLose(1 + i)
 			s.wantFlags("a: resting")
 			time.Sleep(1100 * time.Millisecond)
 		}
-		visitLost(5)
+		s.visitAndLose(5)
 		s.wantFlags("a: ejected resting")
 		h := s.backend("a").Health().Flags
 		if !strings.Contains(h[0].Reason, "without a Close frame") || h[0].Flag != wsproxy.FlagEjected {

@@ -133,7 +133,7 @@ type Backend struct {
 
 	failedAt time.Duration // the last Unreached
 	trials   int           // attempts under way that began while a flag was up
-	settling time.Duration // until then the tunnel of a trial may still be lost
+	settling time.Duration // until then the tunnel of a trial may still be lost; never with Unreachable
 
 	evidence evidence
 }
@@ -199,6 +199,7 @@ func (b *Backend) Record(e Event, rules Ejection) Change {
 // counts for nothing, so that a restart under a hundred attempts is one failure.
 func (b *Backend) unreached(e Event) {
 	b.failedAt = e.At
+	b.settling = 0 // the tunnel of the trial decides nothing now
 	f := &b.flags[Unreachable]
 	if f.until <= e.At {
 		b.raise(Unreachable, e, e.At+backoff(f.inRow+1, firstBackoff, maxBackoff, e.Random))

@@ -359,6 +359,19 @@ func TestTrialThatOpensATunnelLastsUntilItLives(t *testing.T) {
 	}
 }
 
+// Otherwise an upgrade that waits would find that it may try the backend, and then that it
+// may not.
+func TestTrialEndsWhenTheBackendIsUnreachable(t *testing.T) {
+	var b Backend
+	b.Record(Event{Outcome: Lost}, rules)
+	b.Record(Event{Outcome: Opened, At: s}, rules)
+	b.Record(Event{Outcome: Unreached, At: s + 100*ms}, rules)
+	at := b.TryWaitingAt()
+	if at != s+100*ms+waitingPause || !b.BeginTrial(at, true) {
+		t.Errorf("an upgrade that waits may try the backend at %v, but that does not begin", at)
+	}
+}
+
 func TestRetryAtIsTheEndOfTheLastFlag(t *testing.T) {
 	var b Backend
 	if at := b.RetryAt(); at != 0 {
