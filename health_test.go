@@ -320,10 +320,14 @@ func TestHangingPathRestsBackendsAndRefusesNobody(t *testing.T) {
 				s.wantTimesTold(3, "backend failing", "flag=resting")
 				s.wantTimesTold(3, "backend recovered", "flag=resting")
 				s.wantNeverTold("others are used")
-				for i, at := range []string{"5s", "7.5s", "10s"} {
-					if told := s.told[2*i]; !strings.HasPrefix(told, at) {
-						t.Errorf("a backend fails as %q; want at %s", told, at)
+				var at []string
+				for _, told := range s.told {
+					if strings.HasSuffix(told, " resting +") {
+						at = append(at, strings.Fields(told)[0])
 					}
+				}
+				if want := []string{"5s", "7.5s", "10s"}; !slices.Equal(at, want) {
+					t.Errorf("backends begin to rest at %q; want %q", at, want)
 				}
 			}
 		})
@@ -352,9 +356,10 @@ func TestBackendRestsForOneSecond(t *testing.T) {
 
 // An attack is a request of one client by which it may hope to take a backend from others.
 type attack struct {
-	name string
-	on   proxytest.FakeBackend
-	run  func(s *scene, client int)
+	name    string
+	isFault bool // that the backend is flagged is right
+	on      proxytest.FakeBackend
+	run     func(s *scene, client int)
 }
 
 // readToEnd reads what comes until the connection ends.
@@ -365,7 +370,7 @@ func readToEnd(c *wstest.Peer) {
 
 var attacks = []attack{
 	{
-		"garbage for which the backend closes its socket",
+		"garbage for which the backend closes its socket", false,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Switching, HangsUp: true}),
 		func(s *scene, client int) {
 			c := s.send(client, "/attack")
@@ -374,7 +379,7 @@ var attacks = []attack{
 			readToEnd(c)
 		},
 	}, {
-		"garbage together with the request",
+		"garbage together with the request", false,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Switching, HangsUp: true}),
 		func(s *scene, client int) {
 			c := s.site.Dial(s.t)
@@ -383,15 +388,15 @@ var attacks = []attack{
 			readToEnd(c)
 		},
 	}, {
-		"path that is answered with 500",
+		"path that is answered with 500", false,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Refusing(500, "oops")}),
 		func(s *scene, client int) { readToEnd(s.send(client, "/attack")) },
 	}, {
-		"path that is answered with 502",
+		"path that is answered with 502", true,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "oops")}),
 		func(s *scene, client int) { readToEnd(s.send(client, "/attack")) },
 	}, {
-		"subprotocol that is answered with nonsense",
+		"subprotocol that is answered with nonsense", true,
 		proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
 			if r.Header.Get("Sec-WebSocket-Protocol") != "" {
 				return proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}
@@ -400,7 +405,7 @@ var attacks = []attack{
 		}},
 		func(s *scene, client int) { readToEnd(s.send(client, "/chat", "Sec-WebSocket-Protocol: x")) },
 	}, {
-		"extension that is answered by another one",
+		"extension that is answered by another one", true,
 		proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
 			if r.Header.Get("Sec-WebSocket-Extensions") != "" {
 				return proxytest.FakeBackend{Answer: proxytest.SwitchingWith("Sec-WebSocket-Extensions: x-other")}
@@ -409,11 +414,11 @@ var attacks = []attack{
 		}},
 		func(s *scene, client int) { readToEnd(s.send(client, "/chat", "Sec-WebSocket-Extensions: x")) },
 	}, {
-		"path for which the backend closes its socket after the 101",
+		"path for which the backend closes its socket after the 101", true,
 		byPath("/attack", losing),
 		func(s *scene, client int) { readToEnd(s.send(client, "/attack")) },
 	}, {
-		"reset after the 101",
+		"reset after the 101", false,
 		accepting,
 		func(s *scene, client int) {
 			c := s.send(client, "/chat")
@@ -421,7 +426,7 @@ var attacks = []attack{
 			c.Reset()
 		},
 	}, {
-		"end of stream after the 101",
+		"end of stream after the 101", false,
 		accepting,
 		func(s *scene, client int) { s.send(client, "/chat").Close() },
 	},
@@ -442,6 +447,9 @@ func TestOneClientTakesNoBackendFromOthers(t *testing.T) {
 						time.Sleep(50 * time.Millisecond)
 					}
 					s.wantNeverTold("ejected")
+					if !a.isFault {
+						s.wantNeverTold("backend failing")
+					}
 					if got := len(s.opened); got < 100 {
 						t.Errorf("%d tunnels have opened; want those of the 100 others at least", got)
 					}
@@ -474,6 +482,44 @@ func TestOneClientEjectsNoIdleBackendWithinASecond(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestFailuresOfFiveClientsEject(t *testing.T) {
+	fails := []proxytest.FakeBackend{
+		{Answer: proxytest.Refusing(502, ""), Delay: 100 * time.Millisecond},
+		{Answer: "{end}", Delay: 100 * time.Millisecond},
+		losing,
+		{},
+	}
+	for _, tt := range []struct {
+		name    string
+		address func(i int) string
+		n       int // upgrades at the same time
+		want    string
+	}{
+		{"five clients", func(i int) string { return fmt.Sprint("198.51.100.", i) }, 5, "a: ejected resting"},
+		{"four clients", func(i int) string { return fmt.Sprint("198.51.100.", i) }, 4, "a: resting"},
+		{"four clients, one of them twice", func(i int) string { return fmt.Sprint("198.51.100.", i%4) }, 5, "a: resting"},
+		{"one client", func(int) string { return "198.51.100.1" }, 20, "a: resting"},
+		{"one client with many IPv6 addresses", func(i int) string { return fmt.Sprint("2001:db8::", i) }, 20, "a: resting"},
+		{"five clients with IPv6 addresses", func(i int) string { return fmt.Sprintf("2001:db8:0:%d::1", i) }, 5, "a: ejected resting"},
+	} {
+		for i, fail := range fails {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, backendsAt("a"))
+				s.set("a", fail)
+				for i := range tt.n {
+					c := s.site.Dial(t)
+					c.WriteRequest(proxytest.UpgradeTo("/chat", "X-Forwarded-For: "+tt.address(i)))
+				}
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if got := s.flags(); got != tt.want {
+					t.Errorf("%s, failure %d: flags are %q; want %q", tt.name, i, got, tt.want)
+				}
+			})
+		}
 	}
 }
 
@@ -583,7 +629,7 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 		if !strings.Contains(h[0].Reason, "without a Close frame") || h[0].Flag != wsproxy.FlagEjected {
 			t.Errorf("first flag is %+v", h[0])
 		}
-		if d := h[0].Until.Sub(time.Now()); d > time.Second || d < 800*time.Millisecond {
+		if d := time.Until(h[0].Until); d > time.Second || d < 800*time.Millisecond {
 			t.Errorf("it is ejected for %v; want 1 s, less a fifth at most", d)
 		}
 		for i := range 10 {
@@ -602,7 +648,7 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 			t.Errorf("of ten clients the backends got %q; want %q", got, want)
 		}
 		s.wantFlags("a: ejected resting")
-		if d := s.backend("a").Health().Flags[0].Until.Sub(time.Now()); d > 2*time.Second || d < 1600*time.Millisecond {
+		if d := time.Until(s.backend("a").Health().Flags[0].Until); d > 2*time.Second || d < 1600*time.Millisecond {
 			t.Errorf("it is ejected for %v; want 2 s, less a fifth at most", d)
 		}
 
@@ -724,7 +770,7 @@ func TestHealthHasTheLastReasonAndTheFirstTime(t *testing.T) {
 		s.set("a", proxytest.FakeBackend{DialErr: errors.New("second")})
 		s.send(1, "/chat")
 		f := s.backend("a").Health().Flags[0]
-		if !strings.Contains(f.Reason, "second") || !f.Since.Equal(since) || f.Until.Sub(time.Now()) < time.Second {
+		if !strings.Contains(f.Reason, "second") || !f.Since.Equal(since) || time.Until(f.Until) < time.Second {
 			t.Errorf("flag is %+v; want the second reason, since %v, for more than a second", f, since)
 		}
 	})
