@@ -263,8 +263,8 @@ func (b *Backend) forgetFaults() health.Change {
 	return b.health.update((*health.Backend).Forget)
 }
 
-// hasMovedSince reports whether the backend has got a new address since now was t. What an
-// attempt or a tunnel of before shows is about the old address: it is not recorded.
+// hasMovedSince reports whether the backend has got a new address after t, a time since the
+// proxy's start. Earlier attempts and tunnels used the old address: they are not recorded.
 func (b *Backend) hasMovedSince(t time.Duration) bool { return b.movedAt.Load() > int64(t) }
 
 // A target is a compiled BackendConfig.

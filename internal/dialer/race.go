@@ -144,12 +144,12 @@ func (r *race) closeLosers() {
 }
 
 // localFaults are the errors that come from this process or this host: no descriptor, memory
-// or port is left, or a firewall rule of the host drops what it sends.
+// or port is left, or a firewall rule of the host drops packets.
 var localFaults = [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EADDRNOTAVAIL, syscall.EPERM}
 
 // IsLocal reports whether err is a fault of this process or this host, which shows nothing
-// about the address. The error of a dial of several addresses is one if those of all are: an
-// IPv6 address is EADDRNOTAVAIL on a host without IPv6, whatever the other addresses are.
+// about the address. The error of a dial of several addresses is local if all its errors
+// are: on a host without IPv6, each IPv6 address is EADDRNOTAVAIL.
 func IsLocal(err error) bool {
 	if all, ok := errors.AsType[*Error](err); ok {
 		return !slices.ContainsFunc(all.errs, func(err error) bool { return !IsLocal(err) })
