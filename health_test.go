@@ -123,6 +123,15 @@ func (s *scene) visit(client int) (backend string) {
 	return backend
 }
 
+// visitAndLose opens a tunnel for a client, which its backend loses at once.
+func (s *scene) visitAndLose(client int) {
+	s.t.Helper()
+	c, _ := s.open(client)
+	c.WantClose(1012)
+	c.Close()
+	synctest.Wait()
+}
+
 // numOpened returns how many tunnels have opened at each backend since the last call, as "a 2, b 1".
 func (s *scene) numOpened() string {
 	counts := make(map[string]int)
@@ -311,10 +320,14 @@ func TestHangingPathRestsBackendsAndRefusesNobody(t *testing.T) {
 				s.wantTimesTold(3, "backend flag raised", "flag=resting")
 				s.wantTimesTold(3, "backend flag cleared", "flag=resting")
 				s.wantNeverTold("others are used")
-				for i, at := range []string{"5s", "7.5s", "10s"} {
-					if told := s.told[2*i]; !strings.HasPrefix(told, at) {
-						t.Errorf("a backend fails as %q; want at %s", told, at)
+				var at []string
+				for _, told := range s.told {
+					if strings.HasSuffix(told, " resting +") {
+						at = append(at, strings.Fields(told)[0])
 					}
+				}
+				if want := []string{"5s", "7.5s", "10s"}; !slices.Equal(at, want) {
+					t.Errorf("backends begin to rest at %q; want %q", at, want)
 				}
 			}
 		})
@@ -343,9 +356,10 @@ func TestBackendRestsForOneSecond(t *testing.T) {
 
 // An attack is a request of one client by which it may hope to take a backend from others.
 type attack struct {
-	name string
-	on   proxytest.FakeBackend
-	run  func(s *scene, client int)
+	name    string
+	isFault bool // that the backend is flagged is right
+	on      proxytest.FakeBackend
+	run     func(s *scene, client int)
 }
 
 // readToEnd reads what comes until the connection ends.
@@ -356,7 +370,7 @@ func readToEnd(c *wstest.Peer) {
 
 var attacks = []attack{
 	{
-		"garbage for which the backend closes its socket",
+		"garbage for which the backend closes its socket", false,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Switching, HangsUp: true}),
 		func(s *scene, client int) {
 			c := s.send(client, "/attack")
@@ -365,7 +379,7 @@ var attacks = []attack{
 			readToEnd(c)
 		},
 	}, {
-		"garbage together with the request",
+		"garbage together with the request", false,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Switching, HangsUp: true}),
 		func(s *scene, client int) {
 			c := s.site.Dial(s.t)
@@ -374,15 +388,15 @@ var attacks = []attack{
 			readToEnd(c)
 		},
 	}, {
-		"path that is answered with 500",
+		"path that is answered with 500", false,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Refusing(500, "oops")}),
 		func(s *scene, client int) { readToEnd(s.send(client, "/attack")) },
 	}, {
-		"path that is answered with 502",
+		"path that is answered with 502", true,
 		byPath("/attack", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "oops")}),
 		func(s *scene, client int) { readToEnd(s.send(client, "/attack")) },
 	}, {
-		"subprotocol that is answered with nonsense",
+		"subprotocol that is answered with nonsense", true,
 		proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
 			if r.Header.Get("Sec-WebSocket-Protocol") != "" {
 				return proxytest.FakeBackend{Answer: "nonsense\r\n\r\n"}
@@ -391,7 +405,7 @@ var attacks = []attack{
 		}},
 		func(s *scene, client int) { readToEnd(s.send(client, "/chat", "Sec-WebSocket-Protocol: x")) },
 	}, {
-		"extension that is answered by another one",
+		"extension that is answered by another one", true,
 		proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
 			if r.Header.Get("Sec-WebSocket-Extensions") != "" {
 				return proxytest.FakeBackend{Answer: proxytest.SwitchingWith("Sec-WebSocket-Extensions: x-other")}
@@ -400,11 +414,11 @@ var attacks = []attack{
 		}},
 		func(s *scene, client int) { readToEnd(s.send(client, "/chat", "Sec-WebSocket-Extensions: x")) },
 	}, {
-		"path for which the backend closes its socket after the 101",
+		"path for which the backend closes its socket after the 101", true,
 		byPath("/attack", losing),
 		func(s *scene, client int) { readToEnd(s.send(client, "/attack")) },
 	}, {
-		"reset after the 101",
+		"reset after the 101", false,
 		accepting,
 		func(s *scene, client int) {
 			c := s.send(client, "/chat")
@@ -412,7 +426,7 @@ var attacks = []attack{
 			c.Reset()
 		},
 	}, {
-		"end of stream after the 101",
+		"end of stream after the 101", false,
 		accepting,
 		func(s *scene, client int) { s.send(client, "/chat").Close() },
 	},
@@ -433,6 +447,9 @@ func TestOneClientTakesNoBackendFromOthers(t *testing.T) {
 						time.Sleep(50 * time.Millisecond)
 					}
 					s.wantNeverTold("ejected")
+					if !a.isFault {
+						s.wantNeverTold("backend failing")
+					}
 					if got := len(s.opened); got < 100 {
 						t.Errorf("%d tunnels have opened; want those of the 100 others at least", got)
 					}
@@ -465,6 +482,44 @@ func TestOneClientEjectsNoIdleBackendWithinASecond(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestFailuresOfFiveClientsEject(t *testing.T) {
+	fails := []proxytest.FakeBackend{
+		{Answer: proxytest.Refusing(502, ""), Delay: 100 * time.Millisecond},
+		{Answer: "{end}", Delay: 100 * time.Millisecond},
+		losing,
+		{},
+	}
+	for _, tt := range []struct {
+		name    string
+		address func(i int) string
+		n       int // upgrades at the same time
+		want    string
+	}{
+		{"five clients", func(i int) string { return fmt.Sprint("198.51.100.", i) }, 5, "a: ejected resting"},
+		{"four clients", func(i int) string { return fmt.Sprint("198.51.100.", i) }, 4, "a: resting"},
+		{"four clients, one of them twice", func(i int) string { return fmt.Sprint("198.51.100.", i%4) }, 5, "a: resting"},
+		{"one client", func(int) string { return "198.51.100.1" }, 20, "a: resting"},
+		{"one client with many IPv6 addresses", func(i int) string { return fmt.Sprint("2001:db8::", i) }, 20, "a: resting"},
+		{"five clients with IPv6 addresses", func(i int) string { return fmt.Sprintf("2001:db8:0:%d::1", i) }, 5, "a: ejected resting"},
+	} {
+		for i, fail := range fails {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, backendsAt("a"))
+				s.set("a", fail)
+				for i := range tt.n {
+					c := s.site.Dial(t)
+					c.WriteRequest(proxytest.UpgradeTo("/chat", "X-Forwarded-For: "+tt.address(i)))
+				}
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if got := s.flags(); got != tt.want {
+					t.Errorf("%s, failure %d: flags are %q; want %q", tt.name, i, got, tt.want)
+				}
+			})
+		}
 	}
 }
 
@@ -563,22 +618,12 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 		s := newScene(t, backendsAt("a", "b"), proxytest.FirstCandidate)
 		s.set("a", losing)
 		s.set("b", accepting)
-		visitLost := func(client int) {
-			t.Helper()
-			c, at := s.open(client)
-			if at != "a" {
-				t.Fatalf("client %d is at %s; want a", client, at)
-			}
-			c.WantClose(1012)
-			c.Close()
-			synctest.Wait()
-		}
 		for i := range 4 { // one in each second: it rests in between, and a 101 does not end the row
-			visitLost(1 + i)
+			s.visitAndLose(1 + i)
 			s.wantFlags("a: resting")
 			time.Sleep(1100 * time.Millisecond)
 		}
-		visitLost(5)
+		s.visitAndLose(5)
 		s.wantFlags("a: ejected resting")
 		h := s.backend("a").Health().Flags
 		if !strings.Contains(h[0].Reason, "without a Close frame") || h[0].Flag != wsproxy.FlagEjected {

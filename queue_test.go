@@ -374,3 +374,28 @@ func TestLastAttemptThatEndsWithTheDeadlineIsUnreachable(t *testing.T) {
 		w.wantRefused("/: unreachable 503")
 	})
 }
+
+// The tunnel of its trial has lived for less than a second when the backend goes down.
+func TestUpgradeWaitsForABackendThatGoesDownDuringItsTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, backendsAt("a"), queueOf(10))
+		s.set("a", losing)
+		s.visitAndLose(1)
+		time.Sleep(1100 * time.Millisecond)
+		s.set("a", accepting)
+		s.open(2) // the trial
+		time.Sleep(100 * time.Millisecond)
+		s.set("a", unreachable)
+		for i := range 5 {
+			s.send(3+i, "/chat")
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.opened = nil
+		s.set("a", accepting)
+		time.Sleep(300 * time.Millisecond)
+		if got, want := s.numOpened(), "a 5"; got != want {
+			t.Errorf("after 300 ms the tunnels of those who waited are at %q; want %q", got, want)
+		}
+		s.wantRefused()
+	})
+}

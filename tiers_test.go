@@ -538,6 +538,9 @@ func TestClientGetsTheLastResponseWhenNoBackendIsLeft(t *testing.T) {
 					}
 					s.wantRefused("unreachable 503")
 				}
+				if dials := s.network.TakeDials(); len(dials) > len(tt.backends) {
+					t.Errorf("dials are %q; want one for each backend at most", dials)
+				}
 				if !slices.Equal(seen, wantSeen) {
 					t.Errorf("the Response hook saw %q; want %q", seen, wantSeen)
 				}

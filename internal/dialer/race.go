@@ -150,8 +150,8 @@ var localFaults = [...]syscall.Errno{
 }
 
 // IsLocal reports whether err is a fault of this process or this host, which shows nothing
-// about the address. The error of a dial of several addresses is one if those of all are: an
-// IPv6 address is EADDRNOTAVAIL on a host without IPv6, whatever the other addresses are.
+// about the address. The error of a dial of several addresses is local if all its errors
+// are: on a host without IPv6, each IPv6 address is EADDRNOTAVAIL.
 func IsLocal(err error) bool {
 	if all, ok := errors.AsType[*Error](err); ok {
 		return !slices.ContainsFunc(all.errs, func(err error) bool { return !IsLocal(err) })

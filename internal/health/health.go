@@ -142,7 +142,7 @@ type Backend struct {
 	failedAt time.Duration // the last Unreached
 	probing  int           // attempts under way that began while a flag was raised
 	probedAt time.Duration // when the last one of them began
-	settling time.Duration // until then the tunnel of an attempt on probation may still be lost
+	settling time.Duration // until then the tunnel of an attempt on probation may still be lost; 0 with Unreachable
 
 	evidence evidence
 }
@@ -208,6 +208,7 @@ func (b *Backend) Record(e Event, rules Ejection) Change {
 // counts for nothing, so that a restart under a hundred attempts is one failure.
 func (b *Backend) unreached(e Event) {
 	b.failedAt = e.At
+	b.settling = 0 // the tunnel of the trial decides nothing now
 	f := &b.flags[Unreachable]
 	if f.until <= e.At {
 		b.raise(Unreachable, e, e.At+backoff(f.inRow+1, firstBackoff, maxBackoff, e.Random))
@@ -378,11 +379,10 @@ func (b *Backend) Tier(now time.Duration, isRetry bool) Tier {
 // WaiterRetryAt returns when an upgrade that waits because no backend can be reached may try
 // this one, though it is avoided.
 func (b *Backend) WaiterRetryAt() time.Duration {
-	at := b.failedAt + waiterPause
 	if b.probing > 0 {
-		at = b.probedAt + waiterPatience
+		return b.probedAt + waiterPatience
 	}
-	return max(at, b.settling)
+	return b.failedAt + waiterPause
 }
 
 // NextChange returns when after now the backend may be tried that is avoided now: a flag has

@@ -66,8 +66,7 @@ type Owner interface {
 	// BackendEnding is called once, when the tunnel begins to end, if the backend is the
 	// side that ends it, with what has been passed until then. IsLost reports that it has
 	// closed the connection without a Close frame, before a byte of the client's was written
-	// to it. The relay's lock is held: the
-	// method must not call methods of the relay.
+	// to it. The relay's lock is held: the method must not call methods of the relay.
 	BackendEnding(isLost bool, toBackend, toClient Counts)
 
 	// BackendClosed is called when the connection with the backend is closed, before
