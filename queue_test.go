@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,6 +23,7 @@ type waitingRoom struct {
 	s       *proxytest.Site
 	network *proxytest.Network
 	start   time.Time
+	mu      sync.Mutex
 	opened  []string // "path at time"
 	refused []string // "path: reason status"
 }
@@ -30,9 +32,13 @@ func newWaitingRoom(t *testing.T, wrap func(http.Handler) http.Handler, opts ...
 	w := &waitingRoom{t: t, start: time.Now()}
 	trace := wsproxy.WithTrace(&wsproxy.Trace{
 		Opened: func(i wsproxy.OpenedInfo) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			w.opened = append(w.opened, fmt.Sprintf("%s at %v", i.Request.URL.Path, time.Since(w.start)))
 		},
 		Refused: func(i wsproxy.RefusedInfo) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
 			w.refused = append(w.refused, fmt.Sprintf("%s: %v %d", i.Request.URL.Path, i.Reason, i.Status))
 		},
 	})
@@ -69,6 +75,8 @@ func (w *waitingRoom) wantRefused(want ...string) {
 func (w *waitingRoom) take(what string, got *[]string, want []string) {
 	w.t.Helper()
 	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if !slices.Equal(*got, want) {
 		w.t.Errorf("%s: %q; want %q", what, *got, want)
 	}
@@ -298,7 +306,7 @@ func TestUpgradeWaitsForABackendThatGoesDownDuringItsTrial(t *testing.T) {
 			s.send(3+i, "/chat")
 			time.Sleep(100 * time.Millisecond)
 		}
-		s.opened = nil
+		s.numOpened()
 		s.set("a", accepting)
 		time.Sleep(300 * time.Millisecond)
 		if got, want := s.numOpened(), "a 5"; got != want {
