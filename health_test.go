@@ -134,6 +134,7 @@ func (s *scene) visitAndLose(client int) {
 
 // numOpened returns how many tunnels have opened at each backend since the last call, as "a 2, b 1".
 func (s *scene) numOpened() string {
+	synctest.Wait()
 	counts := make(map[string]int)
 	for _, id := range s.opened {
 		counts[id]++
@@ -640,7 +641,7 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 
 		// One trial at a time. It fails, and a is ejected for twice as long.
 		time.Sleep(time.Second)
-		s.opened = nil
+		s.numOpened()
 		for i := range 10 {
 			s.send(20+i, "/chat")
 		}
@@ -655,7 +656,7 @@ func TestBackendThatLosesTunnelsIsEjected(t *testing.T) {
 		// It comes back when the tunnel of a trial has lived for a second, and not before.
 		time.Sleep(2 * time.Second)
 		s.set("a", accepting)
-		s.opened = nil
+		s.numOpened()
 		for i := range 10 {
 			s.send(40+i, "/chat")
 		}
