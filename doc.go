@@ -65,7 +65,8 @@
 // malformed response, another one is tried: at most three for one upgrade, all within
 // [Timeouts.Handshake]. Second and third attempts have a budget: in 10 s a fifth of the upgrades
 // of these 10 s, and 100 more. If no other backend is left, the client gets the last of these
-// answers, or else 503 with Retry-After. With [Limits.Queue] it waits where no backend has a
+// answers; else 502 if the last backend closed the connection or sent a malformed response, or
+// 503 with Retry-After. With [Limits.Queue] it waits where no backend has a
 // place or can be reached.
 //
 // A backend whose attempt failed in this way has a [Flag], which says why, and for how long the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 )
@@ -104,12 +103,10 @@ func (e *BackendError) Timeout() bool {
 	return errors.As(e.Err, &t) && t.Timeout()
 }
 
-// isBadResponse reports whether the backend gave a response that is not a proper one: 502 is
-// the status for that. https://www.rfc-editor.org/rfc/rfc9110#section-15.6.3
+// isBadResponse reports whether the backend was reached, and then gave no proper response, or a
+// part of one: 502 is the status for that. https://www.rfc-editor.org/rfc/rfc9110#section-15.6.3
 func (e *BackendError) isBadResponse() bool {
-	_, isOfConnection := errors.AsType[net.Error](e.Err)
-	isOfConnection = isOfConnection || errors.Is(e.Err, io.EOF) || errors.Is(e.Err, io.ErrUnexpectedEOF)
-	return e.isConnected && !isOfConnection && !errors.Is(e.Err, context.Canceled) && !errors.Is(e.Err, ErrTryNext)
+	return e.isConnected && !e.Timeout() && !errors.Is(e.Err, ErrTryNext) && !errors.Is(e.Err, context.Canceled)
 }
 
 // A DrainError reports how the tunnels ended that were open when a shutdown began, if

@@ -137,7 +137,7 @@ func TestRoundTripVerifiesTLSBackend(t *testing.T) {
 		{"https", "https", "backend.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 101},
 		{"wss", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 101},
 		{"client certificate", "wss", "backend.example", mutual, client, 101},
-		{"no client certificate", "wss", "backend.example", mutual, &tls.Config{RootCAs: ca.pool}, 503},
+		{"no client certificate", "wss", "backend.example", mutual, &tls.Config{RootCAs: ca.pool}, 502},
 		{"stranger's CA", "wss", "backend.example", serverConfig, &tls.Config{RootCAs: stranger.pool}, 503},
 		{"other name", "wss", "other.example", serverConfig, &tls.Config{RootCAs: ca.pool}, 503},
 		{"the URL's host as name", "wss", "", serverConfig, &tls.Config{RootCAs: ca.pool}, 503},

@@ -78,7 +78,7 @@ func TestEventsTellWhatHappens(t *testing.T) {
 		d.crash(t.Context(), b)
 	}
 	conn.CloseRead(t.Context()) // answers the Close frame
-	dial(http.StatusBadGateway)
+	dial(http.StatusServiceUnavailable)
 	if err := d.shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +89,8 @@ func TestEventsTellWhatHappens(t *testing.T) {
 	events, changed := d.events.after(0)
 	for _, e := range events {
 		got[e.Kind]++
-		if e.Kind == "refused" && (e.Status != http.StatusBadGateway || e.Client != client{"1", "Ann", "design"}) {
-			t.Errorf("refused = %+v; want status 502 for Ann", e)
+		if e.Kind == "refused" && (e.Status != http.StatusServiceUnavailable || e.Client != client{"1", "Ann", "design"}) {
+			t.Errorf("refused = %+v; want status 503 for Ann", e)
 		}
 	}
 	if !maps.Equal(got, want) {

@@ -149,7 +149,7 @@ async function drive(page, demo, { width, colorScheme }) {
   }
   await headline(/Everyone in #design is offline/);
   const crashed = await statusOf(demo.url);
-  assert.equal(crashed, "502 Bad Gateway");
+  assert.equal(crashed, "503 Service Unavailable");
   await waitForText(page, "#hint", `No backend is running. The proxy answers ${crashed}.`);
   await person("Ann").getByText(`Offline (${crashed}).`).waitFor();
   await page.locator("#events li", { hasText: crashed }).first().waitFor();

@@ -11,7 +11,7 @@ export class Person {
     this.memory = "";        // ID of that backend's memory, different after each start
     this.isOnline = false;   // the connection is open and has got its welcome
     this.failures = 0;       // attempts that have failed in succession
-    this.refusal = "";       // the response that refused the last attempt, such as "502 Bad Gateway"
+    this.refusal = "";       // the response that refused the last attempt, such as "503 Service Unavailable"
     this.timer = undefined;  // of the next attempt
     this.seen = new Set();   // IDs of the messages in the panel
     this.build();
