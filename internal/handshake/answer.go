@@ -53,7 +53,13 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 // beside other options: "Connection: Upgrade, close" of a 101 is an upgrade.
 func readResponse(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	const start = "HTTP/1.1 1"
-	if b, _ := br.Peek(len(start)); len(b) < len(start) || b[len(b)-2] != ' ' || b[len(b)-1] != '1' {
+	for n := range len(start) {
+		// A line may end earlier, and nothing follow it.
+		if b, err := br.Peek(n + 1); err != nil || b[n] == '\n' {
+			return http.ReadResponse(br, out)
+		}
+	}
+	if b, _ := br.Peek(len(start)); b[len(b)-2] != ' ' || b[len(b)-1] != '1' {
 		return http.ReadResponse(br, out)
 	}
 	if b, _ := br.Peek(br.Buffered()); hasHeadWithoutClose(b) {

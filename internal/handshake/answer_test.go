@@ -8,6 +8,7 @@ import (
 	"iter"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/textproto"
 	"os"
 	"reflect"
@@ -353,5 +354,16 @@ func TestReadAnswerKeepsConnectionOfLongHeads(t *testing.T) {
 	}
 	if rest, _ := io.ReadAll(br); string(rest) != "frames" {
 		t.Errorf("after the 101 %q is left; want frames", rest)
+	}
+}
+
+// A backend that sends a short line and nothing more is not waited for.
+func TestReadAnswerRefusesAShortLineAtOnce(t *testing.T) {
+	for _, line := range []string{"\n", "no\r\n", "HTTP/1.1\n"} {
+		unread := errors.New("read beyond the line")
+		_, err := ReadAnswer(bufio.NewReader(io.MultiReader(strings.NewReader(line), iotest.ErrReader(unread))), httptest.NewRequest("GET", "/", nil))
+		if err == nil || errors.Is(err, unread) {
+			t.Errorf("%q: error is %v; want one about the line", line, err)
+		}
 	}
 }
