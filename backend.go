@@ -49,7 +49,8 @@ type BackendConfig struct {
 
 	// Priority says which backends are used first: those of a higher number only while
 	// each of a lower one has a flag (see [Balancer]). So a backend in another region, or a
-	// spare one, gets 1. Zero is the default; negative numbers come before it.
+	// spare one, gets 1. A response such as 404 or 500 raises no flag, and does not bring a
+	// spare one in: see [ErrTryNext]. Zero is the default; negative numbers come before it.
 	Priority int
 
 	// Drain keeps the backend in the set without new tunnels. It keeps those that it has.

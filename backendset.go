@@ -74,8 +74,9 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 	return c, ErrNoBackend
 }
 
-// hasOther reports whether a backend is left to try after those that were tried.
-func (s *backendSet) hasOther(tried []*Backend, now time.Duration) bool {
+// hasOther reports whether a backend is left to try after those that were tried. An upgrade that
+// may wait does not try one after the other of those that cannot be reached.
+func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait bool) bool {
 	if len(tried) >= len(s.active) {
 		return false
 	}
@@ -85,8 +86,8 @@ func (s *backendSet) hasOther(tried []*Backend, now time.Duration) bool {
 			return true
 		}
 	}
-	_, err := s.candidates(nil, tried, now)
-	return err == nil
+	c, err := s.candidates(nil, tried, now)
+	return err == nil && !(mayWait && c.tier == health.TierUnreachable)
 }
 
 // SetBackends replaces the set of backends. The counters belong to a backend's ID. No

@@ -43,6 +43,9 @@ import (
 // [Backend.NumTunnels] includes upgrades under way. To set a cookie in the client's
 // response, use the hook of [WithResponse]; to see the result of a pick, use [Trace].
 //
+// A backend that is in its slow start ([WithSlowStart]) shows its whole weight: only the built-in
+// balancers know of it.
+//
 // Several proxies may share a built-in balancer. A balancer around a built-in one may
 // pass on some of its candidates; for an empty list the built-in ones return
 // [ErrNoBackend].

@@ -230,7 +230,8 @@ func (c *checker) record(k *check, err error) {
 		c.report(k.backend, nil)
 	}
 	if err == nil {
-		c.p.queue.wake() // the backend may be reached again
+		k.backend.hasten() // it may be reached again
+		c.p.queue.wake()
 	}
 }
 

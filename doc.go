@@ -205,8 +205,8 @@
 // [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a
 // line at Debug for each upgrade that is refused or fails and for each tunnel that opens or
 // ends. It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared,
-// and nothing in between; one at Warn when no backend without a flag is left, and one at Info
-// when that is over; one at Warn if a proxy in front seems to be missing in
+// and nothing in between; one at Warn when backends with a flag or of a higher
+// [BackendConfig.Priority] begin to be used, and one at Info when that is over; one at Warn if a proxy in front seems to be missing in
 // [WithTrustedProxies]; and one at Error for a fault of the program: a middleware that
 // hides the connection, a hook that panics. The line for a backend's refusal has its reason
 // phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the same

@@ -57,6 +57,10 @@ func (f Flag) internal() health.Flag { return health.Flag(f - FlagResting) }
 // Health is what a proxy knows about the faults of a backend.
 type Health struct {
 	Flags []RaisedFlag // the worst first; empty for a backend without a known fault
+
+	// IsRefusing reports that the backend refuses more upgrades than it accepts. That is no
+	// flag: see [Backend.Load].
+	IsRefusing bool
 }
 
 // A RaisedFlag is a flag that is raised. The backend is avoided until a time. Then it is on
@@ -95,13 +99,14 @@ type Ejection struct {
 
 // Health returns the flags of the backend. [Backend.State] is the summary.
 func (b *Backend) Health() Health {
+	var all Health
+	all.IsRefusing, _ = b.refusing()
 	h := &b.health
 	if h.flags() == 0 {
-		return Health{}
+		return all
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var all Health
 	for f := FlagUnreachable; f >= FlagResting; f-- {
 		if !h.state.Flags().Has(f.internal()) {
 			continue
@@ -238,13 +243,27 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 	return change
 }
 
-// afterChange does what follows from flags that were cleared.
+// afterChange does what follows from flags that were cleared. If a backend is reached again,
+// the others may be too: where all were restarted, the first one would get all clients.
 func (b *Backend) afterChange(c health.Change) {
+	if c.Cleared.Has(health.Unreachable) {
+		for _, other := range b.p.set.Load().active {
+			other.hasten()
+		}
+	}
 	if c.Cleared&slowStartFlags != 0 {
 		b.beginSlowStart()
 	}
 	if c.Cleared != 0 {
 		b.p.queue.wake()
+	}
+}
+
+// hasten is [health.Backend.Hasten].
+func (b *Backend) hasten() {
+	if b.health.flags().Has(health.Unreachable) {
+		now := b.p.now()
+		b.health.update(func(s *health.Backend) health.Change { return s.Hasten(now) })
 	}
 }
 

@@ -157,12 +157,12 @@ func (p *Proxy) logRecovered(b *Backend, f Flag) {
 // logOthersUsed logs that each backend of the first priority has a flag, so that those of
 // another tier or priority are used.
 func (p *Proxy) logOthersUsed(t health.Tier, priority int) {
-	p.logAttrs(slog.LevelWarn, "no backend without a flag: others are used",
+	p.logAttrs(slog.LevelWarn, "the first backends have flags: others are used",
 		slog.String(logTier, t.String()), slog.Int(logPriority, priority))
 }
 
 func (p *Proxy) logOthersUnused() {
-	p.logAttrs(slog.LevelInfo, "backends without a flag are used again")
+	p.logAttrs(slog.LevelInfo, "the first backends are used again")
 }
 
 // logNoHijacker logs that w, a ResponseWriter, hides the connection.

@@ -203,6 +203,9 @@ type Refusal struct {
 	//	1013  limit, backend limit, rate, queue full, queue timeout, no backend, unreachable,
 	//	      deadline, and any other 5xx of admit or hook
 	//
+	// The code of a client whose backend has refused it is chosen by a hook of [WithResponse]
+	// that returns a [*StatusError].
+	//
 	// The 101 has the first subprotocol that the client offers, X-Request-Id, no
 	// extension, and nothing of middleware or of the hook of [WithResponse]. The error
 	// handler is not called. A request that fails a check of RFC 6455 gets its status,
@@ -325,7 +328,7 @@ func WithEjection(e Ejection) Option {
 
 // WithSlowStart lets a backend that comes into the set after [New], or is no longer
 // unreachable, ejected or with a failed check, or has a new address, begin with a tenth of its weight, which rises
-// linearly to the whole within d. It works for [LeastTunnels], [RoundRobin] and [Random]; for
+// linearly to the whole within d. It works only for [LeastTunnels], [RoundRobin] and [Random]; for
 // [Hash] and [BoundedHash] keys would move all the time. [Backend.Weight] stays the configured
 // one. 30 s is a good value for backends that are slow at first. Zero, the default, and
 // negative mean no slow start.

@@ -113,14 +113,10 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 func isNoneLeft(err error) bool { return errors.Is(err, ErrNoBackend) || errors.Is(err, ErrLimit) }
 
 // mayBeginAnew reports whether the upgrade waits and begins anew: the queue is on, and all its
-// attempts have failed to connect. Where a backend is left that it has not tried, that is a retry.
+// attempts have failed to connect. That is no retry: the queue has its own rate.
 func (u *upgrade) mayBeginAnew() bool {
 	isLate := !u.deadline.IsZero() && !time.Now().Before(u.deadline)
-	if !u.p.queue.isOn() || u.kept != nil || isLate || slices.ContainsFunc(u.failed, isFinal) {
-		return false
-	}
-	now := u.p.now()
-	return !u.p.set.Load().hasOther(u.tried, now) || u.p.retries.allow(now)
+	return u.p.queue.isOn() && u.kept == nil && !isLate && !slices.ContainsFunc(u.failed, isFinal)
 }
 
 // isFinal reports whether it is of no use to wait after a failed attempt: the backend was
@@ -194,7 +190,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		u.tried, u.picked = append(u.tried, b), b
 		u.numAttempts++
 		a := &attempt{u: u, backend: b, numCandidates: len(c.backends), numMoves: numMoves, isProbation: isProbation}
-		a.isLast = len(u.tried) == maxAttempts || !set.hasOther(u.tried, now)
+		a.isLast = len(u.tried) == maxAttempts || !set.hasOther(u.tried, now, u.p.queue.isOn())
 		a.isTrial = b.beginTrial()
 		return a, nil
 	}

@@ -399,3 +399,38 @@ func TestUpgradeWaitsForABackendThatGoesDownDuringItsTrial(t *testing.T) {
 		s.wantRefused()
 	})
 }
+
+// Some services restart all of their backends at once.
+func TestRestartOfAllBackendsIsAPause(t *testing.T) {
+	for _, numBackends := range []int{2, 3, 5, 10, 20} {
+		for _, downtime := range []time.Duration{time.Second, 3 * time.Second, 8 * time.Second} {
+			t.Run(fmt.Sprintf("%d backends, %v", numBackends, downtime), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					const n = 100
+					var urls []string
+					for i := range numBackends {
+						urls = append(urls, fmt.Sprintf("http://b%d", i))
+					}
+					w := newWaitingRoom(t, nil, queueOf(n), wsproxy.WithBackends(urls...))
+					clients := make([]*wstest.Peer, n)
+					for i := range clients {
+						clients[i] = w.come(fmt.Sprintf("/%d", i))
+						time.Sleep(downtime / n)
+					}
+					for i := range numBackends {
+						w.network.Set(fmt.Sprintf("b%d", i), proxytest.FakeBackend{Answer: proxytest.Switching})
+					}
+					for _, c := range clients {
+						proxytest.WantSwitch(t, c)
+					}
+					w.wantRefused()
+					for _, b := range w.p.Backends() {
+						if got, share := b.NumTunnels(), n/numBackends; got < share/2 {
+							t.Errorf("%s has %d of %d tunnels; want about %d", b, got, n, share)
+						}
+					}
+				})
+			})
+		}
+	}
+}

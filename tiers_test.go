@@ -288,7 +288,7 @@ func TestSecondRegionIsUsedWhileTheFirstIsDown(t *testing.T) {
 			}
 		}
 		s.wantFlags("a: unreachable; b: unreachable")
-		s.wantTimesTold(1, "level=WARN", "others are used", "tier=good", "priority=1")
+		s.wantTimesTold(1, "level=WARN", "others are used", `tier="no flag"`, "priority=1")
 		s.wantNeverTold("used again")
 
 		s.set("a", accepting) // it is tried within 30 s

@@ -394,7 +394,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	var panicked *hookPanic
 	switch {
 	case errors.Is(err, ErrTryNext):
-		return &BackendError{ID: a.backend.id, Op: "handshake", Err: err, isConnected: true}
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
 	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
 		return err
 	}

@@ -126,7 +126,7 @@ var tiers = [NumFlags]Tier{
 
 // String returns one word or two.
 func (t Tier) String() string {
-	return [...]string{"good", "resting or full", "ejected", "check failed", "unreachable"}[t]
+	return [...]string{"no flag", "resting or full", "ejected", "check failed", "unreachable"}[t]
 }
 
 // A Backend is the health of one backend. The zero value is that of a backend without a
@@ -296,6 +296,15 @@ func (b *Backend) Eject(e Event, rules Ejection) Change {
 		c.Raised.add(Ejected)
 	}
 	return c
+}
+
+// Hasten ends the time for which the backend is avoided because it could not be reached: what
+// was the reason may be over.
+func (b *Backend) Hasten(now time.Duration) Change {
+	if f := &b.flags[Unreachable]; f.isUp() {
+		f.until = min(f.until, now)
+	}
+	return Change{}
 }
 
 // Forget clears all flags: the backend has a new address.

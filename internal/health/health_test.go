@@ -405,7 +405,7 @@ func TestFlagsAndTiersHaveNames(t *testing.T) {
 			t.Errorf("Flag(%d) is %q; want %q", f, got, want)
 		}
 	}
-	for i, want := range []string{"good", "resting or full", "ejected", "check failed", "unreachable"} {
+	for i, want := range []string{"no flag", "resting or full", "ejected", "check failed", "unreachable"} {
 		if got := Tier(i).String(); got != want {
 			t.Errorf("Tier(%d) is %q; want %q", i, got, want)
 		}
