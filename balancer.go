@@ -37,7 +37,7 @@ import (
 // 500. [ErrLimit] says that no backend that this request may use has a place: it is answered
 // with 503 too, or the upgrade waits (see [Limits]). After an attempt that failed, ErrNoBackend
 // and ErrLimit mean that no other backend is to be tried: the client gets the response for the
-// failed attempt.
+// failed attempt, or waits if no backend was reached and the queue is on.
 //
 // r is the client's request; Pick must not modify it. The proxy counts tunnels:
 // [Backend.NumTunnels] includes upgrades under way. To set a cookie in the client's

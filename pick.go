@@ -50,7 +50,7 @@ type attempt struct {
 	isLast bool // no other backend will be tried after this one
 	isKept bool // another one is tried, but the client gets the response of this one if none does better
 
-	isProbation bool // a flag of the backend is up: see Backend.beginProbation
+	isProbation bool // a flag of the backend is raised: see Backend.beginProbation
 	isTrial     bool // the backend is refusing: see Backend.beginTrial
 
 	switchedAt time.Duration // of a 101, since the proxy's start
