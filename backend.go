@@ -166,7 +166,7 @@ func (b *Backend) Load() int {
 // refusing reports whether the backend refuses more upgrades than it accepts, and how many
 // refusals count.
 func (b *Backend) refusing() (isRefusing bool, numRefusals int) {
-	if !b.refusals.isRefusing.Load() { // the usual case, without a lock; inlined
+	if !b.refusals.isRefusing.Load() { // the usual case, without a lock
 		return false, 0
 	}
 	return b.countRefusals()

@@ -52,7 +52,12 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 		if len(tried) > 0 && slices.Contains(tried, b) {
 			continue
 		}
-		tier, priority := b.tier(now, len(tried) > 0), b.target.Load().config.Priority
+		// A set may be large: so the target is loaded once, and tier is called where it matters.
+		t, tier := b.target.Load(), health.TierGood
+		if b.health.flags() != 0 {
+			tier = b.health.tier(now, len(tried) > 0)
+		}
+		priority := t.config.Priority
 		switch {
 		case isEmpty || tier < c.tier || tier == c.tier && priority < c.priority:
 			isEmpty = false
@@ -61,7 +66,7 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 		case tier > c.tier || priority > c.priority:
 			continue
 		}
-		if !b.hasMaxTunnels() {
+		if limit := t.config.MaxTunnels; limit <= 0 || b.tunnels.Load() < int64(limit) {
 			c.backends = append(c.backends, b)
 		}
 	}

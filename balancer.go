@@ -104,12 +104,18 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 			j -= n
 		}
 		b := candidates[j]
-		if isRefusing, _ := b.refusing(); isRefusing {
-			hasRefusing = true
-			continue
+		if b.refusals.isRefusing.Load() { // countRefusals takes a lock
+			if isRefusing, _ := b.countRefusals(); isRefusing {
+				hasRefusing = true
+				continue
+			}
 		}
 		// Products of float64 cannot overflow, and are exact up to 2^53 but for a slow start.
-		if bt, bw := float64(b.NumTunnels()+1), share.of(b); best == nil || bt*weight < tunnels*bw {
+		bt, bw := float64(b.NumTunnels()+1), float64(b.Weight())
+		if share.isSlow {
+			bw = share.of(b)
+		}
+		if best == nil || bt*weight < tunnels*bw {
 			best, skipped, tunnels, weight = b, i, bt, bw
 		}
 	}

@@ -158,7 +158,7 @@ func (h *backendHealth) update(change func(*health.Backend) health.Change) healt
 
 // tier returns how the backend compares with others at now: see [health.Backend.Tier].
 func (b *Backend) tier(now time.Duration, isRetry bool) health.Tier {
-	if b.health.flags() == 0 { // the usual case; inlined
+	if b.health.flags() == 0 { // the usual case
 		return health.TierGood
 	}
 	return b.health.tier(now, isRetry)
