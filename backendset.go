@@ -82,9 +82,6 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 // hasOther reports whether a backend is left to try after those that were tried. An upgrade that
 // may wait does not try one after the other of those that cannot be reached.
 func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait bool) bool {
-	if len(tried) >= len(s.active) {
-		return false
-	}
 	for _, b := range s.active { // the usual case needs no list
 		isFirst := b.health.flags() == 0 && b.target.Load().config.Priority == s.firstPriority
 		if isFirst && !b.hasMaxTunnels() && !slices.Contains(tried, b) {
@@ -95,7 +92,7 @@ func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait bool)
 	return err == nil && !(mayWait && c.tier == health.TierUnreachable)
 }
 
-// SetBackends replaces the set of backends. The counters belong to a backend's ID. No
+// SetBackends replaces the set of backends. It may be called concurrently. The counters belong to a backend's ID. No
 // tunnel is closed: a removed backend gets no new tunnels and keeps the ones that it
 // has. An empty set is allowed: upgrades then get 503. If SetBackends returns an error,
 // which joins a [*ConfigError] for each mistake, nothing has changed.

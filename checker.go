@@ -57,7 +57,7 @@ func newChecker(p *Proxy) *checker {
 }
 
 // stop ends the checker: no probe begins any longer, and the contexts of those under way end. It
-// does not wait. A nil checker is none.
+// does not wait. It does nothing if c is nil.
 func (c *checker) stop() {
 	if c != nil {
 		c.cancel()

@@ -48,7 +48,7 @@ func TestBackendsWhoseCheckFailsGetNoClients(t *testing.T) {
 				wsproxy.BackendConfig{ID: "a", URL: "http://a"}, wsproxy.BackendConfig{ID: "b", URL: "http://b"}, wsproxy.BackendConfig{ID: "c", URL: "http://c"}),
 			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Probe: probe.Probe}),
 			wsproxy.WithTrace(&wsproxy.Trace{Health: func(i wsproxy.HealthInfo) {
-				told = append(told, fmt.Sprintf("%s %v %t %v", i.Backend, i.Flag, i.IsRaised, i.State))
+				told = append(told, fmt.Sprintf("%s %v %t %v", i.Backend, i.Flag, i.Raised, i.State))
 			}}))
 		for _, id := range []string{"a", "b", "c"} {
 			network.Set(id, proxytest.FakeBackend{Answer: proxytest.Switching})

@@ -62,8 +62,8 @@
 // and [ByQuery], or connect the backends to each other.
 //
 // If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or sends a
-// malformed response, another one is tried: at most three for one upgrade, all within
-// [Timeouts.Handshake]. Second and third attempts have a budget: in 10 s a fifth of the upgrades
+// malformed response, another one is tried: at most three for one upgrade before it waits, all
+// within [Timeouts.Handshake]. Second and third attempts have a budget: in 10 s a fifth of the upgrades
 // of these 10 s, and 100 more. If no other backend is left, the client gets the last of these
 // answers; else 502 if the last backend closed the connection or sent a malformed response, or
 // 503 with Retry-After. With [Limits.Queue] it waits where no backend has a
@@ -84,8 +84,8 @@
 // dialed in random order, the next one after 250 ms, those that failed in the last 30 s last (see
 // [WithDialer]).
 //
-// A backend that refuses upgrades, by any response but 101 or by a tunnel that it ends at
-// once, keeps its [Backend.State]. It has few tunnels, but [LeastTunnels] gives it no more
+// To refuse upgrades raises no flag by itself: a backend that responds with 404, or ends its
+// tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but [LeastTunnels] gives it no more
 // than its even share: see [Backend.Load].
 //
 // # Handshake

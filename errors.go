@@ -10,8 +10,8 @@ import (
 
 // Errors that callers compare with [errors.Is].
 var (
-	// ErrNoBackend means that there is no backend to choose: the set is empty, or the
-	// balancer has returned it. The client gets 503.
+	// ErrNoBackend means that there is no backend to choose: the set is empty, all in it
+	// drain, or the balancer has returned it. The client gets 503.
 	ErrNoBackend = errors.New("wsproxy: no backend to choose")
 
 	// ErrLimit means that a limit is reached: one of [Limits], or all backends that are
@@ -22,7 +22,7 @@ var (
 	// ErrTryNext is what the hook of [WithResponse] returns, by itself or wrapped, to drop
 	// a backend's response and have another backend tried. The attempt counts as failed. If
 	// no other backend is left, or three were tried, the client gets the last 502, 503 or
-	// 504 of another one, or else 503. A WebSocket that the backend has opened is closed with
+	// 504 of another one, or else 502 or 503, as after any failed attempt. A WebSocket that the backend has opened is closed with
 	// 1001.
 	ErrTryNext = errors.New("wsproxy: the response is dropped, and the next backend tried")
 

@@ -12,11 +12,12 @@ import (
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
-// This file keeps the health of each backend and tells of its changes. What an attempt shows
+// This file records the health of each backend and reports its changes. What an attempt shows
 // is decided in outcome.go, and what follows from it in internal/health.
 
 // A Flag is a fault of a backend. The backends of an upgrade are chosen by their flags: see
-// [Balancer].
+// [Balancer]. A response below 500 clears FlagResting, FlagFull and FlagEjected, except those
+// that a lost tunnel has raised: see [RaisedFlag]. A new address clears all flags.
 type Flag uint8
 
 const (
@@ -34,13 +35,14 @@ const (
 	// FlagEjected: what raises FlagResting happened several times in a row: see [Ejection].
 	FlagEjected
 
-	// FlagCheckFailed: probes of [WithHealthCheck] failed. Probes that pass clear it, and
-	// nothing else.
+	// FlagCheckFailed: probes of [WithHealthCheck] failed. It is cleared by probes that pass.
 	FlagCheckFailed
 
-	// FlagUnreachable: the connection (TCP, TLS) failed or was not made in time. The backend
-	// is avoided for 1 s; that doubles with each further failure up to 30 s, and is up to a
-	// fifth shorter at random.
+	// FlagUnreachable: the connection (TCP, TLS) failed or was not made in time, or the client
+	// left after it had waited for it for 1 s or more. The backend is avoided for 1 s; that
+	// doubles with each further failure up to 30 s, and is up to a fifth shorter at random. The
+	// time ends early if a probe passes, or if another unreachable backend is reached again;
+	// see also [Limits.Queue]. It is cleared as soon as the backend is reached.
 	FlagUnreachable
 )
 
@@ -58,9 +60,9 @@ func (f Flag) internal() health.Flag { return health.Flag(f - FlagResting) }
 type Health struct {
 	Flags []RaisedFlag // the worst first; empty for a backend without a known fault
 
-	// IsRefusing reports that the backend refuses more upgrades than it accepts. That is no
+	// Refusing reports that the backend refuses more upgrades than it accepts. That is no
 	// flag: see [Backend.Load].
-	IsRefusing bool
+	Refusing bool
 }
 
 // A RaisedFlag is a flag that is raised. The backend is avoided until a time. Then it is on
@@ -84,23 +86,24 @@ type Ejection struct {
 	// means 5.
 	Failures int
 
-	// Backoff is how long a backend is ejected. That doubles with each further ejection up to
-	// MaxBackoff, and is up to a fifth shorter at random. Zero means 1 s, and 30 s for
-	// MaxBackoff, or Backoff if that is more.
+	// Backoff is how long a backend is ejected. After that time one more failure ejects it
+	// again; the time doubles up to MaxBackoff, and is up to a fifth shorter at random. Zero
+	// means 1 s, and 30 s for MaxBackoff, or Backoff if that is more. Any other MaxBackoff below
+	// Backoff is an error.
 	Backoff, MaxBackoff time.Duration
 
 	// MaxShare is the largest part of the set that is ejected, rounded down; but one backend
 	// always may be. Zero means 0.5; more than 1 is an error.
 	MaxShare float64
 
-	// Off ejects no backend. They still rest.
+	// Off ejects no backend. Backends still rest.
 	Off bool
 }
 
 // Health returns the flags of the backend. [Backend.State] is the summary.
 func (b *Backend) Health() Health {
 	var all Health
-	all.IsRefusing, _ = b.refusing()
+	all.Refusing, _ = b.refusing()
 	h := &b.health
 	if h.flags() == 0 {
 		return all
@@ -123,6 +126,8 @@ func (b *Backend) Health() Health {
 
 // backendHealth is the health of one backend.
 type backendHealth struct {
+	// mu is acquired under queue.mu, Proxy.mu and Proxy.ejecting. No other lock is acquired
+	// under it: the queue is woken afterwards.
 	mu    sync.Mutex
 	state health.Backend // guarded by mu
 
@@ -134,8 +139,8 @@ type backendHealth struct {
 }
 
 const (
-	bitNotClean  = 1 << 8 // a success changes state
-	bitNeedsLife = 1 << 9 // so does a tunnel that lives
+	bitNotClean  = 1 << 8 // an attempt that succeeds changes state
+	bitNeedsLife = 1 << 9 // a tunnel that lives changes state
 )
 
 func (h *backendHealth) flags() health.Flags { return health.Flags(h.published.Load()) }
@@ -293,7 +298,10 @@ func (p *Proxy) recordLife(t *Tunnel) {
 		return
 	}
 	time.AfterFunc(health.MinLife-(p.now()-t.opened), func() {
-		if t := p.registry.tunnel(id); t != nil && !t.relay.IsEnding() {
+		p.registry.addReport() // Shutdown waits for the hook
+		defer p.registry.removeReport()
+		t := p.registry.tunnel(id)
+		if t != nil && !t.relay.IsEnding() && !b.hasMovedSince(t.opened) {
 			p.recordHealth(b, health.Event{Outcome: health.Lived}, nil)
 		}
 	})
@@ -309,7 +317,7 @@ func (p *Proxy) reportHealth(b *Backend, c health.Change, err error) {
 		switch i := f.internal(); {
 		case c.Raised.Has(i):
 			p.logFailing(b, f, err)
-			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, IsRaised: true, State: b.State(), Err: err})
+			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, Raised: true, State: b.State(), Err: err})
 		case c.Cleared.Has(i):
 			p.logRecovered(b, f)
 			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, State: b.State()})
@@ -317,8 +325,8 @@ func (p *Proxy) reportHealth(b *Backend, c health.Change, err error) {
 	}
 }
 
-// reportTier logs once that the backends of another tier than the best one, or of another
-// priority than the first one, are used, and once that this is over.
+// reportTier logs once that upgrades get backends with a flag or of a later priority, and once
+// that this is over.
 func (p *Proxy) reportTier(c *candidates) {
 	isOther := c.tier != health.TierGood || c.priority != c.set.firstPriority
 	switch {

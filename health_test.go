@@ -54,7 +54,7 @@ func newScene(t testing.TB, opts ...wsproxy.Option) *scene {
 		Health: func(i wsproxy.HealthInfo) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			sign := map[bool]string{true: "+", false: "-"}[i.IsRaised]
+			sign := map[bool]string{true: "+", false: "-"}[i.Raised]
 			s.told = append(s.told, fmt.Sprintf("%v %s %v %s", time.Since(s.start), i.Backend.ID(), i.Flag, sign))
 		},
 	})

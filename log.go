@@ -154,15 +154,15 @@ func (p *Proxy) logRecovered(b *Backend, f Flag) {
 	p.logAttrs(slog.LevelInfo, "backend flag cleared", slog.String(logBackend, b.id), slog.String(logFlag, f.String()))
 }
 
-// logOthersUsed logs that each backend of the first priority has a flag, so that those of
-// another tier or priority are used.
+// logOthersUsed logs that each backend of the first priority has a flag, so that upgrades get
+// those of a tier, with a flag or not, and of a priority.
 func (p *Proxy) logOthersUsed(t health.Tier, priority int) {
-	p.logAttrs(slog.LevelWarn, "the first backends have flags: others are used",
+	p.logAttrs(slog.LevelWarn, "no backend of the first priority is without a flag: others are used",
 		slog.String(logTier, t.String()), slog.Int(logPriority, priority))
 }
 
 func (p *Proxy) logOthersUnused() {
-	p.logAttrs(slog.LevelInfo, "the first backends are used again")
+	p.logAttrs(slog.LevelInfo, "backends of the first priority without a flag are used again")
 }
 
 // logNoHijacker logs that w, a ResponseWriter, hides the connection.

@@ -278,7 +278,7 @@ func TestFlagsAreToldOnceEachWay(t *testing.T) {
 					var book proxytest.LogBook
 					var told []string
 					trace := wsproxy.WithTrace(&wsproxy.Trace{Health: func(i wsproxy.HealthInfo) {
-						told = append(told, fmt.Sprintf("%s %v %t %t", i.Backend.ID(), i.Flag, i.IsRaised, i.Err != nil))
+						told = append(told, fmt.Sprintf("%s %v %t %t", i.Backend.ID(), i.Flag, i.Raised, i.Err != nil))
 						panic("a hook that has no consequence")
 					}})
 					_, s, network := startInMemory(t, book.Option(), trace, wsproxy.WithBackends(backends...))

@@ -141,8 +141,14 @@ func (u *upgrade) noneLeft() (*attempt, error) {
 			u.kept = nil
 			return a, nil
 		}
-		if _, ok := err.(*BackendError); !ok {
+		dropped, ok := err.(*BackendError)
+		if !ok {
 			return nil, err
+		}
+		for i, failure := range u.failed {
+			if failure.ID == dropped.ID {
+				u.failed[i] = dropped
+			}
 		}
 	}
 	u.stage = ReasonUnreachable
@@ -388,7 +394,7 @@ func isRetryable(status int) bool {
 	return false
 }
 
-// statusFailure returns the error for a response whose status is a retryable one.
+// statusFailure returns the error of an attempt whose response the client does not get.
 func statusFailure(resp *http.Response) error {
 	return fmt.Errorf("answered %d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 }

@@ -70,7 +70,7 @@ func (u *upgrade) takeTurn() (*attempt, error) {
 
 // A turnEnd is what became of the turn of a waiter.
 type turnEnd struct {
-	began     time.Duration // a backend whose time has come since then was not seen
+	began     time.Duration // a backend whose time has come since then was no candidate
 	result    limit.Result
 	hasPicked bool
 }

@@ -25,12 +25,12 @@ const (
 	ReasonAdmit                          // the hook of [WithAdmit] returned an error, or panicked
 	ReasonHook                           // the balancer or another hook did, or made a request or response that is invalid
 	ReasonLimit                          // Limits.Tunnels or Admitting is reached
-	ReasonBackendLimit                   // every backend that was left to choose has its MaxTunnels
+	ReasonBackendLimit                   // every backend that was left to choose has its MaxTunnels, or the balancer returned [ErrLimit]
 	ReasonClientLimit                    // the client has its Limits.PerClient
 	ReasonRate                           // Limits.Handshakes or HandshakesPerClient is exceeded
 	ReasonQueueFull                      // no backend had a place or could be reached, and Limits.Queue upgrades waited already
 	ReasonQueueTimeout                   // it waited for a backend until [Timeouts.Handshake] had passed
-	ReasonNoBackend                      // the set is empty, or the balancer returned [ErrNoBackend]
+	ReasonNoBackend                      // the set is empty, or all in it drain, or the balancer returned [ErrNoBackend]
 	ReasonUnreachable                    // no backend gave a proper response
 	ReasonAnswer                         // the backend refused the upgrade; the client got its response
 	ReasonClientLeft                     // the client disconnected

@@ -167,7 +167,10 @@ func (s *settings) compileEjection(errs []error, c *config) []error {
 		Backoff:  cmp.Or(e.Backoff, defaultBackoff),
 		MaxShare: cmp.Or(e.MaxShare, defaultMaxShare),
 	}
-	c.ejection.MaxBackoff = max(cmp.Or(e.MaxBackoff, defaultMaxBackoff), c.ejection.Backoff)
+	c.ejection.MaxBackoff = cmp.Or(e.MaxBackoff, max(defaultMaxBackoff, c.ejection.Backoff))
+	if m := c.ejection.MaxBackoff; m >= 0 && m < c.ejection.Backoff {
+		bad("MaxBackoff", m, "less than Backoff")
+	}
 	if e.Off {
 		c.ejection.Failures = 0
 	}
@@ -198,6 +201,7 @@ func (s *settings) compileHealthCheck(errs []error, c *config) []error {
 		h.Probe = TCPProbe()
 	}
 	h.Interval, h.Timeout = cmp.Or(h.Interval, defaultProbeInterval), cmp.Or(h.Timeout, defaultProbeTimeout)
+	h.Timeout = min(h.Timeout, math.MaxInt64-probeGrace)
 	h.Fall, h.Rise = cmp.Or(h.Fall, defaultFall), cmp.Or(h.Rise, defaultRise)
 	c.healthCheck = &h
 	return errs

@@ -20,7 +20,7 @@ func TestValuesHaveTextsInJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"backend":"a","cause":"lost","engine":"portable","flag":"ejected",
-		"health":{"Flags":null,"IsRefusing":false},"reason":"queue full","side":"client","state":"up"}`
+		"health":{"Flags":null,"Refusing":false},"reason":"queue full","side":"client","state":"up"}`
 	if want = strings.ReplaceAll(want, "\n\t\t", ""); string(got) != want {
 		t.Errorf("JSON is %s; want %s", got, want)
 	}

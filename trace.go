@@ -72,9 +72,9 @@ type OpenedInfo struct {
 
 // A HealthInfo describes a change of a backend's flags.
 type HealthInfo struct {
-	Backend  *Backend
-	Flag     Flag
-	IsRaised bool         // false: it is cleared
-	State    BackendState // of the backend after the change
-	Err      error        // why the flag is raised; nil if it is cleared
+	Backend *Backend
+	Flag    Flag
+	Raised  bool         // false: it is cleared
+	State   BackendState // of the backend after the change
+	Err     error        // why the flag is raised; nil if it is cleared
 }

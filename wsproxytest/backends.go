@@ -18,7 +18,8 @@ type Backend struct {
 	NumTunnels int
 
 	// MaxTunnels and Priority are those of [wsproxy.BackendConfig]. They decide which
-	// backends are candidates in a Scene. A Balancer does not see them.
+	// backends are candidates in a Scene, and with which others [wsproxy.Backend.Load] compares
+	// one that refuses.
 	MaxTunnels, Priority int
 
 	// Refusals is the number of upgrades that the backend has refused, while it has accepted

@@ -22,11 +22,11 @@ import (
 //	}
 //
 // A balancer may refuse a request that lacks cookies, a query or a remote address
-// with an error. It must choose a backend for an ordinary request. It may end an upgrade with
-// an error after an attempt that has failed, and need not treat candidates with flags like
-// others, but must not leave them out. If a balancer
-// needs more than a browser sends, wrap it in a [wsproxy.BalancerFunc] that adds
-// the missing parts to a clone of the request.
+// with an error. It must choose a backend for an ordinary request. After an attempt that has
+// failed it may return [wsproxy.ErrNoBackend], [wsproxy.ErrLimit] or a [*wsproxy.StatusError].
+// It need not treat candidates with flags like others, but must choose each of them for some
+// request. If a balancer needs more than a browser sends, wrap it in a [wsproxy.BalancerFunc]
+// that adds the missing parts to a clone of the request.
 //
 // Run it with the race detector: TestBalancer makes concurrent calls, but by itself
 // it detects only data races that lead to a panic or a wrong choice. It reports a
@@ -109,7 +109,7 @@ func (t *tester) checkOrdinary() bool {
 	for range 10 {
 		found := t.pick(b, ordinary, t.pool.some(3)).violations
 		t.report(found...)
-		if len(choiceViolations(found)) > 0 || t.isBlocked {
+		if slices.ContainsFunc(found, violation.isChoice) || t.isBlocked {
 			return false
 		}
 	}
@@ -123,7 +123,7 @@ func (t *tester) checkRetention(b wsproxy.Balancer) {
 	var old [][]*wsproxy.Backend
 	for i := range 20 {
 		p := t.pick(b, ordinary, t.pool.some(3))
-		if i > 0 && len(choiceViolations(p.violations)) > 0 {
+		if i > 0 && slices.ContainsFunc(p.violations, violation.isChoice) {
 			t.reportAs(ruleRetain, "after the slice of an earlier call was overwritten", p.violations)
 			return
 		}
@@ -318,10 +318,9 @@ func (t *tester) report(found ...violation) {
 // violations of rule, because the balancer has chosen correctly in the checks
 // before. It returns whether there were any of them, or a call is blocked.
 func (t *tester) reportAs(rule, when string, found []violation) bool {
-	wrong := choiceViolations(found)
-	for i, v := range found {
+	for _, v := range found {
 		if !v.isChoice() {
-			t.report(found[i])
+			t.report(v)
 			continue
 		}
 		detail := v.detail
@@ -330,7 +329,7 @@ func (t *tester) reportAs(rule, when string, found []violation) bool {
 		}
 		t.report(violation{rule: rule, detail: detail})
 	}
-	return len(wrong) > 0 || t.isBlocked
+	return slices.ContainsFunc(found, violation.isChoice) || t.isBlocked
 }
 
 // A violation is the error of a broken rule.
@@ -348,15 +347,4 @@ func (v violation) isChoice() bool {
 		return true
 	}
 	return false
-}
-
-// choiceViolations returns the violations that concern the result of Pick.
-func choiceViolations(found []violation) []violation {
-	var wrong []violation
-	for _, v := range found {
-		if v.isChoice() {
-			wrong = append(wrong, v)
-		}
-	}
-	return wrong
 }

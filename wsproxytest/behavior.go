@@ -67,8 +67,13 @@ func Down() Behavior { return Behavior{isDown: true} }
 
 // Serve serves requests with h, which may accept WebSockets with a library of the test's
 // choice. A handler must return when its request's context ends or, after Hijack, when its
-// connection ends: the end of the test waits for it.
-func Serve(h http.Handler) Behavior { return Behavior{handler: h} }
+// connection ends: the end of the test waits for it. Serve panics if h is nil.
+func Serve(h http.Handler) Behavior {
+	if h == nil {
+		panic("wsproxytest: Serve(nil)")
+	}
+	return Behavior{handler: h}
+}
 
 // afterAccept accepts upgrades, and closes the connection after f.
 func afterAccept(f func(rw *bufio.ReadWriter)) Behavior {

@@ -63,8 +63,8 @@ type Scene struct {
 // The proxy counts the tunnels of Backend.NumTunnels like others, also for MaxTunnels. But
 // they are not open: [wsproxy.Proxy.Tunnels] has none of them, and they do not end.
 //
-// [wsproxy.Proxy.SetBackends] may change the set. Backends that are to come later are in the
-// Scene from the beginning, as BackendRemoved: no others can be connected.
+// [wsproxy.Proxy.SetBackends] may change the set. List one that it adds later as
+// BackendRemoved: the Scene has no others.
 func NewScene(t testing.TB, backends []Backend, opts ...wsproxy.Option) *Scene {
 	t.Helper()
 	s := &Scene{network: memnet.NewNetwork(), clients: newClientListener(), sessions: make(map[*session]bool)}

@@ -139,10 +139,10 @@ func (t Tier) String() string {
 type Backend struct {
 	flags [NumFlags]raised
 
-	failedAt time.Duration // the last Unreached
-	probing  int           // attempts under way that began while a flag was raised
-	probedAt time.Duration // when the last one of them began
-	settling time.Duration // until then the tunnel of an attempt on probation may still be lost; 0 with Unreachable
+	failedAt    time.Duration // the last Unreached
+	onProbation int           // attempts under way that began while a flag was raised
+	probationAt time.Duration // when the last one of them began
+	settling    time.Duration // until then the tunnel of an attempt on probation may still be lost; 0 with Unreachable
 
 	evidence evidence
 }
@@ -190,8 +190,7 @@ func (b *Backend) Record(e Event, rules Ejection) Change {
 		wantsEjection = b.failed(e, rules)
 	case Busy:
 		b.clear(Unreachable)
-		f := b.raise(Full, e, max(e.At+min(e.RetryAfter, maxBackoff), b.flags[Full].until))
-		f.isLost = false
+		b.raise(Full, e, max(e.At+min(e.RetryAfter, maxBackoff), b.flags[Full].until))
 	case Responded:
 		b.clear(Unreachable)
 	case Answered, Opened:
@@ -208,7 +207,7 @@ func (b *Backend) Record(e Event, rules Ejection) Change {
 // counts for nothing, so that a restart under a hundred attempts is one failure.
 func (b *Backend) unreached(e Event) {
 	b.failedAt = e.At
-	b.settling = 0 // the tunnel of the trial decides nothing now
+	b.settling = 0 // the tunnel of an attempt on probation decides nothing now
 	f := &b.flags[Unreachable]
 	if f.until <= e.At {
 		b.raise(Unreachable, e, e.At+backoff(f.inRow+1, firstBackoff, maxBackoff, e.Random))
@@ -310,7 +309,7 @@ func (b *Backend) Hasten(now time.Duration) Change {
 // Forget clears all flags: the backend has a new address.
 func (b *Backend) Forget() Change {
 	c := Change{Cleared: b.Flags()}
-	*b = Backend{probing: b.probing, probedAt: b.probedAt}
+	*b = Backend{onProbation: b.onProbation, probationAt: b.probationAt}
 	return c
 }
 
@@ -358,17 +357,17 @@ func (b *Backend) BeginProbation(now time.Duration, c Condition) bool {
 	if c == IfAlone && b.isTried(now) || c == IfWaited && now < b.WaiterRetryAt() {
 		return false
 	}
-	b.probing++
-	b.probedAt = now
+	b.onProbation++
+	b.probationAt = now
 	return true
 }
 
 // EndProbation counts the end of an attempt.
-func (b *Backend) EndProbation() { b.probing-- }
+func (b *Backend) EndProbation() { b.onProbation-- }
 
 // isTried reports whether an attempt is under way, or has opened a tunnel that may be lost.
 func (b *Backend) isTried(now time.Duration) bool {
-	return b.probing > 0 && now < b.probedAt+maxProbation || now < b.settling
+	return b.onProbation > 0 && now < b.probationAt+maxProbation || now < b.settling
 }
 
 // Tier returns the tier of the backend at now. A backend that is on probation is good for
@@ -388,8 +387,8 @@ func (b *Backend) Tier(now time.Duration, isRetry bool) Tier {
 // WaiterRetryAt returns when an upgrade that waits because no backend can be reached may try
 // this one, though it is avoided.
 func (b *Backend) WaiterRetryAt() time.Duration {
-	if b.probing > 0 {
-		return b.probedAt + waiterPatience
+	if b.onProbation > 0 {
+		return b.probationAt + waiterPatience
 	}
 	return b.failedAt + waiterPause
 }
@@ -411,8 +410,8 @@ func (b *Backend) NextChange(now time.Duration) (at time.Duration, ok bool) {
 	}
 	consider(b.settling)
 	consider(b.WaiterRetryAt())
-	if b.probing > 0 {
-		consider(b.probedAt + maxProbation)
+	if b.onProbation > 0 {
+		consider(b.probationAt + maxProbation)
 	}
 	return at, at < math.MaxInt64
 }

@@ -394,8 +394,8 @@ func TestForgetLeavesAttempts(t *testing.T) {
 		t.Errorf("Forget changes %+v; flags are %q", c, describe(&b))
 	}
 	b.EndProbation()
-	if b.probing != 0 {
-		t.Errorf("%d attempts are left", b.probing)
+	if b.onProbation != 0 {
+		t.Errorf("%d attempts are left", b.onProbation)
 	}
 }
 

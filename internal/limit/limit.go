@@ -1,4 +1,4 @@
-// Package limit bounds how often something happens, and decides who waits.
+// Package limit bounds how often something happens, and orders upgrades that wait.
 //
 // A [Bucket], a [Buckets] and a [Budget] are not safe for concurrent use. Times are
 // durations since a moment that the caller chooses once, such as its start.

@@ -17,7 +17,7 @@ type Queue struct {
 	isAgain   bool          // something has happened during the round: another one follows
 	asked     uint64        // the last ticket that has had the turn in this round
 	turn      *Waiter       // nil: no waiter has it
-	notBefore time.Duration // the next one goes on
+	notBefore time.Duration // the earliest time of the next turn
 	allStuck  bool          // the last round has ended so
 }
 

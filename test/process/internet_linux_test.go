@@ -42,6 +42,7 @@ func internetBounds(maxTunnels, maxWaiting int) use {
 		socketBuffer = 64 << 10
 		headerBuffer = 16 << 10
 		inPassing    = 100 // the listener, the event loop, connections that have just been reset
+		inProgress   = 400 // requests that are being answered at one moment of a flood
 	)
 	maxLingering := maxTunnels / 10 // clients that are refused by a Close frame
 	process := base + 2*((maxTunnels+maxLingering)*perTunnel+maxWaiting*perWaiting)
@@ -49,7 +50,7 @@ func internetBounds(maxTunnels, maxWaiting int) use {
 		Process:     process,
 		Resident:    process,
 		Sockets:     (maxTunnels+maxLingering)*8*socketBuffer + maxWaiting*2*headerBuffer,
-		Descriptors: 2*maxTunnels + maxLingering + maxWaiting + inPassing,
+		Descriptors: 2*maxTunnels + maxLingering + maxWaiting + inPassing + inProgress,
 		Tunnels:     maxTunnels,
 		Waiting:     maxWaiting + inPassing,
 	}

@@ -8,7 +8,8 @@ import (
 )
 
 // A Conn is one end of a connection. Its errors are of type [*net.OpError], except
-// [io.EOF]. After a deadline the error wraps [os.ErrDeadlineExceeded].
+// [io.EOF]. After a deadline the error wraps [os.ErrDeadlineExceeded]. Its methods are safe for
+// concurrent use.
 type Conn struct {
 	in, out       *stream
 	local, remote addr

@@ -9,7 +9,8 @@ import (
 	"syscall"
 )
 
-// A Listener is a [net.Listener]. Its Dial connects to it.
+// A Listener is a [net.Listener]. Its Dial connects to it. Its methods are safe for concurrent
+// use.
 type Listener struct {
 	addr        addr
 	bufferBytes int
@@ -23,10 +24,13 @@ type Listener struct {
 }
 
 // Listen returns a Listener that belongs to no [Network], at 192.0.2.2:80. Its connections
-// have buffers of bufferBytes: see [Pipe].
+// have buffers of bufferBytes: see [Pipe]. It panics if bufferBytes is negative.
 func Listen(bufferBytes int) *Listener { return newListener("192.0.2.2:80", bufferBytes) }
 
 func newListener(at addr, bufferBytes int) *Listener {
+	if bufferBytes < 0 {
+		panic(fmt.Sprintf("memnet: buffer of %d bytes", bufferBytes))
+	}
 	l := &Listener{addr: at, bufferBytes: bufferBytes}
 	l.changed.L = &l.mu
 	return l

@@ -18,8 +18,8 @@ type Network struct {
 	listeners map[addr]*Listener
 }
 
-// NewNetwork returns a network without listeners.
-func NewNetwork() *Network { return &Network{listeners: make(map[addr]*Listener)} }
+// NewNetwork returns a network without listeners, as the zero Network is.
+func NewNetwork() *Network { return new(Network) }
 
 // Listen returns a listener at address, which is a host and a port, such as
 // "chat.example:80". Its connections have buffers of the default size: see [Pipe]. Its Close
@@ -41,6 +41,9 @@ func (n *Network) Listen(address string) (*Listener, error) {
 	}
 	l := newListener(at, 0)
 	l.onClose = func() { n.free(l) }
+	if n.listeners == nil {
+		n.listeners = make(map[addr]*Listener)
+	}
 	n.listeners[at] = l
 	return l, nil
 }
