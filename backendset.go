@@ -92,10 +92,10 @@ func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait bool)
 	return err == nil && !(mayWait && c.tier == health.TierUnreachable)
 }
 
-// SetBackends replaces the set of backends. It may be called concurrently. The counters belong to a backend's ID. No
-// tunnel is closed: a removed backend gets no new tunnels and keeps the ones that it
-// has. An empty set is allowed: upgrades then get 503. If SetBackends returns an error,
-// which joins a [*ConfigError] for each mistake, nothing has changed.
+// SetBackends replaces the set of backends. It may be called concurrently. The counters
+// belong to a backend's ID. No tunnel is closed: a removed backend gets no new tunnels and
+// keeps the ones that it has. An empty set is allowed: upgrades then get 503. If SetBackends
+// returns an error, which joins a [*ConfigError] for each mistake, nothing has changed.
 func (p *Proxy) SetBackends(configs ...BackendConfig) error {
 	return p.setBackends("SetBackends", configs)
 }

@@ -11,10 +11,11 @@ import (
 
 // A Balancer chooses the backend for an upgrade.
 //
-// Pick is called concurrently. It must not block, and must not retain or modify
-// candidates. There is at least one, and they are in configuration order. They are the
-// backends that are in the set, do not drain, and were not yet tried for this request, or not
-// since it has waited (see [Limits.Queue]); and of these the ones of the first of these tiers that is not empty:
+// Pick is called concurrently. It must not block, and must not retain or modify candidates.
+// There is at least one, and they are in configuration order. They are the backends that are
+// in the set, do not drain, and were not yet tried for this request, or not since it has
+// waited (see [Limits.Queue]); and of these the ones of the first of these tiers that is not
+// empty:
 //
 //  1. without a [Flag],
 //  2. resting or full,
@@ -28,9 +29,9 @@ import (
 // tier takes their place.
 //
 // When the time of its flags is over, a backend is in the first tier for one upgrade at a
-// time, in order to find out whether it works again; for a second or third attempt it is not. Its [Backend.State] is still
-// BackendFailing. So a balancer must not avoid failing backends: one that is never picked
-// stays failing for ever.
+// time, in order to find out whether it works again; for a second or third attempt it is not.
+// Its [Backend.State] is still BackendFailing. So a balancer must not avoid failing backends:
+// one that is never picked stays failing for ever.
 //
 // Pick must return one of the candidates, or an error, which ends the upgrade: a
 // [*StatusError] chooses the client's status, [ErrNoBackend] gives 503, any other error

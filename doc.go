@@ -62,12 +62,12 @@
 // and [ByQuery], or connect the backends to each other.
 //
 // If a backend cannot be reached, takes too long, answers with 502, 503 or 504, or sends a
-// malformed response, another one is tried: at most three for one upgrade before it waits, all
-// within [Timeouts.Handshake]. Second and third attempts have a budget: in 10 s a fifth of the upgrades
-// of these 10 s, and 100 more. If no other backend is left, the client gets the last of these
-// answers; else 502 if the last backend closed the connection or sent a malformed response, or
-// 503 with Retry-After. With [Limits.Queue] it waits where no backend has a
-// place or can be reached.
+// malformed response, another one is tried: at most three for one upgrade before it waits,
+// all within [Timeouts.Handshake]. Second and third attempts have a budget: in 10 s a fifth
+// of the upgrades of these 10 s, and 100 more. If no other backend is left, the client gets
+// the last of these answers; else 502 if the last backend closed the connection or sent a
+// malformed response, or 503 with Retry-After. With [Limits.Queue] it waits where no backend
+// has a place or can be reached.
 //
 // A backend whose attempt failed in this way has a [Flag], which says why, and for how long the
 // backend is avoided: 1 s, or up to 30 s if it cannot be reached, is ejected, or asks for it with
@@ -85,8 +85,8 @@
 // [WithDialer]).
 //
 // To refuse upgrades raises no flag by itself: a backend that responds with 404, or ends its
-// tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but [LeastTunnels] gives it no more
-// than its even share: see [Backend.Load].
+// tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but
+// [LeastTunnels] gives it no more than its even share: see [Backend.Load].
 //
 // # Handshake
 //
@@ -202,17 +202,18 @@
 //
 // [Trace] has hooks for each pick, each attempt, each change of a backend's flags, each
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
-// [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a
-// line at Debug for each upgrade that is refused or fails and for each tunnel that opens or
-// ends. It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared,
-// and nothing in between; one at Warn when backends with a flag or of a higher
-// [BackendConfig.Priority] begin to be used, and one at Info when that is over; one at Warn if a proxy in front seems to be missing in
-// [WithTrustedProxies]; and one at Error for a fault of the program: a middleware that
-// hides the connection, a hook that panics. The line for a backend's refusal has its reason
-// phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the same
-// request ID, which the backend gets too: see [TunnelInfo.RequestID]. Payloads, queries,
-// cookies, Authorization and Sec-WebSocket-Protocol are never logged: a reason phrase that
-// repeats one of their values of 4 bytes or more is redacted.
+// [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a line
+// at Debug for each upgrade that is refused or fails and for each tunnel that opens or ends.
+// It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared, and
+// nothing in between; one at Warn when backends with a flag or of a higher
+// [BackendConfig.Priority] begin to be used, and one at Info when that is over; one at Warn
+// if a proxy in front seems to be missing in [WithTrustedProxies]; and one at Error for a
+// fault of the program: a middleware that hides the connection, a hook that panics. The line
+// for a backend's refusal has its reason phrase, at most 256 bytes. Lines and hooks have the
+// same ID for a tunnel, and the same request ID, which the backend gets too: see
+// [TunnelInfo.RequestID]. Payloads, queries, cookies, Authorization and
+// Sec-WebSocket-Protocol are never logged: a reason phrase that repeats one of their values
+// of 4 bytes or more is redacted.
 //
 // # Security
 //

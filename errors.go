@@ -19,11 +19,11 @@ var (
 	// client, and Retry-After.
 	ErrLimit = errors.New("wsproxy: limit reached")
 
-	// ErrTryNext is what the hook of [WithResponse] returns, by itself or wrapped, to drop
-	// a backend's response and have another backend tried. The attempt counts as failed. If
-	// no other backend is left, or three were tried, the client gets the last 502, 503 or
-	// 504 of another one, or else 502 or 503, as after any failed attempt. A WebSocket that the backend has opened is closed with
-	// 1001.
+	// ErrTryNext is what the hook of [WithResponse] returns, by itself or wrapped, to drop a
+	// backend's response and have another backend tried. The attempt counts as failed. If no
+	// other backend is left, or three were tried, the client gets the last 502, 503 or 504 of
+	// another one, or else 502 or 503, as after any failed attempt. A WebSocket that the
+	// backend has opened is closed with 1001.
 	ErrTryNext = errors.New("wsproxy: the response is dropped, and the next backend tried")
 
 	// ErrShutdown means that [Proxy.Shutdown] or [Proxy.Close] has been called.

@@ -11,8 +11,8 @@ import (
 )
 
 // A KeyFunc returns the key by which a request is balanced, or its client bounded: see [Hash]
-// and [Limits]. The empty string means that the request has no key. It is called concurrently, and must not block or
-// modify the request.
+// and [Limits]. The empty string means that the request has no key. It is called
+// concurrently, and must not block or modify the request.
 type KeyFunc func(*http.Request) string
 
 // ByClientIP returns a [KeyFunc] for the client's address behind trusted proxies

@@ -107,18 +107,19 @@ type Limits struct {
 	// Admitting bounds how many calls of the hook of [WithAdmit] run at once.
 	Admitting int
 
-	// Queue bounds how many upgrades wait for a backend. One waits if no backend that may
-	// be used has a place (see [BackendConfig.MaxTunnels]), or if all its attempts failed to
-	// connect: a restart of the only backend is then a pause for its clients, and no error.
-	// It does not wait if this host has no descriptor or port left.
-	// It goes on when a place is free, a flag of a backend is cleared or a backend comes into
-	// the set. Each unreachable backend is tried by one of those that wait, 200 ms after its last
-	// failure, or 1 s after an attempt that has no result yet. They go on in their order, at the rate of Handshakes, or 100 a second for each backend without it.
-	// One for which the balancer returns [ErrLimit] does not hold up the others. An upgrade
-	// waits until the deadline of [Timeouts.Handshake], or without one until the client leaves,
-	// and has its place among Tunnels and PerClient meanwhile. If Queue upgrades wait already,
-	// the next one is refused with 503 and ReasonQueueFull; one that was tried and waits again
-	// is not. If no backend is in the set, or all drain, none waits.
+	// Queue bounds how many upgrades wait for a backend. One waits if no backend that may be
+	// used has a place (see [BackendConfig.MaxTunnels]), or if all its attempts failed to
+	// connect: a restart of the only backend is then a pause for its clients, and no error. It
+	// does not wait if this host has no descriptor or port left. It goes on when a place is
+	// free, a flag of a backend is cleared or a backend comes into the set. Each unreachable
+	// backend is tried by one of those that wait, 200 ms after its last failure, or 1 s after
+	// an attempt that has no result yet. They go on in their order, at the rate of Handshakes,
+	// or 100 a second for each backend without it. One for which the balancer returns
+	// [ErrLimit] does not hold up the others. An upgrade waits until the deadline of
+	// [Timeouts.Handshake], or without one until the client leaves, and has its place among
+	// Tunnels and PerClient meanwhile. If Queue upgrades wait already, the next one is refused
+	// with 503 and ReasonQueueFull; one that was tried and waits again is not. If no backend
+	// is in the set, or all drain, none waits.
 	Queue int
 
 	// ClientKey tells clients apart. It is called before the hook of [WithAdmit], so that
@@ -187,10 +188,10 @@ type Limits struct {
 // A Refusal says what a client gets that is refused. See [WithRefusal].
 type Refusal struct {
 	// RetryAfter is when a client should come again that gets 429 or 503 because of a limit,
-	// the queue or a shutdown, or because no backend is left; for a rate it is the time that the client has to wait, if that is
-	// longer, and an hour at most. The Retry-After of the response is drawn from one to two
-	// times that, so that clients do not all come back at once, and rounded up to whole
-	// seconds. Zero means 2 s, negative means no Retry-After.
+	// the queue or a shutdown, or because no backend is left; for a rate it is the time that
+	// the client has to wait, if that is longer, and an hour at most. The Retry-After of the
+	// response is drawn from one to two times that, so that clients do not all come back at
+	// once, and rounded up to whole seconds. Zero means 2 s, negative means no Retry-After.
 	RetryAfter time.Duration
 
 	// ByClose makes the proxy accept the WebSocket of a client that is refused, and close
@@ -327,11 +328,11 @@ func WithEjection(e Ejection) Option {
 }
 
 // WithSlowStart lets a backend that comes into the set after [New], or is no longer
-// unreachable, ejected or with a failed check, or has a new address, begin with a tenth of its weight, which rises
-// linearly to the whole within d. It works only for [LeastTunnels], [RoundRobin] and [Random]; for
-// [Hash] and [BoundedHash] keys would move all the time. [Backend.Weight] stays the configured
-// one. 30 s is a good value for backends that are slow at first. Zero, the default, and
-// negative mean no slow start.
+// unreachable, ejected or with a failed check, or has a new address, begin with a tenth of
+// its weight, which rises linearly to the whole within d. It works only for [LeastTunnels],
+// [RoundRobin] and [Random]; for [Hash] and [BoundedHash] keys would move all the time.
+// [Backend.Weight] stays the configured one. 30 s is a good value for backends that are slow
+// at first. Zero, the default, and negative mean no slow start.
 func WithSlowStart(d time.Duration) Option {
 	return optionFunc(func(s *settings) { s.slowStart = d })
 }

@@ -31,7 +31,8 @@ import (
 // address begins anew.
 //
 // The first probe of a backend begins within a second, or within the interval, if that is
-// shorter. The next ones are spread over the interval. At most a quarter of the set is probed at once, or 16 backends, if that is more.
+// shorter. The next ones are spread over the interval. At most a quarter of the set is probed
+// at once, or 16 backends, if that is more.
 //
 // A probe is no upgrade: it counts for no limit and as no tunnel, no hook but the Probe sees
 // it, and it says nothing of the client's address to the backend.

@@ -5,11 +5,12 @@ import (
 	"time"
 )
 
-// A Trace is a set of hooks that observe upgrades and tunnels. Any of them may be nil.
-// They must be safe for concurrent use. Each call is made on a goroutine of the upgrade
-// or tunnel that it is about: a hook that blocks delays only this one, but for Health. While
-// Picked blocks, no other upgrade tries a backend that is on probation (see [RaisedFlag]). A panic of Picked,
-// Attempted or Opened ends only this one, and that of another hook ends nothing; it is logged.
+// A Trace is a set of hooks that observe upgrades and tunnels. Any of them may be nil. They
+// must be safe for concurrent use. Each call is made on a goroutine of the upgrade or tunnel
+// that it is about: a hook that blocks delays only this one, but for Health. While Picked
+// blocks, no other upgrade tries a backend that is on probation (see [RaisedFlag]). A panic
+// of Picked, Attempted or Opened ends only this one, and that of another hook ends nothing;
+// it is logged.
 type Trace struct {
 	// Picked is called after the balancer has chosen, before the dial.
 	Picked func(PickedInfo)
