@@ -248,8 +248,9 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 	return change
 }
 
-// afterChange does what follows from flags that were cleared. If a backend is reached again,
-// the others may be too: where all were restarted, the first one would get all clients.
+// afterChange does what follows from flags that were cleared or raised: others may be candidates
+// now. If a backend is reached again, the others may be too: where all were restarted, the first
+// one would get all clients.
 func (b *Backend) afterChange(c health.Change) {
 	if c.Cleared.Has(health.Unreachable) {
 		for _, other := range b.p.set.Load().active {
@@ -259,7 +260,7 @@ func (b *Backend) afterChange(c health.Change) {
 	if c.Cleared&slowStartFlags != 0 {
 		b.beginSlowStart()
 	}
-	if c.Cleared != 0 {
+	if c.Cleared|c.Raised != 0 {
 		b.p.queue.wake()
 	}
 }

@@ -110,16 +110,18 @@ type Limits struct {
 	// Queue bounds how many upgrades wait for a backend. One waits if no backend that may be
 	// used has a place (see [BackendConfig.MaxTunnels]), or if all its attempts failed to
 	// connect: a restart of the only backend is then a pause for its clients, and no error. It
-	// does not wait if this host has no descriptor or port left. It goes on when a place is
-	// free, a flag of a backend is cleared or a backend comes into the set. Each unreachable
-	// backend is tried by one of those that wait, 200 ms after its last failure, or 1 s after
-	// an attempt that has no result yet. They go on in their order, at the rate of Handshakes,
-	// or 100 a second for each backend without it. One for which the balancer returns
-	// [ErrLimit] does not hold up the others. An upgrade waits until the deadline of
-	// [Timeouts.Handshake], or without one until the client leaves, and has its place among
-	// Tunnels and PerClient meanwhile. If Queue upgrades wait already, the next one is refused
-	// with 503 and ReasonQueueFull; one that was tried and waits again is not. If no backend
-	// is in the set, or all drain, none waits.
+	// goes on when a place is free, a flag of a backend changes or a backend comes into the
+	// set. Each unreachable backend is tried by one of those that wait, 200 ms after its last
+	// failure, or 1 s after an attempt that has no result yet.
+	//
+	// They go on in their order, at the rate of Handshakes, or 100 a second for each backend
+	// without it; the rate doubles each second until the queue is empty. One for which the
+	// balancer returns [ErrLimit] does not hold up the others.
+	//
+	// An upgrade waits until the deadline of [Timeouts.Handshake], or without one until the
+	// client leaves, and has its place among Tunnels and PerClient meanwhile. If Queue upgrades
+	// wait already, the next one is refused with 503 and ReasonQueueFull; one that was tried
+	// and waits again is not. If no backend is in the set, or all drain, none waits.
 	Queue int
 
 	// ClientKey tells clients apart. It is called before the hook of [WithAdmit], so that

@@ -22,7 +22,7 @@ import (
 //   - Number of attempts: at most maxAttempts backends, each once, and all upgrades together
 //     as many as the budget allows ([limit.Budget]).
 //   - Deadlines: all attempts end by the upgrade's deadline. While another backend is
-//     left to try, an attempt ends when half of the remaining time has passed.
+//     left to try, or to wait for, an attempt ends when half of the remaining time has passed.
 //   - Failure of an attempt: the connection failed, or the deadline passed, or the
 //     response is not a proper one; while another backend is left, also 502, 503 and
 //     504; or the Response hook returned ErrTryNext. Any other response ends the search:
@@ -47,8 +47,8 @@ type attempt struct {
 
 	numCandidates int
 
-	isLast bool // no other backend will be tried after this one
-	isKept bool // another one is tried, but the client gets the response of this one if none does better
+	isKept      bool // another one is tried, but the client gets the response of this one if none does better
+	isOneOfMany bool // none of the backends can be reached, and the upgrade may wait for another one
 
 	isProbation bool // a flag of the backend is raised: see Backend.beginProbation
 	isTrial     bool // the backend is refusing: see Backend.beginTrial
@@ -96,7 +96,7 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 				return nil, err // a hook's
 			}
 			u.failed = append(u.failed, failure)
-			if a.isKept || !a.isLast && u.p.retries.allow(u.p.now()) {
+			if a.isKept || u.isLeft(failure.isConnected) && u.p.retries.allow(u.p.now()) {
 				continue
 			}
 		}
@@ -107,6 +107,12 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 		u.tried, u.failed = u.tried[:0], nil
 		u.hasWaited = true // it will have, before the next attempt
 	}
+}
+
+// isLeft reports whether another backend may be tried after an attempt that has failed. If no
+// backend was reached, an upgrade that may wait does not try one after the other.
+func (u *upgrade) isLeft(wasReached bool) bool {
+	return len(u.tried) < maxAttempts && u.p.set.Load().hasOther(u.tried, u.p.now(), u.p.queue.isOn() && !wasReached)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
@@ -196,7 +202,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		u.tried, u.picked = append(u.tried, b), b
 		u.numAttempts++
 		a := &attempt{u: u, backend: b, numCandidates: len(c.backends), numMoves: numMoves, isProbation: isProbation}
-		a.isLast = len(u.tried) == maxAttempts || !set.hasOther(u.tried, now, u.p.queue.isOn())
+		a.isOneOfMany = mayWait && c.tier == health.TierUnreachable && len(set.active) > 1
 		a.isTrial = b.beginTrial()
 		return a, nil
 	}
@@ -272,7 +278,8 @@ func (a *attempt) run() error {
 	if err := u.checkDeadline(start); err != nil {
 		return err
 	}
-	a.backendResponse, err = u.p.roundTrip(u.r.Context(), &u.canceler, out, u.attemptDeadline(start, a.isLast))
+	deadline := u.attemptDeadline(start, a)
+	a.backendResponse, err = u.p.roundTrip(u.r.Context(), &u.canceler, out, deadline)
 	took := time.Since(start)
 	var hookErr error
 	if err == nil {
@@ -282,13 +289,16 @@ func (a *attempt) run() error {
 		}
 		a.recordResponse(err != nil, hookErr != nil)
 	}
-	u.recordOutcome(a, err, took)
+	change, reason := u.recordOutcome(a, err, took, deadline)
 	status := a.status()
-	if err != nil && a.conn != nil && !a.isKept {
+	if err != nil && !a.isKept { // before the hooks, which may block
 		a.dropResponse()
+		a.close()
+		isDone = true
 	}
+	u.p.reportHealth(a.backend, change, reason)
 	hookErr = cmp.Or(hookErr, a.traceAttempted(took, status, err))
-	isDone = a.isKept || err == nil && hookErr == nil
+	isDone = isDone || a.isKept || hookErr == nil
 	return cmp.Or(err, hookErr)
 }
 
@@ -304,15 +314,18 @@ func (a *attempt) status() int {
 // [*BackendError] if another backend is to be tried instead, and any other error if the
 // upgrade ends.
 func (a *attempt) decide() error {
-	if isRetryable(a.resp.StatusCode) && !a.isLast && a.u.p.retries.allow(a.u.p.now()) {
+	if isRetryable(a.resp.StatusCode) && a.u.isLeft(true) && a.u.p.retries.allow(a.u.p.now()) {
 		a.isKept = true
 		return &BackendError{ID: a.backend.id, Op: "handshake", Err: statusFailure(a.resp), isConnected: true}
 	}
 	return a.u.applyResponseHook(a)
 }
 
-// dropResponse closes the backend's connection.
+// dropResponse closes the backend's connection, if there is one.
 func (a *attempt) dropResponse() {
+	if a.conn == nil {
+		return
+	}
 	if a.isSwitch() {
 		a.writeGoingAway()
 	}
@@ -366,23 +379,36 @@ func (a *attempt) traceAttempted(took time.Duration, status int, err error) erro
 }
 
 // checkDeadline returns why no attempt may begin at now, or nil. A hook may have used
-// up the time: then no backend is to blame.
+// up the time, or the queue: then no backend is to blame.
 func (u *upgrade) checkDeadline(now time.Time) error {
-	if !u.deadline.IsZero() && !now.Before(u.deadline) {
-		u.stage = ReasonDeadline
-		return context.DeadlineExceeded
+	switch {
+	case u.deadline.IsZero() || now.Before(u.deadline):
+		return u.canceled()
+	case u.hasWaited && !u.callerDeadline:
+		u.stage = ReasonQueueTimeout
+		return &queueTimeoutError{u.waitCause}
 	}
-	return u.canceled()
+	u.stage = ReasonDeadline
+	return context.DeadlineExceeded
 }
 
-// attemptDeadline returns the deadline of an attempt that begins at now. Zero means
-// none.
-func (u *upgrade) attemptDeadline(now time.Time, isLast bool) time.Time {
-	if u.deadline.IsZero() || isLast {
+// attemptDeadline returns the deadline of an attempt that begins at now. Zero means none.
+func (u *upgrade) attemptDeadline(now time.Time, a *attempt) time.Time {
+	left := u.deadline.Sub(now)
+	switch {
+	case u.deadline.IsZero():
 		return u.deadline
+	case u.isLeft(false):
+		left /= 2
+	case a.isOneOfMany:
+		left = min(left, max(left/2, minWaiterTime))
 	}
-	return now.Add(u.deadline.Sub(now) / 2)
+	return now.Add(left)
 }
+
+// minWaiterTime is what an upgrade has for a backend that cannot be reached, though it may wait
+// for another one instead.
+const minWaiterTime = time.Second
 
 // isRetryable reports whether a backend's status says that another backend may do
 // better.
@@ -400,14 +426,18 @@ func statusFailure(resp *http.Response) error {
 }
 
 // recordOutcome records what a shows about its backend: it ended with err, and took so long
-// until its response. It ends the probation, and then reports what has changed: a hook may
-// block, and others need not wait for it.
-func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
+// until its response or its deadline. It returns what has changed, and why, and ends the
+// probation.
+func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration, deadline time.Time) (c health.Change, reason error) {
 	defer a.endTrialAndProbation()
 	if a.hasMoved() {
-		return
+		return health.Change{}, nil
 	}
-	r := result{err: err, status: a.status(), took: took, canceled: u.canceled(), mayBeShort: u.callerDeadline || u.hasWaited}
+	isOver := !deadline.IsZero() && !time.Now().Before(deadline)
+	r := result{
+		err: err, status: a.status(), took: took, canceled: u.canceled(),
+		mayBeShort: isOver && (u.callerDeadline || u.hasWaited),
+	}
 	if a.resp != nil {
 		r.header = a.resp.Header
 	}
@@ -422,9 +452,7 @@ func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration) {
 	default:
 		err = nil // it is no failure of the backend
 	}
-	change := u.p.changeHealth(a.backend, e, err)
-	a.endTrialAndProbation()
-	u.p.reportHealth(a.backend, change, err)
+	return u.p.changeHealth(a.backend, e, err), err
 }
 
 // An attemptErrors joins the failures of all attempts, in their order. There is at least one.

@@ -46,7 +46,7 @@ func (u *upgrade) wait() (*attempt, error) {
 		case <-turn:
 		case <-ctx.Done():
 		}
-		if ctx.Err() != nil { // also if the turn came at the same time
+		if contextErr(ctx) != nil { // also if the turn came at the same time
 			if err := u.canceled(); err != nil {
 				return nil, err
 			}
@@ -87,8 +87,9 @@ type queue struct {
 	signals map[*limit.Waiter]chan struct{} // of turns, each with a capacity of 1
 
 	// Each is stopped when no upgrade waits; nil: none.
-	rateTimer  *time.Timer // calls resume
-	retryTimer *time.Timer // calls wake
+	rateTimer  *time.Timer   // calls resume
+	retryTimer *time.Timer   // calls retry
+	retryAt    time.Duration // when it does
 }
 
 func newQueue(p *Proxy, size int) *queue {
@@ -107,6 +108,14 @@ func (q *queue) wake() {
 	defer q.mu.Unlock()
 	q.order.Wake()
 	q.advanceLocked()
+}
+
+// retry is wake at the time that done has found.
+func (q *queue) retry() {
+	q.mu.Lock()
+	stopTimer(&q.retryTimer)
+	q.mu.Unlock()
+	q.wake()
 }
 
 // resume goes on with a round when the rate allows it.
@@ -175,8 +184,10 @@ func (q *queue) done(w *limit.Waiter, t turnEnd) {
 	if t.result == limit.GoesOn {
 		return
 	}
-	if at, ok := set.nextChange(t.began); ok {
-		setTimer(&q.retryTimer, at-now, q.wake)
+	at, ok := set.nextChange(t.began)
+	if ok && (q.retryTimer == nil || at < q.retryAt) {
+		q.retryAt = at
+		setTimer(&q.retryTimer, at-now, q.retry)
 	}
 }
 

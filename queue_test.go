@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -167,7 +168,7 @@ func TestUpgradesDoNotOvertakeThoseWhoWait(t *testing.T) {
 		time.Sleep(300 * time.Millisecond)
 		w.come("/3")
 		time.Sleep(2 * time.Second)
-		w.wantOpened("/0 at 200ms", "/1 at 700ms", "/2 at 1.2s", "/3 at 1.7s")
+		w.wantOpened("/0 at 200ms", "/1 at 700ms", "/2 at 1.2s", "/3 at 1.45s")
 		w.come("/4") // nobody waits
 		w.wantOpened("/4 at 2.4s")
 	})
@@ -433,4 +434,138 @@ func TestRestartOfAllBackendsIsAPause(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An ownTimeout is the error of a dialer's own timeout.
+type ownTimeout struct{}
+
+func (ownTimeout) Error() string { return "own timeout" }
+func (ownTimeout) Timeout() bool { return true }
+
+// Clients come at a higher rate than the one at which those who wait go on at first.
+func TestQueueIsEmptyAgainAfterAShortOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaitingRoom(t, nil, queueOf(500))
+		run := func(b proxytest.FakeBackend, d time.Duration) {
+			w.network.Set("a", b)
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second / 150) {
+				w.come("/")
+			}
+		}
+		run(accepting, 2*time.Second)
+		run(unreachable, 300*time.Millisecond)
+		run(accepting, 30*time.Second)
+		w.wantRefused()
+		if n := w.p.Stats().Waiting; n > 0 {
+			t.Errorf("30 s after a restart of 300 ms %d wait", n)
+		}
+	})
+}
+
+// The flag comes from a check, and not from an attempt that gives its place back.
+func TestWaitingUpgradeGoesToASpareBackendWhenTheFirstFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var isDown atomic.Bool
+		s := newScene(t, wsproxy.WithBackendConfigs(
+			wsproxy.BackendConfig{ID: "b", URL: "http://b", Priority: 1},
+			wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 1},
+		), queueOf(100), wsproxy.WithHealthCheck(wsproxy.HealthCheck{Fall: 1, Probe: func(_ context.Context, b *wsproxy.Backend) error {
+			if isDown.Load() && b.ID() == "a" {
+				return errors.New("down")
+			}
+			return nil
+		}}))
+		s.set("ab", accepting)
+		s.open(1)
+		time.Sleep(3 * time.Second)
+		isDown.Store(true)
+		s.send(2, "/waits")
+		for s.flags() == "" {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if synctest.Wait(); s.p.Stats().Waiting != 0 {
+			t.Error("a has a flag and b is free, and one waits")
+		}
+		s.send(3, "/newcomer")
+		if len(s.opened) == 2 && s.p.Stats().Waiting == 1 {
+			t.Error("a newcomer has overtaken it")
+		}
+		time.Sleep(10 * time.Second)
+		s.wantRefused()
+	})
+}
+
+// It does not wait, with or without a queue.
+func TestUpgradeThatWasAnsweredTriesAnUnreachableBackend(t *testing.T) {
+	for _, queue := range []int{0, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, backendsAt("a", "b"), queueOf(queue), proxytest.FirstCandidate)
+			s.set("a", accepting)
+			s.set("b", unreachable)
+			s.set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")})
+			s.send(1, "/") // both get a flag
+			time.Sleep(300 * time.Millisecond)
+			s.set("b", accepting)
+			if got := s.send(2, "/").ReadResponse().StatusCode; got != 101 {
+				t.Errorf("queue %d: %d, %s", queue, got, s.flags())
+			}
+		})
+	}
+}
+
+// A dialer may have a timeout of its own, which is no deadline of the upgrade.
+func TestTimeoutOfADialerRaisesTheFlagOfABackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials atomic.Int64
+		w := newWaitingRoom(t, nil, queueOf(100), wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) {
+			dials.Add(1)
+			time.Sleep(time.Millisecond)
+			return nil, ownTimeout{}
+		}))
+		for i := range 50 {
+			w.come(fmt.Sprintf("/%d", i))
+		}
+		time.Sleep(4 * time.Second)
+		n := dials.Load()
+		time.Sleep(5 * time.Second)
+		if n = dials.Load() - n; n > 30 {
+			t.Errorf("%d dials in 5 s; want 5 a second", n)
+		}
+		if f := w.p.Backends()[0].Health().Flags[0]; f.Until.Before(time.Now().Add(-2 * time.Second)) {
+			t.Errorf("after 9 s of failures: %+v", f)
+		}
+	})
+}
+
+func TestTurnAtTheDeadlineIsAQueueTimeout(t *testing.T) {
+	for range 50 { // two timers are over at the same time
+		synctest.Test(t, func(t *testing.T) {
+			w := newWaitingRoom(t, nil, queueOf(10), wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 1}))
+			w.network.Set("a", accepting)
+			w.come("/0")
+			w.come("/1")
+			time.Sleep(10 * time.Second)
+			w.p.SetBackends(wsproxy.BackendConfig{URL: "http://a", MaxTunnels: 2})
+			time.Sleep(2 * time.Second)
+			w.wantRefused("/1: queue timeout 503")
+		})
+	}
+}
+
+func TestHealthHookThatBlocksKeepsNoPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		block := make(chan struct{})
+		defer close(block)
+		s := newScene(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 1}), queueOf(10),
+			wsproxy.WithTrace(&wsproxy.Trace{Health: func(wsproxy.HealthInfo) { <-block }}))
+		s.set("a", unreachable)
+		s.send(1, "/")
+		s.set("a", accepting)
+		time.Sleep(5 * time.Second)
+		s.send(2, "/")
+		time.Sleep(11 * time.Second)
+		if n := s.p.Stats().Failed; n > 0 {
+			t.Errorf("another upgrade has waited in vain: %d failed", n)
+		}
+	})
 }

@@ -19,6 +19,9 @@ type Queue struct {
 	turn      *Waiter       // nil: no waiter has it
 	notBefore time.Duration // the earliest time of the next turn
 	allStuck  bool          // the last round has ended so
+
+	isDraining bool          // waiters go on, one after the other
+	drainSince time.Duration // since then
 }
 
 // A Waiter is one upgrade that waits. Its zero value has not waited yet.
@@ -50,6 +53,8 @@ func (q *Queue) Join(w *Waiter) {
 	i, _ := q.find(w.ticket)
 	q.waiting = slices.Insert(q.waiting, i, w)
 	switch {
+	case !q.inRound && q.allStuck:
+		q.inRound, q.asked = true, 0 // what the new one may get is for those before it
 	case !q.inRound:
 		q.inRound, q.asked = true, w.ticket-1
 	case q.asked >= w.ticket:
@@ -64,6 +69,9 @@ func (q *Queue) Leave(w *Waiter) {
 	}
 	if q.turn == w {
 		q.turn = nil
+	}
+	if len(q.waiting) == 0 {
+		q.isDraining = false
 	}
 }
 
@@ -105,14 +113,20 @@ func (q *Queue) Next(now time.Duration) (w *Waiter, wait time.Duration) {
 }
 
 // Done says what became of the turn of w, which it had at now. If it goes on, the next one
-// does that after the interval.
+// does that after the interval. That is halved each second until the queue is empty or all are
+// stuck: otherwise a queue would never be empty again to which upgrades come at a higher rate.
 func (q *Queue) Done(w *Waiter, r Result, now, interval time.Duration) {
 	q.turn, q.asked = nil, w.ticket
 	switch r {
 	case GoesOn:
+		if !q.isDraining {
+			q.isDraining, q.drainSince = true, now
+		}
+		halvings := min((now-q.drainSince)/time.Second, 30)
+		q.notBefore = max(now+interval>>halvings, q.notBefore)
 		q.Leave(w)
-		q.notBefore = max(now+interval, q.notBefore)
 	case AllStuck:
+		q.isDraining = false
 		q.inRound, q.isAgain, q.asked, q.allStuck = q.isAgain, false, 0, true
 	}
 }

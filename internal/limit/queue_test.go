@@ -164,8 +164,8 @@ func TestUpgradeThatComesMayPassThoseWhoAreStuckForThemselves(t *testing.T) {
 	}
 }
 
-// A waiter that has joined gets a turn, whatever the others are doing: a place may have become
-// free after it looked and before it joined.
+// A waiter that has joined gets a turn, or one before it does and all are stuck: a place may
+// have become free after it looked and before it joined.
 func TestQueueGivesANewWaiterATurn(t *testing.T) {
 	for _, others := range []Result{Stuck, AllStuck} {
 		for _, duringRound := range []bool{false, true} {
@@ -181,9 +181,28 @@ func TestQueueGivesANewWaiterATurn(t *testing.T) {
 			}
 			turns, _ := round(q, waiters, 0, 0, func(int) Result { return others })
 			// A round that ends because all are stuck speaks for the new one too.
-			if want := !duringRound || others == Stuck; slices.Contains(turns, 2) != want {
+			if want := others == Stuck; slices.Contains(turns, 2) != want {
 				t.Errorf("others %v, during a round %v: turns are %v; the new one has one: want %v", others, duringRound, turns, want)
 			}
 		}
+	}
+}
+
+func TestQueueDrainsFasterEachSecond(t *testing.T) {
+	const interval = 100 * time.Millisecond
+	waiters := make([]Waiter, 60)
+	q := newQueueOf(waiters)
+	q.Wake()
+	var perSecond []int
+	for now := time.Duration(0); q.Len() > 0; {
+		turns, wait := round(q, waiters, now, interval, func(int) Result { return GoesOn })
+		if int(now/s) == len(perSecond) {
+			perSecond = append(perSecond, 0)
+		}
+		perSecond[now/s] += len(turns)
+		now += wait
+	}
+	if want := []int{10, 20, 30}; !slices.Equal(perSecond, want) {
+		t.Errorf("in each second so many go on: %v; want %v", perSecond, want)
 	}
 }
