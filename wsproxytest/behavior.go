@@ -2,13 +2,13 @@ package wsproxytest
 
 import (
 	"bufio"
-	"crypto/sha1"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/http"
+
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // A Behavior says how a backend of a [Scene] treats connections and upgrades. The zero value
@@ -54,7 +54,7 @@ func CloseWith(code int) Behavior {
 		panic(fmt.Sprintf("wsproxytest: CloseWith(%d); want 1000 to 4999", code))
 	}
 	return afterAccept(func(rw *bufio.ReadWriter) {
-		rw.Write(appendFrame(nil, closeFrame(code), false))
+		rw.Write(wstest.AppendFrame(nil, closeFrame(code), nil))
 		rw.Flush()
 		io.Copy(io.Discard, rw) // until the proxy closes the connection
 	})
@@ -93,14 +93,14 @@ func serveEcho(w http.ResponseWriter, r *http.Request) {
 	}
 	defer conn.Close()
 	for {
-		f, err := readFrame(rw.Reader)
+		f, err := wstest.ReadFrame(rw.Reader)
 		if err != nil {
 			return
 		}
-		if f.opcode() == opPing {
-			f.first += opPong - opPing
+		if f.Opcode == wstest.OpPing {
+			f.Opcode = wstest.OpPong
 		}
-		if _, err := conn.Write(appendFrame(nil, f, false)); err != nil || f.opcode() == opClose {
+		if _, err := conn.Write(wstest.AppendFrame(nil, f, nil)); err != nil || f.Opcode == wstest.OpClose {
 			return
 		}
 	}
@@ -114,10 +114,8 @@ func accept(w http.ResponseWriter, r *http.Request) (net.Conn, *bufio.ReadWriter
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return nil, nil
 	}
-	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" // RFC 6455 §1.3
-	sum := sha1.Sum([]byte(r.Header.Get("Sec-Websocket-Key") + guid))
 	fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
+		"Sec-WebSocket-Accept: %s\r\n\r\n", wstest.Accept(r.Header.Get("Sec-Websocket-Key")))
 	rw.Flush()
 	return conn, rw
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // A Client is a client of a [Scene], with the response that it got. Its methods are safe for
@@ -105,17 +106,17 @@ func (cl *Client) read(r *bufio.Reader) {
 	defer cl.c.front.Close()
 	cl.code = codeAbnormal
 	for {
-		f, err := readFrame(r)
+		f, err := wstest.ReadFrame(r)
 		if err != nil {
 			return
 		}
-		switch f.opcode() {
-		case opClose:
-			cl.code = f.closeCode()
+		switch f.Opcode {
+		case wstest.OpClose:
+			cl.code = closeCode(f)
 			cl.sendClose(cl.code)
-		case opPing:
-			f.first += opPong - opPing
-			cl.c.front.Write(appendFrame(nil, f, true))
+		case wstest.OpPing:
+			f.Opcode = wstest.OpPong
+			cl.send(f)
 		}
 	}
 }
@@ -126,6 +127,11 @@ func (cl *Client) sendClose(code int) {
 	defer cl.mu.Unlock()
 	if !cl.hasClosed {
 		cl.hasClosed = true
-		cl.c.front.Write(appendFrame(nil, closeFrame(code), true))
+		cl.send(closeFrame(code))
 	}
+}
+
+// send sends a frame. Its key is all zeros, which change no byte.
+func (cl *Client) send(f wstest.Frame) {
+	cl.c.front.Write(wstest.AppendFrame(nil, f, new([4]byte)))
 }

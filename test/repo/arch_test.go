@@ -34,7 +34,7 @@ var packageRules = map[string]packageRule{
 	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/limit", "internal/netconn", "internal/relay"}},
 
 	// They are for the tests of users.
-	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "wsproxytest/memnet"}},
+	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "internal/wstest", "wsproxytest/memnet"}},
 	"wsproxytest/memnet": {forTest: true},
 
 	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/limit", "internal/netconn"}},
