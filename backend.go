@@ -196,18 +196,15 @@ func (b *Backend) State() BackendState {
 }
 
 // hasMaxTunnels reports whether the backend has its MaxTunnels.
-func (b *Backend) hasMaxTunnels() bool {
-	limit := b.target.Load().config.MaxTunnels
-	return limit > 0 && b.tunnels.Load() >= int64(limit)
-}
+func (b *Backend) hasMaxTunnels() bool { return b.target.Load().isMax(b.tunnels.Load()) }
 
 // reserve counts one more tunnel, unless the backend has its MaxTunnels. [Proxy.release]
 // undoes it.
 func (b *Backend) reserve() bool {
-	limit := int64(b.target.Load().config.MaxTunnels)
+	t := b.target.Load()
 	for {
 		n := b.tunnels.Load()
-		if limit > 0 && n >= limit {
+		if t.isMax(n) {
 			return false
 		}
 		if b.tunnels.CompareAndSwap(n, n+1) {
@@ -283,6 +280,12 @@ type target struct {
 	isName  bool          // host is a name, and not an IP address
 	isTLS   bool
 	prefix  string // escaped path before the path of each request, without a slash at its end
+}
+
+// isMax reports whether n tunnels are MaxTunnels or more.
+func (t *target) isMax(n int64) bool {
+	limit := t.config.MaxTunnels
+	return limit > 0 && n >= int64(limit)
 }
 
 // hasSameAddress reports whether t and u are dialed in the same way.

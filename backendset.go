@@ -66,7 +66,7 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 		case tier > c.tier || priority > c.priority:
 			continue
 		}
-		if limit := t.config.MaxTunnels; limit <= 0 || b.tunnels.Load() < int64(limit) {
+		if !t.isMax(b.tunnels.Load()) {
 			c.backends = append(c.backends, b)
 		}
 	}

@@ -87,10 +87,10 @@ const (
 	// failure in a row, and for twice as long after each further one, up to 30 s.
 	Unreachable
 
-	NumFlags = iota
+	numFlags = iota
 )
 
-var flagNames = [NumFlags]string{"resting", "full", "ejected", "check failed", "unreachable"}
+var flagNames = [numFlags]string{"resting", "full", "ejected", "check failed", "unreachable"}
 
 // String returns one or two words.
 func (f Flag) String() string {
@@ -120,7 +120,7 @@ const (
 	TierUnreachable
 )
 
-var tiers = [NumFlags]Tier{
+var tiers = [numFlags]Tier{
 	Resting: TierResting, Full: TierResting, Ejected: TierEjected, CheckFailed: TierCheckFailed, Unreachable: TierUnreachable,
 }
 
@@ -137,7 +137,7 @@ func (t Tier) String() string {
 // has. From then on it is on probation: one attempt at a time finds out whether it works
 // again.
 type Backend struct {
-	flags [NumFlags]raised
+	flags [numFlags]raised
 
 	failedAt    time.Duration // the last Unreached
 	onProbation int           // attempts under way that began while a flag was raised

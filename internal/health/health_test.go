@@ -18,7 +18,7 @@ const none = -1
 // describe returns the flags of b, each with the time until which it is avoided.
 func describe(b *Backend) string {
 	var flags []string
-	for f := range Flag(NumFlags) {
+	for f := range Flag(numFlags) {
 		if b.Flags().Has(f) {
 			_, since, until := b.Describe(f)
 			flags = append(flags, fmt.Sprintf("%v %v-%v", f, since, until))
