@@ -67,12 +67,7 @@ func TestLoopTakesADialedConnection(t *testing.T) {
 	s.begin()
 	passBothWaysAtOnce(s)
 	s.Close(CauseShutdown, 0, "")
-	s.backend.WantClose(1001)
-	s.backend.Send(wstest.Close(1001, ""))
-	s.client.WantClose(1001)
-	s.client.Send(wstest.Close(1001, ""))
-	s.hangUp()
-	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+	s.endShutdown()
 }
 
 // What came for a dialed connection before its tunnel began is not lost.

@@ -381,12 +381,7 @@ func TestClosingReadsTheRestOfAFrameThatIsHeldBack(t *testing.T) {
 		s.backend.WantRaw(string(big[:100]))
 		s.Close(CauseShutdown, 0, "")
 		s.backend.WantRaw(string(big[100:]))
-		s.backend.WantClose(1001)
-		s.backend.Send(wstest.Close(1001, ""))
-		s.client.WantClose(1001)
-		s.client.Send(wstest.Close(1001, ""))
-		s.hangUp()
-		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+		s.endShutdown()
 	})
 }
 

@@ -335,6 +335,17 @@ func (s *scene) hangUp() {
 	s.wantEOFs()
 }
 
+// endShutdown lets both peers answer the Close frames of a shutdown that has begun.
+func (s *scene) endShutdown() {
+	s.t.Helper()
+	s.backend.WantClose(1001)
+	s.backend.Send(wstest.Close(1001, ""))
+	s.client.WantClose(1001)
+	s.client.Send(wstest.Close(1001, ""))
+	s.hangUp()
+	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+}
+
 // wantEOFs is hangUp after the backend has ended its stream.
 func (s *scene) wantEOFs() {
 	s.t.Helper()

@@ -120,12 +120,7 @@ func TestLoopSendsWhatWasEnqueuedBeforeItsStart(t *testing.T) {
 	s := e.prepare(t, networks[0], setup{})
 	s.Close(CauseShutdown, 0, "")
 	s.begin()
-	s.backend.WantClose(1001)
-	s.backend.Send(wstest.Close(1001, ""))
-	s.client.WantClose(1001)
-	s.client.Send(wstest.Close(1001, ""))
-	s.hangUp()
-	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+	s.endShutdown()
 }
 
 func TestBusyLoopYields(t *testing.T) {
@@ -283,12 +278,7 @@ func endSomehow(s *scene, way int) {
 	switch way {
 	case 0:
 		s.Close(CauseShutdown, 0, "")
-		s.backend.WantClose(1001)
-		s.backend.Send(wstest.Close(1001, ""))
-		s.client.WantClose(1001)
-		s.client.Send(wstest.Close(1001, ""))
-		s.hangUp()
-		s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
+		s.endShutdown()
 	case 1:
 		s.Abort(CauseShutdown)
 		s.wait()
