@@ -882,14 +882,19 @@ func TestUpgradeThatHasWaitedDoesNotBlameABackendForItsDeadline(t *testing.T) {
 func TestShortTunnelThatIsUsedClearsWhatALostOneRaised(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, s, network := startInMemory(t, backendsAt("a"))
-		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching + "{end}"})
-		tryOnce(t, s)
+		network.Set("a", losing)
+		client := s.Dial(t)
+		client.WriteRequest(proxytest.UpgradeTo("/chat"))
+		proxytest.WantSwitch(t, client)
+		client.WantClose(1012) // before the client leaves: else either of the two may have ended it
+		client.Close()
+		s.Wait()
 		wantStates(t, p, wsproxy.BackendFailing)
 		network.Set("a", proxytest.FakeBackend{Answer: proxytest.Switching})
 		time.Sleep(2 * time.Second)
 		tryOnce(t, s) // opened, and ended by the client, which shows nothing
 		wantStates(t, p, wsproxy.BackendFailing)
-		client := s.Dial(t)
+		client = s.Dial(t)
 		client.WriteRequest(proxytest.UpgradeTo("/chat"))
 		proxytest.WantSwitch(t, client)
 		proxytest.WantEcho(t, client)
