@@ -140,6 +140,11 @@
 //	CauseStalled      client        reset             end of stream
 //	CauseStalled      backend       1012              reset
 //	CauseControlFlood client        1008              1001
+//	CauseIdle         proxy         1001              1001
+//	CauseLifetime     proxy         1012              1001
+//	CauseDrain        proxy         1012              1001
+//	CauseRebalance    proxy         1012              1001
+//	CauseBackendDown  proxy         1012              1001
 //
 // Closing loses nothing that a peer still takes, but for the two cases below. Where the
 // proxy ends a tunnel, and where the client broke a rule, the backend is asked first: it

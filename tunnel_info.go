@@ -97,6 +97,11 @@ const (
 	CausePanic        Cause = Cause(relay.CausePanic)        // the Opened hook panicked
 	CauseStalled      Cause = Cause(relay.CauseStalled)      // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
 	CauseControlFlood Cause = Cause(relay.CauseControlFlood) // Side, the client, sent more control frames than 100 at once and 100 a second
+	CauseIdle         Cause = Cause(relay.CauseIdle)         // Timeouts.Idle
+	CauseLifetime     Cause = Cause(relay.CauseLifetime)     // Timeouts.Lifetime
+	CauseDrain        Cause = Cause(relay.CauseDrain)        // Proxy.Drain or BackendConfig.Drain
+	CauseRebalance    Cause = Cause(relay.CauseRebalance)    // Proxy.Rebalance
+	CauseBackendDown  Cause = Cause(relay.CauseBackendDown)  // HealthCheck.DrainAfter
 )
 
 // String returns one or two words.

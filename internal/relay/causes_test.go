@@ -151,6 +151,41 @@ var causeTests = []struct {
 		toBackend: wstest.Close(1001, "closed by the proxy"),
 		end:       End{Side: Proxy, Cause: CausePanic, Code: 1011},
 	},
+	{
+		name:      "idle",
+		act:       func(s *scene) { s.Close(CauseIdle, 0, "") },
+		toClient:  wstest.Close(1001, "idle"),
+		toBackend: wstest.Close(1001, "idle"),
+		end:       End{Side: Proxy, Cause: CauseIdle, Code: 1001},
+	},
+	{
+		name:      "lifetime",
+		act:       func(s *scene) { s.Close(CauseLifetime, 0, "") },
+		toClient:  wstest.Close(1012, "reconnect"),
+		toBackend: wstest.Close(1001, "open for long enough"),
+		end:       End{Side: Proxy, Cause: CauseLifetime, Code: 1012},
+	},
+	{
+		name:      "drain",
+		act:       func(s *scene) { s.Close(CauseDrain, 0, "") },
+		toClient:  wstest.Close(1012, "reconnect"),
+		toBackend: wstest.Close(1001, "draining"),
+		end:       End{Side: Proxy, Cause: CauseDrain, Code: 1012},
+	},
+	{
+		name:      "rebalance",
+		act:       func(s *scene) { s.Close(CauseRebalance, 0, "") },
+		toClient:  wstest.Close(1012, "reconnect"),
+		toBackend: wstest.Close(1001, "rebalancing"),
+		end:       End{Side: Proxy, Cause: CauseRebalance, Code: 1012},
+	},
+	{
+		name:      "backend down",
+		act:       func(s *scene) { s.Close(CauseBackendDown, 0, "") },
+		toClient:  wstest.Close(1012, "backend down"),
+		toBackend: wstest.Close(1001, "health check failed"),
+		end:       End{Side: Proxy, Cause: CauseBackendDown, Code: 1012},
+	},
 }
 
 const maxMessage = 1000 // of all scenes here
@@ -237,7 +272,7 @@ func TestCauseTestsAreWhole(t *testing.T) {
 		seen[tt.end.Cause] = true
 	}
 	seen[CauseStalled] = true // see stall_test.go
-	for c := CauseClosed; c <= CauseControlFlood; c++ {
+	for c := range Cause(len(causeNames)) {
 		if !seen[c] {
 			t.Errorf("no test ends a tunnel by %v", c)
 		}
@@ -294,7 +329,8 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 			t.Errorf("Side %d = %q; want %q", uint8(side), got, want)
 		}
 	}
-	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "application", "panic", "stalled", "control flood", "Cause(9)"}
+	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "application", "panic", "stalled", "control flood",
+		"idle", "lifetime", "drain", "rebalance", "backend down", "Cause(14)"}
 	for i, want := range want {
 		if got := Cause(i).String(); got != want {
 			t.Errorf("Cause %d = %q; want %q", i, got, want)

@@ -44,14 +44,20 @@ const (
 	CauseShutdown                  // the proxy shuts down
 	CauseApplication               // the program closed the tunnel
 	CausePanic                     // a hook of the program panicked
-	CauseStalled                   // a side takes nothing, and too many tunnels are like that
+	CauseStalled                   // a side takes nothing, for too long or in too many tunnels
 	CauseControlFlood              // the client sent too many control frames
+	CauseIdle                      // no frame of either side came for some time
+	CauseLifetime                  // the tunnel has been open for long enough
+	CauseDrain                     // the backend is drained
+	CauseRebalance                 // the backend has more than its share
+	CauseBackendDown               // the backend has failed its health check for some time
 )
 
 var causeNames = [...]string{
 	CauseClosed: "closed", CauseLost: "lost", CauseProtocol: "protocol", CauseTooBig: "too big",
 	CauseShutdown: "shutdown", CauseApplication: "application", CausePanic: "panic", CauseStalled: "stalled",
-	CauseControlFlood: "control flood",
+	CauseControlFlood: "control flood", CauseIdle: "idle", CauseLifetime: "lifetime", CauseDrain: "drain",
+	CauseRebalance: "rebalance", CauseBackendDown: "backend down",
 }
 
 func (c Cause) String() string {
@@ -113,6 +119,22 @@ var closeFrames = [...][3]struct{ toClient, toBackend closeFrame }{
 	},
 	CauseControlFlood: {
 		Client: {closeFrame{frame.StatusPolicyViolation, ""}, closeFrame{frame.StatusGoingAway, "client sent too many control frames"}},
+	},
+	CauseIdle: {
+		Proxy: {closeFrame{frame.StatusGoingAway, "idle"}, closeFrame{frame.StatusGoingAway, "idle"}},
+	},
+	// 1012 asks the client to come again, and it will get another backend.
+	CauseLifetime: {
+		Proxy: {closeFrame{frame.StatusServiceRestart, "reconnect"}, closeFrame{frame.StatusGoingAway, "open for long enough"}},
+	},
+	CauseDrain: {
+		Proxy: {closeFrame{frame.StatusServiceRestart, "reconnect"}, closeFrame{frame.StatusGoingAway, "draining"}},
+	},
+	CauseRebalance: {
+		Proxy: {closeFrame{frame.StatusServiceRestart, "reconnect"}, closeFrame{frame.StatusGoingAway, "rebalancing"}},
+	},
+	CauseBackendDown: {
+		Proxy: {closeFrame{frame.StatusServiceRestart, "backend down"}, closeFrame{frame.StatusGoingAway, "health check failed"}},
 	},
 }
 

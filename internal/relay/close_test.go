@@ -22,6 +22,11 @@ func TestCloseFramesHasEveryCauseAndSide(t *testing.T) {
 		CauseStalled:     {Client: {none, none}, Backend: {frame.StatusServiceRestart, none}},
 
 		CauseControlFlood: {Client: {frame.StatusPolicyViolation, frame.StatusGoingAway}},
+		CauseIdle:         {Proxy: {frame.StatusGoingAway, frame.StatusGoingAway}},
+		CauseLifetime:     {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
+		CauseDrain:        {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
+		CauseRebalance:    {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
+		CauseBackendDown:  {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
 	}
 	if len(closeFrames) != len(causeNames) || len(closeFrames) != len(want) {
 		t.Fatalf("%d causes have Close frames, %d have names, the test has %d", len(closeFrames), len(causeNames), len(want))
