@@ -3,6 +3,7 @@ package relay
 import (
 	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/wstest"
@@ -155,6 +156,8 @@ func TestLastPassedIsWhenAPeersFrameWasPassed(t *testing.T) {
 	inBubble(t, func(t *testing.T, e engine) {
 		s := e.startLimited(t, memory(1<<10), Limits{PingClient: time.Minute})
 		opened := time.Now()
+		s.client.Send(receivePing(t, s.client))
+		synctest.Wait()
 		if got := relayOf(s).LastPassed(); got.After(opened) {
 			t.Errorf("passed something at %v; want nothing", got)
 		}
