@@ -32,7 +32,7 @@ type leg struct {
 	passed counts
 
 	passedAt atomic.Int32 // the tick in which bytes of l's peer were last passed; 0 if none were
-	pingAt   ticks        // when the peer is pinged if it stays quiet; see lookPing
+	pingAt   ticks        // when the peer is pinged if it stays quiet; see checkPing
 }
 
 // A partial is the beginning of a header or of a control frame.

@@ -400,10 +400,10 @@ func (l *loop) addOpen(r *Relay) {
 	l.tickSoon()
 }
 
-// look looks at the tunnels for which that is due.
-func (l *loop) look(now ticks) {
+// checkOpen checks the limits of the tunnels for which that is due.
+func (l *loop) checkOpen(now ticks) {
 	for _, r := range l.wheel.due(now) {
-		l.wheel.add(r, r.look(now))
+		l.wheel.add(r, r.checkOpen(now))
 	}
 }
 
@@ -428,7 +428,7 @@ func (l *loop) sweep(now time.Time) {
 	l.swept = append(still, l.swept...)
 	l.engine.stalled.enforce()
 	if l.wheel != nil {
-		l.look(l.engine.tickAt(now))
+		l.checkOpen(l.engine.tickAt(now))
 	}
 	l.isTicking = false
 	if len(l.swept) > 0 || l.wheel != nil && l.wheel.len > 0 {

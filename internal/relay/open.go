@@ -54,9 +54,9 @@ func lifeEnd(opened, lifetime ticks, random float64) ticks {
 	return first + ticks(random*float64(last-first+1))
 }
 
-// look applies the limits that have passed at tick now, and returns when r is to be looked at
+// checkOpen applies the limits that have passed at tick now, and returns when r is to be looked at
 // again.
-func (r *Relay) look(now ticks) (next ticks) {
+func (r *Relay) checkOpen(now ticks) (next ticks) {
 	if r.IsEnding() {
 		return never
 	}
@@ -72,7 +72,7 @@ func (r *Relay) look(now ticks) (next ticks) {
 		r.Close(CauseIdle, 0, "")
 		return never
 	}
-	return min(r.lifeEnd, idleEnd, r.client.lookPing(now), r.backend.lookPing(now))
+	return min(r.lifeEnd, idleEnd, r.client.checkPing(now), r.backend.checkPing(now))
 }
 
 // lastPassed returns the tick in which bytes of a peer were last passed to the other: 0 if none

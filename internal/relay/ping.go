@@ -92,9 +92,9 @@ func (r *Relay) freePingsLocked() {
 
 func (l *leg) pingTimes() pingTimes { return l.r.engine.open.pings[l.side-Client] }
 
-// lookPing sends l a ping if it is time, and ends the tunnel if the last one was not answered.
+// checkPing sends l a ping if it is time, and ends the tunnel if the last one was not answered.
 // It returns when to look again.
-func (l *leg) lookPing(now ticks) (next ticks) {
+func (l *leg) checkPing(now ticks) (next ticks) {
 	times := l.pingTimes()
 	if times.interval == 0 {
 		return never

@@ -398,7 +398,7 @@ func newPingDriver(t *testing.T, l Limits) *fakeDriver {
 func (d *fakeDriver) pass(n ticks) {
 	for range n {
 		d.time++
-		d.r.look(d.time)
+		d.r.checkOpen(d.time)
 		d.settle()
 		d.tick()
 	}

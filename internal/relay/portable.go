@@ -426,11 +426,11 @@ func (s *sweeper) addOpen(r *Relay) {
 	s.startLocked()
 }
 
-// look looks at the tunnels for which that is due.
-func (s *sweeper) look() {
+// checkOpen checks the limits of the tunnels for which that is due.
+func (s *sweeper) checkOpen() {
 	now := tickOf(s.engine.now())
 	for _, r := range s.due(now) {
-		next := r.look(now)
+		next := r.checkOpen(now)
 		s.mu.Lock()
 		s.wheel.add(r, next)
 		s.startLocked()
@@ -539,7 +539,7 @@ func (s *sweeper) run(stop <-chan struct{}) {
 			default:
 			}
 			s.sweep(min(now.Sub(last), 2*tickInterval))
-			s.look()
+			s.checkOpen()
 			last = now
 		}
 	}

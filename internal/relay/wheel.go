@@ -66,12 +66,12 @@ func (w *wheel) add(r *Relay, at ticks) {
 // remove takes r out. It is not added again.
 func (w *wheel) remove(r *Relay) {
 	if r.place.index > 0 {
-		w.take(r)
+		w.unlink(r)
 	}
 	r.place.at = never
 }
 
-func (w *wheel) take(r *Relay) {
+func (w *wheel) unlink(r *Relay) {
 	slot := &w.slots[r.place.at%numSlots]
 	last := len(*slot) - 1
 	moved := (*slot)[last]
@@ -90,7 +90,7 @@ func (w *wheel) due(now ticks) (due []*Relay) {
 		for i := len(slot) - 1; i >= 0; i-- {
 			if r := slot[i]; r.place.at <= now {
 				due = append(due, r)
-				w.take(r)
+				w.unlink(r)
 			}
 		}
 	}
