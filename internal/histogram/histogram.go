@@ -1,7 +1,7 @@
 // Package histogram counts durations in buckets with fixed bounds.
 //
-// It knows neither what took that long nor who reads the counts: the engine of a tunnel
-// uses it as well as the proxy.
+// It knows nothing of the events that it counts: the engine of a tunnel uses it as well as the
+// proxy.
 package histogram
 
 import (
@@ -36,7 +36,7 @@ var (
 	}
 )
 
-// NewLatency returns a Histogram for what a peer is waited for: 13 buckets from 1 ms to 10 s.
+// NewLatency returns a Histogram for the time that a peer takes to answer: 13 buckets from 1 ms to 10 s.
 func NewLatency() *Histogram { return newHistogram(latencies) }
 
 // NewLifetime returns a Histogram for how long a connection lives: 12 buckets from 1 s to 7
@@ -65,7 +65,7 @@ func bucketOf(bounds []time.Duration, d time.Duration) int {
 // A Snapshot has the counts of a Histogram at one moment.
 type Snapshot struct {
 	Count   uint64        // of all durations
-	Sum     time.Duration // of all durations; one that is counted at this moment may not be in it
+	Sum     time.Duration // of all durations; it may lack one that is being counted
 	Buckets []Bucket
 }
 
