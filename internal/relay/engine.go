@@ -79,7 +79,7 @@ func NewEngine(l Limits) *Engine {
 
 // RoundTrips returns how long pings took that a side, the client or the backend, has answered
 // with their pongs.
-func (e *Engine) RoundTrips(s Side) histogram.Snapshot { return e.roundTrips[s-Client].Snapshot() }
+func (e *Engine) RoundTrips(s Side) *histogram.Histogram { return e.roundTrips[s-Client] }
 
 // now returns the time since the engine began.
 func (e *Engine) now() time.Duration { return time.Since(e.start) }
