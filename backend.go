@@ -76,6 +76,8 @@ type Backend struct {
 	refusals refusalCounts
 	slowFrom atomic.Int64 // the beginning of the last slow start, since the proxy's start; -1 if there was none
 
+	counters backendCounters
+
 	open map[uint64]*Tunnel // by ID; guarded by registry.mu
 }
 
@@ -84,6 +86,7 @@ func (p *Proxy) newBackend(id string) *Backend {
 	b := &Backend{p: p, id: id, idHash: hashString(id)}
 	b.health.lastOpened.Store(-1)
 	b.slowFrom.Store(-1)
+	b.counters.init()
 	return b
 }
 

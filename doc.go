@@ -119,8 +119,9 @@
 //
 // # Tunnels
 //
-// An open tunnel has no time limit and no idle timeout: the server's timeouts and
-// the request's context do not apply after the 101. Payloads are neither unmasked nor
+// By default an open tunnel has no time limit and no idle timeout: see [Timeouts]. The
+// server's timeouts and the request's context do not apply after the 101. [WithPing] makes the
+// proxy ping quiet peers. Payloads are neither unmasked nor
 // buffered as a whole. A client may send 100 control frames at once, and 100 a second. More
 // end the tunnel, because they cost the backend work that [Limits.ClientMessages] does not
 // count. The first of the following events ends a tunnel; the client and the backend then
@@ -145,6 +146,8 @@
 //	CauseDrain        proxy         1012              1001
 //	CauseRebalance    proxy         1012              1001
 //	CauseBackendDown  proxy         1012              1001
+//	CausePingTimeout  client        1001              end of stream
+//	CausePingTimeout  backend       1012              1001
 //
 // Closing loses nothing that a peer still takes, but for the two cases below. Where the
 // proxy ends a tunnel, and where the client broke a rule, the backend is asked first: it
@@ -207,7 +210,9 @@
 //
 // [Trace] has hooks for each pick, each attempt, each change of a backend's flags, each
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
-// [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a line
+// [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: attempts by outcome,
+// traffic, ends by side and cause, and histograms of how long opening handshakes took and how
+// long tunnels lived. [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger], otherwise [slog.Default]) gets a line
 // at Debug for each upgrade that is refused or fails and for each tunnel that opens or ends.
 // It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared, and
 // nothing in between; one at Warn when backends with a flag or of a higher

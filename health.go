@@ -301,7 +301,7 @@ func (p *Proxy) recordLife(t *Tunnel) {
 	time.AfterFunc(health.MinLife-(p.now()-t.opened), func() {
 		p.registry.addReport() // Shutdown waits for the hook
 		defer p.registry.removeReport()
-		t := p.registry.tunnel(id)
+		t := p.registry.tunnelOf(b, id)
 		if t != nil && !t.relay.IsEnding() && !b.hasMovedSince(t.opened) {
 			p.recordHealth(b, health.Event{Outcome: health.Lived}, nil)
 		}

@@ -31,6 +31,24 @@ type Tunnel struct {
 // ID returns the tunnel's number, which is unique within its Proxy.
 func (t *Tunnel) ID() uint64 { return t.id }
 
+// Traffic returns the bytes and messages relayed so far in each direction, without frames that
+// the proxy itself sent.
+func (t *Tunnel) Traffic() (toBackend, toClient Traffic) {
+	b, c := t.relay.Counts()
+	return Traffic(b), Traffic(c)
+}
+
+// LastActive returns when bytes of one side were last passed to the other, pings and pongs of
+// the two sides included, to within a quarter of a second; if none were, when the tunnel was
+// opened. The pings of [WithPing] do not count.
+func (t *Tunnel) LastActive() time.Time {
+	opened, passed := t.p.start.Add(t.opened), t.relay.LastPassed()
+	if passed.Before(opened) {
+		return opened
+	}
+	return passed
+}
+
 // Close ends the tunnel: the backend is sent a Close frame with 1001, and the client one
 // with code and reason, behind what the backend still sends or, if code is 1008, at once.
 // Each is sent at a frame boundary. The package documentation says how long the backend is
@@ -58,12 +76,6 @@ func (t *Tunnel) closeForShutdown() { t.relay.Close(relay.CauseShutdown, 0, "") 
 
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Abort(relay.CauseShutdown) }
-
-// traffic returns the traffic so far.
-func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
-	b, c := t.relay.Counts()
-	return Traffic(b), Traffic(c)
-}
 
 // newTunnel returns a tunnel for a, whose client's connection was hijacked after early was
 // read from it. The tunnel then owns the connections and the place of a.
@@ -97,7 +109,7 @@ func (p *Proxy) register(t *Tunnel) {
 
 // close ends a tunnel that has not opened, without a hook and without a line in the log.
 func (t *Tunnel) close() {
-	defer t.p.registry.removeTunnel(t, false)
+	defer t.p.registry.removeTunnel(t, nil, 0)
 	t.relay.Abort(relay.CauseLost)
 	t.relay.Run()
 }
@@ -106,6 +118,7 @@ func (t *Tunnel) close() {
 // the proxy is detached, it returns at once.
 func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 	p.registry.opened.Add(1)
+	t.backend.counters.opened.Add(1)
 	p.recordLife(t)
 	p.logOpened(t)
 	if p.trace.Opened != nil {
@@ -142,7 +155,7 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 // finish gives back the place among [Limits], logs the end and calls the hook. It removes the
 // tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
-	defer t.p.registry.removeTunnel(t, end.Cut)
+	defer t.p.registry.removeTunnel(t, &end, t.p.now()-t.opened) // until now, whatever the hook takes
 	defer t.releasePlace()
 	t.recordUse(end)
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
@@ -157,7 +170,7 @@ func (t *Tunnel) recordUse(end relay.End) {
 	if !t.backend.needsLife() || isLost || t.backend.hasMovedSince(t.opened) {
 		return
 	}
-	if toBackend, toClient := t.traffic(); toBackend.Messages > 0 && toClient.Messages > 0 {
+	if toBackend, toClient := t.Traffic(); toBackend.Messages > 0 && toClient.Messages > 0 {
 		t.p.recordHealth(t.backend, health.Event{Outcome: health.Lived}, nil)
 	}
 }
@@ -215,7 +228,7 @@ func (o tunnelOwner) Ended(end relay.End) { go o.t.finish(end) }
 // reportEnd logs the end and calls the hook. It is a function of its own because of its
 // large stack frame: without a hook and a log line, the goroutine's stack need not grow.
 func (t *Tunnel) reportEnd(end relay.End) {
-	toBackend, toClient := t.traffic()
+	toBackend, toClient := t.Traffic()
 	e := TunnelEnd{
 		TunnelInfo: t.Info(), Duration: t.p.now() - t.opened,
 		Side: Side(end.Side), Cause: Cause(end.Cause), Code: end.Code, Cut: end.Cut, Err: end.Err,
