@@ -34,6 +34,10 @@ type Limits struct {
 	// CloseTimeout bounds the end of a tunnel; 0 means no bound.
 	CloseTimeout time.Duration
 
+	// WriteStall is how long a side may take nothing of what waits for it; 0 means no bound.
+	// The end of a tunnel has bounds of its own.
+	WriteStall time.Duration
+
 	// Stalled is how many tunnels may be stalled at once; 0 means no bound.
 	Stalled int
 
@@ -47,6 +51,7 @@ type Limits struct {
 // ends its goroutines.
 type Engine struct {
 	closeTimeout time.Duration // immutable
+	writeStall   time.Duration // immutable; 0 means no bound
 	rates        rates         // immutable
 	start        time.Time     // immutable
 	loops        loops
@@ -57,7 +62,7 @@ type Engine struct {
 
 // NewEngine returns an engine.
 func NewEngine(l Limits) *Engine {
-	e := &Engine{closeTimeout: l.CloseTimeout, rates: newRates(l), start: time.Now(), stalled: stalled{max: l.Stalled}}
+	e := &Engine{closeTimeout: l.CloseTimeout, writeStall: l.WriteStall, rates: newRates(l), start: time.Now(), stalled: stalled{max: l.Stalled}}
 	if e.closeTimeout <= 0 {
 		e.closeTimeout = 1<<63 - 1
 	}
