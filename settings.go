@@ -53,6 +53,7 @@ type config struct {
 	errorHandler     func(http.ResponseWriter, *http.Request, error) // nil: the default
 	handshakeTimeout time.Duration                                   // 0: none
 	closeTimeout     time.Duration                                   // 0: none
+	writeStall       time.Duration                                   // 0: none
 	messageSize      int64                                           // 0: no bound
 	socketBuffer     int                                             // bytes; 0: the kernel's choice
 	maxStalled       int                                             // 0: no bound
@@ -80,6 +81,7 @@ func (s *settings) compile() (config, []error) {
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		closeTimeout:     orDefault(s.timeouts.Close, defaultCloseTimeout),
+		writeStall:       orDefault(s.timeouts.WriteStall, defaultWriteStall),
 		messageSize:      max(s.limits.MessageSize, 0),
 		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
 		maxStalled:       max(s.limits.StalledTunnels, 0),
