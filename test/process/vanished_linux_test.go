@@ -31,8 +31,10 @@ const (
 
 	// slack is how much later than writeStall a tunnel may end: the kernel counts from the
 	// first byte that is not acknowledged and looks with its retransmissions, the proxy looks
-	// four times a second, and the machine has other work.
-	slack = 3 * time.Second
+	// four times a second, and the machine has other work. On a link like this one the kernel
+	// also asks 3 s for the hardware address of a peer that is gone, and retransmits nothing
+	// meanwhile.
+	slack = 6 * time.Second
 )
 
 // A peer that vanishes sends no end of its stream: its link is down, as when a phone loses
