@@ -97,8 +97,8 @@ type Timeouts struct {
 	//   - Linux counts the time in which a peer has no room for more from the first moment of
 	//     it, and in some cases goes on after the peer has taken a part. This was measured
 	//     for peers with a receive buffer of 16 KiB and less that let it become full again
-	//     and again for WriteStall: they are cut though they read. With 64 KiB and more it
-	//     was not seen.
+	//     and again for WriteStall: they are cut though they read. With 64 KiB it was seen
+	//     once, with 128 KiB and more never.
 	WriteStall time.Duration
 
 	// Idle ends a tunnel in which no byte of either side was passed to the other for that
