@@ -129,6 +129,7 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	isFirst := p.set.Load() == nil
+	hasChanged := false // the state of a backend
 	all := make([]*Backend, len(targets))
 	inSet := make(map[*Backend]bool, len(targets))
 	for i, t := range targets {
@@ -142,6 +143,7 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 		if hasMoved {
 			moved = append(moved, movedBackend{b, b.forgetFaults()}) // they were those of the old address
 		}
+		hasChanged = hasChanged || hasMoved || old == nil || b.removed.Load() || old.config.Drain != t.config.Drain
 		if !isFirst && (old == nil || hasMoved || b.removed.Load()) {
 			b.beginSlowStart()
 		}
@@ -149,8 +151,11 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 	}
 	p.set.Store(newBackendSet(all))
 	for _, b := range p.known {
-		b.removed.Store(!inSet[b])
+		hasChanged = b.removed.Swap(!inSet[b]) == inSet[b] || hasChanged
 		p.forgetLocked(b)
+	}
+	if hasChanged && !isFirst {
+		p.noteStateChange()
 	}
 	return moved
 }

@@ -13,7 +13,8 @@ import (
 
 // A registry has all upgrades and tunnels of a Proxy, and the counts of ended ones.
 type registry struct {
-	empty chan struct{} // closed when the registry is stopped and nothing is left
+	stopped chan struct{} // closed when the registry is stopped
+	empty   chan struct{} // closed when the registry is stopped and nothing is left
 
 	opened, refused, failed atomic.Uint64 // see Stats
 
@@ -36,7 +37,7 @@ type registry struct {
 }
 
 func (r *registry) init() {
-	r.empty = make(chan struct{})
+	r.stopped, r.empty = make(chan struct{}), make(chan struct{})
 	r.handshakes, r.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
 	r.upgrades = make(map[*upgrade]bool)
 	r.backends = make(map[*Backend]struct{})
@@ -133,6 +134,7 @@ func (r *registry) stop() []*Tunnel {
 	var upgrades []*upgrade
 	if !r.isStopped {
 		r.isStopped = true
+		close(r.stopped)
 		upgrades = slices.Collect(maps.Keys(r.upgrades))
 		r.signalIfEmptyLocked()
 	}

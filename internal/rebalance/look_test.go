@@ -1,6 +1,7 @@
 package rebalance
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -55,7 +56,7 @@ func TestLookKnowsClientsAgain(t *testing.T) {
 			}
 		}
 		_, same, back := l.Judge(time.Second, true)
-		if missed := l.Away(time.Second); same != tt.same || back != tt.back || missed != tt.missed {
+		if missed := l.Away(); same != tt.same || back != tt.back || missed != tt.missed {
 			t.Errorf("%s: %d of %d came back to the same, %d away; want %d of %d, %d away", tt.name, same, back, missed, tt.same, tt.back, tt.missed)
 		}
 	}
@@ -74,21 +75,30 @@ func TestLookStopsIfMoreThanHalfComeBack(t *testing.T) {
 		{closed: 9, same: 9, isLast: true, want: Stop},
 		{closed: 1, same: 1, isLast: true, want: Stop},
 		{closed: 1, others: 1, isLast: true, want: GoOn},
-		{closed: 1, isLast: true, want: Undone},
+		{closed: 1, isLast: true, want: Undecided},
 		{closed: 1, isLast: true, after: Wait, want: GoOn},
-		{closed: 10, want: Undone},
-		{closed: 10, same: 5, others: 4, want: Undone},
-		{closed: 10, same: 5, others: 5, want: GoOn},
-		{closed: 10, same: 6, others: 0, want: Stop},
-		{closed: 10, same: 0, others: 5, want: GoOn},
-		{closed: 100, same: 50, others: 49, want: Undone},
-		{closed: 100, same: 50, others: 50, want: GoOn},
+		{closed: 10, want: Undecided},
+		{closed: 10, after: Wait, want: GoOn},
+		{closed: 10, same: 7, want: Undecided},
+		{closed: 10, same: 8, want: Stop}, // four in five
+		{closed: 10, same: 7, others: 2, want: Undecided},
+		{closed: 10, same: 7, others: 3, want: GoOn},
+		{closed: 10, others: 3, want: GoOn},
+		{closed: 29, same: 23, want: Undecided},
+		{closed: 29, same: 24, want: Stop},
+		{closed: 30, same: 15, want: Undecided},
+		{closed: 30, same: 16, want: Stop},
+		{closed: 30, same: 15, others: 15, want: GoOn},
+		{closed: 30, others: 15, want: GoOn},
+		{closed: 100, same: 50, others: 49, want: Undecided},
 		{closed: 100, same: 51, want: Stop},
-		{closed: 100, same: 10, after: Wait - 1, want: Undone},
+		{closed: 100, same: 10, after: Wait - 1, want: Undecided},
 		{closed: 100, same: 10, after: Wait, want: Stop}, // all that came back
 		{closed: 100, same: 9, after: Wait, want: GoOn},  // too few
-		{closed: 100, same: 10, others: 10, after: Wait, want: GoOn},
-		{closed: 100, same: 11, others: 10, after: Wait, want: Stop},
+		{closed: 100, same: 9, others: 1, after: Wait, want: Stop},
+		{closed: 100, same: 7, others: 3, after: Wait, want: GoOn},
+		{closed: 100, same: 16, others: 14, after: Wait, want: Stop},
+		{closed: 100, same: 15, others: 15, after: Wait, want: GoOn},
 	} {
 		var l Look
 		for i := range tt.closed {
@@ -122,40 +132,84 @@ func TestLookJudgesFewClientsWithTheNextOnes(t *testing.T) {
 	}
 }
 
-func TestLookBeginsAnewAfterADecision(t *testing.T) {
+// What clients did long ago does not hide what they do now.
+func TestLookJudgesTheLastClients(t *testing.T) {
 	var l Look
-	for i := range uint64(20) {
-		l.Closed(0, i, 0, "a")
-		l.Opened(0, i, 0, "b")
+	closeAndOpen := func(n int, to string) (v Verdict, numClosed int) {
+		for i := range n {
+			l.Closed(0, uint64(i), 0, "a")
+			l.Opened(0, uint64(i), 0, to)
+			if v, _, _ = l.Judge(0, false); v != GoOn {
+				return v, i + 1
+			}
+		}
+		return v, n
 	}
-	if v, _, _ := l.Judge(0, false); v != GoOn {
-		t.Fatalf("verdict %d; want %d", v, GoOn)
+	if v, n := closeAndOpen(1000, "b"); v != GoOn || n != 1000 {
+		t.Fatalf("verdict %d after %d clients that went elsewhere; want %d", v, n, GoOn)
 	}
-	for i := range uint64(10) {
-		l.Closed(time.Second, i, 0, "a")
-		l.Opened(time.Second, i, 0, "a")
-	}
-	if v, same, back := l.Judge(time.Second, false); v != Stop || same != 10 || back != 10 {
-		t.Errorf("verdict %d, %d of %d; want %d, 10 of 10", v, same, back, Stop)
+	if v, n := closeAndOpen(1000, "a"); v != Stop || n > 51 {
+		t.Errorf("verdict %d after %d clients that came back; want %d after 51", v, n, Stop)
 	}
 }
 
-func TestLookForgetsClientsThatDoNotComeBack(t *testing.T) {
-	var l Look
-	for i := range uint64(3) {
-		l.Closed(time.Duration(i)*time.Second, 1, i, "a")
-	}
-	for _, tt := range []struct {
-		at   time.Duration
-		want int
-	}{{2 * time.Second, 3}, {Wait - 1, 3}, {Wait, 2}, {Wait + 2*time.Second - 1, 1}, {Wait + 2*time.Second, 0}} {
-		if n := l.Away(tt.at); n != tt.want {
-			t.Errorf("after %v %d are away; want %d", tt.at, n, tt.want)
+// A balancer that chooses at random sends a third of the clients back. It is seldom stopped.
+func TestLookSeldomStopsABalancerThatChoosesAtRandom(t *testing.T) {
+	seed := rand.Uint64()
+	r := rand.New(rand.NewPCG(seed, 0))
+	const runs = 1000
+	stopped := 0
+	for range runs {
+		var l Look
+		for i := range uint64(200) {
+			l.Closed(0, i, 0, "a")
+			l.Opened(0, i, 0, []string{"a", "b", "c"}[r.IntN(3)])
+			if v, _, _ := l.Judge(0, false); v != GoOn {
+				stopped++
+				break
+			}
 		}
 	}
-	l.Opened(time.Minute, 1, 1, "a")
-	if _, _, back := l.Judge(time.Minute, true); back != 0 {
-		t.Errorf("%d came back; want none: it came too late", back)
+	if stopped > runs/10 {
+		t.Errorf("seed %d: %d of %d were stopped; want a tenth at most", seed, stopped, runs)
+	}
+	t.Logf("%d of %d were stopped", stopped, runs)
+}
+
+// A client that comes late is not away any longer.
+func TestLookCountsClientsThatAreAway(t *testing.T) {
+	var l Look
+	for i := range uint64(20) {
+		l.Closed(0, i, 1, "a")
+	}
+	for i := range uint64(10) {
+		l.Opened(time.Second, i, 1, "b")
+	}
+	if n := l.Away(); n != 10 {
+		t.Errorf("%d are away; want 10", n)
+	}
+	if v, _, _ := l.Judge(time.Second, true); v != GoOn {
+		t.Errorf("verdict %d; want %d", v, GoOn)
+	}
+	for i := range uint64(20) {
+		l.Opened(time.Hour, i, 2, "a") // the first ones again
+	}
+	if n := l.Away(); n != 0 {
+		t.Errorf("%d are away in the end; want none", n)
+	}
+}
+
+// Others behind an address can only replace matches for a while, so that they are forgotten.
+func TestLookForgetsMatches(t *testing.T) {
+	var l Look
+	l.Closed(0, 1, 1, "a")
+	l.Opened(time.Second, 1, 2, "a")
+	l.Opened(Wait, 1, 1, "b")
+	if _, same, back := l.Judge(Wait, true); same != 1 || back != 1 {
+		t.Errorf("%d of %d came back to the same; want the match of the first 15 s", same, back)
+	}
+	if n := len(l.records); n != 0 {
+		t.Errorf("%d clients are remembered; want none", n)
 	}
 }
 
@@ -164,10 +218,10 @@ func TestLookUndoesATunnelThatWasNotClosed(t *testing.T) {
 	l.Closed(0, 1, 1, "a")
 	undo := l.Closed(0, 1, 1, "a")
 	undo()
-	if n := l.Away(0); n != 1 {
+	if n := l.Away(); n != 1 {
 		t.Errorf("%d are away; want 1", n)
 	}
-	if at := l.Deadline(); at != Wait {
+	if at := l.Deadline(time.Second); at != Wait {
 		t.Errorf("Deadline() = %v; want %v", at, Wait)
 	}
 }

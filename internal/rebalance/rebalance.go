@@ -5,6 +5,8 @@
 // as a [Step] says, and records in a [Look] where their clients went.
 package rebalance
 
+import "math"
+
 // A Config says when a backend has too many tunnels, and how fast they are closed.
 type Config struct {
 	Tolerance  float64 // the part of its share that a backend must exceed it by
@@ -35,18 +37,21 @@ type Step struct {
 // come back after their tunnels were closed: they belong to the load of all.
 //
 // A backend begins to move when it exceeds its share by more than the tolerance and by more
-// than MinSurplus, and ends when it has come down to its share: with a stop at the tolerance,
-// the backends that have too few would stay far below theirs. No more tunnels are closed than
+// than MinSurplus, and ends when it has come down to about its share: with an end at the
+// tolerance, backends with too few would stay far below theirs. It closes at most as many tunnels as
 // other backends have places for: MaxTunnels may have been lowered everywhere.
 func (c Config) Steps(loads []Load, states []State, away int) []Step {
 	shares := Shares(loads, away)
-	places := -float64(away)
+	places, least := -float64(away), math.MaxInt
 	for i, l := range loads {
 		places += max(shares[i]-float64(l.Tunnels), 0)
+		least = min(least, l.Weight)
 	}
 	steps := make([]Step, len(loads))
 	for i, l := range loads {
-		steps[i] = c.step(l, states[i], shares[i], max(int(places+rounding), 0))
+		// A balancer that chooses the fewest tunnels per weight would send the last ones back.
+		rest := float64(l.Weight) / float64(least)
+		steps[i] = c.step(l, states[i], shares[i], rest, max(int(places+rounding), 0))
 		places -= float64(steps[i].Close)
 	}
 	return steps
@@ -55,11 +60,12 @@ func (c Config) Steps(loads []Load, states []State, away int) []Step {
 // rounding is larger than the error of a sum of shares.
 const rounding = 1e-6
 
-// step returns the step of one backend, which closes at most so many tunnels as there are
-// places.
-func (c Config) step(l Load, s State, share float64, places int) Step {
+// step returns the step of one backend, which keeps the rest of its surplus and closes at most
+// as many tunnels as there are places.
+func (c Config) step(l Load, s State, share, rest float64, places int) Step {
 	surplus := float64(l.Tunnels) - share + rounding
 	exceeds := surplus > c.Tolerance*share+2*rounding && surplus > float64(c.MinSurplus)+2*rounding
+	surplus -= rest
 	if !exceeds && !s.IsMoving || surplus < 1 || places == 0 {
 		return Step{}
 	}

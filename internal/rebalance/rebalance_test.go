@@ -51,10 +51,10 @@ func TestStepsBeginAboveTheToleranceAndEndAtTheShare(t *testing.T) {
 		{"above it by 10", 20, 20, State{}, defaults, Step{}},
 		{"above it by 11", 21, 19, State{}, defaults, Step{0, State{true, 0.21}}},
 		{"on the way down", 1100, 2900, moving, defaults, Step{11, State{true, 0}}},
-		{"the last one", 1001, 2999, moving, defaults, Step{1, State{true, 1}}},
-		{"down at its share", 1000, 3000, moving, defaults, Step{}},
+		{"the last one", 1002, 2998, moving, defaults, Step{1, State{true, 1}}},
+		{"down at its share", 1001, 2999, moving, defaults, Step{}},
 		{"a credit", 30, 10, State{true, 0.8}, defaults, Step{1, State{true, 0.1}}},
-		{"all at once", 400, 0, State{}, Config{0.2, 10, 1}, Step{300, State{true, 1}}},
+		{"all at once", 400, 0, State{}, Config{0.2, 10, 1}, Step{299, State{true, 1}}},
 		{"a smaller tolerance", 1100, 2900, State{}, Config{0.05, 10, 0.01}, Step{11, State{true, 0}}},
 	} {
 		other := Load{Tunnels: tt.rest / 3, Weight: 1}
@@ -74,8 +74,8 @@ func TestStepsCloseNoMoreThanThereArePlacesFor(t *testing.T) {
 		away  int
 		want  int
 	}{
-		{"places for all", []Load{{Tunnels: 100, Weight: 1}, {Weight: 1}}, 0, 50},
-		{"some are on their way", []Load{{Tunnels: 100, Weight: 1}, {Weight: 1}}, 20, 40},
+		{"places for all", []Load{{Tunnels: 100, Weight: 1}, {Weight: 1}}, 0, 49},
+		{"some are on their way", []Load{{Tunnels: 100, Weight: 1}, {Weight: 1}}, 20, 39},
 		{"places for 30", []Load{{Tunnels: 100, Weight: 1, Max: 20}, {Weight: 1, Max: 30}}, 0, 30},
 		{"no places", []Load{{Tunnels: 100, Weight: 1, Max: 50}, {Tunnels: 40, Weight: 1, Max: 40}}, 0, 0},
 		{"one backend", []Load{{Tunnels: 100, Weight: 1}}, 0, 0},
