@@ -34,7 +34,7 @@ const (
 	defaultRate       = 0.01 // a second
 
 	rebalanceStep = time.Second
-	settleTime    = 2 * time.Minute // after the change of a backend's state
+	settleTime    = 2 * time.Minute // after a change: see noteStateChange
 )
 
 // Rebalance closes tunnels of backends that have more than their share, so that their clients
@@ -46,8 +46,8 @@ const (
 // until it has its share, the quietest first, at most Rate of them in a second. No tunnel is
 // closed that opened after the first one was closed, so that a client is moved once at most.
 //
-// Rebalance waits while a backend is in its slow start, and for 2 minutes after the last change
-// of a [Backend.State] or of the set.
+// Rebalance waits while a backend is in its slow start, and for 2 minutes after a backend was
+// added or removed, has begun or ceased to drain, or got its first flag or lost its last one.
 //
 // After each batch it waits until enough clients have gone to other backends, at most for 15 s;
 // clients that stay away longer decide nothing. If more than half of the last 100 clients come
@@ -123,12 +123,12 @@ func (r *rebalancing) run(ctx context.Context) error {
 		if err := r.interrupted(ctx); err != nil {
 			return err
 		}
-		batches := r.nextStep()
-		if len(batches) == 0 {
+		batches, wait := r.nextStep(), r.p.settlesIn()
+		if len(batches) == 0 && (wait <= 0 || r.began == 0) {
 			return r.judge(ctx, true)
 		}
-		if wait := r.p.settlesIn(); wait > 0 {
-			clear(r.states) // the shares will be others
+		if wait > 0 { // a backend with too few tunnels may have failed for a moment
+			clear(r.states)
 			r.sleep(ctx, wait)
 			continue
 		}
@@ -163,17 +163,16 @@ func (p *Proxy) settlesIn() time.Duration {
 	return settled - p.now()
 }
 
-// noteStateChange records that the state of a backend or the set has changed.
+// noteStateChange records that a backend has changed between those that may get new tunnels
+// and the others, or that the set has changed.
 func (p *Proxy) noteStateChange() { p.stateChanged.Store(max(int64(p.now()), 1)) }
 
-// stateFlags are the flags that make a backend [BackendFailing].
-const stateFlags = ^health.Flags(1 << health.Full)
-
-// noteFlagChange is noteStateChange, if c has changed the state of b.
+// noteFlagChange is noteStateChange, if c has raised the first flag of b or cleared the last
+// one.
 func (b *Backend) noteFlagChange(c health.Change) {
 	after := b.health.flags()
 	before := after&^c.Raised | c.Cleared
-	if (before&stateFlags == 0) != (after&stateFlags == 0) {
+	if (before == 0) != (after == 0) {
 		b.p.noteStateChange()
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,8 +24,9 @@ import (
 // Reconnectors are clients of a scene that come back whenever they are closed, after a random time.
 type reconnectors struct {
 	s        *scene
-	backoff  time.Duration // the most that a client waits
-	isStray  func(client int) bool
+	backoff  time.Duration         // the most that a client waits
+	isStray  func(client int) bool // it does not come back
+	messages int                   // that each client sends on its first tunnel
 	ctx      context.Context
 	leave    context.CancelFunc
 	running  sync.WaitGroup
@@ -62,8 +64,10 @@ func (c *reconnectors) join(clients ...int) {
 
 // visit keeps a client connected until the test ends.
 func (c *reconnectors) visit(client int) {
+	messages := c.messages
 	for c.ctx.Err() == nil {
-		code, err := c.connect(client)
+		code, err := c.connect(client, messages)
+		messages = 0
 		if c.ctx.Err() != nil || code == leaveCode {
 			return
 		}
@@ -84,8 +88,8 @@ func (c *reconnectors) visit(client int) {
 	}
 }
 
-// connect opens a tunnel, and returns the code of the Close frame that ends it.
-func (c *reconnectors) connect(client int) (code int, err error) {
+// connect opens a tunnel, sends messages, and returns the code of the Close frame that ends it.
+func (c *reconnectors) connect(client, messages int) (code int, err error) {
 	conn, err := c.s.site.DialContext(c.ctx, "", "")
 	if err != nil {
 		return 0, err
@@ -106,6 +110,9 @@ func (c *reconnectors) connect(client int) (code int, err error) {
 	c.mu.Lock()
 	c.isOpen[client] = true
 	c.mu.Unlock()
+	for range messages {
+		conn.Write(wstest.AppendFrame(nil, wstest.Text("hello"), &[4]byte{1, 2, 3, 4}))
+	}
 	for {
 		f, err := wstest.ReadFrame(br)
 		if err != nil {
@@ -306,6 +313,70 @@ func TestRebalanceWaitsForBackendsToSettle(t *testing.T) {
 				}
 				if err := <-done; err != nil {
 					t.Errorf("Rebalance() = %v; want nil", err)
+				}
+			})
+		})
+	}
+}
+
+// Of three clients one comes back to the backend that it was moved from. Then it has the
+// quietest tunnel there.
+func TestRebalanceNeverMovesAClientTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var picks atomic.Int64
+		s := newScene(t, backendsAt("a"), wsproxy.WithBalancer(wsproxy.BalancerFunc(
+			func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+				return candidates[min(int(picks.Add(1)%3), len(candidates)-1)], nil // a, b, b
+			})))
+		s.set("ab", accepting)
+		c := newReconnectors(s, time.Second)
+		c.messages = 20
+		c.join(upTo(200)...)
+		scaleOut(s, "a", "b")
+		n, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
+		time.Sleep(5 * time.Second)
+		if closed := c.wantClosedOnce(); err != nil || closed != n || n < 140 || n > 160 {
+			t.Errorf("Rebalance() = %d, %v, and %d clients were closed; want about 150, and no error", n, err, closed)
+		}
+	})
+}
+
+// While a backend is full or has failed, the others have no more than their shares.
+func TestRebalanceGoesOnAfterABackendHasFailed(t *testing.T) {
+	for name, failing := range map[string]proxytest.FakeBackend{
+		"unreachable": unreachable,
+		"full":        {Answer: proxytest.Refusing(503, "", "Retry-After: 3")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, backendsAt("a"))
+				s.set("ab", accepting)
+				c := newReconnectors(s, time.Second)
+				c.join(upTo(200)...)
+				scaleOut(s, "a", "b")
+				done := make(chan error, 1)
+				go func() { // ends when Rebalance returns
+					_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
+					done <- err
+				}()
+				time.Sleep(2*time.Minute + 20*time.Second)
+				s.set("b", failing)
+				time.Sleep(10 * time.Second)
+				s.wantFlags("b: " + name)
+				s.set("b", accepting)
+				time.Sleep(40 * time.Second)
+				s.visit(500)
+				s.wantFlags("")
+				before := c.wantClosedOnce()
+				time.Sleep(time.Minute)
+				if n := c.wantClosedOnce(); n != before || n == 0 || n > 40 {
+					t.Errorf("%d tunnels were closed while b had failed, %d after that; want some, and no more", before, n-before)
+				}
+				if err := <-done; err != nil {
+					t.Errorf("Rebalance() = %v; want nil", err)
+				}
+				if n := c.wantClosedOnce(); n < 90 || n > 110 {
+					t.Errorf("%d tunnels were closed in the end; want about 100", n)
 				}
 			})
 		})
