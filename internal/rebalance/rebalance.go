@@ -38,8 +38,8 @@ type Step struct {
 //
 // A backend begins to move when it exceeds its share by more than the tolerance and by more
 // than MinSurplus, and ends when it has come down to about its share: with an end at the
-// tolerance, backends with too few would stay far below theirs. It closes at most as many tunnels as
-// other backends have places for: MaxTunnels may have been lowered everywhere.
+// tolerance, backends with too few would stay far below theirs. It closes at most as many
+// tunnels as other backends have places for: MaxTunnels may have been lowered everywhere.
 func (c Config) Steps(loads []Load, states []State, away int) []Step {
 	shares := Shares(loads, away)
 	places, least := -float64(away), math.MaxInt
