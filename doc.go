@@ -90,6 +90,9 @@
 // tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but
 // [LeastTunnels] gives it no more than its even share: see [Backend.Load].
 //
+// A tunnel stays on its backend. After a backend was added, or has recovered, the others carry
+// what they had: [Proxy.Rebalance] moves clients, a few at a time.
+//
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
