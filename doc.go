@@ -36,11 +36,12 @@
 //     messages are delayed.
 //   - A peer that does not read keeps data in the kernel's socket buffers. With
 //     Linux defaults this can be several MB for one connection, which no figure of
-//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.StalledTunnels] bound it.
+//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.StalledTunnels] bound it, and
+//     [Timeouts] for how long.
 //   - A peer that disappears without closing its connection is detected by TCP
-//     keepalive, after about two and a half minutes with the defaults of package [net].
-//     If data was under way to it, it is detected by the kernel's limit of
-//     retransmissions, on Linux after about 15 minutes.
+//     keepalive, on Linux within about two minutes, and so is one to which data was under
+//     way: see [Timeouts]. On other systems the kernel's limit of retransmissions detects the
+//     latter, unless so much waits for it that the proxy holds a part.
 //   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441) is
 //     refused with 501; [http.Server] does not offer it by default.
 //
@@ -89,6 +90,9 @@
 // tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but
 // [LeastTunnels] gives it no more than its even share: see [Backend.Load].
 //
+// A tunnel stays on its backend. After a backend was added, or has recovered, the others carry
+// what they had: [Proxy.Rebalance] moves clients, a few at a time.
+//
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
@@ -121,8 +125,9 @@
 // # Tunnels
 //
 // By default an open tunnel has no time limit and no idle timeout: see [Timeouts]. The
-// server's timeouts and the request's context do not apply after the 101. [WithPing] makes the
-// proxy ping quiet peers. Payloads are neither unmasked nor
+// server's timeouts and the request's context do not apply after the 101. A side that takes
+// nothing of what waits for it for [Timeouts.WriteStall], 2 min by default, is cut, and
+// [WithPing] makes the proxy ping quiet peers. Payloads are neither unmasked nor
 // buffered as a whole. A client may send 100 control frames at once, and 100 a second. More
 // end the tunnel, because they cost the backend work that [Limits.ClientMessages] does not
 // count. The first of the following events ends a tunnel; the client and the backend then

@@ -2,10 +2,16 @@ package wsproxy_test
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net/http/httptest"
 	"slices"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/wsproxy/wsproxy"
 )
@@ -87,4 +93,54 @@ func ExampleBackend_Stats() {
 	// handshakes: 1
 	// messages: 1 and 1
 	// ended by the client because lost 1
+}
+
+// More room on a backend brings it new clients only. Rebalance moves some of those that are
+// connected: they get a Close frame with 1012, come back, and the balancer sends them there.
+func ExampleProxy_Rebalance() {
+	a, b := startBackend("a"), startBackend("b")
+	defer a.Close()
+	defer b.Close()
+	configs := []wsproxy.BackendConfig{{ID: "a", URL: a.URL}, {ID: "b", URL: b.URL, MaxTunnels: 1}}
+	proxy, err := wsproxy.New(wsproxy.WithBackendConfigs(configs...))
+	if err != nil {
+		log.Fatal(err)
+	}
+	service := httptest.NewServer(proxy)
+	defer service.Close()
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	defer proxy.Close()
+
+	for range 24 { // clients that come back
+		conn := connect(service.URL)
+		clients.Go(func() { // ends with the proxy
+			for {
+				_, _, err := conn.Read(context.Background())
+				conn.CloseNow()
+				if websocket.CloseStatus(err) != websocket.StatusServiceRestart {
+					return
+				}
+				conn = connect(service.URL)
+			}
+		})
+	}
+	fmt.Println("a has 23 tunnels:", proxy.Backends()[0].NumTunnels() == 23)
+
+	configs[1].MaxTunnels = 1000
+	if err := proxy.SetBackends(configs...); err != nil {
+		log.Fatal(err)
+	}
+	// Rebalance may take minutes. So its context is not that of an HTTP request.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	n, err := proxy.Rebalance(ctx, wsproxy.RebalanceConfig{Rate: 0.5}) // much more than the default
+	if errors.Is(err, wsproxy.ErrNotMoving) {
+		log.Fatal("the balancer sends clients back to where they were: ", err)
+	}
+	fmt.Println("moved", n, "clients:", err)
+
+	// Output:
+	// a has 23 tunnels: true
+	// moved 10 clients: <nil>
 }

@@ -133,6 +133,9 @@ func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 	p.registry.opened.Add(1)
 	t.backend.counters.opened.Add(1)
 	p.recordLife(t)
+	if r := p.rebalancing.Load(); r != nil {
+		r.recordOpened(t)
+	}
 	p.logOpened(t)
 	if p.trace.Opened != nil {
 		p.callOpened(OpenedInfo{Tunnel: t, Request: r})

@@ -17,6 +17,7 @@ func TestChild(t *testing.T) {
 		"internet":  playInternet,
 		"service":   playService,
 		"attackers": playAttackers,
+		"remote":    playRemote,
 	})
 }
 

@@ -31,7 +31,7 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/relay"}},
+	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/rebalance", "internal/relay"}},
 
 	// They are for the tests of users.
 	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "internal/wstest", "wsproxytest/memnet"}},
@@ -47,6 +47,7 @@ var packageRules = map[string]packageRule{
 	"internal/health":    {isPure: true},
 	"internal/limit":     {isPure: true},
 	"internal/pace":      {isPure: true},
+	"internal/rebalance": {isPure: true},
 
 	// It has a variable that the root sets, so that wsproxytest can change a backend.
 	"internal/backendtest": {},
@@ -54,8 +55,9 @@ var packageRules = map[string]packageRule{
 	"internal/leaktest": {forTest: true},
 	"internal/wstest":   {forTest: true},
 
-	// The program that test/browser starts.
+	// The programs that test/browser starts.
 	"test/browser/refusals": {imports: []string{"."}},
+	"test/browser/stalls":   {imports: []string{"."}},
 
 	// It helps to test a whole proxy, so it imports the root. Only tests in packages
 	// of their own can import it: the root imports nothing of it.
