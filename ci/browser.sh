@@ -46,7 +46,7 @@ go build -o "$tmp/" ./examples/quickstart ./test/browser/refusals ./test/browser
 	cd "$tmp/test"
 	npm ci --no-audit --no-fund
 	export CHROMIUM QUICKSTART=$tmp/quickstart REFUSALS=$tmp/refusals STALLS=$tmp/stalls SCREENSHOTS=$dir
-	timeout 300 node --test --test-timeout=120000
+	timeout 480 node --test --test-timeout=240000
 )
 ls "$dir"
 
