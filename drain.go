@@ -15,7 +15,7 @@ import (
 // is open. [Backend.State] is [BackendDraining].
 //
 // Drain returns nil when the backend has no tunnel and no upgrade left: it can then be stopped.
-// The backend drains until [Proxy.Resume]. The other errors are
+// The backend drains until [Proxy.Resume]. The error is otherwise
 //
 //   - a [*DrainError], when ctx ends first: the tunnels that are left stay open, and the
 //     backend drains on without new ones. Call Drain again, or Resume;

@@ -55,7 +55,7 @@ type Proxy struct {
 
 	rebalancing atomic.Pointer[rebalancing] // the call of Rebalance under way, or nil
 
-	mu    sync.Mutex          // held to change set and known
+	mu    sync.Mutex          // held to change set and known, and what drains or closes a backend's tunnels
 	known map[string]*Backend // by ID: the backends in the set, and removed ones that still have tunnels
 }
 

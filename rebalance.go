@@ -14,13 +14,14 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// A RebalanceConfig says how [Proxy.Rebalance] moves clients. Negative values are errors.
+// A RebalanceConfig says how [Proxy.Rebalance] moves clients. The zero value has the defaults.
+// Negative values are errors.
 type RebalanceConfig struct {
-	// Tolerance is the part of its share that a backend must have in addition before its
-	// tunnels are closed. Zero means 0.2.
+	// Tolerance is the part of its share by which a backend must exceed it before its tunnels
+	// are closed. Zero means 0.2.
 	Tolerance float64
 
-	// MinSurplus is the number of tunnels that it must have above its share too. Zero means 10.
+	// MinSurplus is the number of tunnels by which it must exceed its share, too. Zero means 10.
 	MinSurplus int
 
 	// Rate is the largest part of a backend's tunnels that is closed in a second. Zero means
@@ -31,7 +32,7 @@ type RebalanceConfig struct {
 const (
 	defaultTolerance  = 0.2
 	defaultMinSurplus = 10
-	defaultRate       = 0.01 // a second
+	defaultRate       = 0.01 // of a backend's tunnels, a second
 
 	rebalanceStep = time.Second
 	settleTime    = 2 * time.Minute // after a change: see noteStateChange
@@ -54,15 +55,20 @@ const (
 // back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer than 30
 // it must be four in five, and fewer than 10 are judged with the next batch. With [Hash] it
 // always stops in this way, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with
-// a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the key of
-// [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by host,
-// path and query. If new clients come from the same address meanwhile, some are taken for those
-// that come back.
+// a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the
+// key of [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
+// host, path and query. If new clients come from the same address meanwhile, some are taken for
+// those that come back.
 //
-// Rebalance returns how many tunnels it has closed, when no backend has too many, when ctx
-// ends, with its error, or with [ErrShutdown]. Tunnels that it has closed may still be ending
-// then. While another call is under way it returns an error at once. It does nothing by itself:
-// call it after a change, or at intervals.
+// Rebalance returns how many tunnels it has closed; some of them may still be ending then. The
+// error is nil when no backend has too many tunnels. Otherwise it is
+//
+//   - an error that wraps [ErrNotMoving], and says how many clients came back;
+//   - the error of ctx, or [ErrShutdown];
+//   - a join of [*ConfigError], if c is invalid;
+//   - another error, if a call of Rebalance is under way already.
+//
+// The proxy never calls Rebalance by itself: call it after a change, or at intervals.
 func (p *Proxy) Rebalance(ctx context.Context, c RebalanceConfig) (int, error) {
 	config, err := c.compile()
 	if err != nil {
