@@ -51,7 +51,7 @@ type Proxy struct {
 	usesOthers atomic.Bool // see reportTier
 
 	slowUntil    atomic.Int64 // the end of the last slow start, since start; 0 if there was none
-	stateChanged atomic.Int64 // the last call of noteStateChange, since start; 0 if there was none
+	stateChanged atomic.Int64 // the last call of recordStateChange, since start; 0 if there was none
 
 	rebalancing atomic.Pointer[rebalancing] // the call of Rebalance under way, or nil
 

@@ -35,7 +35,7 @@ const (
 	defaultRate       = 0.01 // of a backend's tunnels, a second
 
 	rebalanceStep = time.Second
-	settleTime    = 2 * time.Minute // after a change: see noteStateChange
+	settleTime    = 2 * time.Minute // after a change: see recordStateChange
 )
 
 // Rebalance closes tunnels of backends that have more than their share, so that their clients
@@ -119,11 +119,11 @@ type rebalancing struct {
 
 	changed chan struct{} // a client may have come back; capacity 1
 
-	mu   sync.Mutex
-	look rebalance.Look // guarded by mu
+	mu         sync.Mutex
+	reconnects rebalance.Reconnects // guarded by mu
 }
 
-// run closes a batch each second, as long as a backend has too many tunnels.
+// run closes the batches of a step each second, as long as a backend has too many tunnels.
 func (r *rebalancing) run(ctx context.Context) error {
 	for {
 		if err := r.interrupted(ctx); err != nil {
@@ -144,6 +144,35 @@ func (r *rebalancing) run(ctx context.Context) error {
 			return err
 		}
 		r.sleep(ctx, next-r.p.now())
+	}
+}
+
+// judge waits until it is known where the clients of the last batches went. It returns an error
+// that wraps [ErrNotMoving] if too many of them came back to their backend.
+func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
+	for {
+		r.mu.Lock()
+		now := r.p.now()
+		verdict, same, back := r.reconnects.Judge(now, isLast)
+		deadline := r.reconnects.Deadline(now)
+		r.mu.Unlock()
+		switch verdict {
+		case rebalance.GoOn:
+			return nil
+		case rebalance.Stop:
+			return fmt.Errorf("%w: %d of %d clients came back to the backend that they were moved from", ErrNotMoving, same, back)
+		}
+		timer := time.NewTimer(deadline - now)
+		select {
+		case <-timer.C:
+		case <-r.changed:
+		case <-ctx.Done():
+		case <-r.p.registry.stopped:
+		}
+		timer.Stop()
+		if err := r.interrupted(ctx); err != nil {
+			return err
+		}
 	}
 }
 
@@ -169,17 +198,17 @@ func (p *Proxy) settlesIn() time.Duration {
 	return settled - p.now()
 }
 
-// noteStateChange records that a backend has changed between those that may get new tunnels
+// recordStateChange records that a backend has changed between those that may get new tunnels
 // and the others, or that the set has changed.
-func (p *Proxy) noteStateChange() { p.stateChanged.Store(max(int64(p.now()), 1)) }
+func (p *Proxy) recordStateChange() { p.stateChanged.Store(max(int64(p.now()), 1)) }
 
-// noteFlagChange is noteStateChange, if c has raised the first flag of b or cleared the last
+// recordFlagChange is recordStateChange, if c has raised the first flag of b or cleared the last
 // one.
-func (b *Backend) noteFlagChange(c health.Change) {
+func (b *Backend) recordFlagChange(c health.Change) {
 	after := b.health.flags()
 	before := after&^c.Raised | c.Cleared
 	if (before == 0) != (after == 0) {
-		b.p.noteStateChange()
+		b.p.recordStateChange()
 	}
 }
 
@@ -212,7 +241,8 @@ func (r *rebalancing) nextStep() []batch {
 	return batches
 }
 
-// balanced returns the backends that may get new tunnels, as long as no flag is raised.
+// balanced returns the backends whose tunnels are compared: those of s that neither drain nor
+// have a flag, of the lowest priority among them.
 func (s *backendSet) balanced() []*Backend {
 	var balanced []*Backend
 	for _, b := range s.active {
@@ -250,7 +280,7 @@ func (r *registry) openByBackend() map[*Backend][]*Tunnel {
 func (r *rebalancing) away() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.look.Away()
+	return r.reconnects.Away()
 }
 
 // movable returns the tunnels that opened before the first batch. The others may be those of
@@ -294,7 +324,7 @@ func (r *rebalancing) close(ctx context.Context, batches []batch) {
 	r.numClosed += r.p.closePaced(ctx, r.p.registry.stopped, tunnels, rebalanceStep, r.move)
 }
 
-// interleave returns the tunnels of all batches in an order in which none of them comes first.
+// interleave returns the tunnels of all batches in an order in which each batch is spread evenly.
 func interleave(batches []batch) []*Tunnel {
 	type place struct {
 		*Tunnel
@@ -318,7 +348,7 @@ func interleave(batches []batch) []*Tunnel {
 func (r *rebalancing) move(t *Tunnel) (hasBegun bool) {
 	client, target := t.clientAndTarget()
 	r.mu.Lock()
-	undo := r.look.Closed(r.p.now(), client, target, t.backend.id)
+	undo := r.reconnects.Closed(r.p.now(), client, target, t.backend.id)
 	r.mu.Unlock()
 	if t.closeFor(relay.CauseRebalance) {
 		return true
@@ -333,7 +363,7 @@ func (r *rebalancing) move(t *Tunnel) (hasBegun bool) {
 func (r *rebalancing) recordOpened(t *Tunnel) {
 	client, target := t.clientAndTarget()
 	r.mu.Lock()
-	r.look.Opened(r.p.now(), client, target, t.backend.id)
+	r.reconnects.Opened(r.p.now(), client, target, t.backend.id)
 	r.mu.Unlock()
 	select {
 	case r.changed <- struct{}{}:
@@ -350,33 +380,4 @@ func (t *Tunnel) clientAndTarget() (client, target uint64) {
 		client = hashString(addrKey(s.clientAddr()))
 	}
 	return client, hashString(s.host + " " + s.path + "?" + s.rawQuery)
-}
-
-// judge waits until it is known where the clients of the last batches went. It returns
-// [ErrNotMoving] if more than half of them came back to their backend.
-func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
-	for {
-		r.mu.Lock()
-		now := r.p.now()
-		verdict, same, back := r.look.Judge(now, isLast)
-		deadline := r.look.Deadline(now)
-		r.mu.Unlock()
-		switch verdict {
-		case rebalance.GoOn:
-			return nil
-		case rebalance.Stop:
-			return fmt.Errorf("%w: %d of %d clients came back to the backend that they were moved from", ErrNotMoving, same, back)
-		}
-		timer := time.NewTimer(deadline - now)
-		select {
-		case <-timer.C:
-		case <-r.changed:
-		case <-ctx.Done():
-		case <-r.p.registry.stopped:
-		}
-		timer.Stop()
-		if err := r.interrupted(ctx); err != nil {
-			return err
-		}
-	}
 }
