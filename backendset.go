@@ -158,7 +158,7 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 		p.forgetLocked(b)
 	}
 	if hasChanged && !isFirst {
-		p.noteStateChange()
+		p.recordStateChange()
 	}
 	return moved
 }

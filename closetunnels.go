@@ -31,10 +31,10 @@ type CloseOptions struct {
 }
 
 // CloseTunnels closes the open tunnels that match, or all if match is nil, as [Tunnel.Close]
-// does. It waits until all of them have ended. A tunnel that ends by itself meanwhile takes no
-// turn. It returns how many it has closed. If ctx ends first, the rest stays open, closed
-// tunnels go on ending, and the error is that of ctx. If the code or the reason may not be
-// sent, or match panics, no tunnel is closed.
+// does. It waits until all of them have ended; one that ends by itself meanwhile is skipped. It
+// returns how many it has closed. If ctx ends first, the rest stays open, closed tunnels go on
+// ending, and the error is that of ctx. If the code or the reason may not be sent, or match
+// panics, it returns an error and closes no tunnel.
 //
 // Match is called once for each tunnel that is open when CloseTunnels begins, before the first
 // one is closed. Tunnels that open later stay. A hook of [Trace] that calls CloseTunnels waits
@@ -51,7 +51,19 @@ func (p *Proxy) CloseTunnels(ctx context.Context, match func(*Tunnel) bool, o Cl
 	if err != nil {
 		return 0, err
 	}
-	return p.closeAndWait(ctx, tunnels, o.Over, func(t *Tunnel) bool { return t.relay.Close(relay.CauseApplication, code, reason) })
+	w := p.registry.watch(tunnels)
+	defer p.registry.unwatch(w)
+	numClosed := p.closePaced(ctx, w.ended, tunnels, o.Over, func(t *Tunnel) bool {
+		return t.relay.Close(relay.CauseApplication, code, reason)
+	})
+	select {
+	case <-w.ended:
+	case <-ctx.Done():
+	}
+	if isClosed(w.ended) {
+		return numClosed, nil
+	}
+	return numClosed, ctx.Err()
 }
 
 // matchTunnels returns the open tunnels that match.
@@ -73,29 +85,14 @@ func (p *Proxy) matchTunnels(match func(*Tunnel) bool) ([]*Tunnel, error) {
 	return matching, nil
 }
 
-// closeAndWait closes tunnels as closePaced does, and waits until they have ended, or ctx.
-func (p *Proxy) closeAndWait(ctx context.Context, tunnels []*Tunnel, over time.Duration, end func(*Tunnel) bool) (numClosed int, err error) {
-	w := p.registry.watch(tunnels)
-	defer p.registry.unwatch(w)
-	numClosed = p.closePaced(ctx, w.ended, tunnels, over, end)
-	select {
-	case <-w.ended:
-	case <-ctx.Done():
-	}
-	if !isClosed(w.ended) {
-		err = ctx.Err()
-	}
-	return numClosed, err
-}
-
 // closePaced calls end for each of tunnels, in their order, spread over a time as
-// [CloseOptions.Over] says. A tunnel that is ending already is skipped, and its turn takes no
-// time. End does not wait, and reports whether it has begun to end the tunnel. closePaced
-// returns how many it has begun to end, when the last one was, or when ctx ends or stop is
-// closed. It does not wait until tunnels have ended.
+// [CloseOptions.Over] says. A tunnel that is ending already is skipped; the others keep the
+// time at which they are due. End does not wait, and reports whether it has begun to end the
+// tunnel. closePaced returns how many it has begun to end, when none is left, or when ctx ends
+// or stop is closed. It does not wait until tunnels have ended.
 //
-// What closes many tunnels is made of it: [Proxy.CloseTunnels], [Proxy.Drain],
-// [Proxy.Shutdown] and [HealthCheck.DrainAfter].
+// All that close many tunnels call it: [Proxy.CloseTunnels], [Proxy.Drain],
+// [BackendConfig.Drain], [HealthCheck.DrainAfter], [Proxy.Rebalance] and [Proxy.Shutdown].
 func (p *Proxy) closePaced(ctx context.Context, stop <-chan struct{}, tunnels []*Tunnel, over time.Duration, end func(*Tunnel) bool) (numClosed int) {
 	began, left := p.now(), pace.NoDeadline
 	if deadline, ok := ctx.Deadline(); ok {
@@ -141,13 +138,13 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// A watch has tunnels whose end a call waits for.
+// A watch has the tunnels that a call of CloseTunnels waits for.
 type watch struct {
 	left  map[*Tunnel]struct{} // guarded by registry.mu
 	ended chan struct{}        // closed when none is left
 }
 
-// watch returns a watch of tunnels. One unwatch follows.
+// watch returns a watch of those of tunnels that are open. One unwatch follows.
 func (r *registry) watch(tunnels []*Tunnel) *watch {
 	w := &watch{left: make(map[*Tunnel]struct{}, len(tunnels)), ended: make(chan struct{})}
 	r.mu.Lock()
@@ -171,7 +168,7 @@ func (r *registry) unwatch(w *watch) {
 	r.watches = slices.DeleteFunc(r.watches, func(other *watch) bool { return other == w })
 }
 
-// signalWatchesLocked tells the watches of t that it has ended.
+// signalWatchesLocked removes t, which has ended, from the watches that have it.
 func (r *registry) signalWatchesLocked(t *Tunnel) {
 	for _, w := range r.watches {
 		if _, isLeft := w.left[t]; isLeft {

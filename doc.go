@@ -74,8 +74,8 @@
 // backend is avoided: 1 s, or up to 30 s if it cannot be reached, is ejected, or asks for it with
 // Retry-After. A 404 or a 500 raises none. Afterwards one upgrade at a time is tried on it, until
 // one succeeds. A backend that is reached, but fails for several clients, is ejected: see
-// [Ejection]. A backend that is avoided is used where no better one is left, and no tunnel ends
-// because of a flag. [Backend.Health] has all flags. A backend with a new address has none, and is
+// [Ejection]. A backend that is avoided is used where no better one is left. No tunnel ends
+// because of a flag, unless [HealthCheck.DrainAfter] is set. [Backend.Health] has all flags. A backend with a new address has none, and is
 // tried at once. [Proxy.SetBackends] changes the set at any time and closes no tunnel, unless
 // it sets [BackendConfig.Drain].
 //
@@ -207,11 +207,11 @@
 //
 // [http.Server.Shutdown] neither closes nor waits for connections that have been
 // upgraded. [Proxy.Shutdown] does: it refuses new upgrades with 503 and
-// Retry-After, ends every tunnel with Close 1001, the backend first, at 1,000 a second or
+// Retry-After, ends every tunnel with Close 1001, the backend first, at 1,000 a second but
 // within 60 % of the time that its context has left, waits until all have ended, and cuts
-// what is left when its context ends. Run both side by side
-// under one deadline, and wait for both before main returns, as in the example of
-// [Proxy.Shutdown]. [Proxy.Close] cuts all tunnels at once.
+// what is left when its context ends. Run both side by side under one deadline, and wait for
+// both before main returns, as in the example of [Proxy.Shutdown]. [Proxy.Close] cuts all
+// tunnels at once.
 //
 // # Errors
 //

@@ -15,7 +15,7 @@ import (
 // is open. [Backend.State] is [BackendDraining].
 //
 // Drain returns nil when the backend has no tunnel and no upgrade left: it can then be stopped.
-// The backend drains until [Proxy.Resume]. The other errors are
+// The backend drains until [Proxy.Resume]. The error is otherwise
 //
 //   - a [*DrainError], when ctx ends first: the tunnels that are left stay open, and the
 //     backend drains on without new ones. Call Drain again, or Resume;
@@ -119,7 +119,7 @@ func (p *Proxy) beginDrain(id string) (*Backend, *drain, *closingRun, error) {
 		d = &drain{empty: make(chan struct{}), resumed: make(chan struct{})}
 		b.drain.Store(d)
 		p.set.Store(newBackendSet(p.set.Load().all))
-		p.noteStateChange()
+		p.recordStateChange()
 	}
 	c := b.beginClosingLocked(relay.CauseDrain, false)
 	p.signalEmptyLocked(b)
@@ -146,7 +146,7 @@ func (p *Proxy) resume(id string) (hasResumed bool, err error) {
 	}
 	b.beginSlowStart()
 	p.set.Store(newBackendSet(p.set.Load().all))
-	p.noteStateChange()
+	p.recordStateChange()
 	return true, nil
 }
 

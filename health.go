@@ -252,7 +252,7 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 // now. If a backend is reached again, the others may be too: where all were restarted, the first
 // one would get all clients.
 func (b *Backend) afterChange(c health.Change) {
-	b.noteFlagChange(c)
+	b.recordFlagChange(c)
 	if c.Cleared.Has(health.Unreachable) {
 		for _, other := range b.p.set.Load().active {
 			other.hasten()

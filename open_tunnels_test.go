@@ -12,7 +12,7 @@ import (
 
 // These tests are about what time does to open tunnels: pings, Timeouts.Idle and Lifetime.
 
-// A memoryPair is a tunnel in memory, and what it tells at its end.
+// A memoryPair is a tunnel in memory, and how it ended.
 type memoryPair struct {
 	p               *wsproxy.Proxy
 	client, backend *wstest.Peer
@@ -60,7 +60,7 @@ func TestTunnelStaysOpenThoughItIsIdle(t *testing.T) {
 	})
 }
 
-func TestPingsAskWhoeverIsQuiet(t *testing.T) {
+func TestPingsGoToQuietPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := openInMemory(t, wsproxy.WithPing(wsproxy.Ping{Client: 25 * time.Second, Backend: time.Minute}))
 		for _, side := range []struct {

@@ -61,7 +61,7 @@ func (f optionFunc) apply(s *settings) { f(s) }
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Timeouts are time limits. By default a tunnel stays open even if it is idle, and for as long
-// as its two sides want.
+// as its two sides want and take what waits for them.
 type Timeouts struct {
 	// Handshake bounds an upgrade, once it is admitted, until the backend's response, all
 	// attempts together: name resolution, dial, TLS, request and response, and the time
@@ -117,14 +117,15 @@ type Timeouts struct {
 
 // A Ping says which quiet peers are pinged: see [WithPing].
 type Ping struct {
-	// Client and Backend are after how long a client, or a backend, is pinged from which no
-	// frame has come. Zero and negative mean that it is not pinged.
+	// Client and Backend are the intervals: a client from which no frame has come for Client is
+	// pinged, and a backend from which none has come for Backend. Zero and negative mean that
+	// this side is not pinged.
 	Client, Backend time.Duration
 
 	// Timeout is how long a peer may take to answer. If no byte has come from it by then, the
 	// tunnel ends: see [CausePingTimeout]. The time does not run while the peer is not read,
 	// and begins anew while the peer takes what waits for it in front of the ping. Zero means
-	// Client or Backend, negative means that no answer is wanted.
+	// the interval of the side, negative means that no answer is wanted.
 	Timeout time.Duration
 }
 
@@ -296,21 +297,6 @@ func WithBackendConfigs(configs ...BackendConfig) Option {
 	})
 }
 
-// WithPing makes the proxy send pings of its own: to keep a tunnel open that a NAT or a proxy
-// between it and a peer cuts when it is idle, and to find dead peers sooner than TCP does. A
-// Client of 25 s is a good value. Default: no pings.
-//
-// A peer is pinged when no frame has come from it for its interval; a new tunnel's first ping
-// comes at a random point of the interval, so that tunnels that were opened together are not
-// pinged together. Pings are exact to half a second. They go between the frames of a
-// fragmented message, as RFC 6455 §5.4 allows. Any byte of the peer is an answer. The pong is
-// not passed on; other pongs are. A peer that owes the other side a pong is not pinged, because
-// it may answer only the latest of several pings (RFC 6455 §5.5.3); that is forgotten after
-// [Ping.Timeout]. No ping is sent while a tunnel ends. [Stats] has the round-trip times.
-func WithPing(ping Ping) Option {
-	return optionFunc(func(s *settings) { s.ping = ping })
-}
-
 // WithBalancer sets the balancer, which chooses the backend of each upgrade. Default:
 // [LeastTunnels].
 func WithBalancer(b Balancer) Option {
@@ -469,6 +455,21 @@ func WithHealthCheck(c HealthCheck) Option {
 // WithTimeouts sets the time limits. The default of each is in [Timeouts].
 func WithTimeouts(t Timeouts) Option {
 	return optionFunc(func(s *settings) { s.timeouts = t })
+}
+
+// WithPing makes the proxy send pings of its own: to keep a tunnel open that a NAT or a proxy
+// between it and a peer cuts when it is idle, and to find dead peers sooner than TCP does. A
+// Client of 25 s is a good value. Default: no pings.
+//
+// A peer is pinged when no frame has come from it for its interval; a new tunnel's first ping
+// comes at a random point of the interval, so that tunnels that were opened together are not
+// pinged together. Pings are exact to half a second. They go between the frames of a
+// fragmented message, as RFC 6455 §5.4 allows. Any byte of the peer is an answer. The pong is
+// not passed on; other pongs are. A peer that owes the other side a pong is not pinged, because
+// it may answer only the latest of several pings (RFC 6455 §5.5.3); that is forgotten after
+// [Ping.Timeout]. No ping is sent while a tunnel ends. [Stats] has the round-trip times.
+func WithPing(ping Ping) Option {
+	return optionFunc(func(s *settings) { s.ping = ping })
 }
 
 // WithLimits sets the limits. The default is none: see [Limits].

@@ -26,9 +26,9 @@ import (
 // [WithHealthCheck].
 //
 // A backend that has failed its check gets no new tunnels while another one is left, and keeps
-// its open tunnels, unless DrainAfter is set. A backend that was not probed yet is a candidate. If its first probe
-// fails, it has failed its check; afterwards Fall and Rise decide. A backend with a new
-// address begins anew.
+// its open tunnels, unless DrainAfter is set. A backend that was not probed yet is a candidate.
+// If its first probe fails, it has failed its check; afterwards Fall and Rise decide. A backend
+// with a new address begins anew.
 //
 // The first probe of a backend begins within a second, or within the interval, if that is
 // shorter. The next ones are spread over the interval. At most a quarter of the set is probed

@@ -51,11 +51,11 @@ type Proxy struct {
 	usesOthers atomic.Bool // see reportTier
 
 	slowUntil    atomic.Int64 // the end of the last slow start, since start; 0 if there was none
-	stateChanged atomic.Int64 // the last call of noteStateChange, since start; 0 if there was none
+	stateChanged atomic.Int64 // the last call of recordStateChange, since start; 0 if there was none
 
 	rebalancing atomic.Pointer[rebalancing] // the call of Rebalance under way, or nil
 
-	mu    sync.Mutex          // held to change set and known
+	mu    sync.Mutex          // held to change set and known, and what drains or closes a backend's tunnels
 	known map[string]*Backend // by ID: the backends in the set, and removed ones that still have tunnels
 }
 

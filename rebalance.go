@@ -14,13 +14,14 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// A RebalanceConfig says how [Proxy.Rebalance] moves clients. Negative values are errors.
+// A RebalanceConfig says how [Proxy.Rebalance] moves clients. The zero value has the defaults.
+// Negative values are errors.
 type RebalanceConfig struct {
-	// Tolerance is the part of its share that a backend must have in addition before its
-	// tunnels are closed. Zero means 0.2.
+	// Tolerance is the part of its share by which a backend must exceed it before its tunnels
+	// are closed. Zero means 0.2.
 	Tolerance float64
 
-	// MinSurplus is the number of tunnels that it must have above its share too. Zero means 10.
+	// MinSurplus is the number of tunnels by which it must exceed its share, too. Zero means 10.
 	MinSurplus int
 
 	// Rate is the largest part of a backend's tunnels that is closed in a second. Zero means
@@ -31,10 +32,10 @@ type RebalanceConfig struct {
 const (
 	defaultTolerance  = 0.2
 	defaultMinSurplus = 10
-	defaultRate       = 0.01 // a second
+	defaultRate       = 0.01 // of a backend's tunnels, a second
 
 	rebalanceStep = time.Second
-	settleTime    = 2 * time.Minute // after a change: see noteStateChange
+	settleTime    = 2 * time.Minute // after a change: see recordStateChange
 )
 
 // Rebalance closes tunnels of backends that have more than their share, so that their clients
@@ -54,15 +55,20 @@ const (
 // back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer than 30
 // it must be four in five, and fewer than 10 are judged with the next batch. With [Hash] it
 // always stops in this way, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with
-// a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the key of
-// [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by host,
-// path and query. If new clients come from the same address meanwhile, some are taken for those
-// that come back.
+// a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the
+// key of [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
+// host, path and query. If new clients come from the same address meanwhile, some are taken for
+// those that come back.
 //
-// Rebalance returns how many tunnels it has closed, when no backend has too many, when ctx
-// ends, with its error, or with [ErrShutdown]. Tunnels that it has closed may still be ending
-// then. While another call is under way it returns an error at once. It does nothing by itself:
-// call it after a change, or at intervals.
+// Rebalance returns how many tunnels it has closed; some of them may still be ending then. The
+// error is nil when no backend has too many tunnels. Otherwise it is
+//
+//   - an error that wraps [ErrNotMoving], and says how many clients came back;
+//   - the error of ctx, or [ErrShutdown];
+//   - a join of [*ConfigError], if c is invalid;
+//   - another error, if a call of Rebalance is under way already.
+//
+// The proxy never calls Rebalance by itself: call it after a change, or at intervals.
 func (p *Proxy) Rebalance(ctx context.Context, c RebalanceConfig) (int, error) {
 	config, err := c.compile()
 	if err != nil {
@@ -113,11 +119,11 @@ type rebalancing struct {
 
 	changed chan struct{} // a client may have come back; capacity 1
 
-	mu   sync.Mutex
-	look rebalance.Look // guarded by mu
+	mu         sync.Mutex
+	reconnects rebalance.Reconnects // guarded by mu
 }
 
-// run closes a batch each second, as long as a backend has too many tunnels.
+// run closes the batches of a step each second, as long as a backend has too many tunnels.
 func (r *rebalancing) run(ctx context.Context) error {
 	for {
 		if err := r.interrupted(ctx); err != nil {
@@ -138,6 +144,35 @@ func (r *rebalancing) run(ctx context.Context) error {
 			return err
 		}
 		r.sleep(ctx, next-r.p.now())
+	}
+}
+
+// judge waits until it is known where the clients of the last batches went. It returns an error
+// that wraps [ErrNotMoving] if too many of them came back to their backend.
+func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
+	for {
+		r.mu.Lock()
+		now := r.p.now()
+		verdict, same, back := r.reconnects.Judge(now, isLast)
+		deadline := r.reconnects.Deadline(now)
+		r.mu.Unlock()
+		switch verdict {
+		case rebalance.GoOn:
+			return nil
+		case rebalance.Stop:
+			return fmt.Errorf("%w: %d of %d clients came back to the backend that they were moved from", ErrNotMoving, same, back)
+		}
+		timer := time.NewTimer(deadline - now)
+		select {
+		case <-timer.C:
+		case <-r.changed:
+		case <-ctx.Done():
+		case <-r.p.registry.stopped:
+		}
+		timer.Stop()
+		if err := r.interrupted(ctx); err != nil {
+			return err
+		}
 	}
 }
 
@@ -163,17 +198,17 @@ func (p *Proxy) settlesIn() time.Duration {
 	return settled - p.now()
 }
 
-// noteStateChange records that a backend has changed between those that may get new tunnels
+// recordStateChange records that a backend has changed between those that may get new tunnels
 // and the others, or that the set has changed.
-func (p *Proxy) noteStateChange() { p.stateChanged.Store(max(int64(p.now()), 1)) }
+func (p *Proxy) recordStateChange() { p.stateChanged.Store(max(int64(p.now()), 1)) }
 
-// noteFlagChange is noteStateChange, if c has raised the first flag of b or cleared the last
+// recordFlagChange is recordStateChange, if c has raised the first flag of b or cleared the last
 // one.
-func (b *Backend) noteFlagChange(c health.Change) {
+func (b *Backend) recordFlagChange(c health.Change) {
 	after := b.health.flags()
 	before := after&^c.Raised | c.Cleared
 	if (before == 0) != (after == 0) {
-		b.p.noteStateChange()
+		b.p.recordStateChange()
 	}
 }
 
@@ -206,7 +241,8 @@ func (r *rebalancing) nextStep() []batch {
 	return batches
 }
 
-// balanced returns the backends that may get new tunnels, as long as no flag is raised.
+// balanced returns the backends whose tunnels are compared: those of s that neither drain nor
+// have a flag, of the lowest priority among them.
 func (s *backendSet) balanced() []*Backend {
 	var balanced []*Backend
 	for _, b := range s.active {
@@ -244,7 +280,7 @@ func (r *registry) openByBackend() map[*Backend][]*Tunnel {
 func (r *rebalancing) away() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.look.Away()
+	return r.reconnects.Away()
 }
 
 // movable returns the tunnels that opened before the first batch. The others may be those of
@@ -288,7 +324,7 @@ func (r *rebalancing) close(ctx context.Context, batches []batch) {
 	r.numClosed += r.p.closePaced(ctx, r.p.registry.stopped, tunnels, rebalanceStep, r.move)
 }
 
-// interleave returns the tunnels of all batches in an order in which none of them comes first.
+// interleave returns the tunnels of all batches in an order in which each batch is spread evenly.
 func interleave(batches []batch) []*Tunnel {
 	type place struct {
 		*Tunnel
@@ -312,7 +348,7 @@ func interleave(batches []batch) []*Tunnel {
 func (r *rebalancing) move(t *Tunnel) (hasBegun bool) {
 	client, target := t.clientAndTarget()
 	r.mu.Lock()
-	undo := r.look.Closed(r.p.now(), client, target, t.backend.id)
+	undo := r.reconnects.Closed(r.p.now(), client, target, t.backend.id)
 	r.mu.Unlock()
 	if t.closeFor(relay.CauseRebalance) {
 		return true
@@ -327,7 +363,7 @@ func (r *rebalancing) move(t *Tunnel) (hasBegun bool) {
 func (r *rebalancing) recordOpened(t *Tunnel) {
 	client, target := t.clientAndTarget()
 	r.mu.Lock()
-	r.look.Opened(r.p.now(), client, target, t.backend.id)
+	r.reconnects.Opened(r.p.now(), client, target, t.backend.id)
 	r.mu.Unlock()
 	select {
 	case r.changed <- struct{}{}:
@@ -344,33 +380,4 @@ func (t *Tunnel) clientAndTarget() (client, target uint64) {
 		client = hashString(addrKey(s.clientAddr()))
 	}
 	return client, hashString(s.host + " " + s.path + "?" + s.rawQuery)
-}
-
-// judge waits until it is known where the clients of the last batches went. It returns
-// [ErrNotMoving] if more than half of them came back to their backend.
-func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
-	for {
-		r.mu.Lock()
-		now := r.p.now()
-		verdict, same, back := r.look.Judge(now, isLast)
-		deadline := r.look.Deadline(now)
-		r.mu.Unlock()
-		switch verdict {
-		case rebalance.GoOn:
-			return nil
-		case rebalance.Stop:
-			return fmt.Errorf("%w: %d of %d clients came back to the backend that they were moved from", ErrNotMoving, same, back)
-		}
-		timer := time.NewTimer(deadline - now)
-		select {
-		case <-timer.C:
-		case <-r.changed:
-		case <-ctx.Done():
-		case <-r.p.registry.stopped:
-		}
-		timer.Stop()
-		if err := r.interrupted(ctx); err != nil {
-			return err
-		}
-	}
 }

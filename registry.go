@@ -20,8 +20,8 @@ type registry struct {
 
 	handshakes, lifetimes *histogram.Histogram // see Stats
 
-	// mu is held for these fields alone: no hook and no method of a connection is
-	// called under it.
+	// mu is held for these fields, and those of Backend that it guards, alone: no hook and no
+	// method of a connection is called under it.
 	mu         sync.Mutex
 	isStopped  bool // there are no new upgrades
 	isAborted  bool // there are no new tunnels either: a late one is aborted

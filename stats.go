@@ -32,7 +32,8 @@ type Stats struct {
 	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].
 	Ended []EndCount
 
-	// How long pings of [WithPing] took that were answered by their pongs: 1 ms to 10 s.
+	// How long the pings of [WithPing] took that were answered by their pongs, with buckets from
+	// 1 ms to 10 s.
 	ClientRoundTrips, BackendRoundTrips Histogram
 
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
@@ -60,8 +61,8 @@ type BackendStats struct {
 	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].
 	Ended []EndCount
 
-	Handshakes Histogram // from the dial to the 101, for each that is Accepted; 1 ms to 10 s
-	Lifetimes  Histogram // from the 101 to the end, for each tunnel in Ended; 1 s to 7 days
+	Handshakes Histogram // from the dial to the 101, for each that is Accepted; buckets from 1 ms to 10 s
+	Lifetimes  Histogram // from the 101 to the end, for each tunnel in Ended; buckets from 1 s to 7 days
 }
 
 // An EndCount counts the tunnels that ended by one side and one cause. A list of them
@@ -104,7 +105,7 @@ func (p *Proxy) Stats() Stats {
 	s.Waiting = int(p.queue.numWaiting.Load())
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
-	addOpen(tunnels, &s.ToBackend, &s.ToClient)
+	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
 }
 
@@ -113,14 +114,14 @@ func (p *Proxy) Stats() Stats {
 // of the backend's open tunnels, which delays no upgrade.
 func (b *Backend) Stats() BackendStats {
 	s, tunnels := b.p.registry.backendSnapshot(b)
-	addOpen(tunnels, &s.ToBackend, &s.ToClient)
+	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
 }
 
-// addOpen adds the traffic of tunnels that were open when the totals were read. It holds no
-// lock. A tunnel that ends meanwhile is not counted twice: the totals are those of the moment
-// at which it was still open.
-func addOpen(tunnels []*Tunnel, toBackend, toClient *Traffic) {
+// addOpenTraffic adds the traffic of tunnels that were open when the totals were read. The caller
+// holds no lock. A tunnel that ends meanwhile is not counted twice: the totals are those of the
+// moment at which it was still open.
+func addOpenTraffic(tunnels []*Tunnel, toBackend, toClient *Traffic) {
 	for _, t := range tunnels {
 		b, c := t.Traffic()
 		toBackend.add(b)
@@ -165,7 +166,7 @@ func newHistogram(h *histogram.Histogram) Histogram {
 	return Histogram{Count: s.Count, Sum: s.Sum, Buckets: buckets}
 }
 
-// backendCounters are the counters of one backend. They cost an upgrade a few atomic
+// backendCounters are the counters of one backend. To count an upgrade takes a few atomic
 // additions.
 type backendCounters struct {
 	opened     atomic.Uint64

@@ -61,9 +61,11 @@ type TunnelEnd struct {
 	// limit of time closed a side: it made no progress, or [Timeouts.Close] had passed.
 	// Bytes count as dropped if they waited for a side that had not left, or if a part of
 	// their frame had been passed already. What comes for a side after its Close frame does
-	// not count. [Proxy.Close], the end of the context of [Proxy.Shutdown] and
-	// [Limits.StalledTunnels] cut the tunnels that they end. A side that does not answer
-	// the Close frame of a shutdown, of [Tunnel.Close] or of a violation is no cut.
+	// not count. [Proxy.Close], the end of the context of [Proxy.Shutdown],
+	// [Timeouts.WriteStall] and [Limits.StalledTunnels] cut the tunnels that they end, and so
+	// does a peer that answers neither a ping nor the Close frame that follows. A side that
+	// does not answer the Close frame of a shutdown, of a drain, of [Tunnel.Close] or of a
+	// violation is no cut.
 	Cut bool
 
 	Err error // the error of Side's stream; nil after a closing handshake

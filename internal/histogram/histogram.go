@@ -1,7 +1,6 @@
 // Package histogram counts durations in buckets with fixed bounds.
 //
-// It knows nothing of the events that it counts: the engine of a tunnel uses it as well as the
-// proxy.
+// It knows nothing of the events that it counts: the relay uses it as well as the root package.
 package histogram
 
 import (
@@ -36,7 +35,8 @@ var (
 	}
 )
 
-// NewLatency returns a Histogram for the time that a peer takes to answer: 13 buckets from 1 ms to 10 s.
+// NewLatency returns a Histogram for the time that a peer takes to answer: 13 buckets from 1 ms
+// to 10 s.
 func NewLatency() *Histogram { return newHistogram(latencies) }
 
 // NewLifetime returns a Histogram for how long a connection lives: 12 buckets from 1 s to 7

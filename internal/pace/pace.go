@@ -1,4 +1,4 @@
-// Package pace spreads the ends of many tunnels over a time, so that their clients do not all
+// Package pace spreads the closing of many tunnels over a time, so that their clients do not all
 // come back at once.
 package pace
 
@@ -9,7 +9,7 @@ const (
 	maxShare  = 0.6  // of the time left: the last tunnels need the rest to end
 )
 
-// NoDeadline stands for the time left of a context without a deadline.
+// NoDeadline is the time that counts as left of a context without a deadline.
 const NoDeadline = 15 * time.Second
 
 // Window returns the time over which n closes are spread. If over is positive, it is that

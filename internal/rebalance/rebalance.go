@@ -2,7 +2,7 @@
 // come again and go to other backends, and whether they do.
 //
 // It knows no tunnels and no clock. Its caller counts the tunnels of each backend, closes as many
-// as a [Step] says, and records in a [Look] where their clients went.
+// as a [Step] says, and records in [Reconnects] where their clients went.
 package rebalance
 
 import "math"

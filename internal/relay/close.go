@@ -566,7 +566,7 @@ func (l *leg) checkStall(err error) error {
 	return &stallError{limit, err}
 }
 
-// lost returns how a tunnel ends whose leg l is lost because of err.
+// lost returns the End of a tunnel whose leg l was lost because of err.
 func (l *leg) lost(err error) End {
 	if isStall(err) {
 		return End{Side: l.side, Cause: CauseStalled, Err: err, Cut: true}

@@ -46,8 +46,9 @@ type Limits struct {
 	// that end, and all bytes, those of headers and control frames included.
 	ClientMessages, ClientBytes limit.Rate
 
-	// Idle ends a tunnel in which no byte of a peer was passed for that long, Lifetime each
-	// tunnel at a random point of the last fifth. 0 means never.
+	// Idle is how long no byte of a peer may be passed until the tunnel ends. Lifetime is how
+	// long a tunnel is open at most; it ends at a random point of the last fifth. 0 means no
+	// limit.
 	Idle, Lifetime time.Duration
 
 	// PingClient and PingBackend are after how long a quiet peer is pinged; 0 means never. A
@@ -64,7 +65,7 @@ type Engine struct {
 	rates        rates                   // immutable
 	open         openLimits              // immutable
 	start        time.Time               // immutable
-	roundTrips   [2]*histogram.Histogram // of pings to clients and to backends
+	roundTrips   [2]*histogram.Histogram // of pings to clients and to backends; immutable
 	loops        loops
 	sweeper      sweeper
 	stalled      stalled
@@ -123,7 +124,7 @@ type driver interface {
 
 	kind() EngineKind
 
-	// now returns the tick. It is for the goroutine that reads a leg, or looks at the relay.
+	// now returns the current tick. It is for the goroutine that reads a leg or checks the relay.
 	now() ticks
 
 	// isRead reports whether a leg is being read: nothing waits for its other leg, and no rate

@@ -32,7 +32,7 @@ type leg struct {
 	passed counts
 
 	passedAt atomic.Int32 // the tick in which bytes of l's peer were last passed; 0 if none were
-	pingAt   ticks        // when the peer is pinged if it stays quiet; see checkPing
+	pingAt   ticks        // when the peer is pinged if it stays quiet; see checkPing, whose goroutine owns it
 }
 
 // A partial is the beginning of a header or of a control frame.
@@ -70,7 +70,7 @@ func (l *leg) head() []byte {
 // handle passes on bytes that were read from l, the head before them included. Only its
 // reader calls it.
 func (l *leg) handle(p []byte) {
-	l.heard()
+	l.recordAnswer()
 	o := l.other()
 	numRead, messages := len(p)-len(l.head()), o.passed.messages.Load()
 	l.partial = nil
@@ -218,7 +218,7 @@ func (l *leg) forward(p []byte, isLast bool) bool {
 	o := l.other()
 	n, err := o.conn().write(p, isLast)
 	o.passed.bytes.Add(uint64(n))
-	l.stampPassed()
+	l.recordPassed()
 	if err != nil {
 		o.writeFailed(err)
 		return false
@@ -252,9 +252,8 @@ func (f controlFrame) closeCode() int {
 	return int(binary.BigEndian.Uint16(f.payload))
 }
 
-// enqueueLocked sends a control frame of the relay's own to l's peer: behind all that was read
-// for it, at the next frame boundary. It does not wait. Nothing follows a Close frame. The
-// caller notifies the engine afterwards.
+// enqueueLocked puts a frame of the relay's own in line for l: behind all that was read for it, at
+// the next frame boundary. Nothing follows a Close frame.
 func (l *leg) enqueueLocked(f controlFrame) {
 	if l.write != writeOpen || l.mustClose || l.hasCloseLocked() {
 		return

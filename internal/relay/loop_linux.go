@@ -116,7 +116,7 @@ type loop struct {
 	tickTimer *time.Timer
 	isTicking bool
 	lastTick  time.Time
-	now       ticks         // when the loop last looked at the time: once for each tunnel that it steps
+	now       ticks         // the time when the loop last read the clock: once for each tunnel that it steps
 	busy      time.Time     // since when the loop has not been parked
 	mayWork   time.Duration // before it yields, but at least yieldInterval
 
@@ -346,6 +346,7 @@ func (l *loop) pause() {
 	l.mayWork = min(l.busy.Sub(now), longestTurn)
 }
 
+// setNow sets l.now.
 func (l *loop) setNow(now time.Time) { l.now = l.engine.tickAt(now) }
 
 // stepWoken steps the tunnels that other goroutines want something of.
@@ -394,9 +395,10 @@ func (l *loop) tickSoon() {
 	}
 }
 
-// addOpen begins the limits of time that r has while it is open.
+// addOpen starts the limits of time that r has while it is open.
 func (l *loop) addOpen(r *Relay) {
-	l.wheel.add(r, r.open(l.now))
+	r.startOpenLimits(l.now)
+	l.wheel.add(r, l.now)
 	l.tickSoon()
 }
 

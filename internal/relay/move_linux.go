@@ -100,7 +100,7 @@ func (l *loop) splice(d *leg, src, dst *loopConn) {
 			}
 			return
 		}
-		d.heard()
+		d.recordAnswer()
 		if d.r.attention.Load() {
 			d.receive()
 		}
@@ -118,7 +118,7 @@ func (l *loop) splice(d *leg, src, dst *loopConn) {
 			o.writeFailed(err)
 			return
 		}
-		d.stampPassed()
+		d.recordPassed()
 		messages := uint64(d.tracker.TakeMessages())
 		o.passed.messages.Add(messages)
 		d.countRead(n, messages)

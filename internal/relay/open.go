@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// This file is what time does to a tunnel that has no cause to end: it may be idle, have lived
-// for long enough, or have a peer that is to be pinged. It is looked at now and then, whenever
-// one of that may have come: see [wheel]. What happens sooner, while bytes wait or a tunnel
-// ends, is in clock.go.
+// This file has the limits of time of a tunnel that has no cause to end: how long it may be idle,
+// how long it lives, and when a peer is pinged. It is checked at the tick at which the next of
+// them may have passed: see [wheel]. What needs each tick, while bytes wait or a tunnel ends, is
+// in clock.go.
 
 // openLimits are the limits of open tunnels. 0 means that there is none.
 type openLimits struct {
@@ -26,13 +26,13 @@ func newOpenLimits(l Limits) openLimits {
 	return o
 }
 
-// areOn reports whether there is a limit, and thus a wheel.
+// areOn reports whether there is a limit: else no tunnel is in a wheel.
 func (l *openLimits) areOn() bool {
 	return l.idle > 0 || l.lifetime > 0 || l.pings[0].interval > 0 || l.pings[1].interval > 0
 }
 
-// open begins what time does to r, at tick now. It returns when r is looked at first.
-func (r *Relay) open(now ticks) (first ticks) {
+// startOpenLimits starts the limits of r at tick now, at which the first check is due.
+func (r *Relay) startOpenLimits(now ticks) {
 	r.opened, r.lifeEnd = now, never
 	l := &r.engine.open
 	if l.lifetime > 0 {
@@ -41,7 +41,6 @@ func (r *Relay) open(now ticks) (first ticks) {
 	for i, leg := range [...]*leg{&r.client, &r.backend} {
 		leg.pingAt = now + ticks(rand.Float64()*float64(l.pings[i].interval))
 	}
-	return now // the first look finds out when the next is
 }
 
 // lifeEnd returns the tick in which a tunnel of that lifetime ends: a random one of its last
@@ -54,8 +53,8 @@ func lifeEnd(opened, lifetime ticks, random float64) ticks {
 	return first + ticks(random*float64(last-first+1))
 }
 
-// checkOpen applies the limits that have passed at tick now, and returns when r is to be looked at
-// again.
+// checkOpen ends r if a limit has passed at tick now, and pings its peers. It returns when the next
+// check is due.
 func (r *Relay) checkOpen(now ticks) (next ticks) {
 	if r.IsEnding() {
 		return never
@@ -87,8 +86,8 @@ func (r *Relay) LastPassed() time.Time {
 	return r.engine.start.Add(time.Duration(r.lastPassed()) * tickInterval)
 }
 
-// stampPassed records that bytes of l's peer were passed.
-func (l *leg) stampPassed() {
+// recordPassed records that bytes of l's peer were passed now.
+func (l *leg) recordPassed() {
 	if now := int32(l.r.driver.now()); l.passedAt.Load() != now {
 		l.passedAt.Store(now)
 	}

@@ -10,22 +10,22 @@ import (
 	"github.com/wsproxy/wsproxy/internal/frame"
 )
 
-// This file is the pings of the relay's own: when they are sent, what answers them, and the
-// pongs that the two peers owe each other.
+// This file has the pings of the relay's own: when they are sent, what answers them, and the
+// pongs that the two peers owe each other. checkOpen calls checkPing at the ticks that it asks for.
 //
 // A ping goes to a peer that has been quiet for the interval of its side. Any byte from it is
 // an answer; its pong is not passed on. A peer that still owes the other one a pong is not
 // pinged, because it may answer only the latest ping:
 // https://www.rfc-editor.org/rfc/rfc6455#section-5.5.3
 
-// pingTimes are those of one side.
+// pingTimes are the times for the pings to one side.
 type pingTimes struct {
 	interval ticks // 0 means no pings
 	timeout  ticks // 0 means that no answer is wanted
 }
 
-// newPingTimes returns the times for an interval and a timeout: 0 is the interval, a negative
-// one none.
+// newPingTimes returns the times for an interval and a timeout. A timeout of 0 means the interval,
+// a negative one none.
 func newPingTimes(interval, timeout time.Duration) pingTimes {
 	if interval <= 0 {
 		return pingTimes{}
@@ -36,19 +36,22 @@ func newPingTimes(interval, timeout time.Duration) pingTimes {
 // unansweredTime is how long a peer that did not answer a ping may take to answer a Close frame.
 const unansweredTime = time.Second
 
-// maxSent is how many pongs of one peer may be missing while it sends other bytes. Older ones
-// are taken for those that it never sends.
+// maxSent bounds the pings without a pong for a peer that sends other bytes. The oldest one gives
+// way to a new one: most likely its pong never comes.
 const maxSent = 4
 
-// pings is what a relay keeps while a ping of ours is under way, or one of the peers'.
+// pings has what is under way in a relay: pings of ours, and those of the peers. An idle relay has
+// none.
 type pings struct{ legs [2]legPings }
 
+// legPings has what is under way to the peer of one leg.
 type legPings struct {
-	sent  []sentPing // of which no pong has come, the oldest first
-	isDue bool       // one is enqueued, and is not being written yet
+	sent       []sentPing // those without a pong yet, the oldest first
+	isEnqueued bool       // a ping is enqueued, and is not being written yet
 
-	// No byte has come from the peer since the last ping was written. Since is when, or when
-	// the peer last took some of what waits for it: the ping may be behind that.
+	// isAwaited says that no byte has come from the peer since the last ping was written. Its
+	// time began at since: when that was, or when the peer last took some of what waits for it
+	// in front of the ping. It had taken so many bytes then.
 	isAwaited bool
 	since     ticks
 	taken     int64
@@ -59,41 +62,18 @@ type legPings struct {
 // A sentPing is a ping of ours.
 type sentPing struct {
 	payload []byte
-	at      time.Duration
+	at      time.Duration // since the engine began
 }
 
 // An owedPong is the pong that a peer owes for the latest ping of the other peer.
 type owedPong struct {
 	payload []byte
-	count   int // of pings with that payload in a row; 0 if nothing is owed
+	count   int // the number of pings with that payload in a row; 0 if nothing is owed
 	since   ticks
 }
 
-// pingsLocked returns l's part of r.pings, and makes it if there is none.
-func (l *leg) pingsLocked() *legPings {
-	p := l.r.pings.Load()
-	if p == nil {
-		p = new(pings)
-		l.r.pings.Store(p)
-	}
-	return &p.legs[l.side-Client]
-}
-
-// freePingsLocked frees r.pings if nothing is under way.
-func (r *Relay) freePingsLocked() {
-	p := r.pings.Load()
-	for i := range p.legs {
-		if l := &p.legs[i]; l.isDue || l.isAwaited || len(l.sent) > 0 || l.owed.count > 0 {
-			return
-		}
-	}
-	r.pings.Store(nil)
-}
-
-func (l *leg) pingTimes() pingTimes { return l.r.engine.open.pings[l.side-Client] }
-
-// checkPing sends l a ping if it is time, and ends the tunnel if the last one was not answered.
-// It returns when to look again.
+// checkPing sends l's peer a ping if it is time, and ends the tunnel if the last one was not
+// answered. It returns when the next check is due.
 func (l *leg) checkPing(now ticks) (next ticks) {
 	times := l.pingTimes()
 	if times.interval == 0 {
@@ -116,9 +96,9 @@ func (l *leg) checkPing(now ticks) (next ticks) {
 	return now + 1 + cmp.Or(min(times.timeout, times.interval), times.interval)
 }
 
-// await returns for how many ticks l is not to be pinged because of pings under way: 0 if there
-// is no reason. It ends the tunnel if the last ping was not answered in time. That time does
-// not run while l is not read, and begins anew while its peer takes what waits for it.
+// await ends the tunnel if the last ping was not answered in time. That time does not run while l
+// is not read, and begins anew while its peer takes what waits for it. It returns for how many
+// ticks l's peer is not pinged because of what is under way: 0 if nothing prevents it.
 func (l *leg) await(now ticks, times pingTimes) (wait ticks) {
 	isRead, taken := l.r.driver.isRead(l.side), l.taken()
 	l.r.mu.Lock()
@@ -140,7 +120,7 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 		*o = owedPong{}
 	}
 	switch {
-	case p.isDue:
+	case p.isEnqueued:
 		return 1 + times.interval, false
 	case p.isAwaited && times.timeout > 0:
 		if !isRead || taken > p.taken {
@@ -168,7 +148,7 @@ func errUnanswered(timeout ticks) error {
 	return fmt.Errorf("did not answer a ping within %v", time.Duration(timeout)*tickInterval)
 }
 
-// taken returns how many bytes of the other peer the system of l's peer has taken.
+// taken returns how many bytes of the other peer were taken by l's peer, or by its system.
 func (l *leg) taken() int64 {
 	c := l.conn()
 	return int64(l.passed.bytes.Load()) - int64(c.buffered()+c.unsent())
@@ -179,7 +159,7 @@ func (l *leg) sendPing() {
 	payload := make([]byte, 8)
 	rand.Read(payload) // never fails
 	l.r.mu.Lock()
-	l.pingsLocked().isDue = true
+	l.pingsLocked().isEnqueued = true
 	l.enqueueLocked(controlFrame{frame.Ping, payload})
 	l.r.mu.Unlock()
 	l.r.notify()
@@ -195,12 +175,12 @@ func (l *leg) awaitPong(payload []byte) {
 		p.sent = p.sent[1:]
 	}
 	p.sent = append(p.sent, sentPing{payload, l.r.engine.now()})
-	p.isDue, p.isAwaited = false, true
+	p.isEnqueued, p.isAwaited = false, true
 	p.since, p.taken = l.r.driver.now(), taken
 }
 
-// heard records that bytes have come from l's peer.
-func (l *leg) heard() {
+// recordAnswer records that bytes have come from l's peer, which answer a ping.
+func (l *leg) recordAnswer() {
 	if l.r.pings.Load() == nil {
 		return // the usual case, without the lock
 	}
@@ -212,7 +192,7 @@ func (l *leg) heard() {
 	}
 }
 
-// filterPing is filter for pings and pongs.
+// filterPing is filter for pings and pongs: a pong that answers a ping of ours is swallowed.
 func (l *leg) filterPing(op frame.Opcode, whole []byte) verdict {
 	if l.r.pings.Load() == nil && (op != frame.Ping || l.other().pingTimes().interval == 0) {
 		return pass
@@ -242,7 +222,7 @@ func (l *leg) filterPing(op frame.Opcode, whole []byte) verdict {
 	return pass
 }
 
-// owePongLocked records that l's peer gets a ping of the other peer's.
+// owePongLocked records that l's peer owes a pong, because it gets a ping of the other peer.
 func (l *leg) owePongLocked(payload []byte) {
 	if l.pingTimes().interval == 0 {
 		return
@@ -254,6 +234,30 @@ func (l *leg) owePongLocked(payload []byte) {
 	o.count++
 	o.since = l.r.driver.now()
 }
+
+// pingsLocked returns l's part of r.pings, which it allocates if it is nil.
+func (l *leg) pingsLocked() *legPings {
+	p := l.r.pings.Load()
+	if p == nil {
+		p = new(pings)
+		l.r.pings.Store(p)
+	}
+	return &p.legs[l.side-Client]
+}
+
+// freePingsLocked frees r.pings if nothing is under way.
+func (r *Relay) freePingsLocked() {
+	p := r.pings.Load()
+	for i := range p.legs {
+		if l := &p.legs[i]; l.isEnqueued || l.isAwaited || len(l.sent) > 0 || l.owed.count > 0 {
+			return
+		}
+	}
+	r.pings.Store(nil)
+}
+
+// pingTimes returns the times for the pings to l's peer.
+func (l *leg) pingTimes() pingTimes { return l.r.engine.open.pings[l.side-Client] }
 
 // payloadOf returns the payload of a whole frame.
 func payloadOf(whole []byte) []byte {

@@ -411,7 +411,7 @@ func TestNoPingIsSentOrAwaitedWhileATunnelEnds(t *testing.T) {
 // A pingDriver is a fake driver whose relay is looked at at each tick.
 func newPingDriver(t *testing.T, l Limits) *fakeDriver {
 	d := newFake(t, l)
-	d.r.open(0)
+	d.r.startOpenLimits(0)
 	return d
 }
 

@@ -61,6 +61,7 @@ func (p *portable) run() End {
 	return p.finish()
 }
 
+// begin records that the tunnel runs, and starts its limits of time.
 func (p *portable) begin() {
 	p.isRunning.Store(true)
 	if e := p.r.engine; e.open.areOn() {
@@ -380,8 +381,8 @@ func (p *portable) setUserTimeouts() {
 }
 
 // A sweeper ticks for all portable tunnels that write or end, or whose client is held back, and
-// looks at all that have limits of time while they are open. It has a goroutine while there
-// are any.
+// checks those that have limits of time while they are open. It has a goroutine while there are
+// any.
 type sweeper struct {
 	engine *Engine // immutable
 
@@ -410,6 +411,7 @@ func (s *sweeper) addLocked(p *portable) {
 	s.startLocked()
 }
 
+// startLocked starts the goroutine, unless there is one.
 func (s *sweeper) startLocked() {
 	if s.stop == nil {
 		s.stop = make(chan struct{})
@@ -417,23 +419,24 @@ func (s *sweeper) startLocked() {
 	}
 }
 
-func (s *sweeper) stopLocked() {
+// stopIfIdleLocked ends the goroutine if there is no tunnel for it.
+func (s *sweeper) stopIfIdleLocked() {
 	if s.stop != nil && s.first == nil && (s.wheel == nil || s.wheel.len == 0) {
 		close(s.stop)
 		s.stop = nil
 	}
 }
 
-// addOpen begins the limits of time that r has while it is open.
+// addOpen starts the limits of time that r has while it is open.
 func (s *sweeper) addOpen(r *Relay) {
 	now := tickOf(s.engine.now())
-	first := r.open(now)
+	r.startOpenLimits(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.wheel == nil {
 		s.wheel = newWheel(now)
 	}
-	s.wheel.add(r, first)
+	s.wheel.add(r, now)
 	s.startLocked()
 }
 
@@ -444,12 +447,13 @@ func (s *sweeper) checkOpen() {
 		next := r.checkOpen(now)
 		s.mu.Lock()
 		s.wheel.add(r, next)
-		s.startLocked()
-		s.stopLocked()
+		s.startLocked() // another goroutine may have stopped it while r was in no slot
+		s.stopIfIdleLocked()
 		s.mu.Unlock()
 	}
 }
 
+// due takes the relays out of the wheel that are due up to tick now.
 func (s *sweeper) due(now ticks) []*Relay {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -493,7 +497,7 @@ func (s *sweeper) remove(p *portable) {
 	}
 	if s.wheel != nil {
 		s.wheel.remove(p.r)
-		s.stopLocked()
+		s.stopIfIdleLocked()
 	}
 }
 
@@ -522,7 +526,7 @@ func (s *sweeper) unlinkLocked(p *portable) {
 		p.next.prev = p.prev
 	}
 	p.prev, p.next = nil, nil
-	s.stopLocked()
+	s.stopIfIdleLocked()
 }
 
 // tunnels returns the list.

@@ -20,8 +20,8 @@
 //   - close.go: the end of a tunnel, from top to bottom: causes, the table of Close
 //     frames, the states of a leg, events, and when a leg is closed.
 //   - clock.go: what ends because of time, while bytes wait or the tunnel ends.
-//   - open.go: what ends because of time while the tunnel is open. wheel.go says when each
-//     tunnel is looked at, ping.go is the pings of the relay's own.
+//   - open.go: what ends because of time while the tunnel is open. wheel.go says at which tick
+//     each tunnel is checked, ping.go has the pings of the relay's own.
 //   - flow.go: what bounds the rate of a client.
 //   - leg.go: how frames pass from one leg to the other, those of the peers and ours.
 //   - engine.go: what both engines have in common.
@@ -30,7 +30,7 @@
 //   - loop_linux.go: the engine that moves the bytes of many tunnels on one goroutine,
 //     between sockets that never wait. loopconn_linux.go is one tunnel and its sockets,
 //     move_linux.go how bytes move, dial_linux.go how a loop connects to a backend.
-//   - queue_linux.go: how many written bytes the system still holds, and for how long.
+//   - queue_linux.go: how many written bytes the system still holds, and how long it may.
 package relay
 
 import (
@@ -92,7 +92,7 @@ type Relay struct {
 
 	controls controlBucket // owned by the client's reader
 
-	// What time does while the relay is open: see open.go. Owned by the sweeper or the loop.
+	// The limits of time while the relay is open: see open.go. Owned by the sweeper or the loop.
 	opened, lifeEnd ticks
 	place           place
 

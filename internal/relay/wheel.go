@@ -24,22 +24,22 @@ func roundUp(d time.Duration) ticks {
 	return ticks(min((d-1)/tickInterval+1, time.Duration(never/4)))
 }
 
-// numSlots is how many ticks a turn of a wheel takes: a minute. A relay that is due later
-// is passed over in each turn.
+// numSlots is how many ticks a turn of a wheel takes: about a minute. A relay that is due later is
+// passed over in each turn before.
 const numSlots = 256
 
-// A wheel has the relays of an engine or a loop that have limits of time while they are
-// open, by the tick at which each is looked at next. So none needs a timer, and a look at a
-// tick costs nothing for those that are not due.
+// A wheel is a timing wheel: it has the relays of a loop, or all portable ones, that have limits
+// of time while they are open, by the tick at which the next check of each is due. So none needs
+// a timer, and a tick costs nothing for most of those that are not due.
 type wheel struct {
 	slots [numSlots][]*Relay
-	last  ticks // the last tick that was taken
-	len   int
+	last  ticks // the last tick whose relays were taken out
+	len   int   // the number of relays in all slots
 }
 
-// A place is where a relay is in a wheel. Its owner is the wheel's.
+// A place is where a relay is in a wheel. What guards the wheel guards it too.
 type place struct {
-	at    ticks // when the relay is due; never if it is not looked at any more
+	at    ticks // when the relay is due; never after remove, or if no check follows
 	index int32 // in its slot, plus 1; 0 if it is in none
 }
 
@@ -47,7 +47,7 @@ type place struct {
 func newWheel(now ticks) *wheel { return &wheel{last: now} }
 
 // add makes r due at a tick, or at the next one if that has passed. It does nothing if r was
-// removed, or if it is never due again.
+// removed, or if at is never.
 func (w *wheel) add(r *Relay, at ticks) {
 	if r.place.at == never {
 		return
@@ -71,6 +71,7 @@ func (w *wheel) remove(r *Relay) {
 	r.place.at = never
 }
 
+// unlink takes r out of its slot.
 func (w *wheel) unlink(r *Relay) {
 	slot := &w.slots[r.place.at%numSlots]
 	last := len(*slot) - 1
@@ -83,7 +84,7 @@ func (w *wheel) unlink(r *Relay) {
 	w.len--
 }
 
-// due takes out those that are due up to tick now.
+// due takes out the relays that are due up to tick now, and returns them.
 func (w *wheel) due(now ticks) (due []*Relay) {
 	for first := max(w.last+1, now-numSlots+1); first <= now; first++ {
 		slot := w.slots[first%numSlots]
