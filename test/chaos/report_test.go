@@ -1,0 +1,225 @@
+package chaos_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// A report has what clients and the hooks of one proxy saw, and which invariants do not hold.
+type report struct {
+	start time.Time
+
+	mu         sync.Mutex
+	violations []string
+	upgrades   []upgrade
+	sessions   []sessionEnd
+	ends       map[uint64]wsproxy.TunnelEnd // by the number of the tunnel
+}
+
+func newReport() *report {
+	return &report{start: time.Now(), ends: make(map[uint64]wsproxy.TunnelEnd)}
+}
+
+// add adds a violation.
+func (r *report) add(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addLocked(format, args...)
+}
+
+func (r *report) addLocked(format string, args ...any) {
+	r.violations = append(r.violations, time.Since(r.start).Round(time.Millisecond).String()+": "+fmt.Sprintf(format, args...))
+}
+
+func (r *report) addUpgrade(number uint64, start time.Time, took time.Duration, status int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.upgrades = append(r.upgrades, upgrade{number, start.Sub(r.start), took, status, err})
+}
+
+func (r *report) addSession(s *session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sessions = append(r.sessions, sessionEnd{s.talk, s.code, s.err})
+}
+
+// trace returns hooks that record the end of each tunnel.
+func (r *report) trace() *wsproxy.Trace {
+	return &wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) {
+		number, err := strconv.ParseUint(e.URL.Query().Get("tunnel"), 10, 64)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err != nil {
+			r.addLocked("a tunnel that ended has the URL %v", e.URL)
+		}
+		if _, isTwice := r.ends[number]; isTwice {
+			r.addLocked("tunnel %d ended twice", number)
+		}
+		r.ends[number] = e
+	}}
+}
+
+// check checks what can be checked when all tunnels have ended: their ends, and the upgrades
+// before end, a time since the start. It returns how many windows were checked.
+func (r *report) check(faults []time.Duration, end time.Duration) (numWindows int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sessions {
+		e, ok := r.ends[s.tunnel]
+		if !ok {
+			r.addLocked("tunnel %d: Trace.Closed was not called", s.tunnel)
+			continue
+		}
+		if err := s.check(e); err != nil {
+			r.addLocked("tunnel %d: %v; %v", s.tunnel, err, describe(e))
+		}
+	}
+	for number, e := range r.ends {
+		if err := checkEnd(e); err != nil {
+			r.addLocked("tunnel %d: %v; %v", number, err, describe(e))
+		}
+	}
+	numWindows, err := checkWindows(r.upgrades, faults, end)
+	if err != nil {
+		r.addLocked("%v", err)
+	}
+	return numWindows
+}
+
+// fail fails the test if an invariant did not hold.
+func (r *report) fail(t *testing.T, name string) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	const most = 10
+	for i, v := range r.violations {
+		if i == most {
+			t.Errorf("%s: and %d more", name, len(r.violations)-most)
+			return
+		}
+		t.Errorf("%s: %s", name, v)
+	}
+}
+
+func describe(e wsproxy.TunnelEnd) string {
+	return fmt.Sprintf("the proxy (%v) says: %v, %v, code %d, cut: %t, %v; to backend %+v, to client %+v, after %v",
+		e.Engine, e.Side, e.Cause, e.Code, e.Cut, e.Err, e.ToBackend, e.ToClient, e.Duration.Round(time.Millisecond))
+}
+
+// An upgrade is what a client saw of one.
+type upgrade struct {
+	number uint64
+	start  time.Duration // since the start of the report
+	took   time.Duration
+	status int // 0: there was no response
+	err    error
+}
+
+func (u *upgrade) hasFailed() bool { return u.status != http.StatusSwitchingProtocols }
+
+func (u *upgrade) String() string {
+	return fmt.Sprintf("tunnel %d, asked for at %v, after %v: status %d, %v",
+		u.number, u.start.Round(time.Millisecond), u.took.Round(time.Millisecond), u.status, u.err)
+}
+
+const (
+	windowSize  = 5 * time.Second
+	windowLeast = 200             // upgrades in it, else it says nothing
+	afterFault  = 2 * time.Second // a window may begin
+	maxFailed   = 0.01
+)
+
+// checkWindows checks each window of time that begins long enough after the last fault before
+// it, and ends by end. In a window that has enough upgrades, few may fail. The windows are those
+// that begin with an upgrade: others have no more failures in as few upgrades.
+func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration) (numWindows int, err error) {
+	upgrades = slices.SortedFunc(slices.Values(upgrades), func(a, b upgrade) int { return cmp.Compare(a.start, b.start) })
+	var worst []upgrade // that failed, in one window
+	worstShare, worstOf := 0.0, 0
+	for first, last := 0, 0; first < len(upgrades); first++ {
+		begin := upgrades[first].start
+		if begin+windowSize > end {
+			break
+		}
+		for last < len(upgrades) && upgrades[last].start < begin+windowSize {
+			last++
+		}
+		isTooEarly := slices.ContainsFunc(faults, func(f time.Duration) bool { return f <= begin && begin < f+afterFault })
+		if isTooEarly || last-first < windowLeast {
+			continue
+		}
+		numWindows++
+		var failed []upgrade
+		for _, u := range upgrades[first:last] {
+			if u.hasFailed() {
+				failed = append(failed, u)
+			}
+		}
+		if share := float64(len(failed)) / float64(last-first); share > worstShare {
+			worst, worstShare, worstOf = failed, share, last-first
+		}
+	}
+	if worstShare > maxFailed {
+		err = fmt.Errorf("%d of %d upgrades within %v failed, the first: %v; faults at %v", len(worst), worstOf, windowSize, &worst[0], faults)
+	}
+	return numWindows, err
+}
+
+// sidesOfCause are the sides that may end a tunnel here. A cause that is missing may not occur.
+var sidesOfCause = map[wsproxy.Cause][]wsproxy.Side{
+	wsproxy.CauseClosed:      {wsproxy.SideClient, wsproxy.SideBackend},
+	wsproxy.CauseLost:        {wsproxy.SideClient, wsproxy.SideBackend},
+	wsproxy.CauseProtocol:    {wsproxy.SideBackend},
+	wsproxy.CauseShutdown:    {wsproxy.SideProxy},
+	wsproxy.CauseApplication: {wsproxy.SideProxy},
+}
+
+// checkEnd checks that the end of a tunnel has a side and a cause that fit.
+func checkEnd(e wsproxy.TunnelEnd) error {
+	switch {
+	case !slices.Contains(sidesOfCause[e.Cause], e.Side):
+		return errors.New("the end has the wrong side or cause")
+	case e.Cause == wsproxy.CauseClosed && e.Code == 0:
+		return errors.New("the end has no code")
+	case e.Cause == wsproxy.CauseProtocol && e.Err == nil:
+		return errors.New("the end has no error")
+	}
+	return nil
+}
+
+// A sessionEnd is how a client saw the end of its tunnel.
+type sessionEnd struct {
+	talk
+	code uint16 // of the Close frame that came; 0: none came
+	err  error  // of the stream
+}
+
+// check compares what the client saw with what the proxy says.
+func (s *sessionEnd) check(e wsproxy.TunnelEnd) error {
+	isInside := errors.Is(s.err, io.ErrUnexpectedEOF)
+	switch {
+	case s.code == 0 && !e.Cut:
+		return fmt.Errorf("the client got no Close frame, but %v", s.err)
+	case s.code == 0 && s.err == io.EOF && e.Cause == wsproxy.CauseLost && e.Side == wsproxy.SideBackend:
+		return errors.New("the client got no Close frame, though its backend was lost between two frames")
+	case isInside && s.code != 0:
+		return errors.New("the stream ended within a frame behind the Close frame")
+	case s.code == 1000 && s.received != s.sent:
+		return fmt.Errorf("the client got %d answers to %d messages before the backend's Close frame", s.received, s.sent)
+	case s.code != 0 && e.ToClient.Messages != s.received:
+		return fmt.Errorf("the client got %d messages", s.received)
+	case e.ToBackend.Messages < s.received || e.ToBackend.Messages > s.sent:
+		return fmt.Errorf("the client sent %d messages, and got %d answers", s.sent, s.received)
+	}
+	return nil
+}
