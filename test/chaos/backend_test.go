@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -173,7 +174,20 @@ func (b *backend) random(n int) int {
 	return b.rng.IntN(n)
 }
 
-// talk answers messages until a Close frame comes.
+// allAnswered is the reason of a backend's Close frame: a proxy sends one too, if the backend has
+// failed after the client's Close frame.
+const allAnswered = "all messages are answered"
+
+// closeAnswer returns the answer to a Close frame, with its code.
+func closeAnswer(f wstest.Frame) wstest.Frame {
+	if len(f.Payload) < 2 {
+		return f
+	}
+	return wstest.Frame{Fin: true, Opcode: wstest.OpClose, Payload: append(f.Payload[:2:2], allAnswered...)}
+}
+
+// talk answers messages until a Close frame comes. A text message asks for the addresses of the
+// connection.
 func (b *backend) talk(c net.Conn, r *bufio.Reader) {
 	var with answerer
 	var message []byte
@@ -184,12 +198,15 @@ func (b *backend) talk(c net.Conn, r *bufio.Reader) {
 		}
 		switch f.Opcode {
 		case wstest.OpClose:
-			c.Write(wstest.AppendFrame(nil, f, nil))
+			c.Write(wstest.AppendFrame(nil, closeAnswer(f), nil))
 			return
 		case wstest.OpPing:
 			c.Write(wstest.AppendFrame(nil, wstest.Pong(string(f.Payload)), nil))
 			continue
 		case wstest.OpPong:
+			continue
+		case wstest.OpText: // asks for the addresses
+			c.Write(wstest.AppendFrame(nil, wstest.Text(fmt.Sprint(c.LocalAddr(), c.RemoteAddr())), nil))
 			continue
 		}
 		if message = append(message, f.Payload...); !f.Fin {
@@ -209,4 +226,11 @@ func (b *backend) talk(c net.Conn, r *bufio.Reader) {
 		}
 		c.Write(wstest.AppendFrame(nil, wstest.Binary(answer), nil)) // where it fails, so does the next read
 	}
+}
+
+// numConns returns the number of open connections.
+func (b *backend) numConns() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns)
 }

@@ -148,13 +148,16 @@ type session struct {
 	window chan struct{} // has a value for each message without its answer
 	ended  chan struct{} // closed with the end of the stream
 
+	isBroken atomic.Bool // by breakOff
+
 	mu          sync.Mutex
 	talk        talk
 	isCloseSent bool
 
 	// Set before ended is closed.
-	code uint16 // of the Close frame that came; 0: none came
-	err  error  // of the stream
+	code   uint16 // of the Close frame that came; 0: none came
+	reason string // of the Close frame
+	err    error  // of the stream
 }
 
 const (
@@ -171,7 +174,9 @@ func (s *session) run() {
 	s.write()
 	reading.Wait()
 	s.conn.Close()
-	s.client.crowd.report.addSession(s)
+	if !s.isBroken.Load() {
+		s.client.crowd.report.addSession(s)
+	}
 }
 
 // write sends messages, and closes the tunnel.
@@ -306,16 +311,17 @@ func (s *session) receive(answer []byte) bool {
 func (s *session) receiveClose(f wstest.Frame) {
 	s.code = noCode
 	if len(f.Payload) >= 2 {
-		s.code = binary.BigEndian.Uint16(f.Payload)
+		s.code, s.reason = binary.BigEndian.Uint16(f.Payload), string(f.Payload[2:])
 	}
 	if s.code == wrongMessage {
-		s.client.crowd.report.add("tunnel %d: the backend says: %s", s.talk.tunnel, f.Payload[2:])
+		s.client.crowd.report.add("tunnel %d: the backend says: %s", s.talk.tunnel, s.reason)
 	}
 	s.send(wstest.Close(s.code, "")) // where it fails, the stream has ended
 }
 
 // breakOff reports a violation, and ends the tunnel.
 func (s *session) breakOff(format string, args ...any) {
+	s.isBroken.Store(true)
 	s.client.crowd.report.add("tunnel %d: %s", s.talk.tunnel, fmt.Sprintf(format, args...))
 	s.conn.Close()
 }
