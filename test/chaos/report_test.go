@@ -224,3 +224,72 @@ func (s *sessionEnd) check(e wsproxy.TunnelEnd) error {
 	}
 	return nil
 }
+
+func TestReportChecksWindows(t *testing.T) {
+	const perSecond = 50
+	everySecond := func(from, to int, status int) (all []upgrade) {
+		for i := from * perSecond; i < to*perSecond; i++ {
+			all = append(all, upgrade{start: time.Duration(i) * time.Second / perSecond, status: status})
+		}
+		return all
+	}
+	const opens, fails = http.StatusSwitchingProtocols, http.StatusServiceUnavailable
+	some := func(n int, from int) []upgrade { return everySecond(from, from+1, fails)[:n] }
+	all := everySecond(0, 20, opens)
+	for _, tt := range []struct {
+		name     string
+		upgrades []upgrade
+		faults   []time.Duration
+		want     bool
+		wantNone bool // there is no window
+	}{
+		{name: "none fails", upgrades: all},
+		{name: "few fail", upgrades: slices.Concat(all, some(2, 10))},
+		{name: "some fail", upgrades: slices.Concat(all, some(5, 10)), want: true},
+		{name: "some fail just after a fault", upgrades: slices.Concat(all, some(5, 10)), faults: []time.Duration{9900 * time.Millisecond}, want: true}, // which windows from before have
+		{name: "some fail after faults without a window between them", upgrades: slices.Concat(all, some(5, 10)),
+			faults: []time.Duration{5 * time.Second, 7 * time.Second, 9 * time.Second}},
+		{name: "some fail 2 s after a fault", upgrades: slices.Concat(all, some(5, 12)), faults: []time.Duration{10 * time.Second}, want: true},
+		{name: "some fail at the end", upgrades: slices.Concat(all, some(5, 21))},
+		{name: "there are few upgrades", upgrades: everySecond(0, 3, fails), wantNone: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			numWindows, err := checkWindows(tt.upgrades, tt.faults, 20*time.Second)
+			if (err != nil) != tt.want || (numWindows == 0) != tt.wantNone {
+				t.Errorf("%d windows, error %v; want an error: %t, no window: %t", numWindows, err, tt.want, tt.wantNone)
+			}
+		})
+	}
+}
+
+func TestReportChecksEnds(t *testing.T) {
+	closed := wsproxy.TunnelEnd{Side: wsproxy.SideClient, Cause: wsproxy.CauseClosed, Code: 1000}
+	closed.ToBackend.Messages, closed.ToClient.Messages = 5, 5
+	with := func(change func(*wsproxy.TunnelEnd)) wsproxy.TunnelEnd {
+		e := closed
+		change(&e)
+		return e
+	}
+	seen := sessionEnd{talk: talk{sent: 5, received: 5}, code: 1000, reason: allAnswered, err: io.EOF}
+	for _, tt := range []struct {
+		name string
+		end  wsproxy.TunnelEnd
+		want string
+	}{
+		{"closed", closed, ""},
+		{"zero", with(func(e *wsproxy.TunnelEnd) { e.Side = wsproxy.SideProxy }), "wrong side or cause"},
+		{"panic", with(func(e *wsproxy.TunnelEnd) { e.Cause = wsproxy.CausePanic }), "wrong side or cause"},
+		{"no code", with(func(e *wsproxy.TunnelEnd) { e.Code = 0 }), "no code"},
+		{"no error", with(func(e *wsproxy.TunnelEnd) { e.Side, e.Cause = wsproxy.SideBackend, wsproxy.CauseProtocol }), "no error"},
+		{"a message less is counted", with(func(e *wsproxy.TunnelEnd) { e.ToClient.Messages-- }), "got 5 messages"},
+		{"a message more is counted", with(func(e *wsproxy.TunnelEnd) { e.ToBackend.Messages++ }), "sent 5 messages"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := checkEnd(tt.end)
+			if err == nil {
+				err = seen.check(tt.end)
+			}
+			wantError(t, tt.name, err, tt.want)
+		})
+	}
+}
