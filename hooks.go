@@ -73,6 +73,12 @@ func (p *Proxy) callProbe(ctx context.Context, b *Backend) (err error) {
 	return p.healthCheck.Probe(ctx, b)
 }
 
+// callMatch calls the function that [Proxy.CloseTunnels] was given.
+func (p *Proxy) callMatch(match func(*Tunnel) bool, t *Tunnel) (isMatch bool, err error) {
+	defer p.catch("the function of CloseTunnels", "", &err)
+	return match(t), nil
+}
+
 // callHook calls a hook of [Trace], which may be nil. The error is that of a panic.
 func callHook[T any](p *Proxy, name, requestID string, hook func(T), info T) (err error) {
 	if hook == nil {

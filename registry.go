@@ -22,6 +22,7 @@ type registry struct {
 	backends   map[*Backend]struct{} // those with tunnels, which are in Backend.open
 	numTunnels int
 	numReports int // calls of Trace.Health under way that no upgrade or tunnel waits for
+	watches    []*watch
 	lastID     uint64
 	closed     int     // tunnels that ended since the registry was stopped and were not cut
 	cut        int     // tunnels that ended since then and were cut: see TunnelEnd.Cut
@@ -85,6 +86,7 @@ func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
 		return // never added
 	}
 	delete(b.open, t.id)
+	r.signalWatchesLocked(t)
 	if len(b.open) == 0 {
 		delete(r.backends, b)
 	}

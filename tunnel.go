@@ -40,21 +40,32 @@ func (t *Tunnel) ID() uint64 { return t.id }
 // not UTF-8 or is longer than 123 bytes.
 // https://www.rfc-editor.org/rfc/rfc6455#section-7.4.2
 func (t *Tunnel) Close(code int, reason string) error {
-	if !frame.ValidCode(code) {
-		return fmt.Errorf("wsproxy: close tunnel %d: code %d may not be sent", t.id, code)
-	}
-	if !utf8.ValidString(reason) {
-		return fmt.Errorf("wsproxy: close tunnel %d: reason %q is not UTF-8", t.id, reason)
-	}
-	if len(reason) > frame.MaxReason {
-		return fmt.Errorf("wsproxy: close tunnel %d: reason of %d bytes; at most %d fit", t.id, len(reason), frame.MaxReason)
+	if err := checkClose(code, reason); err != nil {
+		return fmt.Errorf("wsproxy: close tunnel %d: %w", t.id, err)
 	}
 	t.relay.Close(relay.CauseApplication, code, reason)
 	return nil
 }
 
+// checkClose returns an error if a Close frame cannot have this code and reason.
+func checkClose(code int, reason string) error {
+	switch {
+	case !frame.ValidCode(code):
+		return fmt.Errorf("code %d may not be sent", code)
+	case !utf8.ValidString(reason):
+		return fmt.Errorf("reason %q is not UTF-8", reason)
+	case len(reason) > frame.MaxReason:
+		return fmt.Errorf("reason of %d bytes; at most %d fit", len(reason), frame.MaxReason)
+	}
+	return nil
+}
+
+// closeFor ends the tunnel because of cause, which is not CauseApplication. It reports whether
+// the tunnel was not ending already.
+func (t *Tunnel) closeFor(cause relay.Cause) (hasBegun bool) { return t.relay.Close(cause, 0, "") }
+
 // closeForShutdown ends the tunnel because the proxy shuts down.
-func (t *Tunnel) closeForShutdown() { t.relay.Close(relay.CauseShutdown, 0, "") }
+func (t *Tunnel) closeForShutdown() { t.closeFor(relay.CauseShutdown) }
 
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Abort(relay.CauseShutdown) }

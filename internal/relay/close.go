@@ -504,12 +504,14 @@ func (l *leg) writeFailed(err error) {
 
 // Close ends the tunnel: each side is sent a Close frame as closeFrames has it; code and
 // reason, if code is not 0, are for the client. It does not wait, and does nothing if the
-// tunnel is ending already.
-func (r *Relay) Close(cause Cause, code int, reason string) {
+// tunnel is ending already: then it returns false.
+func (r *Relay) Close(cause Cause, code int, reason string) (hasBegun bool) {
 	r.mu.Lock()
+	hasBegun = r.closing == nil || !r.closing.hasCause
 	r.startClosingLocked(End{Side: Proxy, Cause: cause, Code: code}, reason)
 	r.mu.Unlock()
 	r.notify()
+	return hasBegun
 }
 
 // Abort closes both connections at once, from New on; after Open a loop does so when Run

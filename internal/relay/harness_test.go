@@ -31,7 +31,7 @@ type engine struct {
 // A tunnel is what an engine makes; see [Relay].
 type tunnel interface {
 	Run() End
-	Close(Cause, int, string)
+	Close(Cause, int, string) (hasBegun bool)
 	Abort(Cause)
 	Counts() (toBackend, toClient Counts)
 }
