@@ -91,6 +91,7 @@ func startChaos(t *testing.T, seed uint64) *chaos {
 		c.peers = append(c.peers, p)
 	}
 	c.start = time.Now()
+	n := affordable(t, numClients, 4)
 	var numTunnels atomic.Uint64
 	for _, name := range []string{"event loop", "portable"} {
 		s := newSite(t, c, name, c.rng.Uint64())
@@ -99,7 +100,7 @@ func startChaos(t *testing.T, seed uint64) *chaos {
 			pause: 300 * time.Millisecond, messages: 30,
 		}
 		for j := range s.crowds {
-			s.crowds[j] = newCrowd(numClients/4, s.addr, c.rng.Uint64(), h, s.report, &numTunnels)
+			s.crowds[j] = newCrowd(n/4, s.addr, c.rng.Uint64(), h, s.report, &numTunnels)
 		}
 		c.sites = append(c.sites, s)
 	}

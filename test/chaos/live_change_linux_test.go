@@ -31,7 +31,7 @@ func TestSetBackendsLeavesTunnelsThatTalkAlone(t *testing.T) {
 	}
 	r := newReport()
 	p, s := proxytest.Start(t, wsproxy.WithBackends(urls[:3]...), wsproxy.WithTrace(r.trace()), dialBoth())
-	tunnels := openLive(t, strings.TrimPrefix(s.URL, "http://"), numLive(t))
+	tunnels := openLive(t, strings.TrimPrefix(s.URL, "http://"), affordable(t, 2000, 4))
 	before := placesOf(t, p, tunnels)
 
 	talking := talkAll(tunnels, 10)
@@ -82,17 +82,17 @@ func TestSetBackendsLeavesTunnelsThatTalkAlone(t *testing.T) {
 	t.Logf("%d tunnels, %d changes", len(tunnels), changes.num)
 }
 
-// numLive returns the number of tunnels: each has four descriptors, all of this process.
-func numLive(t *testing.T) int {
+// affordable returns most, or fewer if the process cannot have so many descriptors for each.
+func affordable(t *testing.T, most, perOne int) int {
 	t.Helper()
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	const most, others = 2000, 200
-	n := int(min(most, (limit.Cur-others)/4))
+	const others = 200
+	n := min(most, (int(min(limit.Cur, 1<<20))-others)/perOne)
 	if n < most {
-		t.Logf("with a limit of %d descriptors there are %d tunnels in place of %d", limit.Cur, n, most)
+		t.Logf("with a limit of %d descriptors there are %d clients in place of %d", limit.Cur, n, most)
 	}
 	return n
 }

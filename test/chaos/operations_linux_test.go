@@ -1,9 +1,13 @@
 package chaos_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
 )
 
 // operations are what the program of a proxy does meanwhile. Each says what it has done.
@@ -13,7 +17,21 @@ var operations = []struct {
 }{
 	{"SetBackends", (*site).changeBackends},
 	{"Tunnel.Close", (*site).closeSome},
+	{"CloseTunnels", (*site).closeTunnels},
 }
+
+// background runs an operation that takes time, for a second or for some. It is canceled where the
+// time ends before the operation.
+func (s *site) background(run func(context.Context)) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.chaos.within(time.Second, 8*time.Second))
+	s.running.Go(func() { // ends with ctx
+		defer cancel()
+		run(ctx)
+	})
+}
+
+// overs are times over which tunnels may be closed: at once, the default, and slowly.
+var overs = []time.Duration{-1, 0, 2 * time.Second}
 
 // changeBackends sets backends at random, of which one at least can be used.
 func (s *site) changeBackends() string {
@@ -56,6 +74,20 @@ func (s *site) closeSome() string {
 		}
 	}
 	return fmt.Sprintf("of %d with code %d", n, code)
+}
+
+// closeTunnels closes the tunnels of a backend, or of all.
+func (s *site) closeTunnels() string {
+	id := s.chaos.peers[s.rng.IntN(len(s.chaos.peers))].id
+	isAll := s.rng.IntN(4) == 0
+	o := wsproxy.CloseOptions{Over: overs[s.rng.IntN(len(overs))], Code: []int{0, 1001, 4101}[s.rng.IntN(3)]}
+	s.background(func(ctx context.Context) {
+		n, err := s.proxy.CloseTunnels(ctx, func(t *wsproxy.Tunnel) bool { return isAll || t.Info().Backend.ID() == id }, o)
+		if err != nil && ctx.Err() == nil {
+			s.report.add("CloseTunnels() = %d, %v", n, err)
+		}
+	})
+	return fmt.Sprintf("of %s (all: %t), %+v", id, isAll, o)
 }
 
 // causes counts the ends by their side and cause.
