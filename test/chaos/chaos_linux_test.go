@@ -304,6 +304,7 @@ type peer struct {
 	seed     uint64
 	child    *proxytest.Child
 	isFaulty bool
+	isFrozen bool
 	repair   func(*peer)
 }
 
@@ -311,7 +312,22 @@ type peer struct {
 func (p *peer) launch() {
 	p.t.Helper()
 	p.child = proxytest.StartChild(p.t, "backend")
+	p.t.Cleanup(func() {
+		if p.isFrozen {
+			p.thaw() // else it could not end
+		}
+	})
 	p.child.Ask(&p.addr, "start", p.addr, p.seed)
+}
+
+func (p *peer) freeze() {
+	p.child.Signal(syscall.SIGSTOP)
+	p.isFrozen = true
+}
+
+func (p *peer) thaw() {
+	p.isFrozen = false
+	p.child.Signal(syscall.SIGCONT)
 }
 
 // tell sends the process a command.
@@ -336,7 +352,7 @@ type fault struct {
 
 var faults = []fault{
 	{"killed", 5 * time.Second, func(p *peer) { p.child.Kill() }, (*peer).launch},
-	{"frozen", 5 * time.Second, func(p *peer) { p.child.Signal(syscall.SIGSTOP) }, func(p *peer) { p.child.Signal(syscall.SIGCONT) }},
+	{"frozen", 5 * time.Second, (*peer).freeze, (*peer).thaw},
 	{"slow", 5 * time.Second, behaves("slow"), behaves("well")},
 	{"answering garbage", 5 * time.Second, behaves("garbage"), behaves("well")},
 	{"refusing upgrades", 5 * time.Second, behaves("refusing"), behaves("well")},
