@@ -215,6 +215,8 @@ func (s *sessionEnd) check(e wsproxy.TunnelEnd) error {
 		return errors.New("the client got no Close frame, though its backend was lost between two frames")
 	case isInside && s.code != 0:
 		return errors.New("the stream ended within a frame behind the Close frame")
+	case s.code != 0 && int(s.code) != e.Code:
+		return fmt.Errorf("the client got a Close frame with code %d", s.code)
 	case s.code == 1000 && s.reason == allAnswered && s.received != s.sent:
 		return fmt.Errorf("the client got %d answers to %d messages before the backend's Close frame", s.received, s.sent)
 	case s.code != 0 && e.ToClient.Messages != s.received:
@@ -281,6 +283,7 @@ func TestReportChecksEnds(t *testing.T) {
 		{"panic", with(func(e *wsproxy.TunnelEnd) { e.Cause = wsproxy.CausePanic }), "wrong side or cause"},
 		{"no code", with(func(e *wsproxy.TunnelEnd) { e.Code = 0 }), "no code"},
 		{"no error", with(func(e *wsproxy.TunnelEnd) { e.Side, e.Cause = wsproxy.SideBackend, wsproxy.CauseProtocol }), "no error"},
+		{"another code", with(func(e *wsproxy.TunnelEnd) { e.Code = 1001 }), "with code 1000"},
 		{"a message less is counted", with(func(e *wsproxy.TunnelEnd) { e.ToClient.Messages-- }), "got 5 messages"},
 		{"a message more is counted", with(func(e *wsproxy.TunnelEnd) { e.ToBackend.Messages++ }), "sent 5 messages"},
 	} {
