@@ -134,11 +134,14 @@ func (c *chaos) run(length time.Duration) {
 	c.repair(end.Add(time.Hour))
 }
 
-// gap returns the time to the next fault: two come together, or so far apart that windows are
-// between them.
+// gap returns the time to the next fault. It is short, or long enough for a window to begin, or
+// for one to end too.
 func (c *chaos) gap() time.Duration {
-	if c.rng.IntN(2) == 0 {
+	switch c.rng.IntN(3) {
+	case 0:
 		return c.within(0, time.Second)
+	case 1:
+		return c.within(time.Second, 2*afterFault)
 	}
 	return c.within(afterFault+windowSize, afterFault+windowSize+2*time.Second)
 }
