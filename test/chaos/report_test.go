@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -24,10 +25,11 @@ type report struct {
 	upgrades   []upgrade
 	sessions   []sessionEnd
 	ends       map[uint64]wsproxy.TunnelEnd // by the number of the tunnel
+	refusals   map[uint64]string            // why it was not opened
 }
 
 func newReport() *report {
-	return &report{start: time.Now(), ends: make(map[uint64]wsproxy.TunnelEnd)}
+	return &report{start: time.Now(), ends: make(map[uint64]wsproxy.TunnelEnd), refusals: make(map[uint64]string)}
 }
 
 // add adds a violation.
@@ -53,20 +55,34 @@ func (r *report) addSession(s *session) {
 	r.sessions = append(r.sessions, sessionEnd{s.talk, s.code, s.reason, s.err})
 }
 
-// trace returns hooks that record the end of each tunnel.
+// trace returns hooks that record the end of each tunnel, and why one was not opened.
 func (r *report) trace() *wsproxy.Trace {
-	return &wsproxy.Trace{Closed: func(e wsproxy.TunnelEnd) {
-		number, err := strconv.ParseUint(e.URL.Query().Get("tunnel"), 10, 64)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if err != nil {
-			r.addLocked("a tunnel that ended has the URL %v", e.URL)
-		}
-		if _, isTwice := r.ends[number]; isTwice {
-			r.addLocked("tunnel %d ended twice", number)
-		}
-		r.ends[number] = e
-	}}
+	return &wsproxy.Trace{
+		Closed: func(e wsproxy.TunnelEnd) {
+			number := r.number(e.URL)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if _, isTwice := r.ends[number]; isTwice {
+				r.addLocked("tunnel %d ended twice", number)
+			}
+			r.ends[number] = e
+		},
+		Refused: func(i wsproxy.RefusedInfo) {
+			number := r.number(i.Request.URL)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.refusals[number] = fmt.Sprintf("%v: %v", i.Reason, i.Err)
+		},
+	}
+}
+
+// number returns the number of the tunnel that a request asks for.
+func (r *report) number(u *url.URL) uint64 {
+	number, err := strconv.ParseUint(u.Query().Get("tunnel"), 10, 64)
+	if err != nil {
+		r.add("the proxy has a tunnel with the URL %v", u)
+	}
+	return number
 }
 
 // check checks what can be checked when all tunnels have ended: their ends, and the upgrades
@@ -89,9 +105,12 @@ func (r *report) check(faults []time.Duration, end time.Duration) (numWindows in
 			r.addLocked("tunnel %d: %v; %v", number, err, describe(e))
 		}
 	}
-	numWindows, err := checkWindows(r.upgrades, faults, end)
+	numWindows, failed, err := checkWindows(r.upgrades, faults, end)
 	if err != nil {
 		r.addLocked("%v", err)
+		for _, u := range failed {
+			r.addLocked("%v; the proxy says: %s", &u, r.refusals[u.number])
+		}
 	}
 	return numWindows
 }
@@ -141,10 +160,10 @@ const (
 
 // checkWindows checks each window of time that begins long enough after the last fault before
 // it, and ends by end. In a window that has enough upgrades, few may fail. The windows are those
-// that begin with an upgrade: others have no more failures in as few upgrades.
-func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration) (numWindows int, err error) {
+// that begin with an upgrade: others have no more failures in as few upgrades. It returns the
+// number of windows, and those that failed in the worst one.
+func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration) (numWindows int, worst []upgrade, err error) {
 	upgrades = slices.SortedFunc(slices.Values(upgrades), func(a, b upgrade) int { return cmp.Compare(a.start, b.start) })
-	var worst []upgrade // that failed, in one window
 	worstShare, worstOf := 0.0, 0
 	for first, last := 0, 0; first < len(upgrades); first++ {
 		begin := upgrades[first].start
@@ -170,9 +189,9 @@ func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration)
 		}
 	}
 	if worstShare > maxFailed {
-		err = fmt.Errorf("%d of %d upgrades within %v failed, the first: %v; faults at %v", len(worst), worstOf, windowSize, &worst[0], faults)
+		err = fmt.Errorf("%d of %d upgrades within %v failed; faults at %v", len(worst), worstOf, windowSize, faults)
 	}
-	return numWindows, err
+	return numWindows, worst, err
 }
 
 // sidesOfCause are the sides that may end a tunnel here. A cause that is missing may not occur.
@@ -256,7 +275,7 @@ func TestReportChecksWindows(t *testing.T) {
 		{name: "there are few upgrades", upgrades: everySecond(0, 3, fails), wantNone: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			numWindows, err := checkWindows(tt.upgrades, tt.faults, 20*time.Second)
+			numWindows, _, err := checkWindows(tt.upgrades, tt.faults, 20*time.Second)
 			if (err != nil) != tt.want || (numWindows == 0) != tt.wantNone {
 				t.Errorf("%d windows, error %v; want an error: %t, no window: %t", numWindows, err, tt.want, tt.wantNone)
 			}
