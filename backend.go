@@ -53,7 +53,10 @@ type BackendConfig struct {
 	// spare one in: see [ErrTryNext]. Zero is the default; negative numbers come before it.
 	Priority int
 
-	// Drain keeps the backend in the set without new tunnels. It keeps those that it has.
+	// Drain keeps the backend in the set without new tunnels. If [Proxy.SetBackends] sets it
+	// for a backend that has tunnels, they are closed as by [Proxy.Drain]: in the background,
+	// at the pace of a zero [CloseOptions.Over], all within 9 s. That stops if SetBackends sets
+	// it to false, and goes on if the backend is removed.
 	Drain bool
 }
 
@@ -76,7 +79,11 @@ type Backend struct {
 	refusals refusalCounts
 	slowFrom atomic.Int64 // the beginning of the last slow start, since the proxy's start; -1 if there was none
 
-	open map[uint64]*Tunnel // by ID; guarded by registry.mu
+	drain   atomic.Pointer[drain] // until Resume; nil: Drain was not called; changed under Proxy.mu
+	closing *closingRun           // nil: none; guarded by Proxy.mu
+
+	open       map[uint64]*Tunnel // by ID; guarded by registry.mu
+	ended, cut int                // tunnels that have ended, and those of them that were cut; guarded by registry.mu
 }
 
 // newBackend returns the backend of that ID, without a target.
@@ -94,8 +101,8 @@ type BackendState uint8
 const (
 	BackendUp       BackendState = iota // no flag is up, or [FlagFull] alone
 	BackendFailing                      // another flag is up; the backend is a candidate again when one is to find out whether it works: see Balancer
-	BackendDraining                     // it gets no new tunnels, and keeps the ones that it has: see [BackendConfig.Drain]
-	BackendRemoved                      // it is not in the set any longer, and otherwise as if it drains
+	BackendDraining                     // it gets no new tunnels, and the ones that it has are closed: see [Proxy.Drain] and [BackendConfig.Drain]
+	BackendRemoved                      // it is not in the set any longer: it gets no new tunnels, and keeps the ones that it has
 )
 
 // String returns "up", "failing", "draining" or "removed".
@@ -187,7 +194,7 @@ func (b *Backend) State() BackendState {
 	switch {
 	case b.removed.Load():
 		return BackendRemoved
-	case b.target.Load().config.Drain:
+	case b.drains():
 		return BackendDraining
 	case b.health.flags()&^onlyFull != 0:
 		return BackendFailing

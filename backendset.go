@@ -21,10 +21,10 @@ type backendSet struct {
 func newBackendSet(all []*Backend) *backendSet {
 	s := &backendSet{all: all}
 	for _, b := range all {
-		c := &b.target.Load().config
-		if c.Drain {
+		if b.drains() {
 			continue
 		}
+		c := &b.target.Load().config
 		if len(s.active) == 0 || c.Priority < s.firstPriority {
 			s.firstPriority = c.Priority
 		}
@@ -93,9 +93,10 @@ func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait bool)
 }
 
 // SetBackends replaces the set of backends. It may be called concurrently. The counters
-// belong to a backend's ID. No tunnel is closed: a removed backend gets no new tunnels and
-// keeps the ones that it has. An empty set is allowed: upgrades then get 503. If SetBackends
-// returns an error, which joins a [*ConfigError] for each mistake, nothing has changed.
+// belong to a backend's ID. No tunnel is closed, but for those of a backend whose
+// [BackendConfig.Drain] it sets: a removed backend gets no new tunnels and keeps the ones that
+// it has. An empty set is allowed: upgrades then get 503. If SetBackends returns an error,
+// which joins a [*ConfigError] for each mistake, nothing has changed.
 func (p *Proxy) SetBackends(configs ...BackendConfig) error {
 	return p.setBackends("SetBackends", configs)
 }
@@ -142,9 +143,11 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 		if hasMoved {
 			moved = append(moved, movedBackend{b, b.forgetFaults()}) // they were those of the old address
 		}
-		if !isFirst && (old == nil || hasMoved || b.removed.Load()) {
+		hasDrained := old != nil && old.config.Drain && !b.drains()
+		if !isFirst && (old == nil || hasMoved || hasDrained || b.removed.Load()) {
 			b.beginSlowStart()
 		}
+		p.followConfigLocked(b, old)
 		all[i], inSet[b] = b, true
 	}
 	p.set.Store(newBackendSet(all))
@@ -164,12 +167,10 @@ func (p *Proxy) forgetLocked(b *Backend) {
 
 // release undoes reserve.
 func (p *Proxy) release(b *Backend) {
-	b.tunnels.Add(-1)
+	left := b.tunnels.Add(-1)
 	p.queue.wake()
-	if b.removed.Load() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.forgetLocked(b)
+	if left == 0 && (b.removed.Load() || b.drains()) {
+		p.emptied(b)
 	}
 }
 

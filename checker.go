@@ -36,8 +36,10 @@ type check struct {
 	cancel  context.CancelFunc
 
 	// Owned by the goroutine of watch while a probe runs.
-	state   health.Check
-	lastErr error // of the last probe that failed
+	state     health.Check
+	lastErr   error         // of the last probe that failed
+	failedAt  time.Duration // when the backend has failed its check, since the proxy's start; 0 if it has not
+	isDrained bool          // its tunnels have been closed since then, or are being closed
 }
 
 // newChecker starts the checker of p, which has a set. Stop ends it.
@@ -224,6 +226,7 @@ func (c *checker) record(k *check, err error) {
 	if err != nil {
 		k.lastErr = err
 	}
+	c.drain(k)
 	if k.state.IsFailed() {
 		c.report(k.backend, k.lastErr)
 	} else {
@@ -232,6 +235,26 @@ func (c *checker) record(k *check, err error) {
 	if err == nil {
 		k.backend.hasten() // it may be reached again
 		c.p.queue.wake()
+	}
+}
+
+// drain begins to close the tunnels of a backend that has failed its check for DrainAfter, and
+// stops when the backend works again.
+func (c *checker) drain(k *check) {
+	now, after := c.p.now(), c.p.healthCheck.DrainAfter
+	switch {
+	case !k.state.IsFailed():
+		if k.isDrained {
+			c.p.stopClosingDown(k.backend)
+		}
+		k.failedAt, k.isDrained = 0, false
+	case k.failedAt == 0:
+		k.failedAt = max(now, 1)
+	case after > 0 && !k.isDrained && now-k.failedAt >= after:
+		numTunnels := k.backend.NumTunnels()
+		if k.isDrained = c.p.closeIfDown(k.backend); k.isDrained && numTunnels > 0 {
+			c.p.logClosedDown(k.backend, numTunnels)
+		}
 	}
 }
 

@@ -25,13 +25,14 @@ type audience struct {
 	comesBack bool // a client that is closed with 1012 opens another tunnel at once
 
 	mu       sync.Mutex
+	start    time.Time    // when the last one had joined
 	closings []closeEvent // in their order
 }
 
 // A closeEvent is a Close frame that a client got.
 type closeEvent struct {
 	client int
-	at     time.Duration // since the audience's first client
+	at     time.Duration // since the start
 	code   int
 	reason string
 }
@@ -47,15 +48,17 @@ func (c *audience) join(n int) {
 	c.s.t.Helper()
 	for i := range n {
 		peer, _ := c.s.open(i)
-		c.s.start = time.Now()
 		c.wg.Go(func() { c.stay(i, peer) }) // until its tunnel ends
 	}
 	synctest.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.start = time.Now()
 }
 
 // stay reads until a Close frame comes, and answers it.
 func (c *audience) stay(client int, peer *wstest.Peer) {
-	defer peer.Close()
+	defer peer.Conn().Close() // if it is closed already, that is no fault
 	peer.Conn().SetDeadline(time.Time{})
 	for {
 		f, err := peer.ReadFrame()
@@ -67,7 +70,7 @@ func (c *audience) stay(client int, peer *wstest.Peer) {
 		}
 		code := int(f.Payload[0])<<8 | int(f.Payload[1])
 		c.mu.Lock()
-		c.closings = append(c.closings, closeEvent{client, time.Since(c.s.start), code, string(f.Payload[2:])})
+		c.closings = append(c.closings, closeEvent{client, time.Since(c.start), code, string(f.Payload[2:])})
 		c.mu.Unlock()
 		peer.WriteFrames(wstest.Close(uint16(code), ""))
 		if c.comesBack && code == 1012 {
@@ -159,7 +162,7 @@ func TestCloseTunnelsSpreadsThemEvenly(t *testing.T) {
 
 func TestCloseTunnelsClosesThoseThatMatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := newCrowdedScene(t, 30)
+		s, c := newCrowdedScene(t, 30)
 		isAtB := func(tunnel *wsproxy.Tunnel) bool {
 			for range s.p.Tunnels() { // no lock is held
 				break
@@ -172,8 +175,8 @@ func TestCloseTunnelsClosesThoseThatMatch(t *testing.T) {
 		if got := s.numTunnels(); got != "a 10, b 0, c 10" {
 			t.Errorf("tunnels left: %s; want none at b", got)
 		}
-		if n, err := s.p.CloseTunnels(t.Context(), isAtB, wsproxy.CloseOptions{Over: time.Hour}); n != 0 || err != nil || time.Since(s.start) > time.Second {
-			t.Errorf("CloseTunnels() = %d, %v after %v when none matches; want 0, nil at once", n, err, time.Since(s.start))
+		if n, err := s.p.CloseTunnels(t.Context(), isAtB, wsproxy.CloseOptions{Over: time.Hour}); n != 0 || err != nil || time.Since(c.start) > time.Second {
+			t.Errorf("CloseTunnels() = %d, %v after %v when none matches; want 0, nil at once", n, err, time.Since(c.start))
 		}
 	})
 }
@@ -233,8 +236,8 @@ func TestCloseTunnelsStopsWhenItsContextEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		n, err := s.p.CloseTunnels(ctx, nil, wsproxy.CloseOptions{Over: 30 * time.Second})
-		if n < 9 || n > 11 || !errors.Is(err, context.DeadlineExceeded) || time.Since(s.start) != 10*time.Second {
-			t.Errorf("CloseTunnels() = %d, %v after %v; want about 10, and the context's error after 10 s", n, err, time.Since(s.start))
+		if n < 9 || n > 11 || !errors.Is(err, context.DeadlineExceeded) || time.Since(c.start) != 10*time.Second {
+			t.Errorf("CloseTunnels() = %d, %v after %v; want about 10, and the context's error after 10 s", n, err, time.Since(c.start))
 		}
 		time.Sleep(time.Hour)
 		if got := len(c.take()); got != n {

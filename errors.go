@@ -26,9 +26,14 @@ var (
 	// backend has opened is closed with 1001.
 	ErrTryNext = errors.New("wsproxy: the response is dropped, and the next backend tried")
 
+	// ErrResumed is what [Proxy.Drain] returns when [Proxy.Resume] has ended it.
+	ErrResumed = errors.New("wsproxy: drain ended: the backend was resumed")
+
 	// ErrShutdown means that [Proxy.Shutdown] or [Proxy.Close] has been called.
 	// It unwraps to [net.ErrClosed]. The client gets 503 and Retry-After.
 	ErrShutdown error = shutdownError{}
+
+	errUnknownBackend = errors.New("not in the set, and without tunnels")
 )
 
 type shutdownError struct{}
@@ -109,18 +114,24 @@ func (e *BackendError) isBadResponse() bool {
 	return e.isConnected && !e.Timeout() && !errors.Is(e.Err, ErrTryNext) && !errors.Is(e.Err, context.Canceled)
 }
 
-// A DrainError reports how the tunnels ended that were open when a shutdown began, if
-// some of them were cut or if an upgrade did not end in time. A tunnel is cut if bytes
-// were dropped, if a Close frame was not written, or if a limit of time closed a side: see
-// [TunnelEnd.Cut]. A peer that does not answer the proxy's Close 1001 is no cut.
+// A DrainError reports how the tunnels ended that were open when [Proxy.Shutdown] began, if
+// some of them were cut or if an upgrade did not end in time; or how those of one backend did
+// until the context of [Proxy.Drain] ended. A tunnel is cut if bytes were dropped, if a Close
+// frame was not written, or if a limit of time closed a side: see [TunnelEnd.Cut]. A peer that
+// does not answer the proxy's Close frame is no cut.
 type DrainError struct {
-	Closed int   // tunnels that ended and were not cut
-	Cut    int   // tunnels that were cut, and those that a hook kept from ending
-	Err    error // the context's error; nil if the context did not end
+	ID     string // the backend's; empty for a shutdown
+	Closed int    // tunnels that ended and were not cut; for Drain also those that ended by themselves
+	Cut    int    // tunnels that were cut; for a shutdown also those that a hook kept from ending
+	Left   int    // tunnels that the backend still has, upgrades under way included; 0 for a shutdown
+	Err    error  // the context's error; nil if the context did not end
 }
 
 func (e *DrainError) Error() string {
 	s := fmt.Sprintf("wsproxy: shutdown: %d tunnels closed, %d cut", e.Closed, e.Cut)
+	if e.ID != "" {
+		s = fmt.Sprintf("wsproxy: drain backend %s: %d tunnels closed, %d cut, %d left", e.ID, e.Closed, e.Cut, e.Left)
+	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}

@@ -47,6 +47,7 @@ const (
 	logToClientBytes     = "to_client_bytes"
 	logToClientMessages  = "to_client_messages"
 	logTunnel            = "tunnel"
+	logTunnels           = "tunnels"
 	logType              = "type"
 )
 
@@ -152,6 +153,12 @@ func (p *Proxy) logFailing(b *Backend, f Flag, err error) {
 // logRecovered logs that a flag of b is cleared.
 func (p *Proxy) logRecovered(b *Backend, f Flag) {
 	p.logAttrs(slog.LevelInfo, "backend flag cleared", slog.String(logBackend, b.id), slog.String(logFlag, f.String()))
+}
+
+// logClosedDown logs that the tunnels of b are closed because of HealthCheck.DrainAfter.
+func (p *Proxy) logClosedDown(b *Backend, numTunnels int) {
+	p.logAttrs(slog.LevelWarn, "backend has failed its check for long: its tunnels are closed",
+		slog.String(logBackend, b.id), slog.Int(logTunnels, numTunnels))
 }
 
 // logOthersUsed logs that each backend of the first priority has a flag, so that upgrades get

@@ -330,7 +330,7 @@ func WithEjection(e Ejection) Option {
 }
 
 // WithSlowStart lets a backend that comes into the set after [New], or is no longer
-// unreachable, ejected or with a failed check, or has a new address, begin with a tenth of
+// unreachable, ejected, draining or with a failed check, or has a new address, begin with a tenth of
 // its weight, which rises linearly to the whole within d. It works only for [LeastTunnels],
 // [RoundRobin] and [Random]; for [Hash] and [BoundedHash] keys would move all the time.
 // [Backend.Weight] stays the configured one. 30 s is a good value for backends that are slow

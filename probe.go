@@ -26,7 +26,7 @@ import (
 // [WithHealthCheck].
 //
 // A backend that has failed its check gets no new tunnels while another one is left, and keeps
-// its open tunnels. A backend that was not probed yet is a candidate. If its first probe
+// its open tunnels, unless DrainAfter is set. A backend that was not probed yet is a candidate. If its first probe
 // fails, it has failed its check; afterwards Fall and Rise decide. A backend with a new
 // address begins anew.
 //
@@ -63,6 +63,15 @@ type HealthCheck struct {
 	// Rise is how many probes in a row must succeed until a backend that has failed its check
 	// works again. Zero means 2, negative is an error.
 	Rise int
+
+	// DrainAfter is for how long a backend must have failed its check until its tunnels are
+	// closed: a process that is stuck, but keeps its connections, keeps no clients. The
+	// clients get Close 1012, which asks them to come again (see [CauseBackendDown]), at the
+	// pace of a zero [CloseOptions.Over]. It begins with the first probe that fails after that
+	// time, and stops if the backend works again. Tunnels that open later stay. It does not
+	// look at the other backends: a check that fails everywhere closes all tunnels. Zero means
+	// never, negative is an error.
+	DrainAfter time.Duration
 }
 
 // An HTTPProbeConfig configures an [HTTPProbe].

@@ -9,7 +9,8 @@ import (
 
 // A registry has all upgrades and tunnels of a Proxy, and the counts of ended ones.
 type registry struct {
-	empty chan struct{} // closed when the registry is stopped and nothing is left
+	stopped chan struct{} // closed when the registry is stopped
+	empty   chan struct{} // closed when the registry is stopped and nothing is left
 
 	opened, refused, failed atomic.Uint64 // see Stats
 
@@ -22,6 +23,7 @@ type registry struct {
 	backends   map[*Backend]struct{} // those with tunnels, which are in Backend.open
 	numTunnels int
 	numReports int // calls of Trace.Health under way that no upgrade or tunnel waits for
+	numClosing int // goroutines that close tunnels: see Proxy.closeInBackgroundLocked
 	watches    []*watch
 	lastID     uint64
 	closed     int     // tunnels that ended since the registry was stopped and were not cut
@@ -31,7 +33,7 @@ type registry struct {
 }
 
 func (r *registry) init() {
-	r.empty = make(chan struct{})
+	r.stopped, r.empty = make(chan struct{}), make(chan struct{})
 	r.upgrades = make(map[*upgrade]bool)
 	r.backends = make(map[*Backend]struct{})
 }
@@ -87,6 +89,10 @@ func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
 	}
 	delete(b.open, t.id)
 	r.signalWatchesLocked(t)
+	b.ended++
+	if wasCut {
+		b.cut++
+	}
 	if len(b.open) == 0 {
 		delete(r.backends, b)
 	}
@@ -116,6 +122,25 @@ func (r *registry) removeReport() {
 	r.signalIfEmptyLocked()
 }
 
+// beginClosing counts a goroutine that closes tunnels, unless the registry is stopped. One
+// endClosing follows.
+func (r *registry) beginClosing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.isStopped {
+		return false
+	}
+	r.numClosing++
+	return true
+}
+
+func (r *registry) endClosing() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.numClosing--
+	r.signalIfEmptyLocked()
+}
+
 // stop makes addUpgrade fail, cancels the upgrades that are under way, and returns the
 // tunnels that are left.
 func (r *registry) stop() []*Tunnel {
@@ -123,6 +148,7 @@ func (r *registry) stop() []*Tunnel {
 	var upgrades []*upgrade
 	if !r.isStopped {
 		r.isStopped = true
+		close(r.stopped)
 		upgrades = slices.Collect(maps.Keys(r.upgrades))
 		r.signalIfEmptyLocked()
 	}
@@ -144,7 +170,7 @@ func (r *registry) abort() []*Tunnel {
 }
 
 func (r *registry) signalIfEmptyLocked() {
-	if r.isStopped && len(r.upgrades) == 0 && r.numTunnels == 0 && r.numReports == 0 {
+	if r.isStopped && len(r.upgrades) == 0 && r.numTunnels == 0 && r.numReports == 0 && r.numClosing == 0 {
 		select {
 		case <-r.empty:
 		default:
@@ -170,6 +196,20 @@ func (r *registry) tunnels() []*Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.tunnelsLocked()
+}
+
+// tunnelsOf returns the open tunnels of b.
+func (r *registry) tunnelsOf(b *Backend) []*Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(b.open))
+}
+
+// endedOf returns how many tunnels of b have ended, and how many of them were cut.
+func (r *registry) endedOf(b *Backend) (ended, cut int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return b.ended, b.cut
 }
 
 func (r *registry) tunnelsLocked() []*Tunnel {

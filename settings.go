@@ -197,6 +197,9 @@ func (s *settings) compileHealthCheck(errs []error, c *config) []error {
 	if h.Rise < 0 {
 		bad("Rise", h.Rise)
 	}
+	if h.DrainAfter < 0 {
+		bad("DrainAfter", h.DrainAfter)
+	}
 	if h.Probe == nil {
 		h.Probe = TCPProbe()
 	}

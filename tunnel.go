@@ -65,7 +65,7 @@ func checkClose(code int, reason string) error {
 func (t *Tunnel) closeFor(cause relay.Cause) (hasBegun bool) { return t.relay.Close(cause, 0, "") }
 
 // closeForShutdown ends the tunnel because the proxy shuts down.
-func (t *Tunnel) closeForShutdown() { t.closeFor(relay.CauseShutdown) }
+func (t *Tunnel) closeForShutdown() bool { return t.closeFor(relay.CauseShutdown) }
 
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Abort(relay.CauseShutdown) }
@@ -95,14 +95,16 @@ func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
 	return t
 }
 
-// register registers t. If the proxy has been shut down since the upgrade began, t
-// begins to end.
+// register registers t. If the proxy has been shut down since the upgrade began, or the
+// backend drains since it was picked, t begins to end.
 func (p *Proxy) register(t *Tunnel) {
 	switch isStopped, isAborted := p.registry.addTunnel(t); {
 	case isAborted:
 		t.abort()
 	case isStopped:
 		t.closeForShutdown()
+	case t.backend.drains(): // read after addTunnel, so that a drain finds t or t finds the drain
+		t.closeFor(relay.CauseDrain)
 	}
 }
 

@@ -31,6 +31,7 @@ type FakeBackend struct {
 	Answer  string        // to every request; see [Switching]. {end} at its end ends the stream
 	Late    time.Duration // from the head of Answer to what follows it
 	HangsUp bool          // closes the connection when the first frame comes, and echoes none
+	Freezes bool          // answers no frame, and no Close frame either
 
 	// Choose, unless it is nil, returns how the request is answered. DialErr is not used.
 	Choose func(*http.Request) FakeBackend
@@ -100,6 +101,9 @@ func (b FakeBackend) Serve(c net.Conn) {
 		f, err := wstest.ReadFrame(r)
 		if err != nil || b.HangsUp {
 			return
+		}
+		if b.Freezes {
+			continue
 		}
 		c.Write(wstest.AppendFrame(nil, f, nil))
 		if f.Opcode == wstest.OpClose {
