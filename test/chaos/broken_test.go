@@ -45,7 +45,7 @@ func TestReportSaysWhatARelayBreaks(t *testing.T) {
 		{"keeps the Close frame", brokenRelay{toBackend: dropClose}, impatient, "after its Close frame the tunnel has not ended"},
 		{"cuts", brokenRelay{toClient: dropClose}, patient, "the client got no Close frame"},
 		{"sends behind a Close frame", brokenRelay{toClient: sendMore}, patient, "came behind the Close frame"},
-		{"is late", brokenRelay{delay: 50 * time.Millisecond}, hurried, "the client waited for"},
+		{"is late", brokenRelay{delay: 50 * time.Millisecond}, hurried, "the client waited too long"},
 		{"refuses", brokenRelay{response: proxytest.Refusing(http.StatusForbidden, "")}, patient, "upgrades within 5s failed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -63,7 +63,7 @@ func TestReportSaysWhatARelayBreaks(t *testing.T) {
 			for range windowLeast { // as if there had been more
 				r.upgrades = append(r.upgrades, r.upgrades[0])
 			}
-			r.check(nil, time.Minute)
+			r.check(nil, time.Minute, nil)
 			if all := strings.Join(r.violations, "\n"); (all == "") != (tt.want == "") || !strings.Contains(all, tt.want) {
 				t.Errorf("the violations are %q; want %q", all, tt.want)
 			}

@@ -99,11 +99,7 @@ func (c *client) open() *session {
 	start := time.Now()
 	conn, r, status, err := c.ask(number, start.Add(2*h.handshake+2*h.slack))
 	took := time.Since(start)
-	c.crowd.report.addUpgrade(number, start, took, status, err)
-	if took > h.handshake+h.slack {
-		c.crowd.report.add("tunnel %d: the client waited for %v for its response (%d, %v); the handshake timeout is %v",
-			number, took, status, err, h.handshake)
-	}
+	c.crowd.report.addUpgrade(number, start, took, h.handshake+h.slack, status, err)
 	if status != http.StatusSwitchingProtocols {
 		if conn != nil {
 			conn.Close()

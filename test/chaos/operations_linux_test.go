@@ -2,12 +2,14 @@ package chaos_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // operations are what the program of a proxy does meanwhile. Each says what it has done.
@@ -18,6 +20,9 @@ var operations = []struct {
 	{"SetBackends", (*site).changeBackends},
 	{"Tunnel.Close", (*site).closeSome},
 	{"CloseTunnels", (*site).closeTunnels},
+	{"Drain", (*site).drain},
+	{"Resume", (*site).resume},
+	{"Resume", (*site).resume}, // else most would drain
 }
 
 // background runs an operation that takes time, for a second or for some. It is canceled where the
@@ -41,7 +46,7 @@ func (s *site) changeBackends() string {
 		for _, p := range s.chaos.peers {
 			config := p.config()
 			config.Weight = s.rng.IntN(5)
-			config.MaxTunnels = s.rng.IntN(2) * 2 * numClients // no bound that refuses clients
+			config.MaxTunnels = s.rng.IntN(2) * 1000 // no bound that refuses clients
 			config.Priority = s.rng.IntN(6) / 5
 			config.Drain = s.rng.IntN(6) == 0
 			if s.rng.IntN(5) > 0 {
@@ -79,7 +84,7 @@ func (s *site) closeSome() string {
 // closeTunnels closes the tunnels of a backend, or of all.
 func (s *site) closeTunnels() string {
 	id := s.chaos.peers[s.rng.IntN(len(s.chaos.peers))].id
-	isAll := s.rng.IntN(4) == 0
+	isAll := s.rng.IntN(10) == 0
 	o := wsproxy.CloseOptions{Over: overs[s.rng.IntN(len(overs))], Code: []int{0, 1001, 4101}[s.rng.IntN(3)]}
 	s.background(func(ctx context.Context) {
 		n, err := s.proxy.CloseTunnels(ctx, func(t *wsproxy.Tunnel) bool { return isAll || t.Info().Backend.ID() == id }, o)
@@ -88,6 +93,40 @@ func (s *site) closeTunnels() string {
 		}
 	})
 	return fmt.Sprintf("of %s (all: %t), %+v", id, isAll, o)
+}
+
+// drain drains a backend, if another one can be used meanwhile.
+func (s *site) drain() string {
+	backends := s.proxy.Backends()
+	b := backends[s.rng.IntN(len(backends))]
+	id, wasDraining := b.ID(), s.draining[b.ID()]
+	s.draining[id] = true
+	if !s.hasUsable() {
+		s.draining[id] = wasDraining
+		return "none: no other backend could be used"
+	}
+	over := overs[s.rng.IntN(len(overs))]
+	s.background(func(ctx context.Context) {
+		err := s.proxy.Drain(ctx, id, over)
+		if err != nil && ctx.Err() == nil && !errors.Is(err, wsproxy.ErrResumed) {
+			s.report.add("Drain(%s) = %v", id, err)
+		}
+	})
+	if !proxytest.Becomes(func() bool { return b.State() == wsproxy.BackendDraining }) {
+		s.report.add("after Drain backend %s is %v", id, b.State())
+	}
+	return fmt.Sprintf("%s over %v", id, over)
+}
+
+// resume ends the drain of a backend. It is an error if the configuration drains the backend too,
+// or if the backend is removed and has no tunnels.
+func (s *site) resume() string {
+	id := s.chaos.peers[s.rng.IntN(len(s.chaos.peers))].id
+	err := s.proxy.Resume(id)
+	if err == nil {
+		s.draining[id] = false
+	}
+	return fmt.Sprintf("%s: %v", id, err)
 }
 
 // causes counts the ends by their side and cause.

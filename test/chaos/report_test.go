@@ -43,10 +43,10 @@ func (r *report) addLocked(format string, args ...any) {
 	r.violations = append(r.violations, time.Since(r.start).Round(time.Millisecond).String()+": "+fmt.Sprintf(format, args...))
 }
 
-func (r *report) addUpgrade(number uint64, start time.Time, took time.Duration, status int, err error) {
+func (r *report) addUpgrade(number uint64, start time.Time, took, limit time.Duration, status int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.upgrades = append(r.upgrades, upgrade{number, start.Sub(r.start), took, status, err})
+	r.upgrades = append(r.upgrades, upgrade{number, start.Sub(r.start), took, limit, status, err})
 }
 
 func (r *report) addSession(s *session) {
@@ -86,10 +86,16 @@ func (r *report) number(u *url.URL) uint64 {
 }
 
 // check checks what can be checked when all tunnels have ended: their ends, and the upgrades
-// before end, a time since the start. It returns how many windows were checked.
-func (r *report) check(faults []time.Duration, end time.Duration) (numWindows int) {
+// before end, a time since the start. It returns how many windows were checked. It allows for the
+// times when this process could not run.
+func (r *report) check(faults []time.Duration, end time.Duration, late lateness) (numWindows int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, u := range r.upgrades {
+		if allowed := u.limit + late.within(u.start, u.start+u.took); u.took > allowed {
+			r.addLocked("the client waited too long, at most %v is allowed: %v; the proxy says: %s", allowed, &u, r.refusals[u.number])
+		}
+	}
 	for _, s := range r.sessions {
 		e, ok := r.ends[s.tunnel]
 		if !ok {
@@ -105,7 +111,7 @@ func (r *report) check(faults []time.Duration, end time.Duration) (numWindows in
 			r.addLocked("tunnel %d: %v; %v", number, err, describe(e))
 		}
 	}
-	numWindows, failed, err := checkWindows(r.upgrades, faults, end)
+	numWindows, failed, err := checkWindows(r.upgrades, faults, end, late)
 	if err != nil {
 		r.addLocked("%v", err)
 		for _, u := range failed {
@@ -140,7 +146,8 @@ type upgrade struct {
 	number uint64
 	start  time.Duration // since the start of the report
 	took   time.Duration
-	status int // 0: there was no response
+	limit  time.Duration // of took
+	status int           // 0: there was no response
 	err    error
 }
 
@@ -156,13 +163,15 @@ const (
 	windowLeast = 200             // upgrades in it, else it says nothing
 	afterFault  = 2 * time.Second // a window may begin
 	maxFailed   = 0.01
+	maxLate     = 500 * time.Millisecond // in a window, and for as long as a response may take
 )
 
 // checkWindows checks each window of time that begins long enough after the last fault before
 // it, and ends by end. In a window that has enough upgrades, few may fail. The windows are those
 // that begin with an upgrade: others have no more failures in as few upgrades. It returns the
-// number of windows, and those that failed in the worst one.
-func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration) (numWindows int, worst []upgrade, err error) {
+// number of windows, and those that failed in the worst one. A window in which this process could
+// not run says nothing.
+func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration, late lateness) (numWindows int, worst []upgrade, err error) {
 	upgrades = slices.SortedFunc(slices.Values(upgrades), func(a, b upgrade) int { return cmp.Compare(a.start, b.start) })
 	worstShare, worstOf := 0.0, 0
 	for first, last := 0, 0; first < len(upgrades); first++ {
@@ -174,7 +183,7 @@ func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration)
 			last++
 		}
 		isTooEarly := slices.ContainsFunc(faults, func(f time.Duration) bool { return f <= begin && begin < f+afterFault })
-		if isTooEarly || last-first < windowLeast {
+		if isTooEarly || last-first < windowLeast || late.within(begin, begin+windowSize+afterFault) > maxLate {
 			continue
 		}
 		numWindows++
@@ -194,6 +203,42 @@ func checkWindows(upgrades []upgrade, faults []time.Duration, end time.Duration)
 	return numWindows, worst, err
 }
 
+// A lateness has the times when this process could not run, because others used the machine.
+type lateness []gap
+
+// A gap is a time since the start of a report.
+type gap struct{ from, to time.Duration }
+
+// within returns how long the process could not run between two times.
+func (l lateness) within(from, to time.Duration) (sum time.Duration) {
+	for _, g := range l {
+		sum += max(min(g.to, to)-max(g.from, from), 0)
+	}
+	return sum
+}
+
+// watchLateness measures the lateness until done is closed, and then sends it.
+func watchLateness(start time.Time, done <-chan struct{}) <-chan lateness {
+	const interval, least = 20 * time.Millisecond, 100 * time.Millisecond
+	result := make(chan lateness, 1)
+	go func() { // ends with done
+		var l lateness
+		for {
+			due := time.Now().Add(interval)
+			select {
+			case <-time.After(interval):
+				if now := time.Now(); now.Sub(due) > least {
+					l = append(l, gap{due.Sub(start), now.Sub(start)})
+				}
+			case <-done:
+				result <- l
+				return
+			}
+		}
+	}()
+	return result
+}
+
 // sidesOfCause are the sides that may end a tunnel here. A cause that is missing may not occur.
 var sidesOfCause = map[wsproxy.Cause][]wsproxy.Side{
 	wsproxy.CauseClosed:      {wsproxy.SideClient, wsproxy.SideBackend},
@@ -201,6 +246,7 @@ var sidesOfCause = map[wsproxy.Cause][]wsproxy.Side{
 	wsproxy.CauseProtocol:    {wsproxy.SideBackend},
 	wsproxy.CauseShutdown:    {wsproxy.SideProxy},
 	wsproxy.CauseApplication: {wsproxy.SideProxy},
+	wsproxy.CauseDrain:       {wsproxy.SideProxy},
 }
 
 // checkEnd checks that the end of a tunnel has a side and a cause that fit.
@@ -261,6 +307,7 @@ func TestReportChecksWindows(t *testing.T) {
 		name     string
 		upgrades []upgrade
 		faults   []time.Duration
+		late     lateness
 		want     bool
 		wantNone bool // there is no window
 	}{
@@ -271,11 +318,13 @@ func TestReportChecksWindows(t *testing.T) {
 		{name: "some fail after faults without a window between them", upgrades: slices.Concat(all, some(5, 10)),
 			faults: []time.Duration{5 * time.Second, 7 * time.Second, 9 * time.Second}},
 		{name: "some fail 2 s after a fault", upgrades: slices.Concat(all, some(5, 12)), faults: []time.Duration{10 * time.Second}, want: true},
+		{name: "some fail when the process could not run", upgrades: slices.Concat(all, some(5, 10)),
+			late: lateness{{10 * time.Second, 11 * time.Second}}},
 		{name: "some fail at the end", upgrades: slices.Concat(all, some(5, 21))},
 		{name: "there are few upgrades", upgrades: everySecond(0, 3, fails), wantNone: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			numWindows, _, err := checkWindows(tt.upgrades, tt.faults, 20*time.Second)
+			numWindows, _, err := checkWindows(tt.upgrades, tt.faults, 20*time.Second, tt.late)
 			if (err != nil) != tt.want || (numWindows == 0) != tt.wantNone {
 				t.Errorf("%d windows, error %v; want an error: %t, no window: %t", numWindows, err, tt.want, tt.wantNone)
 			}
