@@ -104,8 +104,8 @@ func startChaos(t *testing.T, seed uint64) *chaos {
 	numClients, handshakeTimeout := size()
 	n := affordable(t, numClients, 4)
 	var numTunnels atomic.Uint64
-	for _, name := range []string{"event loop", "portable"} {
-		s := newSite(t, c, name, c.rng.Uint64())
+	for _, isWrapped := range []bool{false, true} {
+		s := newSite(t, c, isWrapped, c.rng.Uint64())
 		h := habits{
 			handshake: handshakeTimeout, slack: time.Second, patience: 25 * time.Second,
 			pause: 300 * time.Millisecond, messages: 30,
@@ -246,9 +246,10 @@ type site struct {
 	running sync.WaitGroup
 }
 
-// newSite starts a proxy with options at random.
-func newSite(t *testing.T, c *chaos, engine string, seed uint64) *site {
-	s := &site{name: engine, chaos: c, rng: rand.New(rand.NewPCG(seed, 1)), report: newReport(), draining: make(map[string]bool)}
+// newSite starts a proxy with options at random. A dialer that wraps connections makes its tunnels
+// portable ones.
+func newSite(t *testing.T, c *chaos, isWrapped bool, seed uint64) *site {
+	s := &site{name: "plain dialer", chaos: c, rng: rand.New(rand.NewPCG(seed, 1)), report: newReport(), draining: make(map[string]bool)}
 	s.report.start = c.start
 	s.ctx, s.cancel = context.WithCancel(t.Context())
 	balancers := []struct {
@@ -274,7 +275,8 @@ func newSite(t *testing.T, c *chaos, engine string, seed uint64) *site {
 		wsproxy.WithSlowStart(slowStart), wsproxy.WithLimits(wsproxy.Limits{Queue: queue}),
 		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: handshakeTimeout}), wsproxy.WithTrace(s.report.trace()),
 	}
-	if engine == "portable" {
+	if isWrapped {
+		s.name = "wrapping dialer"
 		opts = append(opts, proxytest.WrappedDialer())
 	}
 	probe := "no probe"

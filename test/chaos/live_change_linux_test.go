@@ -127,7 +127,8 @@ func newChanges(t *testing.T, p *wsproxy.Proxy, urls []string) *changes {
 	return c
 }
 
-// next removes some backends, adds some, and changes the others.
+// next removes some backends, adds some, and changes the others, but for BackendConfig.Drain, which
+// closes tunnels.
 func (c *changes) next() {
 	c.num++
 	var configs []wsproxy.BackendConfig
