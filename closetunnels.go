@@ -26,15 +26,15 @@ type CloseOptions struct {
 	// its share, so that their clients do not all come back at once. If the context ends
 	// earlier, the others stay open. Zero means 1,000 a second, but within 60 % of the time
 	// that the context has left, so that the last ones have the rest to end; a context without
-	// a deadline counts as one that has 15 s left. Negative means all at once.
+	// a deadline counts as having 15 s left. Negative means all at once.
 	Over time.Duration
 }
 
-// CloseTunnels closes the open tunnels for which match returns true, or all if match is nil,
-// as [Tunnel.Close] does. It waits until they have ended, and those of them too that end by
-// themselves meanwhile; their turn then takes no time. It returns how many it has closed. If
-// ctx ends first, no more tunnels are closed, those that were go on ending, and the error is
-// that of ctx. If the code or the reason may not be sent, or match panics, no tunnel is closed.
+// CloseTunnels closes the open tunnels that match, or all if match is nil, as [Tunnel.Close]
+// does. It waits until all of them have ended. A tunnel that ends by itself meanwhile takes no
+// turn. It returns how many it has closed. If ctx ends first, the rest stays open, closed
+// tunnels go on ending, and the error is that of ctx. If the code or the reason may not be
+// sent, or match panics, no tunnel is closed.
 //
 // Match is called once for each tunnel that is open when CloseTunnels begins, before the first
 // one is closed. Tunnels that open later stay. A hook of [Trace] that calls CloseTunnels waits
@@ -54,7 +54,7 @@ func (p *Proxy) CloseTunnels(ctx context.Context, match func(*Tunnel) bool, o Cl
 	return p.closeAndWait(ctx, tunnels, o.Over, func(t *Tunnel) bool { return t.relay.Close(relay.CauseApplication, code, reason) })
 }
 
-// matchTunnels returns the open tunnels for which match returns true.
+// matchTunnels returns the open tunnels that match.
 func (p *Proxy) matchTunnels(match func(*Tunnel) bool) ([]*Tunnel, error) {
 	tunnels := p.registry.tunnels()
 	if match == nil {

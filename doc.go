@@ -75,7 +75,8 @@
 // one succeeds. A backend that is reached, but fails for several clients, is ejected: see
 // [Ejection]. A backend that is avoided is used where no better one is left, and no tunnel ends
 // because of a flag. [Backend.Health] has all flags. A backend with a new address has none, and is
-// tried at once. [Proxy.SetBackends] changes the set at any time and closes no tunnel.
+// tried at once. [Proxy.SetBackends] changes the set at any time and closes no tunnel, unless
+// it sets [BackendConfig.Drain].
 //
 // [WithHealthCheck] probes the backends, also those that no client uses: see [HealthCheck].
 // It is the only option with which [New] starts a goroutine.
@@ -183,14 +184,24 @@
 // be lost.
 //
 // [Proxy.Close] sends no Close frames. [Proxy.Tunnels] lists open tunnels, [Proxy.Tunnel]
-// finds one by its ID, and [Tunnel.Close] ends one.
+// finds one by its ID, [Tunnel.Close] ends one, and [Proxy.CloseTunnels] many.
+//
+// # Draining
+//
+// [Proxy.Drain] empties a backend before it is stopped: it gets no new tunnels, and those that
+// it has are closed over a time of your choice with 1012, so that their clients come again one
+// after the other, to another backend. [Proxy.Resume] ends that. [BackendConfig.Drain] is the
+// same for programs that configure their backends as a whole, and [HealthCheck.DrainAfter] for
+// a backend that fails its check. [Proxy.CloseTunnels] closes any other set of tunnels at a
+// pace.
 //
 // # Shutdown
 //
 // [http.Server.Shutdown] neither closes nor waits for connections that have been
 // upgraded. [Proxy.Shutdown] does: it refuses new upgrades with 503 and
-// Retry-After, ends every tunnel with Close 1001, the backend first, waits until all have
-// ended, and cuts what is left when its context ends. Run both side by side
+// Retry-After, ends every tunnel with Close 1001, the backend first, at 1,000 a second or
+// within 60 % of the time that its context has left, waits until all have ended, and cuts
+// what is left when its context ends. Run both side by side
 // under one deadline, and wait for both before main returns, as in the example of
 // [Proxy.Shutdown]. [Proxy.Close] cuts all tunnels at once.
 //

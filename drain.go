@@ -17,8 +17,8 @@ import (
 // Drain returns nil when the backend has no tunnel and no upgrade left: it can then be stopped.
 // The backend drains until [Proxy.Resume]. The other errors are
 //
-//   - a [*DrainError], when ctx ends first: no more tunnels are closed, the others stay open,
-//     and the backend drains on without new tunnels. Call Drain again, or Resume;
+//   - a [*DrainError], when ctx ends first: the tunnels that are left stay open, and the
+//     backend drains on without new ones. Call Drain again, or Resume;
 //   - [ErrResumed], when Resume was called;
 //   - [ErrShutdown], when [Proxy.Shutdown] or [Proxy.Close] was called, which end all tunnels;
 //   - an error that names the ID, if it is neither in the set nor that of a removed backend
@@ -29,7 +29,7 @@ import (
 // the Example does.
 //
 // Drain may be called again while it runs: the new call closes the tunnels that are left at its
-// own pace. The earlier one closes no more, and goes on waiting. [Proxy.SetBackends] does not
+// own pace. The earlier one stops closing, and goes on waiting. [Proxy.SetBackends] does not
 // end it, whether the new set has the backend or not. A backend that comes back into the set
 // still drains, unless it had no tunnels left when it was removed. [BackendConfig.Drain] is the
 // same as a configuration. Both are independent: a backend gets new tunnels when it is resumed
@@ -63,8 +63,8 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 }
 
 // Resume ends the drain of the backend with that ID: it gets new tunnels again, and a
-// [Proxy.Drain] under way returns [ErrResumed]. The tunnels that are left stay open, but those
-// that are ending do end. With [WithSlowStart] the backend starts slowly. If the backend does
+// [Proxy.Drain] under way returns [ErrResumed]. Tunnels that have begun to end do
+// end, and the others stay open. With [WithSlowStart] the backend starts slowly. If the backend does
 // not drain, Resume does nothing. It returns an error, and changes nothing, if there is no
 // backend with that ID, or if its [BackendConfig.Drain] is set: that is changed by
 // [Proxy.SetBackends].
@@ -76,18 +76,18 @@ func (p *Proxy) Resume(id string) error {
 	return err
 }
 
-// A drain is what the calls of Drain for one backend wait for, until it is resumed.
+// A drain has the events that the calls of Drain for one backend wait for, until Resume.
 type drain struct {
 	empty   chan struct{} // closed when the backend has no tunnel left; guarded by Proxy.mu
 	resumed chan struct{} // closed by Resume
 }
 
-// A closingRun closes the tunnels of one backend at a pace. The last one that has begun is the
-// backend's only one.
+// A closingRun closes the tunnels of one backend at a pace. A backend has one at most: a new one
+// stops the old one.
 type closingRun struct {
 	cause        relay.Cause
 	isConfigured bool          // of BackendConfig.Drain
-	stop         chan struct{} // closed when it is not to close any more; see Backend.closing
+	stop         chan struct{} // closed to stop it; see Backend.closing
 }
 
 // drains reports whether the backend gets no new tunnels because of Drain or BackendConfig.Drain.
@@ -196,7 +196,7 @@ func (b *Backend) beginClosingLocked(cause relay.Cause, isConfigured bool) *clos
 	return b.closing
 }
 
-// endClosing records that c closes no more.
+// endClosing records that c has ended.
 func (p *Proxy) endClosing(b *Backend, c *closingRun) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -229,7 +229,7 @@ func (p *Proxy) emptied(b *Backend) {
 	p.forgetLocked(b)
 }
 
-// signalEmptyLocked tells those who drain b that it has no tunnels, if that is so.
+// signalEmptyLocked ends the drain and the closing run of b if it has no tunnels.
 func (p *Proxy) signalEmptyLocked(b *Backend) {
 	if b.NumTunnels() > 0 {
 		return

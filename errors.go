@@ -121,8 +121,8 @@ func (e *BackendError) isBadResponse() bool {
 // does not answer the proxy's Close frame is no cut.
 type DrainError struct {
 	ID     string // the backend's; empty for a shutdown
-	Closed int    // tunnels that ended and were not cut; for Drain also those that ended by themselves
-	Cut    int    // tunnels that were cut; for a shutdown also those that a hook kept from ending
+	Closed int    // tunnels that ended and were not cut; for Drain including tunnels that ended by themselves
+	Cut    int    // tunnels that were cut, and for a shutdown those that a hook kept from ending
 	Left   int    // tunnels that the backend still has, upgrades under way included; 0 for a shutdown
 	Err    error  // the context's error; nil if the context did not end
 }

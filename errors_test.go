@@ -28,6 +28,7 @@ func TestErrorTextsNameObjectAndCause(t *testing.T) {
 		{&wsproxy.BackendError{ID: "http://10.0.0.1", Op: "dial", Err: refused}, "wsproxy: dial backend http://10.0.0.1: dial tcp: connection refused"},
 		{&wsproxy.DrainError{Closed: 3, Cut: 2, Err: context.DeadlineExceeded}, "wsproxy: shutdown: 3 tunnels closed, 2 cut: context deadline exceeded"},
 		{&wsproxy.DrainError{Closed: 3, Cut: 2}, "wsproxy: shutdown: 3 tunnels closed, 2 cut"},
+		{&wsproxy.DrainError{ID: "b", Closed: 3, Cut: 2, Left: 1}, "wsproxy: drain backend b: 3 tunnels closed, 2 cut, 1 left"},
 	} {
 		if got := tt.err.Error(); got != tt.want {
 			t.Errorf("Error() = %q; want %q", got, tt.want)

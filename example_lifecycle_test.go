@@ -73,6 +73,59 @@ func ExampleProxy_Shutdown() {
 	// client: StatusGoingAway
 }
 
+// A page for operators empties a backend before it is restarted. The drain takes minutes, and
+// must not end with the request of an operator who closes the page: so it has the values of the
+// request's context, but not its end.
+func ExampleProxy_Drain() {
+	backend := startBackend("the backend")
+	defer backend.Close()
+	proxy, err := wsproxy.New(wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "chat-1", URL: backend.URL}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer proxy.Close() // ends drains under way
+
+	drain := func(w http.ResponseWriter, r *http.Request) { // behind your authentication
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 5*time.Minute)
+		defer cancel()
+		err := proxy.Drain(ctx, r.FormValue("backend"), 50*time.Millisecond) // minutes, in production
+		var drained *wsproxy.DrainError
+		switch {
+		case errors.As(err, &drained):
+			fmt.Fprintf(w, "%d tunnels are left, and the backend gets no new ones", drained.Left)
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusConflict)
+		default:
+			fmt.Fprint(w, "the backend can be stopped")
+		}
+	}
+	service := httptest.NewServer(proxy)
+	defer service.Close()
+	client := connect(service.URL)
+	defer client.CloseNow()
+	goodbye := make(chan error, 1)
+	go func() {
+		_, _, err := client.Read(context.Background())
+		goodbye <- err
+	}()
+
+	response := httptest.NewRecorder()
+	drain(response, httptest.NewRequest("POST", "/drain?backend=chat-1", nil))
+	fmt.Println("client:", websocket.CloseStatus(<-goodbye))
+	fmt.Println("operator:", response.Body)
+	fmt.Println("backend:", proxy.Backends()[0].State())
+
+	fmt.Println("resumed:", proxy.Resume("chat-1"))
+	fmt.Println("backend:", proxy.Backends()[0].State())
+
+	// Output:
+	// client: StatusServiceRestart
+	// operator: the backend can be stopped
+	// backend: draining
+	// resumed: <nil>
+	// backend: up
+}
+
 // A Probe is a function, so that the ones that are built in can be combined: here with a
 // metric.
 func ExampleWithHealthCheck() {

@@ -189,7 +189,7 @@ func (u *upgrade) pick() (*attempt, error) {
 		if !b.reserve() {
 			continue // other upgrades have taken the last places in the meantime
 		}
-		if b.removed.Load() || b.drains() { // read after reserve, so that SetBackends and Drain see the place or pick sees what they do
+		if b.removed.Load() || b.drains() { // read after reserve, so that SetBackends and Drain see the place or pick sees the removal or the drain
 			u.p.release(b)
 			continue
 		}

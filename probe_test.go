@@ -565,12 +565,12 @@ func TestProbeConfigCanBeChangedAfterwards(t *testing.T) {
 }
 
 func TestHealthCheckRefusesNegativeValues(t *testing.T) {
-	_, err := wsproxy.New(wsproxy.WithBackends(), wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: -1, Timeout: -1, Fall: -1, Rise: -1}))
+	_, err := wsproxy.New(wsproxy.WithBackends(), wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: -1, Timeout: -1, Fall: -1, Rise: -1, DrainAfter: -1}))
 	var got []string
 	for _, e := range configErrors(t, err) {
 		got = append(got, e.Option)
 	}
-	if want := "[WithHealthCheck.Interval WithHealthCheck.Timeout WithHealthCheck.Fall WithHealthCheck.Rise]"; fmt.Sprint(got) != want {
+	if want := "[WithHealthCheck.Interval WithHealthCheck.Timeout WithHealthCheck.Fall WithHealthCheck.Rise WithHealthCheck.DrainAfter]"; fmt.Sprint(got) != want {
 		t.Errorf("New() reports mistakes in %v; want %v", got, want)
 	}
 }

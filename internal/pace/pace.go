@@ -6,10 +6,10 @@ import "time"
 
 const (
 	perSecond = 1000 // closes a second, if no time is given
-	maxShare  = 0.6  // of what is left, for the closes: the last tunnels need the rest to end
+	maxShare  = 0.6  // of the time left: the last tunnels need the rest to end
 )
 
-// NoDeadline stands for what a context without a deadline has left.
+// NoDeadline stands for the time left of a context without a deadline.
 const NoDeadline = 15 * time.Second
 
 // Window returns the time over which n closes are spread. If over is positive, it is that
