@@ -79,6 +79,8 @@ type Backend struct {
 	refusals refusalCounts
 	slowFrom atomic.Int64 // the beginning of the last slow start, since the proxy's start; -1 if there was none
 
+	counters backendCounters
+
 	drain   atomic.Pointer[drain] // until Resume; nil: Drain was not called; changed under Proxy.mu
 	closing *closingRun           // nil: none; guarded by Proxy.mu
 
@@ -91,6 +93,7 @@ func (p *Proxy) newBackend(id string) *Backend {
 	b := &Backend{p: p, id: id, idHash: hashString(id)}
 	b.health.lastOpened.Store(-1)
 	b.slowFrom.Store(-1)
+	b.counters.init()
 	return b
 }
 

@@ -130,6 +130,7 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	isFirst := p.set.Load() == nil
+	hasChanged := false // the state of a backend
 	all := make([]*Backend, len(targets))
 	inSet := make(map[*Backend]bool, len(targets))
 	for i, t := range targets {
@@ -144,6 +145,7 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 			moved = append(moved, movedBackend{b, b.forgetFaults()}) // they were those of the old address
 		}
 		hasDrained := old != nil && old.config.Drain && !b.drains()
+		hasChanged = hasChanged || hasMoved || old == nil || b.removed.Load() || old.config.Drain != t.config.Drain
 		if !isFirst && (old == nil || hasMoved || hasDrained || b.removed.Load()) {
 			b.beginSlowStart()
 		}
@@ -152,8 +154,11 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 	}
 	p.set.Store(newBackendSet(all))
 	for _, b := range p.known {
-		b.removed.Store(!inSet[b])
+		hasChanged = b.removed.Swap(!inSet[b]) == inSet[b] || hasChanged
 		p.forgetLocked(b)
+	}
+	if hasChanged && !isFirst {
+		p.noteStateChange()
 	}
 	return moved
 }

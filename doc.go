@@ -89,6 +89,9 @@
 // tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but
 // [LeastTunnels] gives it no more than its even share: see [Backend.Load].
 //
+// A tunnel stays on its backend. After a backend was added, or has recovered, the others carry
+// what they had: [Proxy.Rebalance] moves clients, a few at a time.
+//
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
@@ -218,7 +221,9 @@
 //
 // [Trace] has hooks for each pick, each attempt, each change of a backend's flags, each
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
-// [Proxy.Stats] has counters. The logger ([WithLogger], otherwise [slog.Default]) gets a line
+// [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: attempts by outcome,
+// traffic, ends by side and cause, and histograms of how long opening handshakes took and how
+// long tunnels lived. [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger], otherwise [slog.Default]) gets a line
 // at Debug for each upgrade that is refused or fails and for each tunnel that opens or ends.
 // It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared, and
 // nothing in between; one at Warn when backends with a flag or of a higher

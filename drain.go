@@ -110,6 +110,7 @@ func (p *Proxy) beginDrain(id string) (*Backend, *drain, *closingRun, error) {
 		d = &drain{empty: make(chan struct{}), resumed: make(chan struct{})}
 		b.drain.Store(d)
 		p.set.Store(newBackendSet(p.set.Load().all))
+		p.noteStateChange()
 	}
 	c := b.beginClosingLocked(relay.CauseDrain, false)
 	p.signalEmptyLocked(b)
@@ -136,6 +137,7 @@ func (p *Proxy) resume(id string) (hasResumed bool, err error) {
 	}
 	b.beginSlowStart()
 	p.set.Store(newBackendSet(p.set.Load().all))
+	p.noteStateChange()
 	return true, nil
 }
 

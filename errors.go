@@ -29,6 +29,11 @@ var (
 	// ErrResumed is what [Proxy.Drain] returns when [Proxy.Resume] has ended it.
 	ErrResumed = errors.New("wsproxy: drain ended: the backend was resumed")
 
+	// ErrNotMoving means that [Proxy.Rebalance] has stopped, because more than half of the
+	// clients whose tunnels it closed came back to the same backend. The balancer sends them
+	// there: see [Hash].
+	ErrNotMoving = errors.New("wsproxy: rebalance: clients come back to the same backend")
+
 	// ErrShutdown means that [Proxy.Shutdown] or [Proxy.Close] has been called.
 	// It unwraps to [net.ErrClosed]. The client gets 503 and Retry-After.
 	ErrShutdown error = shutdownError{}

@@ -252,6 +252,7 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 // now. If a backend is reached again, the others may be too: where all were restarted, the first
 // one would get all clients.
 func (b *Backend) afterChange(c health.Change) {
+	b.noteFlagChange(c)
 	if c.Cleared.Has(health.Unreachable) {
 		for _, other := range b.p.set.Load().active {
 			other.hasten()
@@ -301,7 +302,7 @@ func (p *Proxy) recordLife(t *Tunnel) {
 	time.AfterFunc(health.MinLife-(p.now()-t.opened), func() {
 		p.registry.addReport() // Shutdown waits for the hook
 		defer p.registry.removeReport()
-		t := p.registry.tunnel(id)
+		t := p.registry.tunnelOf(b, id)
 		if t != nil && !t.relay.IsEnding() && !b.hasMovedSince(t.opened) {
 			p.recordHealth(b, health.Event{Outcome: health.Lived}, nil)
 		}

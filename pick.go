@@ -430,9 +430,6 @@ func statusFailure(resp *http.Response) error {
 // probation.
 func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration, deadline time.Time) (c health.Change, reason error) {
 	defer a.endTrialAndProbation()
-	if a.hasMoved() {
-		return health.Change{}, nil
-	}
 	isOver := !deadline.IsZero() && !time.Now().Before(deadline)
 	r := result{
 		err: err, status: a.status(), took: took, canceled: u.canceled(),
@@ -443,6 +440,10 @@ func (u *upgrade) recordOutcome(a *attempt, err error, took time.Duration, deadl
 	}
 	var e health.Event
 	e.Outcome, e.RetryAfter = r.outcome(time.Now())
+	u.p.countAttempt(a.backend, e.Outcome, took)
+	if a.hasMoved() {
+		return health.Change{}, nil
+	}
 	switch e.Outcome {
 	case health.Unreached, health.Unanswered, health.Busy:
 		e.Client = hashString(clientIP(u.r))

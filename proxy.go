@@ -50,7 +50,10 @@ type Proxy struct {
 	ejecting   sync.Mutex  // held while a backend is ejected, so that not too many are
 	usesOthers atomic.Bool // see reportTier
 
-	slowUntil atomic.Int64 // the end of the last slow start, since start; 0 if there was none
+	slowUntil    atomic.Int64 // the end of the last slow start, since start; 0 if there was none
+	stateChanged atomic.Int64 // the last call of noteStateChange, since start; 0 if there was none
+
+	rebalancing atomic.Pointer[rebalancing] // the call of Rebalance under way, or nil
 
 	mu    sync.Mutex          // held to change set and known
 	known map[string]*Backend // by ID: the backends in the set, and removed ones that still have tunnels

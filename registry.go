@@ -5,6 +5,10 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/histogram"
+	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
 // A registry has all upgrades and tunnels of a Proxy, and the counts of ended ones.
@@ -13,6 +17,8 @@ type registry struct {
 	empty   chan struct{} // closed when the registry is stopped and nothing is left
 
 	opened, refused, failed atomic.Uint64 // see Stats
+
+	handshakes, lifetimes *histogram.Histogram // see Stats
 
 	// mu is held for these fields alone: no hook and no method of a connection is
 	// called under it.
@@ -26,14 +32,14 @@ type registry struct {
 	numClosing int // goroutines that close tunnels: see Proxy.closeInBackgroundLocked
 	watches    []*watch
 	lastID     uint64
-	closed     int     // tunnels that ended since the registry was stopped and were not cut
-	cut        int     // tunnels that ended since then and were cut: see TunnelEnd.Cut
-	toBackend  Traffic // of tunnels that have ended
-	toClient   Traffic
+	closed     int // tunnels that ended since the registry was stopped and were not cut
+	cut        int // tunnels that ended since then and were cut: see TunnelEnd.Cut
+	ended      endedTunnels
 }
 
 func (r *registry) init() {
 	r.stopped, r.empty = make(chan struct{}), make(chan struct{})
+	r.handshakes, r.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
 	r.upgrades = make(map[*upgrade]bool)
 	r.backends = make(map[*Backend]struct{})
 }
@@ -77,10 +83,10 @@ func (r *registry) addTunnel(t *Tunnel) (isStopped, isAborted bool) {
 	return r.isStopped, r.isAborted
 }
 
-// removeTunnel removes t, which has ended. WasCut is its TunnelEnd.Cut: bytes were dropped,
-// a Close frame was not written, or a limit of time closed a side.
-func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
-	toBackend, toClient := t.traffic()
+// removeTunnel removes t, which has ended, and counts its end and how long it has lived. End is
+// nil if t has never opened.
+func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) {
+	toBackend, toClient := t.Traffic()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := t.backend
@@ -90,16 +96,20 @@ func (r *registry) removeTunnel(t *Tunnel, wasCut bool) {
 	delete(b.open, t.id)
 	r.signalWatchesLocked(t)
 	b.ended++
-	if wasCut {
+	if end != nil && end.Cut {
 		b.cut++
 	}
 	if len(b.open) == 0 {
 		delete(r.backends, b)
 	}
 	r.numTunnels--
-	r.toBackend.add(toBackend)
-	r.toClient.add(toClient)
-	if r.isStopped && wasCut {
+	r.ended.add(end, toBackend, toClient)
+	b.counters.ended.add(end, toBackend, toClient)
+	if end != nil {
+		r.lifetimes.Observe(lived)
+		b.counters.lifetimes.Observe(lived)
+	}
+	if r.isStopped && end != nil && end.Cut {
 		r.cut++
 	} else if r.isStopped {
 		r.closed++
@@ -179,7 +189,9 @@ func (r *registry) signalIfEmptyLocked() {
 	}
 }
 
-// tunnel returns the tunnel with that ID, or nil. There are few backends.
+// tunnel returns the tunnel with that ID, or nil. It looks at all backends with tunnels: with
+// 100 of them that takes 2 µs, and with 10,000 less than 1 ms. Only a program asks for a tunnel
+// in this way, so it is no reason for another map, which each tunnel would pay for.
 func (r *registry) tunnel(id uint64) *Tunnel {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -189,6 +201,13 @@ func (r *registry) tunnel(id uint64) *Tunnel {
 		}
 	}
 	return nil
+}
+
+// tunnelOf returns the tunnel of b with that ID, or nil.
+func (r *registry) tunnelOf(b *Backend, id uint64) *Tunnel {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return b.open[id]
 }
 
 // tunnels returns the open tunnels.

@@ -1,5 +1,17 @@
 package wsproxy
 
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/health"
+	"github.com/wsproxy/wsproxy/internal/histogram"
+	"github.com/wsproxy/wsproxy/internal/relay"
+)
+
 // Stats are gauges of a [Proxy], and counters since [New].
 type Stats struct {
 	Upgrading int // upgrades under way
@@ -16,6 +28,59 @@ type Stats struct {
 	// Traffic of all tunnels, open ones included, without frames that the proxy itself
 	// sent.
 	ToBackend, ToClient Traffic
+
+	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].
+	Ended []EndCount
+
+	Handshakes Histogram // opening handshakes with backends: see BackendStats
+	Lifetimes  Histogram // tunnels that have ended: see BackendStats
+}
+
+// BackendStats are a gauge of a [Backend], and its counters since the proxy has known its ID.
+// If an attempt has failed on one backend, and succeeded on another, each counts its own.
+type BackendStats struct {
+	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has
+	Opened  uint64 // tunnels that have opened
+
+	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.
+	Accepted  uint64 // it responded with 101
+	Refused   uint64 // it gave a response that raises no flag, such as 404 or 500
+	Full      uint64 // it responded with 503 and Retry-After: see [FlagFull]
+	Failed    uint64 // it was reached, and gave no proper response: see [FlagResting]
+	Unreached uint64 // the connection failed: see [FlagUnreachable]
+	Abandoned uint64 // the client left, the proxy was shut down, or its own host was at fault
+
+	// Traffic of all its tunnels, open ones included, without frames that the proxy itself
+	// sent.
+	ToBackend, ToClient Traffic
+
+	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].
+	Ended []EndCount
+
+	Handshakes Histogram // from the dial to the 101, for each that is Accepted; 1 ms to 10 s
+	Lifetimes  Histogram // from the 101 to the end, for each tunnel in Ended; 1 s to 7 days
+}
+
+// An EndCount counts the tunnels that ended by one side and one cause. A list of them
+// has each pair that has happened, by side and cause in ascending order.
+type EndCount struct {
+	Side  Side
+	Cause Cause
+	Count uint64
+}
+
+// A Histogram counts durations by fixed buckets, as Prometheus does.
+type Histogram struct {
+	Count   uint64        // of all durations
+	Sum     time.Duration // of all durations
+	Buckets []Bucket      // by ascending bounds; what exceeds the last one is in Count only
+}
+
+// A Bucket counts the durations of at most Bound, so that those of the buckets before it are
+// in it too.
+type Bucket struct {
+	Bound time.Duration
+	Count uint64
 }
 
 // Traffic counts bytes and messages in one direction.
@@ -32,17 +97,30 @@ func (t *Traffic) add(u Traffic) {
 // Stats returns the current counters. It adds up the traffic of all open tunnels, which
 // delays no upgrade.
 func (p *Proxy) Stats() Stats {
-	r := &p.registry
-	s, tunnels := r.snapshot()
+	s, tunnels := p.registry.snapshot()
 	s.Waiting = int(p.queue.numWaiting.Load())
-	// Without the lock. A tunnel that ends meanwhile is not counted twice: the totals in
-	// s are those of the moment at which it was still open.
-	for _, t := range tunnels {
-		toBackend, toClient := t.traffic()
-		s.ToBackend.add(toBackend)
-		s.ToClient.add(toClient)
-	}
+	addOpen(tunnels, &s.ToBackend, &s.ToClient)
 	return s
+}
+
+// Stats returns the current counters. They belong to the ID: they are kept while the ID is in
+// the set or has tunnels, and begin at zero if it is added again later. It adds up the traffic
+// of the backend's open tunnels, which delays no upgrade.
+func (b *Backend) Stats() BackendStats {
+	s, tunnels := b.p.registry.backendSnapshot(b)
+	addOpen(tunnels, &s.ToBackend, &s.ToClient)
+	return s
+}
+
+// addOpen adds the traffic of tunnels that were open when the totals were read. It holds no
+// lock. A tunnel that ends meanwhile is not counted twice: the totals are those of the moment
+// at which it was still open.
+func addOpen(tunnels []*Tunnel, toBackend, toClient *Traffic) {
+	for _, t := range tunnels {
+		b, c := t.Traffic()
+		toBackend.add(b)
+		toClient.add(c)
+	}
 }
 
 // snapshot returns the counters without the traffic of open tunnels, and these tunnels.
@@ -52,6 +130,87 @@ func (r *registry) snapshot() (Stats, []*Tunnel) {
 	return Stats{
 		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
 		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
-		ToBackend: r.toBackend, ToClient: r.toClient,
+		ToBackend: r.ended.toBackend, ToClient: r.ended.toClient, Ended: r.ended.sorted(),
+		Handshakes: newHistogram(r.handshakes), Lifetimes: newHistogram(r.lifetimes),
 	}, r.tunnelsLocked()
+}
+
+// backendSnapshot is snapshot for one backend.
+func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &b.counters
+	attempts := func(o health.Outcome) uint64 { return c.attempts[o].Load() }
+	return BackendStats{
+		Tunnels: len(b.open), Opened: c.opened.Load(),
+		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
+		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
+		Abandoned: attempts(health.Neutral),
+		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
+		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
+	}, slices.Collect(maps.Values(b.open))
+}
+
+func newHistogram(h *histogram.Histogram) Histogram {
+	s := h.Snapshot()
+	buckets := make([]Bucket, len(s.Buckets))
+	for i, b := range s.Buckets {
+		buckets[i] = Bucket(b)
+	}
+	return Histogram{Count: s.Count, Sum: s.Sum, Buckets: buckets}
+}
+
+// backendCounters are the counters of one backend. They cost an upgrade a few atomic
+// additions.
+type backendCounters struct {
+	opened     atomic.Uint64
+	attempts   [health.NumAttemptOutcomes]atomic.Uint64 // by outcome
+	handshakes *histogram.Histogram
+	lifetimes  *histogram.Histogram
+
+	ended endedTunnels // guarded by registry.mu
+}
+
+func (c *backendCounters) init() {
+	c.handshakes, c.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
+}
+
+// countAttempt counts an attempt that has ended with o, after it took so long.
+func (p *Proxy) countAttempt(b *Backend, o health.Outcome, took time.Duration) {
+	b.counters.attempts[o].Add(1)
+	if o == health.Opened {
+		b.counters.handshakes.Observe(took)
+		p.registry.handshakes.Observe(took)
+	}
+}
+
+// endedTunnels are the totals of tunnels that have ended.
+type endedTunnels struct {
+	toBackend, toClient Traffic
+
+	counts []EndCount // in no order; a list is small, because few pairs happen
+}
+
+// add adds a tunnel. End is nil if it has never opened.
+func (e *endedTunnels) add(end *relay.End, toBackend, toClient Traffic) {
+	e.toBackend.add(toBackend)
+	e.toClient.add(toClient)
+	if end == nil {
+		return
+	}
+	side, cause := Side(end.Side), Cause(end.Cause)
+	for i := range e.counts {
+		if c := &e.counts[i]; c.Side == side && c.Cause == cause {
+			c.Count++
+			return
+		}
+	}
+	e.counts = append(e.counts, EndCount{side, cause, 1})
+}
+
+// sorted returns a copy of the counts.
+func (e *endedTunnels) sorted() []EndCount {
+	return slices.SortedFunc(slices.Values(e.counts), func(a, b EndCount) int {
+		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Cause, b.Cause))
+	})
 }

@@ -31,6 +31,13 @@ type Tunnel struct {
 // ID returns the tunnel's number, which is unique within its Proxy.
 func (t *Tunnel) ID() uint64 { return t.id }
 
+// Traffic returns the bytes and messages relayed so far in each direction, without frames that
+// the proxy itself sent.
+func (t *Tunnel) Traffic() (toBackend, toClient Traffic) {
+	b, c := t.relay.Counts()
+	return Traffic(b), Traffic(c)
+}
+
 // Close ends the tunnel: the backend is sent a Close frame with 1001, and the client one
 // with code and reason, behind what the backend still sends or, if code is 1008, at once.
 // Each is sent at a frame boundary. The package documentation says how long the backend is
@@ -70,12 +77,6 @@ func (t *Tunnel) closeForShutdown() bool { return t.closeFor(relay.CauseShutdown
 // abort ends the tunnel at once.
 func (t *Tunnel) abort() { t.relay.Abort(relay.CauseShutdown) }
 
-// traffic returns the traffic so far.
-func (t *Tunnel) traffic() (toBackend, toClient Traffic) {
-	b, c := t.relay.Counts()
-	return Traffic(b), Traffic(c)
-}
-
 // newTunnel returns a tunnel for a, whose client's connection was hijacked after early was
 // read from it. The tunnel then owns the connections and the place of a.
 func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
@@ -110,7 +111,7 @@ func (p *Proxy) register(t *Tunnel) {
 
 // close ends a tunnel that has not opened, without a hook and without a line in the log.
 func (t *Tunnel) close() {
-	defer t.p.registry.removeTunnel(t, false)
+	defer t.p.registry.removeTunnel(t, nil, 0)
 	t.relay.Abort(relay.CauseLost)
 	t.relay.Run()
 }
@@ -119,7 +120,11 @@ func (t *Tunnel) close() {
 // the proxy is detached, it returns at once.
 func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 	p.registry.opened.Add(1)
+	t.backend.counters.opened.Add(1)
 	p.recordLife(t)
+	if r := p.rebalancing.Load(); r != nil {
+		r.recordOpened(t)
+	}
 	p.logOpened(t)
 	if p.trace.Opened != nil {
 		p.callOpened(OpenedInfo{Tunnel: t, Request: r})
@@ -155,7 +160,7 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 // finish gives back the place among [Limits], logs the end and calls the hook. It removes the
 // tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
-	defer t.p.registry.removeTunnel(t, end.Cut)
+	defer t.p.registry.removeTunnel(t, &end, t.p.now()-t.opened) // until now, whatever the hook takes
 	defer t.releasePlace()
 	t.recordUse(end)
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
@@ -170,7 +175,7 @@ func (t *Tunnel) recordUse(end relay.End) {
 	if !t.backend.needsLife() || isLost || t.backend.hasMovedSince(t.opened) {
 		return
 	}
-	if toBackend, toClient := t.traffic(); toBackend.Messages > 0 && toClient.Messages > 0 {
+	if toBackend, toClient := t.Traffic(); toBackend.Messages > 0 && toClient.Messages > 0 {
 		t.p.recordHealth(t.backend, health.Event{Outcome: health.Lived}, nil)
 	}
 }
@@ -228,7 +233,7 @@ func (o tunnelOwner) Ended(end relay.End) { go o.t.finish(end) }
 // reportEnd logs the end and calls the hook. It is a function of its own because of its
 // large stack frame: without a hook and a log line, the goroutine's stack need not grow.
 func (t *Tunnel) reportEnd(end relay.End) {
-	toBackend, toClient := t.traffic()
+	toBackend, toClient := t.Traffic()
 	e := TunnelEnd{
 		TunnelInfo: t.Info(), Duration: t.p.now() - t.opened,
 		Side: Side(end.Side), Cause: Cause(end.Cause), Code: end.Code, Cut: end.Cut, Err: end.Err,

@@ -52,7 +52,8 @@ const (
 	// Answered: it gave a response below 500, other than 101.
 	Answered
 
-	// Opened: it gave a 101.
+	// Opened: it gave a 101. It is the last outcome of an attempt: the others are those of
+	// tunnels.
 	Opened
 
 	// Lost: it closed the connection of a tunnel within [MinLife], without a Close frame,
@@ -62,6 +63,9 @@ const (
 	// Lived: a tunnel of it has lived for [MinLife], or has carried messages both ways.
 	Lived
 )
+
+// NumAttemptOutcomes is the number of outcomes that an attempt may have.
+const NumAttemptOutcomes = Opened + 1
 
 // A Flag is a fault of a backend. The greater ones are the worse ones.
 type Flag uint8

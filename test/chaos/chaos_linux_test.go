@@ -241,6 +241,8 @@ type site struct {
 	configs  []wsproxy.BackendConfig // the set of backends
 	draining map[string]bool         // the IDs of those that Drain may have been called for
 
+	isRebalancing atomic.Bool
+
 	cancel  context.CancelFunc // ends the operations that take time
 	ctx     context.Context
 	running sync.WaitGroup

@@ -20,6 +20,7 @@ var operations = []struct {
 	{"SetBackends", (*site).changeBackends},
 	{"Tunnel.Close", (*site).closeSome},
 	{"CloseTunnels", (*site).closeTunnels},
+	{"Rebalance", (*site).rebalance},
 	{"Drain", (*site).drain},
 	{"Resume", (*site).resume},
 	{"Resume", (*site).resume}, // else most would drain
@@ -93,6 +94,22 @@ func (s *site) closeTunnels() string {
 		}
 	})
 	return fmt.Sprintf("of %s (all: %t), %+v", id, isAll, o)
+}
+
+// rebalance lets the proxy look for backends that have too many tunnels. It waits for the end of
+// its operation, unless nothing has changed for long.
+func (s *site) rebalance() string {
+	if !s.isRebalancing.CompareAndSwap(false, true) {
+		return "none: it is under way"
+	}
+	s.background(func(ctx context.Context) {
+		defer s.isRebalancing.Store(false)
+		n, err := s.proxy.Rebalance(ctx, wsproxy.RebalanceConfig{MinSurplus: 1, Rate: 1})
+		if err != nil && ctx.Err() == nil && !errors.Is(err, wsproxy.ErrNotMoving) {
+			s.report.add("Rebalance() = %d, %v", n, err)
+		}
+	})
+	return ""
 }
 
 // drain drains a backend, if another one can be used meanwhile.

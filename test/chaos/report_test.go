@@ -246,6 +246,7 @@ var sidesOfCause = map[wsproxy.Cause][]wsproxy.Side{
 	wsproxy.CauseProtocol:    {wsproxy.SideBackend},
 	wsproxy.CauseShutdown:    {wsproxy.SideProxy},
 	wsproxy.CauseApplication: {wsproxy.SideProxy},
+	wsproxy.CauseRebalance:   {wsproxy.SideProxy},
 	wsproxy.CauseDrain:       {wsproxy.SideProxy},
 }
 
