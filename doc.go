@@ -123,8 +123,9 @@
 //
 // # Tunnels
 //
-// An open tunnel has no time limit and no idle timeout: the server's timeouts and
-// the request's context do not apply after the 101. Payloads are neither unmasked nor
+// By default an open tunnel has no time limit and no idle timeout: see [Timeouts]. The
+// server's timeouts and the request's context do not apply after the 101. [WithPing] makes the
+// proxy ping quiet peers. Payloads are neither unmasked nor
 // buffered as a whole. A client may send 100 control frames at once, and 100 a second. More
 // end the tunnel, because they cost the backend work that [Limits.ClientMessages] does not
 // count. The first of the following events ends a tunnel; the client and the backend then
@@ -149,6 +150,8 @@
 //	CauseDrain        proxy         1012              1001
 //	CauseRebalance    proxy         1012              1001
 //	CauseBackendDown  proxy         1012              1001
+//	CausePingTimeout  client        1001              end of stream
+//	CausePingTimeout  backend       1012              1001
 //
 // Closing loses nothing that a peer still takes, but for the two cases below. Where the
 // proxy ends a tunnel, and where the client broke a rule, the backend is asked first: it

@@ -59,8 +59,8 @@ func (f optionFunc) apply(s *settings) { f(s) }
 // connection must not panic: once the tunnel is open, a panic ends the program.
 type DialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// Timeouts are time limits. An open tunnel has none: it stays open even if it is
-// idle.
+// Timeouts are time limits. By default a tunnel stays open even if it is idle, and for as long
+// as its two sides want.
 type Timeouts struct {
 	// Handshake bounds an upgrade, once it is admitted, until the backend's response, all
 	// attempts together: name resolution, dial, TLS, request and response, and the time
@@ -74,6 +74,32 @@ type Timeouts struct {
 	// that reads slowly gets all that its backend has sent. Zero means 1 min, negative
 	// means no bound.
 	Close time.Duration
+
+	// Idle ends a tunnel in which no byte of either side was passed to the other for that
+	// long: see [CauseIdle]. The pings of [WithPing] and their pongs do not count, but those of
+	// the two sides do. Without it a dead peer is still found: see [WithPing] and TCP
+	// keepalive. It is exact to half a second. Zero and negative mean no limit.
+	Idle time.Duration
+
+	// Lifetime is the longest time for which a tunnel is open before it begins to end: see
+	// [CauseLifetime]. Each tunnel ends at a random point of the last fifth, so that tunnels
+	// that were opened together do not come back together. Its client is asked to connect
+	// again, by Close 1012; so clients spread over backends that came later. It is exact to
+	// half a second, but never exceeded. Zero and negative mean no limit.
+	Lifetime time.Duration
+}
+
+// A Ping says which quiet peers are pinged: see [WithPing].
+type Ping struct {
+	// Client and Backend are after how long a client, or a backend, is pinged from which no
+	// frame has come. Zero and negative mean that it is not pinged.
+	Client, Backend time.Duration
+
+	// Timeout is how long a peer may take to answer. If no byte has come from it by then, the
+	// tunnel ends: see [CausePingTimeout]. The time does not run while the peer is not read,
+	// and begins anew while the peer takes what waits for it in front of the ping. Zero means
+	// Client or Backend, negative means that no answer is wanted.
+	Timeout time.Duration
 }
 
 // Limits bound the resources that one peer, or all together, can use. Zero and negative
@@ -242,6 +268,21 @@ func WithBackendConfigs(configs ...BackendConfig) Option {
 	return optionFunc(func(s *settings) {
 		s.backends, s.backendsOption = configs, "WithBackendConfigs"
 	})
+}
+
+// WithPing makes the proxy send pings of its own: to keep a tunnel open that a NAT or a proxy
+// between it and a peer cuts when it is idle, and to find dead peers sooner than TCP does. A
+// Client of 25 s is a good value. Default: no pings.
+//
+// A peer is pinged when no frame has come from it for its interval; a new tunnel's first ping
+// comes at a random point of the interval, so that tunnels that were opened together are not
+// pinged together. Pings are exact to half a second. They go between the frames of a
+// fragmented message, as RFC 6455 §5.4 allows. Any byte of the peer is an answer. The pong is
+// not passed on; other pongs are. A peer that owes the other side a pong is not pinged, because
+// it may answer only the latest of several pings (RFC 6455 §5.5.3); that is forgotten after
+// [Ping.Timeout]. No ping is sent while a tunnel ends. [Stats] has the round-trip times.
+func WithPing(ping Ping) Option {
+	return optionFunc(func(s *settings) { s.ping = ping })
 }
 
 // WithBalancer sets the balancer, which chooses the backend of each upgrade. Default:

@@ -77,6 +77,8 @@ func New(opts ...Option) (*Proxy, error) {
 	p.engine = relay.NewEngine(relay.Limits{
 		CloseTimeout: c.closeTimeout, Stalled: c.maxStalled,
 		ClientMessages: limit.Rate(c.limits.ClientMessages), ClientBytes: limit.Rate(c.limits.ClientBytes),
+		Idle: c.idle, Lifetime: c.lifetime,
+		PingClient: c.ping.Client, PingBackend: c.ping.Backend, PingTimeout: c.ping.Timeout,
 	})
 	p.admission = newAdmission(c.limits)
 	p.queue = newQueue(p, c.limits.Queue)

@@ -29,6 +29,7 @@ type settings struct {
 	response       func(*ProxyResponse) error
 	errorHandler   func(http.ResponseWriter, *http.Request, error)
 	timeouts       Timeouts
+	ping           Ping
 	limits         Limits
 	refusal        Refusal
 	ejection       Ejection
@@ -53,10 +54,12 @@ type config struct {
 	errorHandler     func(http.ResponseWriter, *http.Request, error) // nil: the default
 	handshakeTimeout time.Duration                                   // 0: none
 	closeTimeout     time.Duration                                   // 0: none
-	messageSize      int64                                           // 0: no bound
-	socketBuffer     int                                             // bytes; 0: the kernel's choice
-	maxStalled       int                                             // 0: no bound
-	limits           Limits                                          // for the admission, and the rates of each tunnel
+	idle, lifetime   time.Duration                                   // 0: none
+	ping             Ping
+	messageSize      int64  // 0: no bound
+	socketBuffer     int    // bytes; 0: the kernel's choice
+	maxStalled       int    // 0: no bound
+	limits           Limits // for the admission, and the rates of each tunnel
 	refusal          Refusal
 	ejection         health.Ejection
 	slowStart        time.Duration // 0: none
@@ -80,6 +83,9 @@ func (s *settings) compile() (config, []error) {
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		closeTimeout:     orDefault(s.timeouts.Close, defaultCloseTimeout),
+		idle:             max(s.timeouts.Idle, 0),
+		lifetime:         max(s.timeouts.Lifetime, 0),
+		ping:             s.ping,
 		messageSize:      max(s.limits.MessageSize, 0),
 		socketBuffer:     min(max(s.limits.SocketBuffer, 0), math.MaxInt32), // the largest value that a kernel accepts
 		maxStalled:       max(s.limits.StalledTunnels, 0),

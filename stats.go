@@ -32,6 +32,9 @@ type Stats struct {
 	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].
 	Ended []EndCount
 
+	// How long pings of [WithPing] took that were answered by their pongs: 1 ms to 10 s.
+	ClientRoundTrips, BackendRoundTrips Histogram
+
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
 }
@@ -99,6 +102,8 @@ func (t *Traffic) add(u Traffic) {
 func (p *Proxy) Stats() Stats {
 	s, tunnels := p.registry.snapshot()
 	s.Waiting = int(p.queue.numWaiting.Load())
+	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
+	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
 	addOpen(tunnels, &s.ToBackend, &s.ToClient)
 	return s
 }

@@ -38,6 +38,17 @@ func (t *Tunnel) Traffic() (toBackend, toClient Traffic) {
 	return Traffic(b), Traffic(c)
 }
 
+// LastActive returns when bytes of one side were last passed to the other, pings and pongs of
+// the two sides included, to within a quarter of a second; if none were, when the tunnel was
+// opened. The pings of [WithPing] do not count.
+func (t *Tunnel) LastActive() time.Time {
+	opened, passed := t.p.start.Add(t.opened), t.relay.LastPassed()
+	if passed.Before(opened) {
+		return opened
+	}
+	return passed
+}
+
 // Close ends the tunnel: the backend is sent a Close frame with 1001, and the client one
 // with code and reason, behind what the backend still sends or, if code is 1008, at once.
 // Each is sent at a frame boundary. The package documentation says how long the backend is

@@ -102,6 +102,7 @@ const (
 	CauseDrain        Cause = Cause(relay.CauseDrain)        // Proxy.Drain or BackendConfig.Drain
 	CauseRebalance    Cause = Cause(relay.CauseRebalance)    // Proxy.Rebalance
 	CauseBackendDown  Cause = Cause(relay.CauseBackendDown)  // HealthCheck.DrainAfter
+	CausePingTimeout  Cause = Cause(relay.CausePingTimeout)  // Side did not answer a ping: see WithPing
 )
 
 // String returns one or two words.

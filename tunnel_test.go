@@ -203,7 +203,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 			t.Errorf("side %d is called %q", s, s)
 		}
 	}
-	for c := wsproxy.CauseClosed; c <= wsproxy.CauseBackendDown; c++ {
+	for c := wsproxy.CauseClosed; c <= wsproxy.CausePingTimeout; c++ {
 		if regexp.MustCompile(`\d`).MatchString(c.String()) {
 			t.Errorf("cause %d is called %q", c, c)
 		}

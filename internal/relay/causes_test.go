@@ -186,6 +186,30 @@ var causeTests = []struct {
 		toBackend: wstest.Close(1001, "health check failed"),
 		end:       End{Side: Proxy, Cause: CauseBackendDown, Code: 1012},
 	},
+	{
+		name:     "client does not answer a ping",
+		act:      func(s *scene) { s.leaveUnanswered(Client) },
+		toClient: wstest.Close(1001, "ping timeout"),
+		end:      End{Side: Client, Cause: CausePingTimeout, Code: 1001},
+		err:      errUnanswered(4),
+	},
+	{
+		name:      "backend does not answer a ping",
+		act:       func(s *scene) { s.leaveUnanswered(Backend) },
+		toClient:  wstest.Close(1012, "backend does not answer"),
+		toBackend: wstest.Close(1001, "ping timeout"),
+		end:       End{Side: Backend, Cause: CausePingTimeout, Code: 1012},
+		err:       errUnanswered(4),
+	},
+}
+
+// leaveUnanswered is what happens when a side has left a ping unanswered for a second.
+func (s *scene) leaveUnanswered(side Side) {
+	r := relayOf(s)
+	r.mu.Lock()
+	r.leg(side).unansweredLocked(4)
+	r.mu.Unlock()
+	r.notify()
 }
 
 const maxMessage = 1000 // of all scenes here
@@ -207,7 +231,11 @@ func TestCausesCloseBothSides(t *testing.T) {
 				s.client.Want(wstest.Text("to the client"))
 
 				tt.act(s)
-				if isClientLost := tt.end.Cause == CauseLost && tt.end.Side == Client; isClientLost {
+				if isClientLost := tt.end.Side == Client && (tt.end.Cause == CauseLost || tt.end.Cause == CausePingTimeout); isClientLost {
+					if tt.toClient.Opcode == wstest.OpClose {
+						s.client.Want(tt.toClient)
+						s.client.Close()
+					}
 					s.backend.WantEOF()
 					s.backend.Close()
 				} else {
@@ -253,6 +281,10 @@ func wantCauseError(t *testing.T, got, want error) {
 	case isViolation:
 		var v *frame.Violation
 		if !errors.As(got, &v) || *v != *wantV {
+			t.Errorf("ended with error %v; want %v", got, want)
+		}
+	case want != nil && want != io.EOF:
+		if got == nil || got.Error() != want.Error() {
 			t.Errorf("ended with error %v; want %v", got, want)
 		}
 	case want == io.EOF:
@@ -330,7 +362,7 @@ func TestSidesAndCausesHaveNames(t *testing.T) {
 		}
 	}
 	want := []string{"closed", "lost", "protocol", "too big", "shutdown", "application", "panic", "stalled", "control flood",
-		"idle", "lifetime", "drain", "rebalance", "backend down", "Cause(14)"}
+		"idle", "lifetime", "drain", "rebalance", "backend down", "ping timeout", "Cause(15)"}
 	for i, want := range want {
 		if got := Cause(i).String(); got != want {
 			t.Errorf("Cause %d = %q; want %q", i, got, want)

@@ -217,6 +217,8 @@ func (l *leg) tickClosingLocked(s sample) {
 	case l.mustClose:
 	case l.r.closing.age >= l.r.engine.closeTimeout:
 		l.cutLocked(abandonConn)
+	case l.r.closing.end.Cause == CausePingTimeout && l.r.closing.end.Side == l.side && l.r.closing.age >= unansweredTime:
+		l.cutLocked(abandonConn)
 	case c.stuck >= stuckTimeout:
 		l.cutLocked(resetConn)
 	case (l.write == writeShut || l.write == writeClosed && l.side == Client) && isInputOver && c.empty >= emptyFor:

@@ -70,6 +70,7 @@ type fakeDriver struct {
 	client, backend fakeConn
 	samples         [2]sample // what the next tick is told of the client and the backend
 	eachTick        func()    // is called before each tick, if it is not nil
+	time            ticks
 }
 
 // newFake returns the driver of a new relay.
@@ -96,6 +97,10 @@ func (d *fakeDriver) notify()          {}
 func (d *fakeDriver) watch()           {}
 func (d *fakeDriver) connClosed()      {}
 func (d *fakeDriver) kind() EngineKind { return Portable }
+func (d *fakeDriver) now() ticks       { return d.time }
+func (d *fakeDriver) isRead(s Side) bool {
+	return !d.sample(otherSide(s)).isBlocked && !d.sample(s).isHeldBack
+}
 
 func (d *fakeDriver) sample(s Side) *sample { return &d.samples[s-Client] }
 
@@ -171,15 +176,15 @@ func (d *fakeDriver) after(is func() bool) time.Duration {
 			return n * tickInterval
 		}
 	}
-	return never
+	return tooLate
 }
 
-const never = 100 * time.Second
+const tooLate = 100 * time.Second
 
 // wantAfter wants that something happens when d has passed, or a tick later.
 func wantAfter(t *testing.T, what string, got, d time.Duration) {
 	t.Helper()
-	if got < d || d < never && got > d+tickInterval {
+	if got < d || d < tooLate && got > d+tickInterval {
 		t.Errorf("%s after %v; want %v", what, got, d)
 	}
 }
@@ -322,7 +327,7 @@ func TestTickClosesLegs(t *testing.T) {
 			d.end(Backend, io.EOF)
 			d.sample(Client).isQueued = true
 			d.takes(Client)
-		}, closes: Client, after: never},
+		}, closes: Client, after: tooLate},
 
 		// Both sides are done.
 		{name: "the client's queue is empty", act: func(d *fakeDriver) {
@@ -389,13 +394,13 @@ func TestTickClosesLegs(t *testing.T) {
 			d.block(Backend)
 			d.takes(Backend)
 			d.sample(Client).hangUp = hungUp
-		}, closes: Client, after: never},
+		}, closes: Client, after: tooLate},
 		{name: "the client hangs up, and is read", act: func(d *fakeDriver) {
 			d.sample(Client).hangUp = hungUp
-		}, closes: Client, after: never},
+		}, closes: Client, after: tooLate},
 		{name: "the backend takes nothing, and the client is there", act: func(d *fakeDriver) {
 			d.block(Backend)
-		}, closes: Backend, after: never},
+		}, closes: Backend, after: tooLate},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -410,7 +415,7 @@ func TestTickClosesLegs(t *testing.T) {
 			if c.closed != tt.how {
 				t.Errorf("closed by action %b; want %b", c.closed, tt.how)
 			}
-			if tt.after < never && d.r.closing.end.Cut != tt.isCut {
+			if tt.after < tooLate && d.r.closing.end.Cut != tt.isCut {
 				t.Errorf("Cut is %v; want %v", !tt.isCut, tt.isCut)
 			}
 		})
@@ -478,7 +483,7 @@ func TestTickGivesUpAskingTheBackend(t *testing.T) {
 			d.sample(Client).isBlocked = true
 			d.sample(Client).isQueued = true
 			d.takes(Client)
-		}, never},
+		}, tooLate},
 	}
 	for cause, begin := range causes {
 		for _, tt := range tests {
@@ -568,7 +573,7 @@ func TestResetLegCountsOnlyWhatItsPeerHas(t *testing.T) {
 	d.finishClosing()
 	d.client.inSystem = 9
 	d.sample(Client).isQueued = true
-	if d.after(func() bool { return d.client.closed&resetConn != 0 }) == never {
+	if d.after(func() bool { return d.client.closed&resetConn != 0 }) == tooLate {
 		t.Fatal("the client is not reset")
 	}
 	d.r.end()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -51,6 +52,7 @@ const (
 	CauseDrain                     // the backend is drained
 	CauseRebalance                 // the backend has more than its share
 	CauseBackendDown               // the backend has failed its health check for some time
+	CausePingTimeout               // a side did not answer a ping
 )
 
 var causeNames = [...]string{
@@ -58,6 +60,7 @@ var causeNames = [...]string{
 	CauseShutdown: "shutdown", CauseApplication: "application", CausePanic: "panic", CauseStalled: "stalled",
 	CauseControlFlood: "control flood", CauseIdle: "idle", CauseLifetime: "lifetime", CauseDrain: "drain",
 	CauseRebalance: "rebalance", CauseBackendDown: "backend down",
+	CausePingTimeout: "ping timeout",
 }
 
 func (c Cause) String() string {
@@ -135,6 +138,10 @@ var closeFrames = [...][3]struct{ toClient, toBackend closeFrame }{
 	},
 	CauseBackendDown: {
 		Proxy: {closeFrame{frame.StatusServiceRestart, "backend down"}, closeFrame{frame.StatusGoingAway, "health check failed"}},
+	},
+	CausePingTimeout: { // a client that does not answer is lost to the backend
+		Client:  {toClient: closeFrame{frame.StatusGoingAway, "ping timeout"}},
+		Backend: {closeFrame{frame.StatusServiceRestart, "backend does not answer"}, closeFrame{frame.StatusGoingAway, "ping timeout"}},
 	},
 }
 
@@ -335,7 +342,9 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 		r.owner.BackendEnding(end.Cause == CauseLost && !isUsed, toBackend, toClient)
 	}
 	for i := range c.legs {
-		c.legs[i].clock.hasChanged = true
+		l := &c.legs[i]
+		l.clock.hasChanged = true
+		l.frames = slices.DeleteFunc(l.frames, func(f controlFrame) bool { return f.op == frame.Ping })
 	}
 	frames := closeFrames[end.Cause][end.Side]
 	if end.Side == Proxy && end.Code != 0 {
@@ -345,7 +354,8 @@ func (r *Relay) startClosingLocked(end End, reason string) {
 	switch {
 	case end.Cause == CauseClosed, end.Cause == CauseLost, end.Cause == CauseStalled:
 		return // the leg's end tells the other side
-	case end.Side == Backend, end.Side == Proxy && toClient.code == frame.StatusPolicyViolation:
+	case end.Side == Backend, end.Cause == CausePingTimeout,
+		end.Side == Proxy && toClient.code == frame.StatusPolicyViolation:
 		r.client.enqueueCloseLocked(toClient)
 	default:
 		c.asksBackend, c.toClient = true, toClient

@@ -27,6 +27,7 @@ func TestCloseFramesHasEveryCauseAndSide(t *testing.T) {
 		CauseDrain:        {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
 		CauseRebalance:    {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
 		CauseBackendDown:  {Proxy: {frame.StatusServiceRestart, frame.StatusGoingAway}},
+		CausePingTimeout:  {Client: {frame.StatusGoingAway, none}, Backend: {frame.StatusServiceRestart, frame.StatusGoingAway}},
 	}
 	if len(closeFrames) != len(causeNames) || len(closeFrames) != len(want) {
 		t.Fatalf("%d causes have Close frames, %d have names, the test has %d", len(closeFrames), len(causeNames), len(want))

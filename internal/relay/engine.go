@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/histogram"
 	"github.com/wsproxy/wsproxy/internal/limit"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
@@ -40,15 +41,25 @@ type Limits struct {
 	// ClientMessages and ClientBytes bound the rates of each tunnel's client: the messages
 	// that end, and all bytes, those of headers and control frames included.
 	ClientMessages, ClientBytes limit.Rate
+
+	// Idle ends a tunnel in which no byte of a peer was passed for that long, Lifetime each
+	// tunnel at a random point of the last fifth. 0 means never.
+	Idle, Lifetime time.Duration
+
+	// PingClient and PingBackend are after how long a quiet peer is pinged; 0 means never. A
+	// peer must answer within PingTimeout: 0 means the interval, negative that it need not.
+	PingClient, PingBackend, PingTimeout time.Duration
 }
 
 // An Engine moves the bytes of all tunnels of a proxy: on event loops where it can, else
 // with goroutines of each tunnel. It starts nothing before its first tunnel, and Close
 // ends its goroutines.
 type Engine struct {
-	closeTimeout time.Duration // immutable
-	rates        rates         // immutable
-	start        time.Time     // immutable
+	closeTimeout time.Duration           // immutable
+	rates        rates                   // immutable
+	open         openLimits              // immutable
+	start        time.Time               // immutable
+	roundTrips   [2]*histogram.Histogram // of pings to clients and to backends
 	loops        loops
 	sweeper      sweeper
 	stalled      stalled
@@ -57,15 +68,24 @@ type Engine struct {
 
 // NewEngine returns an engine.
 func NewEngine(l Limits) *Engine {
-	e := &Engine{closeTimeout: l.CloseTimeout, rates: newRates(l), start: time.Now(), stalled: stalled{max: l.Stalled}}
+	e := &Engine{closeTimeout: l.CloseTimeout, rates: newRates(l), open: newOpenLimits(l), start: time.Now(), stalled: stalled{max: l.Stalled}}
+	e.roundTrips = [2]*histogram.Histogram{histogram.NewLatency(), histogram.NewLatency()}
+	e.sweeper.engine = e
 	if e.closeTimeout <= 0 {
 		e.closeTimeout = 1<<63 - 1
 	}
 	return e
 }
 
+// RoundTrips returns how long pings took that a side, the client or the backend, has answered
+// with their pongs.
+func (e *Engine) RoundTrips(s Side) *histogram.Histogram { return e.roundTrips[s-Client] }
+
 // now returns the time since the engine began.
 func (e *Engine) now() time.Duration { return time.Since(e.start) }
+
+// tickAt returns the tick in which t is.
+func (e *Engine) tickAt(t time.Time) ticks { return tickOf(t.Sub(e.start)) }
 
 // Close waits until the loops have ended, for a second at most: a hook may hold a
 // connection that has no tunnel yet. The caller must have ended all tunnels. Tunnels that
@@ -94,6 +114,13 @@ type driver interface {
 	connClosed()
 
 	kind() EngineKind
+
+	// now returns the tick. It is for the goroutine that reads a leg, or looks at the relay.
+	now() ticks
+
+	// isRead reports whether a leg is being read: nothing waits for its other leg, and no rate
+	// holds it back.
+	isRead(Side) bool
 }
 
 // A conn is the connection of one leg as its engine uses it. write and unwrite are for the

@@ -1,12 +1,9 @@
 package relay
 
 import (
-	"bytes"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/frame"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -15,50 +12,20 @@ func relayOf(s *scene) *Relay { return s.tunnel.(interface{ relay() *Relay }).re
 
 func (r *Relay) relay() *Relay { return r }
 
-// payloadOf returns the payload of a whole frame.
-func payloadOf(whole []byte) []byte {
-	h, n, _ := frame.ParseHeader(whole)
-	b := bytes.Clone(whole[n:])
-	if h.Masked {
-		frame.Mask(b, h.Key)
-	}
-	return b
-}
-
-// A pinger sends pings of the proxy's own, and swallows one pong for each.
-type pinger struct {
-	r       *Relay
-	pending [3]atomic.Int32 // by the side that owes pongs
-}
-
-// startPinging returns a scene that runs, and its pinger.
-func startPinging(t *testing.T, e engine, n network) (*scene, *pinger) {
+// startPinging returns a scene that runs, and its relay.
+func startPinging(t *testing.T, e engine, n network) (*scene, *Relay) {
 	t.Helper()
-	s := e.prepare(t, n, setup{})
-	p := &pinger{r: relayOf(s)}
-	p.r.ours = p.isOurs
-	s.begin()
-	return s, p
+	s := e.start(t, n, setup{})
+	return s, relayOf(s)
 }
 
-func (p *pinger) ping(to Side) {
-	p.pending[to].Add(1)
-	p.r.enqueue(to, frame.Ping, []byte("ours"))
-}
-
-func (p *pinger) isOurs(from Side, op frame.Opcode, whole []byte) bool {
-	if op != frame.Pong || string(payloadOf(whole)) != "ours" || p.pending[from].Load() == 0 {
-		return false
-	}
-	p.pending[from].Add(-1)
-	return true
-}
+// ping sends a ping of the relay's own.
+func (r *Relay) ping(to Side) { r.leg(to).sendPing() }
 
 // wantPingPong wants a ping of ours at dst, which answers, and the answer not to pass:
 // what dst sends next is what src gets.
 func wantPingPong(src, dst *wstest.Peer) {
-	dst.Want(wstest.Ping("ours"))
-	dst.Send(wstest.Pong("ours"), wstest.Text("after the pong"))
+	dst.Send(dst.WantPing(), wstest.Text("after the pong"))
 	src.Want(wstest.Text("after the pong"))
 }
 
@@ -140,7 +107,7 @@ func TestRelaySendsFramesOfItsOwnBehindWhatWasRead(t *testing.T) {
 				switch {
 				case err != nil:
 					t.Fatal(err)
-				case f.Opcode == wstest.OpPing && string(f.Payload) == "ours":
+				case f.Opcode == wstest.OpPing:
 					pings++
 				case len(f.Payload) != 1<<20:
 					t.Fatalf("read %v; want a message of 1 MiB or the ping", f)
@@ -158,13 +125,13 @@ func TestRelaySwallowsPongsOnce(t *testing.T) {
 		forEachSide(t, func(t *testing.T, of Side) {
 			s, p := startPinging(t, e, n)
 			dst, src := s.peers(of) // dst is pinged
-			dst.Send(wstest.Pong("ours"))
-			src.Want(wstest.Pong("ours")) // nothing was asked
+			dst.Send(wstest.Pong("unasked"))
+			src.Want(wstest.Pong("unasked"))
 			p.ping(of)
-			dst.Want(wstest.Ping("ours"))
+			pong := dst.WantPing()
 			part := wstest.Fragment(wstest.OpText, false, "first")
-			dst.Send(wstest.Pong("other"), part, wstest.Pong("ours"), wstest.Fragment(wstest.OpContinuation, true, "last"), wstest.Pong("ours"))
-			src.Want(wstest.Pong("other"), part, wstest.Fragment(wstest.OpContinuation, true, "last"), wstest.Pong("ours"))
+			dst.Send(wstest.Pong("other"), part, pong, wstest.Fragment(wstest.OpContinuation, true, "last"), pong)
+			src.Want(wstest.Pong("other"), part, wstest.Fragment(wstest.OpContinuation, true, "last"), pong)
 			src.Send(wstest.Ping("theirs"))
 			dst.Want(wstest.Ping("theirs"))
 			dst.Send(wstest.Pong("theirs"))
@@ -179,8 +146,7 @@ func TestRelaySwallowsAPongInTwoParts(t *testing.T) {
 			s, p := startPinging(t, e, n)
 			dst, src := s.peers(of)
 			p.ping(of)
-			dst.Want(wstest.Ping("ours"))
-			pong := wire(of, wstest.Pong("ours"))
+			pong := wire(of, dst.WantPing())
 			for _, b := range pong {
 				dst.SendRaw([]byte{b})
 			}
@@ -198,10 +164,8 @@ func TestCountsAreWithoutFramesOfTheRelaysOwn(t *testing.T) {
 		for _, to := range bothSides {
 			p.ping(to)
 		}
-		s.client.Want(wstest.Ping("ours"))
-		s.backend.Want(wstest.Ping("ours"))
-		s.client.Send(wstest.Pong("ours"))
-		s.backend.Send(wstest.Pong("ours"))
+		s.client.Send(s.client.WantPing())
+		s.backend.Send(s.backend.WantPing())
 		s.client.Send(wstest.Close(1000, ""))
 		s.backend.WantClose(1000)
 		s.backend.Send(wstest.Close(1000, ""))
@@ -238,11 +202,11 @@ func TestRelayForgetsAPingThatWasSent(t *testing.T) {
 	forEachEngine(t, func(t *testing.T, e engine) {
 		s, p := startPinging(t, e, networks[0])
 		p.ping(Client)
-		s.client.Want(wstest.Ping("ours"))
+		s.client.WantPing()
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			p.r.mu.Lock()
-			isIdle := p.r.closing == nil
-			p.r.mu.Unlock()
+			p.mu.Lock()
+			isIdle := p.closing == nil
+			p.mu.Unlock()
 			if isIdle {
 				break
 			}

@@ -30,6 +30,9 @@ type leg struct {
 	// Bytes and messages passed to this leg, by the other leg's reader. Bytes that were
 	// dropped in the end are subtracted.
 	passed counts
+
+	passedAt atomic.Int32 // the tick in which bytes of l's peer were last passed; 0 if none were
+	pingAt   ticks        // when the peer is pinged if it stays quiet; see checkPing
 }
 
 // A partial is the beginning of a header or of a control frame.
@@ -67,6 +70,7 @@ func (l *leg) head() []byte {
 // handle passes on bytes that were read from l, the head before them included. Only its
 // reader calls it.
 func (l *leg) handle(p []byte) {
+	l.heard()
 	o := l.other()
 	numRead, messages := len(p)-len(l.head()), o.passed.messages.Load()
 	l.partial = nil
@@ -178,10 +182,7 @@ func (l *leg) filter(op frame.Opcode, whole []byte) verdict {
 	if l.side == Client && !l.r.controls.allow(l.r.engine.now()) {
 		return refuse
 	}
-	if f := l.r.ours; f != nil && f(l.side, op, whole) {
-		return swallow
-	}
-	return pass
+	return l.filterPing(op, whole)
 }
 
 // discard parses p only to find the peer's Close frame.
@@ -217,6 +218,7 @@ func (l *leg) forward(p []byte, isLast bool) bool {
 	o := l.other()
 	n, err := o.conn().write(p, isLast)
 	o.passed.bytes.Add(uint64(n))
+	l.stampPassed()
 	if err != nil {
 		o.writeFailed(err)
 		return false
@@ -327,6 +329,9 @@ func (l *leg) writeFrame(f controlFrame) bool {
 	if l.side == Backend {
 		key = new([4]byte)
 		rand.Read(key[:]) // never fails
+	}
+	if f.op == frame.Ping {
+		l.awaitPong(f.payload) // before it can be answered
 	}
 	n, err := l.conn().write(frame.AppendControl(nil, f.op, f.payload, key), f.op == frame.Close && l.isShutNext())
 	if err != nil {

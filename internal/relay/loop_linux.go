@@ -112,8 +112,11 @@ type loop struct {
 	queue     []*loopDriver // with more to move at once
 	previous  []*loopDriver // the queue before, for its memory
 	swept     []*loopDriver // with a limit of time
+	wheel     *wheel        // of all tunnels; nil if they have no limits while they are open
 	tickTimer *time.Timer
+	isTicking bool
 	lastTick  time.Time
+	now       ticks         // when the loop last looked at the time: once for each tunnel that it steps
 	busy      time.Time     // since when the loop has not been parked
 	mayWork   time.Duration // before it yields, but at least yieldInterval
 
@@ -134,6 +137,9 @@ func newLoop(e *Engine) (*loop, error) {
 	l := &loop{engine: e, poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
 	l.tickTimer = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
 	l.tickTimer.Stop()
+	if l.setNow(time.Now()); e.open.areOn() {
+		l.wheel = newWheel(l.now)
+	}
 	return l, nil
 }
 
@@ -240,6 +246,7 @@ func (l *loop) next() bool {
 	}
 	if hasParked {
 		l.busy = time.Now()
+		l.setNow(l.busy)
 	}
 	if err != nil {
 		panic("BUG: event loop: " + err.Error()) // another part of the program has closed our descriptors
@@ -291,6 +298,9 @@ func (l *loop) step(t *loopDriver) {
 	if t.r.attention.Load() {
 		l.settle(t)
 		if t.numClosed == 2 {
+			if l.wheel != nil {
+				l.wheel.remove(t.r)
+			}
 			t.finish()
 			l.pause()
 			return
@@ -325,6 +335,7 @@ func (l *loop) settle(t *loopDriver) {
 // processor for long, as those that compute do, the loop may have it for as long.
 func (l *loop) pause() {
 	now := time.Now()
+	l.setNow(now)
 	if now.Sub(l.busy) <= max(l.mayWork, yieldInterval) {
 		return
 	}
@@ -334,6 +345,8 @@ func (l *loop) pause() {
 	l.busy = time.Now()
 	l.mayWork = min(l.busy.Sub(now), longestTurn)
 }
+
+func (l *loop) setNow(now time.Time) { l.now = l.engine.tickAt(now) }
 
 // stepWoken steps the tunnels that other goroutines want something of.
 func (l *loop) stepWoken() {
@@ -368,9 +381,30 @@ func (l *loop) sweepTunnel(t *loopDriver) {
 	t.isSwept = true
 	if len(l.swept) == 0 {
 		l.lastTick = time.Now()
-		l.tickTimer.Reset(tickInterval)
 	}
 	l.swept = append(l.swept, t)
+	l.tickSoon()
+}
+
+// tickSoon makes the loop sweep after the next tick.
+func (l *loop) tickSoon() {
+	if !l.isTicking {
+		l.isTicking = true
+		l.tickTimer.Reset(tickInterval)
+	}
+}
+
+// addOpen begins the limits of time that r has while it is open.
+func (l *loop) addOpen(r *Relay) {
+	l.wheel.add(r, r.open(l.now))
+	l.tickSoon()
+}
+
+// checkOpen checks the limits of the tunnels for which that is due.
+func (l *loop) checkOpen(now ticks) {
+	for _, r := range l.wheel.due(now) {
+		l.wheel.add(r, r.checkOpen(now))
+	}
 }
 
 // sweep ticks for all tunnels that have a limit of time.
@@ -392,8 +426,12 @@ func (l *loop) sweep(now time.Time) {
 		l.step(t)
 	}
 	l.swept = append(still, l.swept...)
-	if len(l.swept) > 0 {
-		l.tickTimer.Reset(tickInterval)
-	}
 	l.engine.stalled.enforce()
+	if l.wheel != nil {
+		l.checkOpen(l.engine.tickAt(now))
+	}
+	l.isTicking = false
+	if len(l.swept) > 0 || l.wheel != nil && l.wheel.len > 0 {
+		l.tickSoon()
+	}
 }

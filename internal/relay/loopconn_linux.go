@@ -118,6 +118,9 @@ func (t *loopDriver) begin() {
 	if t.r.attention.Load() {
 		t.loop.sweepTunnel(t)
 	}
+	if t.loop.wheel != nil {
+		t.loop.addOpen(t.r)
+	}
 }
 
 // streamSocket returns the plain socket beneath c, if it carries a stream, else nil. A
@@ -154,6 +157,11 @@ func (*loopDriver) kind() EngineKind   { return EventLoop }
 func (t *loopDriver) notify()          { t.loop.wake(t) }
 func (t *loopDriver) watch()           {} // step does
 func (t *loopDriver) connClosed()      { t.numClosed++ }
+func (t *loopDriver) now() ticks       { return t.loop.now }
+
+func (t *loopDriver) isRead(s Side) bool {
+	return t.loopConn(t.r.leg(s).other().side).buffered() == 0 && !(s == Client && t.isHeld)
+}
 
 func (t *loopDriver) loopConn(s Side) *loopConn {
 	if s == Client {

@@ -100,6 +100,7 @@ func (l *loop) splice(d *leg, src, dst *loopConn) {
 			}
 			return
 		}
+		d.heard()
 		if d.r.attention.Load() {
 			d.receive()
 		}
@@ -117,6 +118,7 @@ func (l *loop) splice(d *leg, src, dst *loopConn) {
 			o.writeFailed(err)
 			return
 		}
+		d.stampPassed()
 		messages := uint64(d.tracker.TakeMessages())
 		o.passed.messages.Add(messages)
 		d.countRead(n, messages)

@@ -53,12 +53,19 @@ func (p *portable) writeResponse(b []byte, timeout time.Duration) error {
 
 // run uses the calling goroutine and one more.
 func (p *portable) run() End {
-	p.isRunning.Store(true)
+	p.begin()
 	p.pumps.Add(1)
 	go p.pumpBackend() // until the backend's leg has ended
 	p.pump(&p.r.client)
 	p.pumps.Wait()
 	return p.finish()
+}
+
+func (p *portable) begin() {
+	p.isRunning.Store(true)
+	if e := p.r.engine; e.open.areOn() {
+		e.sweeper.addOpen(p.r)
+	}
 }
 
 func (p *portable) pumpBackend() {
@@ -69,7 +76,7 @@ func (p *portable) pumpBackend() {
 // start uses two goroutines. The client's is the one that finishes; that it begins with
 // little on its stack saves 2 KB of an idle tunnel.
 func (p *portable) start() {
-	p.isRunning.Store(true)
+	p.begin()
 	p.pumps.Add(1)
 	go p.pumpBackend() // until the backend's leg has ended
 	go p.pumpClient()  // until the tunnel has ended
@@ -210,6 +217,12 @@ func (p *portable) blocking(s Side) *blockingConn {
 
 func (p *portable) conn(s Side) conn { return p.blocking(s) }
 func (*portable) kind() EngineKind   { return Portable }
+func (p *portable) now() ticks       { return tickOf(p.r.engine.now()) }
+
+func (p *portable) isRead(s Side) bool {
+	other := p.blocking(p.r.leg(s).other().side)
+	return other.writes.Load()%2 == 0 && !(s == Client && p.r.flow != nil && p.r.engine.sweeper.holds(p))
+}
 
 // notify uses a goroutine: a connection of the program's may block in any method.
 func (p *portable) notify() {
@@ -355,11 +368,15 @@ func socketBeneath(c *netconn.Conn) syscall.Conn {
 	return netconn.Socket(inner)
 }
 
-// A sweeper ticks for all portable tunnels that write or end, or whose client is held back.
-// It has a goroutine while there are any.
+// A sweeper ticks for all portable tunnels that write or end, or whose client is held back, and
+// looks at all that have limits of time while they are open. It has a goroutine while there
+// are any.
 type sweeper struct {
+	engine *Engine // immutable
+
 	mu    sync.Mutex
 	first *portable     // of a list, so that add allocates nothing and needs little of a stack
+	wheel *wheel        // of all portable tunnels; nil before the first one that has limits
 	stop  chan struct{} // ends the goroutine; nil if there is none
 }
 
@@ -379,10 +396,56 @@ func (s *sweeper) addLocked(p *portable) {
 		p.next.prev = p
 	}
 	s.first = p
+	s.startLocked()
+}
+
+func (s *sweeper) startLocked() {
 	if s.stop == nil {
 		s.stop = make(chan struct{})
 		go s.run(s.stop) // until the last tunnel is removed
 	}
+}
+
+func (s *sweeper) stopLocked() {
+	if s.stop != nil && s.first == nil && (s.wheel == nil || s.wheel.len == 0) {
+		close(s.stop)
+		s.stop = nil
+	}
+}
+
+// addOpen begins the limits of time that r has while it is open.
+func (s *sweeper) addOpen(r *Relay) {
+	now := tickOf(s.engine.now())
+	first := r.open(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wheel == nil {
+		s.wheel = newWheel(now)
+	}
+	s.wheel.add(r, first)
+	s.startLocked()
+}
+
+// checkOpen checks the limits of the tunnels for which that is due.
+func (s *sweeper) checkOpen() {
+	now := tickOf(s.engine.now())
+	for _, r := range s.due(now) {
+		next := r.checkOpen(now)
+		s.mu.Lock()
+		s.wheel.add(r, next)
+		s.startLocked()
+		s.stopLocked()
+		s.mu.Unlock()
+	}
+}
+
+func (s *sweeper) due(now ticks) []*Relay {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wheel == nil {
+		return nil
+	}
+	return s.wheel.due(now)
 }
 
 // hold puts p into the list until release, which closes the channel.
@@ -410,12 +473,16 @@ func (s *sweeper) holds(p *portable) bool {
 	return p.held != nil
 }
 
-// remove takes p out of the list.
+// remove takes p out of the list, and its relay out of the wheel.
 func (s *sweeper) remove(p *portable) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.isSwept.Swap(false) {
 		s.unlinkLocked(p)
+	}
+	if s.wheel != nil {
+		s.wheel.remove(p.r)
+		s.stopLocked()
 	}
 }
 
@@ -444,10 +511,7 @@ func (s *sweeper) unlinkLocked(p *portable) {
 		p.next.prev = p.prev
 	}
 	p.prev, p.next = nil, nil
-	if s.first == nil {
-		close(s.stop)
-		s.stop = nil
-	}
+	s.stopLocked()
 }
 
 // tunnels returns the list.
@@ -475,6 +539,7 @@ func (s *sweeper) run(stop <-chan struct{}) {
 			default:
 			}
 			s.sweep(min(now.Sub(last), 2*tickInterval))
+			s.checkOpen()
 			last = now
 		}
 	}

@@ -19,7 +19,9 @@
 //
 //   - close.go: the end of a tunnel, from top to bottom: causes, the table of Close
 //     frames, the states of a leg, events, and when a leg is closed.
-//   - clock.go: what ends because of time.
+//   - clock.go: what ends because of time, while bytes wait or the tunnel ends.
+//   - open.go: what ends because of time while the tunnel is open. wheel.go says when each
+//     tunnel is looked at, ping.go is the pings of the relay's own.
 //   - flow.go: what bounds the rate of a client.
 //   - leg.go: how frames pass from one leg to the other, those of the peers and ours.
 //   - engine.go: what both engines have in common.
@@ -85,15 +87,16 @@ type Relay struct {
 	engine *Engine // immutable
 	owner  Owner   // immutable; may be nil
 
-	// ours reports whether a whole control frame of a peer is for the proxy, and is not
-	// passed. It is called by the leg's reader. Nil means that none is, as now: a test of
-	// frames_test.go swallows the pongs of pings of ours with it. Immutable.
-	ours func(from Side, op frame.Opcode, whole []byte) bool
-
 	// attention tells both readers that states, or frames of ours, have to be looked at.
 	attention atomic.Bool
 
 	controls controlBucket // owned by the client's reader
+
+	// What time does while the relay is open: see open.go. Owned by the sweeper or the loop.
+	opened, lifeEnd ticks
+	place           place
+
+	pings atomic.Pointer[pings] // changed under mu; nil while none is under way: see ping.go
 
 	mu      sync.Mutex
 	driver  driver   // changed by Open, constant after it: the engine reads it without the lock

@@ -121,6 +121,20 @@ func (p *Peer) WantClose(code uint16) {
 	p.checkMasking(got)
 }
 
+// WantPing reads a Ping frame with any payload, and returns the Pong frame that answers it.
+func (p *Peer) WantPing() (pong Frame) {
+	p.t.Helper()
+	got, err := p.readFrameInTime()
+	if err != nil {
+		p.t.Fatalf("%s: got error %v; want a ping", p.role, err)
+	}
+	if got.Opcode != OpPing {
+		p.t.Fatalf("%s: got %v; want a ping", p.role, got)
+	}
+	p.checkMasking(got)
+	return Pong(string(got.Payload))
+}
+
 // WantRaw reads len(s) bytes and compares them with s.
 func (p *Peer) WantRaw(s string) {
 	p.t.Helper()
