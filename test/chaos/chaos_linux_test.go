@@ -8,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -163,7 +162,7 @@ func (c *chaos) within(least, most time.Duration) time.Duration {
 
 // fault begins a fault of a backend, if another backend without one is left to each proxy.
 func (c *chaos) fault() {
-	p := c.peers[c.rng.IntN(len(c.peers))]
+	p := oneOf(c.rng, c.peers...)
 	if p.isFaulty {
 		return
 	}
@@ -174,7 +173,7 @@ func (c *chaos) fault() {
 			return
 		}
 	}
-	f := faults[c.rng.IntN(len(faults))]
+	f := oneOf(c.rng, faults...)
 	p.repair = f.end
 	c.faults = append(c.faults, time.Since(c.start))
 	took := c.within(f.length/8, f.length)
@@ -200,8 +199,7 @@ func (c *chaos) repair(now time.Time) {
 
 // operate does something with a proxy.
 func (c *chaos) operate() {
-	s := c.sites[c.rng.IntN(len(c.sites))]
-	o := operations[c.rng.IntN(len(operations))]
+	s, o := oneOf(c.rng, c.sites...), oneOf(c.rng, operations...)
 	c.note("%s: %s %s", s.name, o.name, o.run(s))
 }
 
@@ -225,93 +223,6 @@ func (c *chaos) stop() {
 			s.report.add("%d tunnels were opened, and %d ended", stats.Opened, len(s.report.ends))
 		}
 	}
-}
-
-// A site is a proxy, its server and its clients.
-type site struct {
-	name    string
-	chaos   *chaos
-	rng     *rand.Rand
-	proxy   *wsproxy.Proxy
-	serving *proxytest.Site
-	addr    string
-	report  *report
-	crowds  [2]*crowd // the second one is there when the proxy is shut down
-
-	configs  []wsproxy.BackendConfig // the set of backends
-	draining map[string]bool         // the IDs of those that Drain may have been called for
-
-	isRebalancing atomic.Bool
-
-	cancel  context.CancelFunc // ends the operations that take time
-	ctx     context.Context
-	running sync.WaitGroup
-}
-
-// newSite starts a proxy with options at random. A dialer that wraps connections makes its tunnels
-// portable ones.
-func newSite(t *testing.T, c *chaos, isWrapped bool, seed uint64) *site {
-	s := &site{name: "plain dialer", chaos: c, rng: rand.New(rand.NewPCG(seed, 1)), report: newReport(), draining: make(map[string]bool)}
-	s.report.start = c.start
-	s.ctx, s.cancel = context.WithCancel(t.Context())
-	balancers := []struct {
-		name string
-		b    wsproxy.Balancer
-	}{
-		{"LeastTunnels", wsproxy.LeastTunnels()},
-		{"RoundRobin", wsproxy.RoundRobin()},
-		{"Random", wsproxy.Random()},
-		{"Hash", wsproxy.Hash(wsproxy.ByQuery("room"))},
-		{"BoundedHash", wsproxy.BoundedHash(wsproxy.ByQuery("room"), 1.25)},
-	}
-	balancer := balancers[s.rng.IntN(len(balancers))]
-	isDetached := s.rng.IntN(2) == 0
-	slowStart := time.Duration(s.rng.IntN(2)) * 3 * time.Second
-	numClients, handshakeTimeout := size()
-	queue := s.rng.IntN(2) * numClients
-	for _, p := range c.peers {
-		s.configs = append(s.configs, p.config())
-	}
-	opts := []wsproxy.Option{
-		wsproxy.WithBackendConfigs(s.configs...), wsproxy.WithBalancer(balancer.b), wsproxy.WithDetached(isDetached),
-		wsproxy.WithSlowStart(slowStart), wsproxy.WithLimits(wsproxy.Limits{Queue: queue}),
-		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: handshakeTimeout}), wsproxy.WithTrace(s.report.trace()),
-	}
-	if isWrapped {
-		s.name = "wrapping dialer"
-		opts = append(opts, proxytest.WrappedDialer())
-	}
-	probe := "no probe"
-	switch s.rng.IntN(3) {
-	case 0:
-		probe = "TCPProbe"
-		opts = append(opts, wsproxy.WithHealthCheck(wsproxy.HealthCheck{Probe: wsproxy.TCPProbe(), Interval: 500 * time.Millisecond}))
-	case 1:
-		probe = "WebSocketProbe"
-		opts = append(opts, wsproxy.WithHealthCheck(wsproxy.HealthCheck{
-			Probe: wsproxy.WebSocketProbe(wsproxy.WebSocketProbeConfig{}), Interval: 500 * time.Millisecond, Timeout: time.Second,
-		}))
-	}
-	c.note("%s: %s, detached: %t, slow start %v, queue %d, %s", s.name, balancer.name, isDetached, slowStart, queue, probe)
-	s.proxy, s.serving = proxytest.Start(t, opts...)
-	s.addr = strings.TrimPrefix(s.serving.URL, "http://")
-	return s
-}
-
-// hasUsable reports whether a backend is left that has no fault and gets new tunnels.
-func (s *site) hasUsable() bool {
-	for _, config := range s.configs {
-		if !config.Drain && !s.draining[config.ID] && !s.chaos.peer(config.ID).isFaulty {
-			return true
-		}
-	}
-	return false
-}
-
-// endOperations waits for the operations that take time.
-func (s *site) endOperations() {
-	s.cancel()
-	s.running.Wait()
 }
 
 func (c *chaos) peer(id string) *peer { return c.peers[id[0]-'a'] }

@@ -71,7 +71,7 @@ func (s *site) changeBackends() string {
 func (s *site) closeSome() string {
 	const most = 5
 	tunnels := slices.Collect(s.proxy.Tunnels())
-	code := []int{1001, 1008, 1012, 4100}[s.rng.IntN(4)] // 1000 is that of the clients
+	code := oneOf(s.rng, 1001, 1008, 1012, 4100) // 1000 is that of the clients
 	n := min(1+s.rng.IntN(most), len(tunnels))
 	for range n {
 		t := tunnels[s.rng.IntN(len(tunnels))]
@@ -84,9 +84,9 @@ func (s *site) closeSome() string {
 
 // closeTunnels closes the tunnels of a backend, or of all.
 func (s *site) closeTunnels() string {
-	id := s.chaos.peers[s.rng.IntN(len(s.chaos.peers))].id
+	id := oneOf(s.rng, s.chaos.peers...).id
 	isAll := s.rng.IntN(10) == 0
-	o := wsproxy.CloseOptions{Over: overs[s.rng.IntN(len(overs))], Code: []int{0, 1001, 4101}[s.rng.IntN(3)]}
+	o := wsproxy.CloseOptions{Over: oneOf(s.rng, overs...), Code: oneOf(s.rng, 0, 1001, 4101)}
 	s.background(func(ctx context.Context) {
 		n, err := s.proxy.CloseTunnels(ctx, func(t *wsproxy.Tunnel) bool { return isAll || t.Info().Backend.ID() == id }, o)
 		if err != nil && ctx.Err() == nil {
@@ -114,15 +114,14 @@ func (s *site) rebalance() string {
 
 // drain drains a backend, if another one can be used meanwhile.
 func (s *site) drain() string {
-	backends := s.proxy.Backends()
-	b := backends[s.rng.IntN(len(backends))]
+	b := oneOf(s.rng, s.proxy.Backends()...)
 	id, wasDraining := b.ID(), s.draining[b.ID()]
 	s.draining[id] = true
 	if !s.hasUsable() {
 		s.draining[id] = wasDraining
 		return "none: no other backend could be used"
 	}
-	over := overs[s.rng.IntN(len(overs))]
+	over := oneOf(s.rng, overs...)
 	s.background(func(ctx context.Context) {
 		err := s.proxy.Drain(ctx, id, over)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, wsproxy.ErrResumed) {
@@ -138,7 +137,7 @@ func (s *site) drain() string {
 // resume ends the drain of a backend. It is an error if the configuration drains the backend too,
 // or if the backend is removed and has no tunnels.
 func (s *site) resume() string {
-	id := s.chaos.peers[s.rng.IntN(len(s.chaos.peers))].id
+	id := oneOf(s.rng, s.chaos.peers...).id
 	err := s.proxy.Resume(id)
 	if err == nil {
 		s.draining[id] = false

@@ -246,6 +246,10 @@ var sidesOfCause = map[wsproxy.Cause][]wsproxy.Side{
 	wsproxy.CauseProtocol:    {wsproxy.SideBackend},
 	wsproxy.CauseShutdown:    {wsproxy.SideProxy},
 	wsproxy.CauseApplication: {wsproxy.SideProxy},
+	wsproxy.CauseBackendDown: {wsproxy.SideProxy},
+	wsproxy.CauseIdle:        {wsproxy.SideProxy},
+	wsproxy.CauseLifetime:    {wsproxy.SideProxy},
+	wsproxy.CausePingTimeout: {wsproxy.SideBackend},
 	wsproxy.CauseRebalance:   {wsproxy.SideProxy},
 	wsproxy.CauseDrain:       {wsproxy.SideProxy},
 }
