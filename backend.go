@@ -79,10 +79,10 @@ type Backend struct {
 	refusals refusalCounts
 	slowFrom atomic.Int64 // the beginning of the last slow start, since the proxy's start; -1 if there was none
 
-	counters backendCounters
-
 	drain   atomic.Pointer[drain] // until Resume; nil: Drain was not called; changed under Proxy.mu
 	closing *closingRun           // nil: none; guarded by Proxy.mu
+
+	counters backendCounters
 
 	open       map[uint64]*Tunnel // by ID; guarded by registry.mu
 	ended, cut int                // tunnels that have ended, and those of them that were cut; guarded by registry.mu

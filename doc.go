@@ -36,11 +36,12 @@
 //     messages are delayed.
 //   - A peer that does not read keeps data in the kernel's socket buffers. With
 //     Linux defaults this can be several MB for one connection, which no figure of
-//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.StalledTunnels] bound it.
+//     the Go runtime shows. [Limits.SocketBuffer] and [Limits.StalledTunnels] bound it, and
+//     [Timeouts] for how long.
 //   - A peer that disappears without closing its connection is detected by TCP
-//     keepalive, after about two and a half minutes with the defaults of package [net].
-//     If data was under way to it, it is detected by the kernel's limit of
-//     retransmissions, on Linux after about 15 minutes.
+//     keepalive, on Linux within about two minutes, and so is one to which data was under
+//     way: see [Timeouts]. On other systems the kernel's limit of retransmissions detects the
+//     latter, unless so much waits for it that the proxy holds a part.
 //   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441) is
 //     refused with 501; [http.Server] does not offer it by default.
 //
@@ -124,8 +125,9 @@
 // # Tunnels
 //
 // By default an open tunnel has no time limit and no idle timeout: see [Timeouts]. The
-// server's timeouts and the request's context do not apply after the 101. [WithPing] makes the
-// proxy ping quiet peers. Payloads are neither unmasked nor
+// server's timeouts and the request's context do not apply after the 101. A side that takes
+// nothing of what waits for it for [Timeouts.WriteStall], 2 min by default, is cut, and
+// [WithPing] makes the proxy ping quiet peers. Payloads are neither unmasked nor
 // buffered as a whole. A client may send 100 control frames at once, and 100 a second. More
 // end the tunnel, because they cost the backend work that [Limits.ClientMessages] does not
 // count. The first of the following events ends a tunnel; the client and the backend then
@@ -226,18 +228,20 @@
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
 // [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: attempts by outcome,
 // traffic, ends by side and cause, and histograms of how long opening handshakes took and how
-// long tunnels lived. [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger], otherwise [slog.Default]) gets a line
-// at Debug for each upgrade that is refused or fails and for each tunnel that opens or ends.
-// It gets one at Warn when a flag of a backend is raised, one at Info when it is cleared, and
-// nothing in between; one at Warn when backends with a flag or of a higher
-// [BackendConfig.Priority] begin to be used, and one at Info when that is over; one at Warn
-// if a proxy in front seems to be missing in [WithTrustedProxies]; and one at Error for a
-// fault of the program: a middleware that hides the connection, a hook that panics. The line
-// for a backend's refusal has its reason phrase, at most 256 bytes. Lines and hooks have the
-// same ID for a tunnel, and the same request ID, which the backend gets too: see
-// [TunnelInfo.RequestID]. Payloads, queries, cookies, Authorization and
-// Sec-WebSocket-Protocol are never logged: a reason phrase that repeats one of their values
-// of 4 bytes or more is redacted.
+// long tunnels lived. [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger],
+// otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails and
+// for each tunnel that opens or ends. It gets one at Warn when a flag of a backend is raised,
+// one at Info when it is cleared, and nothing in between; one at Warn when backends with a
+// flag or of a higher [BackendConfig.Priority] begin to be used, and one at Info when that is
+// over; one at Info when [Proxy.Drain] begins, when its backend is empty and when it is
+// resumed, and one at Warn when it ends early; one at Warn when [HealthCheck.DrainAfter]
+// closes tunnels; one at Warn if a proxy in front seems to be missing in [WithTrustedProxies];
+// and one at Error for a fault of the program: a middleware that hides the connection, a hook
+// that panics. The line for a backend's refusal has its reason phrase, at most 256 bytes.
+// Lines and hooks have the same ID for a tunnel, and the same request ID, which the backend
+// gets too: see [TunnelInfo.RequestID]. Payloads, queries, cookies, Authorization and
+// Sec-WebSocket-Protocol are never logged: a reason phrase that repeats one of their values of
+// 4 bytes or more is redacted.
 //
 // # Security
 //

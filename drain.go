@@ -41,6 +41,14 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 	}
 	defer p.endClosing(b, c)
 	p.queue.wake()
+	p.logDrainBegins(b)
+	err = p.drainBackend(ctx, b, d, c, over)
+	p.logDrainEnds(b, err)
+	return err
+}
+
+// drainBackend closes the tunnels of b, and waits until none is left or the drain ends.
+func (p *Proxy) drainBackend(ctx context.Context, b *Backend, d *drain, c *closingRun, over time.Duration) error {
 	numEnded, numCut := p.registry.endedOf(b)
 	p.closePaced(ctx, c.stop, p.registry.tunnelsOf(b), over, func(t *Tunnel) bool { return t.closeFor(c.cause) })
 	select {
@@ -59,7 +67,7 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 	}
 	ended, cut := p.registry.endedOf(b)
 	cut -= numCut
-	return &DrainError{ID: id, Closed: ended - numEnded - cut, Cut: cut, Left: b.NumTunnels(), Err: ctx.Err()}
+	return &DrainError{ID: b.id, Closed: ended - numEnded - cut, Cut: cut, Left: b.NumTunnels(), Err: ctx.Err()}
 }
 
 // Resume ends the drain of the backend with that ID: it gets new tunnels again, and a
@@ -71,6 +79,7 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 func (p *Proxy) Resume(id string) error {
 	hasResumed, err := p.resume(id)
 	if hasResumed {
+		p.logResumed(id)
 		p.queue.wake()
 	}
 	return err

@@ -28,7 +28,6 @@ var (
 
 	// ErrResumed is what [Proxy.Drain] returns when [Proxy.Resume] has ended it.
 	ErrResumed = errors.New("wsproxy: drain ended: the backend was resumed")
-
 	// ErrNotMoving means that [Proxy.Rebalance] has stopped, because more than half of the
 	// clients whose tunnels it closed came back to the same backend. The balancer sends them
 	// there: see [Hash].

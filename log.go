@@ -155,6 +155,25 @@ func (p *Proxy) logRecovered(b *Backend, f Flag) {
 	p.logAttrs(slog.LevelInfo, "backend flag cleared", slog.String(logBackend, b.id), slog.String(logFlag, f.String()))
 }
 
+// logDrainBegins logs that Drain was called for b, which has some tunnels.
+func (p *Proxy) logDrainBegins(b *Backend) {
+	p.logAttrs(slog.LevelInfo, "backend drains", slog.String(logBackend, b.id), slog.Int(logTunnels, b.NumTunnels()))
+}
+
+// logDrainEnds logs that a call of Drain returns: b is empty, or err says why it is not.
+func (p *Proxy) logDrainEnds(b *Backend, err error) {
+	if err == nil {
+		p.logAttrs(slog.LevelInfo, "backend is drained", slog.String(logBackend, b.id))
+		return
+	}
+	p.logAttrs(slog.LevelWarn, "drain of backend ended early", slog.String(logBackend, b.id), slog.Any(logErr, err))
+}
+
+// logResumed logs that Resume has ended the drain of a backend.
+func (p *Proxy) logResumed(id string) {
+	p.logAttrs(slog.LevelInfo, "backend resumed", slog.String(logBackend, id))
+}
+
 // logClosedDown logs that the tunnels of b are closed because of HealthCheck.DrainAfter.
 func (p *Proxy) logClosedDown(b *Backend, numTunnels int) {
 	p.logAttrs(slog.LevelWarn, "backend has failed its check for long: its tunnels are closed",

@@ -351,6 +351,32 @@ func (l panickyLog) Handle(context.Context, slog.Record) error {
 	panic("log")
 }
 
+func TestLogTellsOfDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log proxytest.LogBook
+		s := newScene(t, backendsAt("a", "b"), log.Option())
+		s.set("ab", accepting)
+		s.open(1)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		s.p.Drain(ended, "a", time.Hour)
+		s.p.Drain(t.Context(), "b", 0)
+		s.p.Resume("b")
+		s.p.Resume("b") // does nothing
+		for _, words := range [][]string{
+			{"INFO", "backend drains", "backend=a", "tunnels=1"},
+			{"WARN", "drain of backend ended early", "backend=a", "1 left"},
+			{"INFO", "backend drains", "backend=b", "tunnels=0"},
+			{"INFO", "backend is drained", "backend=b"},
+			{"INFO", "backend resumed", "backend=b"},
+		} {
+			if n := len(log.Lines(words...)); n != 1 {
+				t.Errorf("the log has %d lines with %q; want 1", n, words)
+			}
+		}
+	})
+}
+
 func TestLogPanicEndsNothing(t *testing.T) {
 	for _, inEnabled := range []bool{false, true} {
 		t.Run(fmt.Sprintf("in Enabled %t", inEnabled), func(t *testing.T) {

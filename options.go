@@ -13,6 +13,7 @@ import (
 const (
 	defaultHandshakeTimeout = 10 * time.Second // all attempts of one upgrade together
 	defaultCloseTimeout     = 1 * time.Minute  // the end of a tunnel
+	defaultWriteStall       = 2 * time.Minute  // see Timeouts
 
 	maxResponseHead   = 64 << 10               // head of a backend's response; more is an attack on memory
 	typicalHead       = 1 << 10                // bytes, enough for the head of most messages: a capacity, not a bound
@@ -74,6 +75,31 @@ type Timeouts struct {
 	// that reads slowly gets all that its backend has sent. Zero means 1 min, negative
 	// means no bound.
 	Close time.Duration
+
+	// WriteStall bounds how long a side of an open tunnel may take nothing of what waits for
+	// it: a frozen page that does not read, or a client that has vanished while data was
+	// under way to it. Such a side is reset, and the other is ended as if that side were
+	// lost: see [CauseStalled]. A side that takes something within the time is not cut. What
+	// counts is what its kernel takes, which may be nothing for a while from a peer that
+	// reads very slowly: see [Limits.StalledTunnels]. Zero means 2 min: a phone may be in a
+	// tunnel for as long. Negative means no bound.
+	//
+	// The proxy looks four times a second at the bytes that it holds for a side. On Linux
+	// it also sets the socket option TCP_USER_TIMEOUT of both connections when the tunnel
+	// opens, beneath TLS too, but not beneath a wrapper: so a side is found as well for which
+	// only the kernel holds bytes. An option that a listener or a dialer has set is replaced;
+	// if WriteStall is negative, it stays. TCP_USER_TIMEOUT changes two more things:
+	//
+	//   - TCP keepalive finds a peer that has vanished from an idle tunnel when WriteStall has
+	//     passed, not after its own number of probes: with the defaults after 2 min instead
+	//     of 2 min 30 s, and after 10 min with a WriteStall of 10 min. At least one probe
+	//     must have had its interval for an answer: 30 s with the defaults.
+	//   - Linux counts the time in which a peer has no room for more from the first moment of
+	//     it, and in some cases goes on after the peer has taken a part. This was measured
+	//     for peers with a receive buffer of 16 KiB and less that let it become full again
+	//     and again for WriteStall: they are cut though they read. With 64 KiB it was seen
+	//     once, with 128 KiB and more never.
+	WriteStall time.Duration
 
 	// Idle ends a tunnel in which no byte of either side was passed to the other for that
 	// long: see [CauseIdle]. The pings of [WithPing] and their pongs do not count, but those of

@@ -75,7 +75,7 @@ func New(opts ...Option) (*Proxy, error) {
 	errs = append(errs, bad...)
 	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{
-		CloseTimeout: c.closeTimeout, Stalled: c.maxStalled,
+		CloseTimeout: c.closeTimeout, WriteStall: c.writeStall, Stalled: c.maxStalled,
 		ClientMessages: limit.Rate(c.limits.ClientMessages), ClientBytes: limit.Rate(c.limits.ClientBytes),
 		Idle: c.idle, Lifetime: c.lifetime,
 		PingClient: c.ping.Client, PingBackend: c.ping.Backend, PingTimeout: c.ping.Timeout,

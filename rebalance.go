@@ -263,26 +263,20 @@ func quietest(tunnels []*Tunnel, n int) batch {
 	}
 	type quietTunnel struct {
 		*Tunnel
-		quietFor time.Duration
+		since time.Time
 	}
 	all := make([]quietTunnel, len(tunnels))
 	for i, t := range tunnels {
-		all[i] = quietTunnel{t, t.quietFor()}
+		all[i] = quietTunnel{t, t.LastActive()}
 	}
 	slices.SortFunc(all, func(a, b quietTunnel) int {
-		return cmp.Or(cmp.Compare(b.quietFor, a.quietFor), cmp.Compare(a.id, b.id))
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.id, b.id))
 	})
 	first := make(batch, min(n, len(all)))
 	for i := range first {
 		first[i] = all[i].Tunnel
 	}
 	return first
-}
-
-// quietFor returns how long the tunnel is quiet. It is the average time between its messages.
-func (t *Tunnel) quietFor() time.Duration {
-	toBackend, toClient := t.Traffic()
-	return (t.p.now() - t.opened) / time.Duration(1+toBackend.Messages+toClient.Messages)
 }
 
 // close closes the tunnels of all batches, spread over a step.

@@ -420,6 +420,7 @@ func TestRebalanceClosesTheQuietestFirst(t *testing.T) {
 		clients := newReconnectors(s, time.Second)
 		quiet := upTo(80)[40:]
 		clients.join(quiet...)
+		time.Sleep(time.Second)
 		for _, c := range talkers {
 			proxytest.WantEcho(t, c)
 		}

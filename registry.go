@@ -96,7 +96,8 @@ func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) 
 	delete(b.open, t.id)
 	r.signalWatchesLocked(t)
 	b.ended++
-	if end != nil && end.Cut {
+	wasCut := end != nil && end.Cut
+	if wasCut {
 		b.cut++
 	}
 	if len(b.open) == 0 {
@@ -109,7 +110,7 @@ func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) 
 		r.lifetimes.Observe(lived)
 		b.counters.lifetimes.Observe(lived)
 	}
-	if r.isStopped && end != nil && end.Cut {
+	if r.isStopped && wasCut {
 		r.cut++
 	} else if r.isStopped {
 		r.closed++

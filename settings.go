@@ -54,6 +54,7 @@ type config struct {
 	errorHandler     func(http.ResponseWriter, *http.Request, error) // nil: the default
 	handshakeTimeout time.Duration                                   // 0: none
 	closeTimeout     time.Duration                                   // 0: none
+	writeStall       time.Duration                                   // 0: none
 	idle, lifetime   time.Duration                                   // 0: none
 	ping             Ping
 	messageSize      int64  // 0: no bound
@@ -83,6 +84,7 @@ func (s *settings) compile() (config, []error) {
 		errorHandler:     s.errorHandler,
 		handshakeTimeout: orDefault(s.timeouts.Handshake, defaultHandshakeTimeout),
 		closeTimeout:     orDefault(s.timeouts.Close, defaultCloseTimeout),
+		writeStall:       orDefault(s.timeouts.WriteStall, defaultWriteStall),
 		idle:             max(s.timeouts.Idle, 0),
 		lifetime:         max(s.timeouts.Lifetime, 0),
 		ping:             s.ping,

@@ -31,7 +31,8 @@ func TestStalledTunnelsEndsLongestStalledTunnel(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		trace, ends := watchEnds()
 		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://backend"), backend.Option(), trace,
-			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: 2}))
+			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: 2}),
+			wsproxy.WithTimeouts(wsproxy.Timeouts{WriteStall: -1}))
 		s := proxytest.ServeInMemory(t, p)
 		message := wstest.Binary(make([]byte, 1<<20))
 		stall := func() (client, leg *wstest.Peer) {
@@ -82,7 +83,8 @@ func TestStalledTunnelsMayBeUnlimited(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
 		trace, ends := watchEnds()
 		p := proxytest.NewProxy(t, wsproxy.WithBackends("http://backend"), backend.Option(), trace,
-			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: -1}))
+			wsproxy.WithLimits(wsproxy.Limits{StalledTunnels: -1}),
+			wsproxy.WithTimeouts(wsproxy.Timeouts{WriteStall: -1}))
 		s := proxytest.ServeInMemory(t, p)
 		client := s.Dial(t)
 		client.WriteRequest(proxytest.UpgradeTo("/"))
@@ -97,6 +99,61 @@ func TestStalledTunnelsMayBeUnlimited(t *testing.T) {
 			t.Error("the tunnel has ended")
 		}
 	})
+}
+
+func TestWriteStallCutsTheSideThatTakesNothing(t *testing.T) {
+	tests := []struct {
+		name   string
+		option time.Duration
+		want   time.Duration
+	}{
+		{"default", 0, 2 * time.Minute},
+		{"10 s", 10 * time.Second, 10 * time.Second},
+		{"an hour", time.Hour, time.Hour},
+	}
+	for _, tt := range tests {
+		for _, side := range []wsproxy.Side{wsproxy.SideClient, wsproxy.SideBackend} {
+			t.Run(tt.name+", "+side.String(), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					backend := proxytest.NewBackendInMemory(t)
+					trace, ends := watchEnds()
+					p := proxytest.NewProxy(t, wsproxy.WithBackends("http://backend"), backend.Option(), trace,
+						wsproxy.WithTimeouts(wsproxy.Timeouts{WriteStall: tt.option}))
+					s := proxytest.ServeInMemory(t, p)
+					client := s.Dial(t)
+					client.WriteRequest(proxytest.UpgradeTo("/"))
+					leg := backend.Accept(t)
+					leg.AcceptUpgrade(nil)
+					proxytest.WantSwitch(t, client)
+
+					src := leg
+					if side == wsproxy.SideBackend {
+						src = client
+					}
+					message := wstest.Binary(make([]byte, 1<<20))
+					go src.WriteFrames(message) // until the end
+					start := time.Now()
+					time.Sleep(tt.want - time.Second)
+					if n := p.Stats().Tunnels; n != 1 || len(ends) > 0 {
+						t.Fatal("the tunnel has ended before its time")
+					}
+					time.Sleep(2 * time.Second)
+					if side == wsproxy.SideBackend {
+						client.WantClose(1012)
+					}
+					src.WantEOF()
+					src.Close()
+					e := <-ends
+					if e.Side != side || e.Cause != wsproxy.CauseStalled || !e.Cut || e.Err == nil {
+						t.Errorf("ended by %v, %v, cut %t, %v; want stalled by the %v, cut", e.Side, e.Cause, e.Cut, e.Err, side)
+					}
+					if took := time.Since(start); took > tt.want+2*time.Second {
+						t.Errorf("ended after %v; want %v", took, tt.want)
+					}
+				})
+			})
+		}
+	}
 }
 
 // The same over sockets, where an event loop relays if there is one.

@@ -95,7 +95,7 @@ const (
 	CauseShutdown     Cause = Cause(relay.CauseShutdown)     // Proxy.Shutdown or Proxy.Close
 	CauseApplication  Cause = Cause(relay.CauseApplication)  // Tunnel.Close
 	CausePanic        Cause = Cause(relay.CausePanic)        // the Opened hook panicked
-	CauseStalled      Cause = Cause(relay.CauseStalled)      // Side accepted no bytes, and more tunnels than Limits.StalledTunnels were stalled
+	CauseStalled      Cause = Cause(relay.CauseStalled)      // Side accepted no bytes for Timeouts.WriteStall, or more tunnels than Limits.StalledTunnels were stalled; Err says for how long
 	CauseControlFlood Cause = Cause(relay.CauseControlFlood) // Side, the client, sent more control frames than 100 at once and 100 a second
 	CauseIdle         Cause = Cause(relay.CauseIdle)         // Timeouts.Idle
 	CauseLifetime     Cause = Cause(relay.CauseLifetime)     // Timeouts.Lifetime

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Drives the page of examples/quickstart in Chromium, at 1280 and 400 px, in light and dark
-# mode, and checks what a page observes when it is refused. Screenshots are written to DIR,
-# or to a temporary directory that is removed:
+# mode, and checks what a page observes when it is refused, and that one that does not read is
+# cut. Screenshots are written to DIR, or to a temporary directory that is removed:
 #
 #	ci/browser.sh [-update] [DIR]
 #
@@ -41,12 +41,12 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 cp -R test/browser "$tmp/test"
-go build -o "$tmp/" ./examples/quickstart ./test/browser/refusals
+go build -o "$tmp/" ./examples/quickstart ./test/browser/refusals ./test/browser/stalls
 (
 	cd "$tmp/test"
 	npm ci --no-audit --no-fund
-	export CHROMIUM QUICKSTART=$tmp/quickstart REFUSALS=$tmp/refusals SCREENSHOTS=$dir
-	timeout 300 node --test --test-timeout=120000
+	export CHROMIUM QUICKSTART=$tmp/quickstart REFUSALS=$tmp/refusals STALLS=$tmp/stalls SCREENSHOTS=$dir
+	timeout 480 node --test --test-timeout=240000
 )
 ls "$dir"
 

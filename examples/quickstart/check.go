@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,10 +14,13 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/coder/websocket/wsjson"
+
+	"github.com/wsproxy/wsproxy"
 )
 
-// checkTimeout bounds the whole check, which takes far less than a second.
-const checkTimeout = 30 * time.Second
+// checkTimeout bounds the whole check, which takes some seconds: a drain is spread over a
+// time, and so is the detection of a frozen backend.
+const checkTimeout = time.Minute
 
 // A checker uses a demo like people with the page, and checks the results. Its
 // steps run in order, and depend on the steps before.
@@ -59,6 +63,10 @@ func (c *checker) run(ctx context.Context) error {
 		{"other rooms", c.spread},
 		{"a backend stops", c.stop},
 		{"it starts again", c.start},
+		{"it is drained", c.drain},
+		{"it is resumed", c.resume},
+		{"it is frozen", c.freeze},
+		{"it continues", c.goOn},
 		{"it crashes", c.crash},
 		{"another site", c.foreign},
 		{"shutdown", c.shutdown},
@@ -145,19 +153,74 @@ func (c *checker) start(ctx context.Context) (string, error) {
 	if err := c.post(ctx, c.home, "start"); err != nil {
 		return "", err
 	}
-	eve, err := c.join(ctx, c.room, "Eve")
+	return c.follow(ctx)
+}
+
+// drain waits until the backend has no tunnels left, as the response to its request does.
+func (c *checker) drain(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "drain"); err != nil {
+		return "", err
+	}
+	s, err := c.status(ctx, c.home)
 	if err != nil {
 		return "", err
 	}
-	defer eve.leave()
-	if eve.backend != c.home {
-		return "", fmt.Errorf("a newcomer is on backend %s; want %s", eve.backend, c.home)
+	if s.State != wsproxy.BackendDraining.String() || s.Tunnels != 0 {
+		return "", fmt.Errorf("backend %s is %s with %d tunnels; want it draining with none", c.home, s.State, s.Tunnels)
 	}
-	told, err := c.wantMoved(ctx, websocket.StatusServiceRestart, c.home)
+	told, err := c.wantMoved(ctx, websocket.StatusServiceRestart, c.other)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("a newcomer lands on backend %s; both are told %s, and follow", c.home, told), nil
+	return fmt.Sprintf("both are told %s, and meet on backend %s", told, c.other), nil
+}
+
+func (c *checker) resume(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "resume"); err != nil {
+		return "", err
+	}
+	if err := c.wantUp(ctx); err != nil {
+		return "", err
+	}
+	return c.follow(ctx)
+}
+
+// freeze makes a backend answer nothing without telling the proxy, whose health check has to
+// detect it.
+func (c *checker) freeze(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "freeze"); err != nil {
+		return "", err
+	}
+	if err := c.wantEvent(ctx, fmt.Sprintf("backend %s: the flag %q is raised", c.home, wsproxy.FlagCheckFailed)); err != nil {
+		return "", err
+	}
+	s, err := c.status(ctx, c.home)
+	if err != nil {
+		return "", err
+	}
+	i := slices.IndexFunc(s.Flags, func(f flagStatus) bool { return f.Flag == wsproxy.FlagCheckFailed.String() })
+	if i < 0 || s.Flags[i].Reason == "" || s.Flags[i].Since.IsZero() {
+		return "", fmt.Errorf("backend %s has the flags %+v; want that its check failed, a reason and a time", c.home, s.Flags)
+	}
+	told, err := c.wantMoved(ctx, websocket.StatusServiceRestart, c.other)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("the flag %q is raised; both are told %s, and meet on backend %s", s.Flags[i].Flag, told, c.other), nil
+}
+
+func (c *checker) goOn(ctx context.Context) (string, error) {
+	if err := c.post(ctx, c.home, "continue"); err != nil {
+		return "", err
+	}
+	if err := c.wantEvent(ctx, fmt.Sprintf("backend %s: the flag %q is cleared", c.home, wsproxy.FlagCheckFailed)); err != nil {
+		return "", err
+	}
+	if err := c.wantUp(ctx); err != nil {
+		return "", err
+	}
+	saw, err := c.follow(ctx)
+	return "the flag is cleared; " + saw, err
 }
 
 // crash kills a backend without telling the proxy. The proxy has to send Close
@@ -195,6 +258,71 @@ func (c *checker) shutdown(ctx context.Context) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("both are told %s, and nothing is left", told), nil
+}
+
+// follow checks that a newcomer lands on the room's own backend, which works again, and that
+// both follow.
+func (c *checker) follow(ctx context.Context) (string, error) {
+	eve, err := c.join(ctx, c.room, "Eve")
+	if err != nil {
+		return "", err
+	}
+	defer eve.leave()
+	if eve.backend != c.home {
+		return "", fmt.Errorf("a newcomer is on backend %s; want %s", eve.backend, c.home)
+	}
+	told, err := c.wantMoved(ctx, websocket.StatusServiceRestart, c.home)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("a newcomer lands on backend %s; both are told %s, and follow", c.home, told), nil
+}
+
+// wantUp checks that the room's own backend has no flag and does not drain.
+func (c *checker) wantUp(ctx context.Context) error {
+	s, err := c.status(ctx, c.home)
+	if err != nil {
+		return err
+	}
+	if s.State != wsproxy.BackendUp.String() || len(s.Flags) > 0 {
+		return fmt.Errorf("backend %s is %s with the flags %+v; want it up without one", c.home, s.State, s.Flags)
+	}
+	return nil
+}
+
+// wantEvent waits for an event whose text begins with that prefix, as the page gets it.
+func (c *checker) wantEvent(ctx context.Context, prefix string) error {
+	conn, _, err := websocket.Dial(ctx, c.demo.url()+"/events", nil)
+	if err != nil {
+		return err
+	}
+	defer conn.CloseNow()
+	for {
+		var e event
+		if err := wsjson.Read(ctx, conn, &e); err != nil {
+			return fmt.Errorf("waiting for an event %q: %w", prefix, err)
+		}
+		if strings.HasPrefix(e.Text, prefix) {
+			return nil
+		}
+	}
+}
+
+// status returns the status of a backend.
+func (c *checker) status(ctx context.Context, id string) (*backendStatus, error) {
+	body, err := c.get(ctx, "/status")
+	if err != nil {
+		return nil, err
+	}
+	var s status
+	if err := json.Unmarshal([]byte(body), &s); err != nil {
+		return nil, fmt.Errorf("GET /status = %q: %w", body, err)
+	}
+	i := slices.IndexFunc(s.Backends, func(b backendStatus) bool { return b.ID == id })
+	if i < 0 {
+		return nil, fmt.Errorf("GET /status = %q; want backend %s in it", body, id)
+	}
+	return &s.Backends[i], nil
 }
 
 // wantMoved checks that both get a Close frame with the code, and that both are on
@@ -336,7 +464,7 @@ func (c *checker) get(ctx context.Context, path string) (string, error) {
 	return string(body), err
 }
 
-// post stops or starts a backend as the page does.
+// post does something to a backend as the page does.
 func (c *checker) post(ctx context.Context, id, action string) error {
 	status, err := c.do(ctx, id, action, c.demo.url())
 	if err == nil && status != http.StatusNoContent {

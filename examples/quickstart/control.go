@@ -4,25 +4,26 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 )
 
-// serveSwitch serves POST /backends/{id}/{action}, which stops or starts a backend.
+// serveSwitch serves POST /backends/{id}/{action}, which does something to a backend: see
+// actions.
 func (d *demo) serveSwitch(w http.ResponseWriter, r *http.Request) {
 	id, action := r.PathValue("id"), r.PathValue("action")
 	i := slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == id })
-	actions := map[string]func(context.Context, *backend) error{"stop": d.stop, "crash": d.crash, "start": d.start}
-	if i < 0 || actions[action] == nil {
-		http.Error(w, "want /backends/A, B or C/stop, crash or start", http.StatusNotFound)
+	act := d.actions()[action]
+	if i < 0 || act == nil {
+		http.Error(w, "want /backends/A, B or C/stop, crash, start, drain, resume, freeze or continue", http.StatusNotFound)
 		return
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := actions[action](r.Context(), d.backends[i]); err != nil {
+	if err := act(r.Context(), d.backends[i]); err != nil {
 		d.logf("backend %s: %s: %v", id, action, err)
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -30,9 +31,19 @@ func (d *demo) serveSwitch(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+func (d *demo) actions() map[string]func(context.Context, *backend) error {
+	return map[string]func(context.Context, *backend) error{
+		"stop": d.stop, "crash": d.crash, "start": d.start,
+		"drain": d.drain, "resume": d.resume,
+		"freeze": d.freeze, "continue": d.goOn,
+	}
+}
+
 // stop removes b from the proxy before it stops b, so that the proxy sends no client
 // to a backend that is stopping.
 func (d *demo) stop(ctx context.Context, b *backend) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.tellOfBackend("%s stops: it closes its connections", b.id)
 	d.removed = append(d.removed, b.id)
 	if err := d.proxy.SetBackends(d.configs()...); err != nil {
@@ -48,8 +59,11 @@ func (d *demo) crash(_ context.Context, b *backend) error {
 }
 
 // start adds b to the proxy after b listens. It removes a backend that has crashed first,
-// so that the proxy forgets its failures. Otherwise the proxy would avoid it for a while.
+// so that the proxy forgets its failures. Otherwise the proxy would avoid it for a while. It
+// resumes a backend that has drained.
 func (d *demo) start(_ context.Context, b *backend) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if !slices.Contains(d.removed, b.id) {
 		d.removed = append(d.removed, b.id)
 		if err := d.proxy.SetBackends(d.configs()...); err != nil {
@@ -68,6 +82,45 @@ func (d *demo) start(_ context.Context, b *backend) error {
 		return err
 	}
 	d.tellOfBackend("%s %s", b.id, verb)
+	return d.proxy.Resume(b.id)
+}
+
+// drain moves the clients of b to other backends, and returns when b has none left. It goes
+// on if the page is closed, so it does not use the context of the request.
+func (d *demo) drain(ctx context.Context, b *backend) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+	defer cancel()
+	d.tellOfBackend("%s drains: the proxy closes its tunnels within %s", b.id, drainOver)
+	err := d.proxy.Drain(ctx, b.id, drainOver)
+	if errors.Is(err, wsproxy.ErrResumed) {
+		return nil // resume has told it
+	}
+	if err == nil {
+		d.tellOfBackend("%s has no tunnels left, and gets no new ones", b.id)
+	}
+	return err
+}
+
+const (
+	drainOver    = 2 * time.Second  // how long the clients of a backend are spread
+	drainTimeout = 30 * time.Second // for the last of them to leave
+)
+
+func (d *demo) resume(_ context.Context, b *backend) error {
+	d.tellOfBackend("%s gets new tunnels again", b.id)
+	return d.proxy.Resume(b.id)
+}
+
+// freeze tells the proxy nothing. Its health check detects the failure.
+func (d *demo) freeze(_ context.Context, b *backend) error {
+	d.tellOfBackend("%s is frozen: it accepts connections and answers nothing", b.id)
+	b.freeze()
+	return nil
+}
+
+func (d *demo) goOn(_ context.Context, b *backend) error {
+	d.tellOfBackend("%s continues, with its memory", b.id)
+	b.goOn()
 	return nil
 }
 
@@ -79,12 +132,20 @@ type status struct {
 }
 
 type backendStatus struct {
-	ID      string `json:"id"`
-	Addr    string `json:"addr"`
-	Started bool   `json:"started"` // at least once
-	Running bool   `json:"running"`
-	State   string `json:"state"`   // its state in the proxy
-	Tunnels int    `json:"tunnels"` // through the proxy
+	ID      string       `json:"id"`
+	Addr    string       `json:"addr"`
+	Started bool         `json:"started"` // at least once
+	Running bool         `json:"running"` // also while it is frozen
+	Frozen  bool         `json:"frozen"`
+	State   string       `json:"state"`   // its state in the proxy
+	Flags   []flagStatus `json:"flags"`   // that the proxy has raised, the worst first
+	Tunnels int          `json:"tunnels"` // through the proxy
+}
+
+type flagStatus struct {
+	Flag   string    `json:"flag"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
 }
 
 type roomStatus struct {
@@ -129,23 +190,29 @@ func (d *demo) serveStatus(w http.ResponseWriter, r *http.Request) {
 func newBackendStatus(b *backend, known []*wsproxy.Backend) backendStatus {
 	addr, isRunning := b.address()
 	s := backendStatus{
-		ID: b.id, Addr: addr, Started: b.hasStarted(), Running: isRunning, State: wsproxy.BackendRemoved.String(),
+		ID: b.id, Addr: addr, Started: b.hasStarted(), Running: isRunning, Frozen: b.isFrozen(),
+		State: wsproxy.BackendRemoved.String(), Flags: []flagStatus{},
 	}
 	for _, k := range known {
-		if k.ID() == b.id {
-			s.State, s.Tunnels = k.State().String(), k.NumTunnels()
+		if k.ID() != b.id {
+			continue
+		}
+		s.State, s.Tunnels = k.State().String(), k.NumTunnels()
+		for _, f := range k.Health().Flags {
+			s.Flags = append(s.Flags, flagStatus{f.Flag.String(), f.Reason, f.Since})
 		}
 	}
 	return s
 }
 
-// working returns the backends of known that run. The proxy learns that a backend has
-// crashed when it dials it, and then tries another one. The demo knows it before.
+// working returns the backends of known that run, are not frozen and do not drain. The proxy
+// learns that a backend has crashed when it dials it, and then tries another one. The demo
+// knows it before.
 func (d *demo) working(known []*wsproxy.Backend) []*wsproxy.Backend {
 	return slices.DeleteFunc(slices.Clone(known), func(k *wsproxy.Backend) bool {
-		i := slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == k.ID() })
-		_, isRunning := d.backends[i].address()
-		return !isRunning
+		b := d.backends[slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == k.ID() })]
+		_, isRunning := b.address()
+		return !isRunning || b.isFrozen() || k.State() == wsproxy.BackendDraining
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 )
@@ -73,9 +74,22 @@ func (d *demo) newProxy() (err error) {
 	d.proxy, err = wsproxy.New(
 		wsproxy.WithBackendConfigs(d.configs()...),
 		wsproxy.WithBalancer(d.balancer),
+		wsproxy.WithHealthCheck(healthCheck),
 		wsproxy.WithTrace(d.newTrace()),
 	)
 	return err
+}
+
+// healthCheck detects a frozen backend, which looks alive to its clients, after 2.5 s at
+// most. A second later it closes the tunnels of that backend. A service in production uses
+// longer times: the defaults, for instance.
+var healthCheck = wsproxy.HealthCheck{
+	Probe:      wsproxy.HTTPProbe(wsproxy.HTTPProbeConfig{Path: healthPath}),
+	Interval:   500 * time.Millisecond,
+	Timeout:    time.Second,
+	Fall:       2,
+	Rise:       1,
+	DrainAfter: time.Second,
 }
 
 // configs returns the configuration of the backends that are not removed. The

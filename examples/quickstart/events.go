@@ -22,7 +22,7 @@ import (
 type event struct {
 	ID     int       `json:"id"` // counted from 1
 	Time   time.Time `json:"time"`
-	Kind   string    `json:"kind"` // "picked", "attempted", "opened", "closed", "refused" or "backend"
+	Kind   string    `json:"kind"` // "picked", "attempted", "opened", "closed", "refused", "health" or "backend"
 	Client client    `json:"client"`
 	Status int       `json:"status,omitempty"` // the client's, if Kind is "refused"
 	Text   string    `json:"text"`
@@ -69,6 +69,7 @@ func (d *demo) newTrace() *wsproxy.Trace {
 			d.moveRoom(info)
 		},
 		Closed: func(end wsproxy.TunnelEnd) { d.tell("closed", end.URL, "%s", describe(end)) },
+		Health: func(i wsproxy.HealthInfo) { d.logEvent(event{Kind: "health", Text: describeFlag(i)}) },
 	}
 }
 
@@ -105,10 +106,22 @@ func describe(end wsproxy.TunnelEnd) string {
 		return fmt.Sprintf("%s dropped the connection, after %s; the proxy sent code %d", side, after, end.Code)
 	case wsproxy.CauseApplication:
 		return fmt.Sprintf("the room has moved; the proxy sent code %d, after %s", end.Code, after)
+	case wsproxy.CauseDrain:
+		return fmt.Sprintf("backend %s drains; the proxy sent code %d, after %s", end.Backend.ID(), end.Code, after)
+	case wsproxy.CauseBackendDown:
+		return fmt.Sprintf("backend %s has failed its check; the proxy sent code %d, after %s", end.Backend.ID(), end.Code, after)
 	case wsproxy.CauseShutdown:
 		return fmt.Sprintf("the proxy shuts down and sent code %d, after %s", end.Code, after)
 	}
 	return fmt.Sprintf("%s: %s, code %d, after %s", side, end.Cause, end.Code, after)
+}
+
+// describeFlag returns what has happened to a flag of a backend.
+func describeFlag(i wsproxy.HealthInfo) string {
+	if !i.Raised {
+		return fmt.Sprintf("backend %s: the flag %q is cleared", i.Backend.ID(), i.Flag)
+	}
+	return fmt.Sprintf("backend %s: the flag %q is raised: %v", i.Backend.ID(), i.Flag, rootCause(i.Err))
 }
 
 // rootCause returns the innermost error of err: "connection refused".

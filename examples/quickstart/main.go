@@ -5,14 +5,14 @@
 //	go run ./examples/quickstart          # open the printed URL
 //	go run ./examples/quickstart -check   # the same without a browser
 //
-// demo.go contains the proxy. control.go adds and removes backends. events.go observes
-// the proxy with a Trace. chat.go is an ordinary WebSocket server, which does not know
+// demo.go contains the proxy. control.go adds, removes and drains backends. events.go observes
+// the proxy with a Trace. freeze.go makes a backend hang. chat.go is an ordinary WebSocket server, which does not know
 // the proxy. page/person.js shows how a client should reconnect when its connection
 // ends.
 //
 // With -check two clients meet in a room, rooms reach both backends, a backend
-// stops, starts again and crashes, and everything is shut down. The program prints
-// the results, and its exit status is 0 only if all of them were right.
+// stops, starts again, is drained and frozen, and crashes, and everything is shut down.
+// The program prints the results, and its exit status is 0 only if all of them were right.
 package main
 
 import (
@@ -74,7 +74,7 @@ const welcomeText = `
 Open it. Ann and Bob are in the same room, so they are on the same backend and see
 each other. You can stop and start the backends on the page, or with curl:
 
-    curl -X POST %s/backends/B/stop     (or crash, or start)
+    curl -X POST %s/backends/B/stop     (or crash, start, drain, resume, freeze, continue)
 
 Ctrl-C ends everything.
 

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/coder/websocket"
+	"github.com/coder/websocket/wsjson"
 )
 
 func TestCheckPasses(t *testing.T) {
@@ -93,6 +96,10 @@ func TestEventsTellWhatHappens(t *testing.T) {
 			t.Errorf("refused = %+v; want status 503 for Ann", e)
 		}
 	}
+	if got["health"] < 2 {
+		t.Errorf("%d events of health; want one for each backend that cannot be reached", got["health"])
+	}
+	delete(got, "health") // a probe, and the tunnel that was lost, may raise other flags
 	if !maps.Equal(got, want) {
 		t.Errorf("numbers of events = %v; want %v", got, want)
 	}
@@ -102,11 +109,7 @@ func TestEventsTellWhatHappens(t *testing.T) {
 }
 
 func TestStatusShowsNoRoomOnADeadBackend(t *testing.T) {
-	d, err := newDemo(t.Logf, "127.0.0.1:0", [3]string{"127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.shutdown(t.Context())
+	d := startDemo(t)
 	choice := func() string { return d.choice("design", d.working(d.proxy.Backends())) }
 	first := choice()
 	i := slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == first })
@@ -116,6 +119,132 @@ func TestStatusShowsNoRoomOnADeadBackend(t *testing.T) {
 	if got := choice(); got == first || got == "" {
 		t.Errorf("after backend %s has crashed, the room's backend is %q; want the other one", first, got)
 	}
+}
+
+func TestStatusShowsNoRoomOnABackendThatGetsNobody(t *testing.T) {
+	tests := []struct {
+		name       string
+		begin, end func(*demo, context.Context, *backend) error
+	}{
+		{"frozen", (*demo).freeze, (*demo).goOn},
+		{"drained", (*demo).drain, (*demo).resume},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := startDemo(t)
+			choice := func() string { return d.choice("design", d.working(d.proxy.Backends())) }
+			first := choice()
+			b := d.backends[slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == first })]
+			if err := tt.begin(d, t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			if got := choice(); got == first || got == "" {
+				t.Errorf("while backend %s is %s, the room's backend is %q; want the other one", first, tt.name, got)
+			}
+			if err := tt.end(d, t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			if got := choice(); got != first {
+				t.Errorf("afterwards the room's backend is %q; want %s", got, first)
+			}
+		})
+	}
+}
+
+func TestFreezerHoldsWhatIsReadUntilItThaws(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peer, conn := net.Pipe()
+		defer peer.Close()
+		f := newFreezer()
+		got := make(chan error, 1)
+		read := func() { // ends with peer
+			_, err := freezingConn{conn, f}.Read(make([]byte, 1))
+			got <- err
+		}
+		wantNone := func() {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case err := <-got:
+				t.Fatalf("a frozen Read returns %v; want it to wait", err)
+			default:
+			}
+		}
+
+		go read()
+		synctest.Wait()
+		f.freeze() // while the Read waits for the peer
+		peer.Write([]byte("x"))
+		wantNone()
+		f.thaw()
+		if err := <-got; err != nil {
+			t.Fatalf("after thaw, Read() = %v; want nil", err)
+		}
+
+		f.freeze()
+		go read()
+		peer.Write([]byte("x"))
+		wantNone()
+		f.kill()
+		if err := <-got; err == nil {
+			t.Error("after kill, Read() = nil; want an error")
+		}
+	})
+}
+
+func TestFrozenBackendCanBeStoppedAndCrashed(t *testing.T) {
+	tests := []struct {
+		name string
+		end  func(*demo, context.Context, *backend) error
+		want websocket.StatusCode
+	}{
+		{"stop", (*demo).stop, websocket.StatusGoingAway},        // of the backend
+		{"crash", (*demo).crash, websocket.StatusServiceRestart}, // of the proxy
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := startDemo(t)
+			conn, _, err := websocket.Dial(t.Context(), d.url()+"/chat?room=design", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.CloseNow()
+			var w welcome
+			if err := wsjson.Read(t.Context(), conn, &w); err != nil {
+				t.Fatal(err)
+			}
+			b := d.backends[slices.IndexFunc(d.backends, func(b *backend) bool { return b.id == w.Backend })]
+			if err := d.freeze(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- tt.end(d, t.Context(), b) }() // ends when the client answers
+			for err == nil {
+				_, _, err = conn.Read(t.Context())
+			}
+			if got := websocket.CloseStatus(err); got != tt.want {
+				t.Errorf("the client's connection ended with %v; want code %d", err, tt.want)
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// startDemo runs a demo until the test ends.
+func startDemo(t *testing.T) *demo {
+	t.Helper()
+	d, err := newDemo(t.Logf, "127.0.0.1:0", [3]string{"127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
 }
 
 func TestHistoryIsBounded(t *testing.T) {

@@ -66,8 +66,9 @@ type Child struct {
 	hasDied bool          // by Kill
 }
 
-// StartChild starts a child that plays a role, and waits until it is ready.
-func StartChild(t testing.TB, role string) *Child {
+// StartChild starts a child that plays a role, and waits until it is ready. The functions
+// configure its process.
+func StartChild(t testing.TB, role string, configure ...func(*exec.Cmd)) *Child {
 	t.Helper()
 	answers, theirs, err := os.Pipe()
 	if err != nil {
@@ -78,6 +79,9 @@ func StartChild(t testing.TB, role string) *Child {
 	cmd.Env = append(os.Environ(), roleVariable+"="+role,
 		"GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE")) // else it sleeps for a second at its end
 	cmd.ExtraFiles = []*os.File{theirs}
+	for _, f := range configure {
+		f(cmd)
+	}
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	stdin, err := cmd.StdinPipe()

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"cmp"
-	"fmt"
 	"time"
 )
 
@@ -70,6 +69,7 @@ type sample struct {
 	taken          int64 // bytes written to the leg that its peer's kernel has
 	isQueued       bool  // bytes wait, in the engine or in the system's send queue
 	isQueueUnknown bool  // the system does not tell
+	isQueueShorter bool  // than at the tick before: the peer has taken some of what is being written
 	isBlocked      bool  // the engine holds bytes that cannot be written now
 	isHeldBack     bool  // the leg was not read, because of its rate
 	hasWritten     bool  // a write to the leg was under way since the last tick: the other leg was not read all the time
@@ -114,10 +114,8 @@ func (l *leg) receiveLocked(isInMessage bool) {
 // reader has written meanwhile, so that something may have come that it has not read yet.
 func (l *leg) updateLocked(d time.Duration, s sample, isRead, isBusy bool) {
 	c := &l.ensureClosingLocked().clock
-	isTaken := s.taken > c.taken
-	if isTaken {
-		c.taken = s.taken
-	}
+	isTaken := s.taken > c.taken || s.isQueueShorter
+	c.taken = max(c.taken, s.taken)
 	count := func(t *time.Duration, runs, beginsAnew bool) {
 		switch {
 		case !runs:
@@ -186,12 +184,12 @@ func (r *Relay) isPendingLocked() bool {
 func (l *leg) tickOpenLocked(s sample, isRead bool) {
 	c, o := l.ensureClosingLocked(), l.other()
 	if l.write == writeLost && c.clock.quiet >= lostTimeout {
-		l.r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
+		l.r.startClosingLocked(l.lost(c.writeErr), "")
 		l.closeLocked(abandonConn)
 		return
 	}
 	if c.clock.lost >= lostSendsTimeout {
-		l.r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: c.writeErr}, "")
+		l.r.startClosingLocked(l.lost(c.writeErr), "")
 		l.cutLocked(abandonConn)
 		return
 	}
@@ -201,7 +199,11 @@ func (l *leg) tickOpenLocked(s sample, isRead bool) {
 	}
 	isGone := s.hangUp != present || l.write == writeLost
 	if isGone && !isRead && o.ensureClosingLocked().clock.stuck >= limit {
-		l.r.abortLocked(End{Side: l.side, Cause: CauseLost, Err: cmp.Or(c.writeErr, errHungUp)})
+		l.r.abortLocked(l.lost(cmp.Or(c.writeErr, errHungUp)))
+		return
+	}
+	if limit := l.r.engine.writeStall; limit > 0 && s.isBlocked && c.clock.stuck >= limit {
+		l.r.endStalledLocked(l.side, c.clock.stuck, limit)
 	}
 }
 
@@ -270,21 +272,26 @@ func (r *Relay) stalledFor(client, backend sample) (time.Duration, Side) {
 	return longest, side
 }
 
-// closeStalled ends the tunnel because side takes nothing: that leg is reset, which frees
-// the memory that the system keeps for it, and the other is closed as if the side were
-// lost. Where both take nothing, both are reset.
+// closeStalled ends the tunnel because it is one of too many that are stalled.
 func (r *Relay) closeStalled(side Side, lasts time.Duration) {
 	r.mu.Lock()
 	if c := r.closing; c != nil && !c.hasCause && r.leg(side).ensureClosingLocked().clock.stuck >= stallTime {
-		areBoth := min(c.legs[0].clock.stuck, c.legs[1].clock.stuck) >= stallTime
-		r.startClosingLocked(End{Side: side, Cause: CauseStalled, Cut: true,
-			Err: fmt.Errorf("took nothing for %v", lasts.Round(time.Millisecond))}, "")
-		for _, l := range [...]*leg{&r.client, &r.backend} {
-			if l.side == side || areBoth {
-				l.closeLocked(resetConn)
-			}
-		}
+		r.endStalledLocked(side, lasts, stallTime)
 	}
 	r.mu.Unlock()
 	r.notify()
+}
+
+// endStalledLocked ends the tunnel because side has taken nothing for a time: that leg is
+// reset, which frees the memory that the system keeps for it, and the other is closed as if
+// the side were lost. Where both have taken nothing for limit, both are reset.
+func (r *Relay) endStalledLocked(side Side, lasts, limit time.Duration) {
+	c := r.ensureClosingLocked()
+	areBoth := min(c.legs[0].clock.stuck, c.legs[1].clock.stuck) >= limit
+	r.startClosingLocked(r.leg(side).lost(&stallError{lasts: lasts}), "")
+	for _, l := range [...]*leg{&r.client, &r.backend} {
+		if l.side == side || areBoth {
+			l.closeLocked(resetConn)
+		}
+	}
 }

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -522,6 +525,165 @@ func TestBackendThatAnswersEndsTheAsking(t *testing.T) {
 				t.Error("the client's Close frame is not written behind the answer")
 			}
 		})
+	}
+}
+
+func TestTickEndsATunnelWhoseSideTakesNothing(t *testing.T) {
+	const limit = 40 * time.Second // more than the limits of a tunnel that is ending
+	tests := []struct {
+		name  string
+		limit time.Duration
+		act   func(*fakeDriver)
+		after time.Duration
+		want  End
+		reset []Side
+	}{
+		{name: "the client", limit: limit, act: func(d *fakeDriver) {
+			d.block(Client)
+			d.receive(Backend, wstest.Text("waits"))
+		}, after: limit, want: End{Side: Client, Cause: CauseStalled, Cut: true}, reset: []Side{Client}},
+		{name: "the backend", limit: limit, act: func(d *fakeDriver) {
+			d.block(Backend)
+			d.receive(Client, wstest.Text("waits"))
+		}, after: limit, want: End{Side: Backend, Cause: CauseStalled, Cut: true}, reset: []Side{Backend}},
+		{name: "both", limit: limit, act: func(d *fakeDriver) {
+			d.block(Client)
+			d.block(Backend)
+		}, after: limit, want: End{Side: Client, Cause: CauseStalled, Cut: true}, reset: []Side{Client, Backend}},
+		{name: "the client, and the backend takes slowly", limit: limit, act: func(d *fakeDriver) {
+			d.block(Client)
+			d.block(Backend)
+			d.takes(Backend)
+		}, after: limit, want: End{Side: Client, Cause: CauseStalled, Cut: true}, reset: []Side{Client}},
+		{name: "a client that takes something in the end", limit: limit, act: func(d *fakeDriver) {
+			d.block(Client)
+			n := 0
+			d.also(func() {
+				if n++; n == 100 {
+					d.sample(Client).taken++
+				}
+			})
+		}, after: 99*tickInterval + limit, want: End{Side: Client, Cause: CauseStalled, Cut: true}, reset: []Side{Client}},
+		{name: "a client that takes a byte now and then", limit: 5 * time.Second, act: func(d *fakeDriver) {
+			d.block(Client)
+			n := 0
+			d.also(func() {
+				if n++; n%19 == 0 {
+					d.sample(Client).taken++
+				}
+			})
+		}, after: tooLate},
+		{name: "a client that takes a part of a write", limit: 5 * time.Second, act: func(d *fakeDriver) {
+			d.block(Client)
+			n := 0
+			d.also(func() {
+				n++
+				d.sample(Client).isQueueShorter = n%19 == 0
+			})
+		}, after: tooLate},
+		{name: "a client that has a full queue in the system", limit: 5 * time.Second, act: func(d *fakeDriver) {
+			d.sample(Client).isQueued = true // the system ends it
+		}, after: tooLate},
+		{name: "no limit", act: func(d *fakeDriver) { d.block(Client) }, after: tooLate},
+		{name: "the client, which has hung up", limit: limit, act: func(d *fakeDriver) {
+			d.block(Backend)
+			d.sample(Client).hangUp = hungUp
+		}, after: hangUpTimeout, want: End{Side: Client, Cause: CauseLost, Cut: true}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := newFake(t, Limits{WriteStall: tt.limit})
+			tt.act(d)
+			got := d.after(func() bool { return d.r.IsEnding() })
+			wantAfter(t, "ended", got, tt.after)
+			if tt.after == tooLate {
+				return
+			}
+			end := d.r.closing.end
+			if end.Err == nil {
+				t.Error("ended without an error")
+			}
+			if end.Err = nil; end != tt.want {
+				t.Errorf("ended with %+v; want %+v", end, tt.want)
+			}
+			for _, side := range bothSides {
+				want := slices.Contains(tt.reset, side)
+				if isReset := d.fake(side).closed&resetConn != 0; isReset != want {
+					t.Errorf("the %v is reset: %v; want %v", side, isReset, want)
+				}
+			}
+		})
+	}
+}
+
+// While a tunnel ends, other limits hold.
+func TestWriteStallIsNotForTunnelsThatAreEnding(t *testing.T) {
+	d := newFake(t, Limits{WriteStall: time.Second})
+	d.block(Client)
+	d.receive(Backend, wstest.Text("waits"), wstest.Close(1000, ""))
+	got := d.after(func() bool { return d.client.closed != 0 })
+	wantAfter(t, "closed", got, stuckTimeout)
+	if c := d.r.closing.end.Cause; c != CauseClosed {
+		t.Errorf("ended by %v; want %v", c, CauseClosed)
+	}
+}
+
+func TestTimeoutOfTheSystemIsAStallWhereBytesWait(t *testing.T) {
+	timedOut := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)}
+	unreachable := &net.OpError{Op: "write", Net: "tcp", Err: os.NewSyscallError("write", syscall.EHOSTUNREACH)}
+	reset := &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
+	tests := []struct {
+		name     string
+		off      bool
+		inSystem int // bytes that wait
+		act      func(*leg)
+		isStall  bool
+		err      error
+	}{
+		{name: "a read", inSystem: 9, act: func(l *leg) { l.ended(timedOut) }, isStall: true, err: syscall.ETIMEDOUT},
+		{name: "a read, and a router has answered", inSystem: 9, act: func(l *leg) { l.ended(unreachable) }, isStall: true, err: syscall.EHOSTUNREACH},
+		{name: "a write, and then the end", inSystem: 9, act: func(l *leg) { l.writeFailed(timedOut); l.ended(io.EOF) }, isStall: true, err: syscall.ETIMEDOUT},
+		{name: "the end, and then a write", inSystem: 9, act: func(l *leg) { l.ended(io.EOF); l.writeFailed(timedOut) }, isStall: true, err: syscall.ETIMEDOUT},
+		{name: "a read, though nothing waits", act: func(l *leg) { l.ended(timedOut) }, err: syscall.ETIMEDOUT},
+		{name: "a reset", inSystem: 9, act: func(l *leg) { l.ended(reset) }, err: syscall.ECONNRESET},
+		{name: "the end", inSystem: 9, act: func(l *leg) { l.ended(io.EOF) }, err: io.EOF},
+		{name: "a read without a limit", off: true, inSystem: 9, act: func(l *leg) { l.ended(timedOut) }, err: syscall.ETIMEDOUT},
+	}
+	for _, tt := range tests {
+		for _, side := range bothSides {
+			t.Run(tt.name+" of the "+side.String(), func(t *testing.T) {
+				limits := Limits{WriteStall: 3 * time.Second}
+				if tt.off {
+					limits.WriteStall = 0
+				}
+				d := newFake(t, limits)
+				d.receive(otherSide(side), wstest.Text("0123456789"))
+				d.fake(side).inSystem = tt.inSystem
+				tt.act(d.r.leg(side))
+				d.settle()
+				want := End{Side: side, Cause: CauseLost}
+				if tt.isStall {
+					want.Cause, want.Cut = CauseStalled, true
+				}
+				got := d.r.closing.end
+				if !errors.Is(got.Err, tt.err) || isStall(got.Err) != tt.isStall {
+					t.Errorf("ended with error %v; want %v in it", got.Err, tt.err)
+				}
+				if text := "took nothing for 3s: "; tt.isStall && !strings.HasPrefix(got.Err.Error(), text) {
+					t.Errorf("ended with error %v; want %s", got.Err, text)
+				}
+				if got.Err = nil; got != want {
+					t.Errorf("ended with %+v; want %+v", got, want)
+				}
+				if side == Backend && len(d.client.written) == 0 {
+					t.Error("the client gets no Close frame")
+				}
+				before := d.r.leg(side).passed.bytes.Load()
+				if d.r.end(); tt.isStall && d.r.leg(side).passed.bytes.Load() != before-uint64(tt.inSystem) {
+					t.Error("bytes that the system has dropped count as passed")
+				}
+			})
+		}
 	}
 }
 

@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/frame"
@@ -417,9 +419,15 @@ func (l *leg) violated(v *frame.Violation) {
 // of the stream, only records that l takes nothing more.
 func (l *leg) ended(err error) {
 	r, o := l.r, l.other()
+	err = l.checkStall(err)
 	r.mu.Lock()
 	if !l.mustClose {
-		r.startClosingLocked(End{Side: l.side, Cause: CauseLost, Err: err}, "")
+		cause := err
+		if isStall(l.ensureClosingLocked().writeErr) { // one of two calls gets the system's error
+			cause = l.ensureClosingLocked().writeErr
+		}
+		r.startClosingLocked(l.lost(cause), "")
+		r.closing.end.Cut = r.closing.end.Cut || isStall(err)
 	}
 	l.setReadLocked(readEnded)
 	if err != io.EOF {
@@ -501,6 +509,7 @@ func (l *leg) flushedLocked() {
 // writeFailed records that a write to l failed. Whether its peer has sent a Close frame
 // is in what can still be read from it, so that the cause is known only then: see tick.
 func (l *leg) writeFailed(err error) {
+	err = l.checkStall(err)
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
 	if l.mustClose {
@@ -509,7 +518,60 @@ func (l *leg) writeFailed(err error) {
 	if c := l.recordLocked(); c.writeErr == nil {
 		c.writeErr = err
 	}
+	if end := &l.r.closing.end; isStall(err) && end.Side == l.side && end.Err == io.EOF {
+		*end = l.lost(err) // the end was read before the reason was known
+	}
+	l.r.closing.end.Cut = l.r.closing.end.Cut || isStall(err)
 	l.setWriteLocked(writeLost)
+}
+
+// A stallError reports that a side has taken nothing of what waited for it.
+type stallError struct {
+	lasts time.Duration
+	err   error // the system's, if that has ended the connection; else nil
+}
+
+func (e *stallError) Error() string {
+	text := fmt.Sprintf("took nothing for %v", e.lasts.Round(time.Millisecond))
+	if e.err != nil {
+		text += ": " + e.err.Error()
+	}
+	return text
+}
+
+func (e *stallError) Unwrap() error { return e.err }
+
+func isStall(err error) bool {
+	_, is := err.(*stallError)
+	return is
+}
+
+// givenUp are the errors of a connection that the system has ended because the peer did not
+// acknowledge what it was sent. The last two say in addition that a router has reported it.
+var givenUp = [...]syscall.Errno{syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH}
+
+// checkStall returns a [*stallError] in place of err, with which a read or a write of l has
+// failed, if the system has given the peer up while bytes waited for it: see setUserTimeout.
+// Without such bytes it was TCP keepalive.
+func (l *leg) checkStall(err error) error {
+	limit := l.r.engine.writeStall
+	if limit == 0 || isStall(err) || !slices.ContainsFunc(givenUp[:], func(e syscall.Errno) bool { return errors.Is(err, e) }) {
+		return err
+	}
+	n := l.conn().unsent()
+	if n == 0 {
+		return err
+	}
+	l.setDropped(n)
+	return &stallError{limit, err}
+}
+
+// lost returns how a tunnel ends whose leg l is lost because of err.
+func (l *leg) lost(err error) End {
+	if isStall(err) {
+		return End{Side: l.side, Cause: CauseStalled, Err: err, Cut: true}
+	}
+	return End{Side: l.side, Cause: CauseLost, Err: err}
 }
 
 // Close ends the tunnel: each side is sent a Close frame as closeFrames has it; code and

@@ -35,6 +35,10 @@ type Limits struct {
 	// CloseTimeout bounds the end of a tunnel; 0 means no bound.
 	CloseTimeout time.Duration
 
+	// WriteStall is how long a side may take nothing of what waits for it; 0 means no bound.
+	// The end of a tunnel has bounds of its own.
+	WriteStall time.Duration
+
 	// Stalled is how many tunnels may be stalled at once; 0 means no bound.
 	Stalled int
 
@@ -56,6 +60,7 @@ type Limits struct {
 // ends its goroutines.
 type Engine struct {
 	closeTimeout time.Duration           // immutable
+	writeStall   time.Duration           // immutable; 0 means no bound
 	rates        rates                   // immutable
 	open         openLimits              // immutable
 	start        time.Time               // immutable
@@ -68,7 +73,10 @@ type Engine struct {
 
 // NewEngine returns an engine.
 func NewEngine(l Limits) *Engine {
-	e := &Engine{closeTimeout: l.CloseTimeout, rates: newRates(l), open: newOpenLimits(l), start: time.Now(), stalled: stalled{max: l.Stalled}}
+	e := &Engine{
+		closeTimeout: l.CloseTimeout, writeStall: l.WriteStall, rates: newRates(l), open: newOpenLimits(l),
+		start: time.Now(), stalled: stalled{max: l.Stalled},
+	}
 	e.roundTrips = [2]*histogram.Histogram{histogram.NewLatency(), histogram.NewLatency()}
 	e.sweeper.engine = e
 	if e.closeTimeout <= 0 {

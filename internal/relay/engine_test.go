@@ -47,6 +47,17 @@ func (s *scene) waitForStall() {
 	}
 }
 
+// waitForEnd waits until the tunnel begins to end.
+func (s *scene) waitForEnd() {
+	s.t.Helper()
+	r := relayOf(s)
+	for deadline := time.Now().Add(30 * time.Second); !r.IsEnding(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatal("the tunnel does not end")
+		}
+	}
+}
+
 func isStalled(r *Relay) bool {
 	s := &r.engine.stalled
 	s.mu.Lock()
@@ -184,6 +195,83 @@ func TestStallIsMeasured(t *testing.T) {
 			t.Errorf("ended with error %v; want it to say 3 to 5 s", err)
 		}
 		scenes[1].wantRunning()
+	})
+}
+
+func TestEngineEndsATunnelWhoseSideTakesNothing(t *testing.T) {
+	forEachNetworkAtOnce(t, func(t *testing.T, e engine, n network) {
+		for _, from := range bothSides {
+			t.Run("from the "+from.String(), func(t *testing.T) {
+				t.Parallel() // stalling takes time
+				e := e.sharing(t, Limits{WriteStall: time.Second})
+				s, idle := e.start(t, n, setup{}), e.start(t, n, setup{})
+				s.flood(from)
+				s.waitForEnd()
+				src, _ := s.peers(from)
+				want := End{Side: otherSide(from), Cause: CauseStalled, Cut: true}
+				if from == Client {
+					src.Want(wstest.Close(1012, "backend stalled"))
+					want.Code = 1012
+				} else {
+					src.WantEOF()
+				}
+				src.Close()
+				err := s.wantEnd(want)
+				if err == nil || !strings.HasPrefix(err.Error(), "took nothing for ") {
+					t.Errorf("ended with error %v; want one that says for how long", err)
+				}
+				idle.wantRunning()
+			})
+		}
+	})
+}
+
+func TestSideThatTakesSlowlyIsNotStalled(t *testing.T) {
+	forEachEngineAtOnce(t, func(t *testing.T, e engine) {
+		for _, from := range bothSides {
+			t.Run("from the "+from.String(), func(t *testing.T) {
+				t.Parallel()
+				e := e.sharing(t, Limits{WriteStall: 2 * time.Second})
+				s := e.start(t, networks[0], setup{})
+				sent := s.flood(from)
+				_, dst := s.peers(from)
+				start := time.Now()
+				for ; sent > 0; sent -= min(sent, 64<<10) {
+					if _, err := io.CopyN(io.Discard, dst, int64(min(sent, 64<<10))); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(10 * time.Millisecond) // it is slow
+				}
+				if took := time.Since(start); took < 3*time.Second {
+					t.Errorf("all was taken within %v; want it to take longer than the limit", took)
+				}
+				s.wantRunning()
+			})
+		}
+	})
+}
+
+func TestWriteStallIsMeasured(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		e = e.sharing(t, Limits{WriteStall: 2 * time.Minute})
+		s := e.start(t, memory(1<<10), setup{})
+		src, dst := s.peers(from)
+		go src.WriteFrames(wstest.Binary(make([]byte, 1<<20))) // until the end
+		for range 20 {
+			time.Sleep(time.Minute)
+			if _, err := io.CopyN(io.Discard, dst, 32<<10); err != nil { // at least one write of the engine's
+				t.Fatal(err)
+			}
+			s.wantRunning()
+		}
+		time.Sleep(2*time.Minute - time.Second)
+		if relayOf(s).IsEnding() {
+			t.Error("the tunnel ends before 2 min have passed in which nothing was taken")
+		}
+		time.Sleep(2 * time.Second)
+		if !relayOf(s).IsEnding() {
+			t.Error("the tunnel does not end, though nothing was taken for 2 min")
+		}
 	})
 }
 

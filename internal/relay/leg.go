@@ -252,15 +252,9 @@ func (f controlFrame) closeCode() int {
 	return int(binary.BigEndian.Uint16(f.payload))
 }
 
-// enqueue sends a control frame of the relay's own to a side: behind all that was read
-// for it, at the next frame boundary. It does not wait. Nothing follows a Close frame.
-func (r *Relay) enqueue(to Side, op frame.Opcode, payload []byte) {
-	r.mu.Lock()
-	r.leg(to).enqueueLocked(controlFrame{op, payload})
-	r.mu.Unlock()
-	r.notify()
-}
-
+// enqueueLocked sends a control frame of the relay's own to l's peer: behind all that was read
+// for it, at the next frame boundary. It does not wait. Nothing follows a Close frame. The
+// caller notifies the engine afterwards.
 func (l *leg) enqueueLocked(f controlFrame) {
 	if l.write != writeOpen || l.mustClose || l.hasCloseLocked() {
 		return

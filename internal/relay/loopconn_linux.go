@@ -58,6 +58,10 @@ func newLoopDriver(r *Relay, p *portable) *loopDriver {
 	if t.loop == nil || !t.takeOver(client, backend, d) {
 		return nil
 	}
+	if limit := r.engine.writeStall; limit > 0 {
+		t.client.socket.SetUserTimeout(limit)
+		t.backend.socket.SetUserTimeout(limit)
+	}
 	_, fromClient := p.client.Unwrap()
 	t.client.setEarly(fromClient)
 	t.backend.setEarly(fromBackend)

@@ -147,7 +147,7 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 			p.since, p.taken = now, taken
 		}
 		if wait = p.since + 1 + times.timeout - now; wait > 0 {
-			return wait, false
+			return min(wait, 1+times.interval), false // it may be answered, and quiet again, long before
 		}
 		return never - now, true
 	case p.owed.count > 0:

@@ -187,6 +187,27 @@ func TestPingThatNeedsNoAnswerEndsNothing(t *testing.T) {
 	})
 }
 
+// An answer may take longer than the interval. That is no reason to ping later from then on.
+func TestPeerIsPingedAtItsIntervalAfterALateAnswer(t *testing.T) {
+	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {
+		l := pinging(pinged)
+		l.PingTimeout = 20 * pingInterval
+		s := e.startLimited(t, memory(1<<10), l)
+		peer, _ := s.peers(pinged)
+		for range 3 {
+			pong := receivePing(t, peer)
+			time.Sleep(3*pingInterval/2 + time.Second)
+			peer.Send(pong)
+			start := time.Now()
+			pong = receivePing(t, peer)
+			if took := time.Since(start); took > pingInterval {
+				t.Errorf("pinged %v after a late answer; want %v at most", took, pingInterval)
+			}
+			peer.Send(pong)
+		}
+	})
+}
+
 // A byte of a header is not passed on, and answers nevertheless.
 func TestAnyByteAnswersAPing(t *testing.T) {
 	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {

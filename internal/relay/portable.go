@@ -249,7 +249,8 @@ func (p *portable) sample(l *leg, isEnding bool) sample {
 		s.isQueueUnknown = true
 	}
 	s.taken = int64(l.passed.bytes.Load()+l.ownBytes()) - int64(queued) // a part of a write may be queued that does not count yet
-	s.isQueued = s.isBlocked || queued > 0
+	s.isQueued, s.isQueueShorter = s.isBlocked || queued > 0, queued < c.queued
+	c.queued = queued
 	if o.isBlocked() {
 		s.hangUp = peerHangUp(socket)
 	}
@@ -273,6 +274,8 @@ type blockingConn struct {
 
 	// hasWritten says that a write was under way since the last tick. Owned by the sweeper.
 	hasWritten bool
+
+	queued int // at the last sample, in the system's send queue; owned by the sweeper
 }
 
 func (c *blockingConn) write(b []byte, _ bool) (int, error) {
@@ -366,6 +369,14 @@ func socketBeneath(c *netconn.Conn) syscall.Conn {
 		inner = t.NetConn()
 	}
 	return netconn.Socket(inner)
+}
+
+// setUserTimeouts bounds how long the system waits for each peer to take what was written.
+func (p *portable) setUserTimeouts() {
+	if limit := p.r.engine.writeStall; limit > 0 {
+		setUserTimeout(socketBeneath(p.client.Conn), limit)
+		setUserTimeout(socketBeneath(p.backend.Conn), limit)
+	}
 }
 
 // A sweeper ticks for all portable tunnels that write or end, or whose client is held back, and

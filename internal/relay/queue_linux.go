@@ -4,6 +4,7 @@ package relay
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/epoll"
 )
@@ -15,6 +16,14 @@ func sendQueue(c syscall.Conn) (bytes int, ok bool) {
 		return 0, false
 	}
 	return epoll.SendQueue(c)
+}
+
+// setUserTimeout makes the system end c, if it is a TCP socket, when its peer has taken
+// nothing of what waits for it for d.
+func setUserTimeout(c syscall.Conn, d time.Duration) {
+	if c != nil {
+		epoll.SetUserTimeout(c, d)
+	}
 }
 
 // peerHangUp reports whether c's peer is gone, though not all of its bytes were read.

@@ -30,7 +30,7 @@
 //   - loop_linux.go: the engine that moves the bytes of many tunnels on one goroutine,
 //     between sockets that never wait. loopconn_linux.go is one tunnel and its sockets,
 //     move_linux.go how bytes move, dial_linux.go how a loop connects to a backend.
-//   - queue_linux.go: how many written bytes the system still holds.
+//   - queue_linux.go: how many written bytes the system still holds, and for how long.
 package relay
 
 import (
@@ -131,6 +131,7 @@ func (r *Relay) Open(response []byte, timeout time.Duration) error {
 		p.backend.Close()
 	} else {
 		p.usePlainBackend()
+		p.setUserTimeouts()
 	}
 	return nil
 }

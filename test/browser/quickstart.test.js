@@ -48,6 +48,10 @@ async function drive(page, demo, { width, colorScheme }) {
   page.setDefaultTimeout(timeout);
   const faults = [];
   page.on("pageerror", (error) => faults.push(error.message));
+  page.on("console", (message) => {
+    // The browser itself reports a WebSocket that is refused.
+    if (message.type() === "error" && !message.text().startsWith("WebSocket connection to")) faults.push(message.text());
+  });
   page.on("request", (request) => {
     if (new URL(request.url()).origin !== new URL(demo.url).origin) faults.push(`request to ${request.url()}`);
   });
@@ -117,6 +121,46 @@ async function drive(page, demo, { width, colorScheme }) {
   await page.getByRole("button", { name: "Add a person" }).click();
   await headline("Everyone in #design is on backend A");
   assert.deepEqual((await clientsOn(page, "A")).sort(), ["Ann in #design", "Bob in #design", "Dan in #design"]);
+
+  // It is drained, and resumed.
+  const rejoin = async () => { // a person of #design comes anew
+    await page.getByRole("button", { name: "Remove Dan" }).click();
+    await page.getByRole("button", { name: "Add a person" }).click();
+    await headline("Everyone in #design is on backend A");
+    assert.deepEqual((await clientsOn(page, "A")).sort(), ["Ann in #design", "Bob in #design", "Dan in #design"]);
+  };
+  await button("Drain", "A").click();
+  await waitForText(page, "#backend-A .state", /^drain(ing|ed)$/);
+  await page.getByText("Backend A drains. Code 1012.").first().waitFor();
+  await headline("Everyone in #design is on backend B");
+  await waitForText(page, "#backend-A .state", "drained");
+  await waitForText(page, "#hint", /Backend A is drained/);
+  assert.doesNotMatch(await page.locator("#rooms").ariaSnapshot(), /backend A/);
+  await page.locator("#events li", { hasText: "A has no tunnels left" }).first().waitFor();
+  await shoot("drained");
+  await assertNoOverlap(page);
+  await button("Resume", "A").click();
+  await waitForText(page, "#backend-A .state", "running");
+  await waitForText(page, "#hint", /Now #design belongs to backend A/);
+  await rejoin();
+
+  // It is frozen. The health check finds it, and the page shows the flag. It continues.
+  await button("Freeze", "A").focus();
+  await page.keyboard.press("Enter");
+  await waitForText(page, "#backend-A .state", "frozen");
+  assert.equal(await page.evaluate(() => document.activeElement.textContent), "Continue backend A");
+  await waitForText(page, "#backend-A .flags", /^check failed since \d\d:\d\d:\d\d: .*deadline exceeded$/);
+  await waitForText(page, "#hint", /backend A does not answer/);
+  await page.getByText("Backend A does not answer. Code 1012.").first().waitFor();
+  await headline("Everyone in #design is on backend B");
+  await page.locator("#events .kind", { hasText: "health" }).first().waitFor();
+  await shoot("frozen");
+  if (isPhone) await shoot("frozen-full", { fullPage: true });
+  await assertNoOverlap(page);
+  await button("Continue", "A").click();
+  await waitForText(page, "#backend-A .state", "running");
+  await waitForText(page, "#backend-A .flags", "");
+  await rejoin();
 
   // A third backend.
   await page.getByRole("button", { name: "Add backend C" }).click();
@@ -247,7 +291,7 @@ async function assertNoOverlap(page) {
   const faults = await page.evaluate(() => {
     const parts = [...document.querySelectorAll(
       "h1, .top p, #headline, #hint, .proxy, .offline h3, .dot, .count, .backend h3, .backend p, .backend > .tile, " +
-      ".backend button, #add-backend, #rooms-title, #rooms li, .person header > *, .messages, .connection, .say > *, " +
+      ".backend button, .flags li, #add-backend, #rooms-title, #rooms li, .person header > *, .messages, .connection, .say > *, " +
       ".add > *, .events h2, #events",
     )].filter((e) => e.checkVisibility());
     const boxes = parts.map((e) => e.getBoundingClientRect());
@@ -262,7 +306,7 @@ async function assertNoOverlap(page) {
         if (x > 1 && y > 1) found.push(`${name(parts[i])} overlaps ${name(parts[j])}`);
       }
     }
-    for (const e of document.querySelectorAll("button, .proxy span, #headline, #hint, .connection span, .backend p")) {
+    for (const e of document.querySelectorAll("button, .proxy span, #headline, #hint, .connection span, .backend p, .flags li")) {
       if (e.checkVisibility() && e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0) found.push(`${name(e)} is cut off`);
     }
     if (document.documentElement.scrollWidth > innerWidth) found.push("the page is wider than the window");

@@ -19,6 +19,7 @@ func TestChild(t *testing.T) {
 		"attackers": playAttackers,
 		"talkers":   playTalkers,
 		"crowd":     playCrowd,
+		"remote":    playRemote,
 	})
 }
 

@@ -44,7 +44,7 @@ func TestRestingProcessUsesNoCPUTime(t *testing.T) {
 
 // processCPUTime returns the CPU time of a process, exactly: the first field of its
 // threads' schedstat, https://docs.kernel.org/scheduler/sched-stats.html.
-func processCPUTime(t *testing.T, pid int) (used time.Duration) {
+func processCPUTime(t testing.TB, pid int) (used time.Duration) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
@@ -147,15 +148,18 @@ type memoryProcess struct {
 const (
 	memoryModeEnv    = "WSPROXY_TEST_MEMORY"
 	memoryBackendEnv = "WSPROXY_TEST_BACKEND"
+	memoryPingEnv    = "WSPROXY_TEST_PING" // Ping.Client
 
 	memoryBlocking = "blocking"
 	memoryDetached = "detached"
 )
 
-func startMemoryProcess(t *testing.T, mode, backend string) *memoryProcess {
+// startMemoryProcess starts a process whose proxy has one backend. The environment of the
+// process has env too.
+func startMemoryProcess(t testing.TB, mode, backend string, env ...string) *memoryProcess {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), memoryModeEnv+"="+mode, memoryBackendEnv+"="+backend)
+	cmd.Env = append(append(os.Environ(), memoryModeEnv+"="+mode, memoryBackendEnv+"="+backend), env...)
 	cmd.Stderr = os.Stderr
 	ask, err := cmd.StdinPipe()
 	if err != nil {
@@ -179,7 +183,7 @@ func startMemoryProcess(t *testing.T, mode, backend string) *memoryProcess {
 	return p
 }
 
-func (p *memoryProcess) line(t *testing.T) string {
+func (p *memoryProcess) line(t testing.TB) string {
 	t.Helper()
 	if !p.answer.Scan() {
 		t.Fatalf("the process with the proxy has ended: %v", p.answer.Err())
@@ -189,7 +193,7 @@ func (p *memoryProcess) line(t *testing.T) string {
 
 // openTunnels opens n tunnels, each of which carries a message and rests until the
 // test ends.
-func (p *memoryProcess) openTunnels(t *testing.T, n int) {
+func (p *memoryProcess) openTunnels(t testing.TB, n int) {
 	t.Helper()
 	for range n {
 		client, _ := proxytest.Open(t, p.url, proxytest.UpgradeTo("/"))
@@ -198,7 +202,7 @@ func (p *memoryProcess) openTunnels(t *testing.T, n int) {
 }
 
 // measure returns what the process has of everything.
-func (p *memoryProcess) measure(t *testing.T) processUse {
+func (p *memoryProcess) measure(t testing.TB) processUse {
 	t.Helper()
 	if _, err := io.WriteString(p.ask, "\n"); err != nil {
 		t.Fatal(err)
@@ -217,8 +221,10 @@ func beMemoryProcess() {
 	if mode == "" {
 		return
 	}
+	interval, _ := time.ParseDuration(os.Getenv(memoryPingEnv)) // 0 without it
 	proxy, err := wsproxy.New(
 		wsproxy.WithBackends(os.Getenv(memoryBackendEnv)),
+		wsproxy.WithPing(wsproxy.Ping{Client: interval}),
 		wsproxy.WithDetached(mode == memoryDetached),
 		wsproxy.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {

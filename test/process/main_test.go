@@ -1,6 +1,6 @@
 // Package process_test tests what tunnels cost a process: memory, descriptors, CPU time
-// and allocations, and that a proxy survives where they are short. Most of its tests
-// start processes.
+// and allocations, that a proxy survives where they are short, and how a gateway ends.
+// Most of its tests start processes.
 package process_test
 
 import (

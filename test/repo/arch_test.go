@@ -55,8 +55,9 @@ var packageRules = map[string]packageRule{
 	"internal/leaktest": {forTest: true},
 	"internal/wstest":   {forTest: true},
 
-	// The program that test/browser starts.
+	// The programs that test/browser starts.
 	"test/browser/refusals": {imports: []string{"."}},
+	"test/browser/stalls":   {imports: []string{"."}},
 
 	// It helps to test a whole proxy, so it imports the root. Only tests in packages
 	// of their own can import it: the root imports nothing of it.

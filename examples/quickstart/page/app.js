@@ -126,6 +126,16 @@ function hint(clients) {
     const refusal = people.find((p) => p.refusal)?.refusal;
     return `No backend is running.${refusal ? ` The proxy answers ${refusal}.` : ""}`;
   }
+  const frozen = status.backends.find((b) => b.frozen);
+  if (frozen) {
+    return frozen.flags.length ? `The proxy's health check has found that backend ${frozen.id} does not answer.`
+      : `Backend ${frozen.id} accepts connections and answers nothing. The proxy does not know it yet.`;
+  }
+  const draining = status.backends.find((b) => b.running && b.state === "draining");
+  if (draining) {
+    return draining.tunnels ? `Backend ${draining.id} drains: its people are asked to reconnect, one after the other.`
+      : `Backend ${draining.id} is drained, and can be stopped without a loss. It gets nobody until you resume it.`;
+  }
   for (const { room, backend } of clients) {
     const choice = status.rooms.find((r) => r.name === room)?.choice;
     if (backend && choice && choice !== backend) {
@@ -136,11 +146,16 @@ function hint(clients) {
   if (down) {
     return `Backend ${down.id} ${down.state === "removed" ? "is stopped" : "has crashed"}. Its rooms are on other backends now.`;
   }
-  return "Stop a backend, and its people move to another one.";
+  return "Stop, drain or freeze a backend, and its people move to another one.";
 }
 
+const opposites = {
+  stop: "start", crash: "start", start: "stop", drain: "resume", resume: "drain", freeze: "continue", continue: "freeze",
+};
+
 async function flip(id, action) {
-  const buttons = document.querySelectorAll(`#backend-${id} button`);
+  // The response to a drain comes when it is over. It can be resumed before.
+  const buttons = action === "drain" ? [] : document.querySelectorAll(`#backend-${id} button`);
   for (const b of buttons) b.disabled = true;
   try {
     const response = await fetch(`backends/${id}/${action}`, { method: "POST" });
@@ -150,8 +165,8 @@ async function flip(id, action) {
   }
   for (const b of buttons) b.disabled = false;
   await refresh();
-  // Focus the button that is shown now, for users of the keyboard.
-  if (document.activeElement === document.body) document.querySelector(`#backend-${id} button:not([hidden])`)?.focus();
+  // Focus the button that is shown instead, for users of the keyboard.
+  if (document.activeElement === document.body) document.querySelector(`#backend-${id} [value="${opposites[action]}"]`)?.focus();
 }
 
 $("add-backend").addEventListener("click", () => flip($("add-backend").textContent.at(-1), "start"));

@@ -19,10 +19,13 @@ export function showBackends(backends, flip) {
     const card = cards.get(b.id) ?? newCard(b, flip);
     card.classList.toggle("is-down", !b.running);
     card.querySelector(".addr").textContent = `port ${b.addr.split(":").at(-1)}`;
+    card.classList.toggle("is-avoided", b.running && (b.frozen || b.state !== "up"));
     card.querySelector(".state").textContent = stateOf(b);
-    for (const button of card.querySelectorAll("button")) button.hidden = (button.value === "start") === b.running;
+    showFlags(card.querySelector(".flags"), b.flags);
+    const actions = actionsOn(b);
+    for (const button of card.querySelectorAll("button")) button.hidden = !actions.includes(button.value);
     const line = lines.get(b.id);
-    line.path.classList.toggle("is-down", !b.running);
+    line.path.classList.toggle("is-down", !b.running || b.frozen);
     line.path.style.strokeWidth = b.tunnels === 0 ? 2 : Math.min(2 + 1.5 * b.tunnels, 12);
     line.count.textContent = b.tunnels;
     line.count.classList.toggle("is-zero", b.tunnels === 0);
@@ -31,8 +34,25 @@ export function showBackends(backends, flip) {
 }
 
 function stateOf(b) {
-  if (b.running) return "running";
-  return b.state === "removed" ? "stopped" : "crashed";
+  if (!b.running) return b.state === "removed" ? "stopped" : "crashed";
+  const states = [];
+  if (b.frozen) states.push("frozen");
+  if (b.state === "draining") states.push(b.tunnels ? "draining" : "drained");
+  return states.join(", ") || "running";
+}
+
+// actionsOn returns what can be done to a backend.
+function actionsOn(b) {
+  if (!b.running) return ["start"];
+  const actions = [b.state === "draining" ? "resume" : "drain"];
+  return b.frozen ? [...actions, "continue", "crash"] : [...actions, "freeze", "stop", "crash"];
+}
+
+// showFlags shows the flags that the proxy has raised, each with its reason and its time.
+function showFlags(list, flags) {
+  const texts = flags.map((f) => [f.flag, ` since ${new Date(f.since).toLocaleTimeString("en-GB")}: ${f.reason}`]);
+  if (list.textContent === texts.flat().join("")) return; // a screen reader does not read it again
+  list.replaceChildren(...texts.map(([flag, rest]) => el("li", {}, el("b", {}, flag), rest)));
 }
 
 function newCard({ id }, flip) {
@@ -44,7 +64,10 @@ function newCard({ id }, flip) {
     mark,
     el("h3", {}, `Backend ${id}`),
     el("p", {}, el("span", { className: "state" }), el("span", { className: "addr" })),
-    el("div", { className: "switches" }, button("stop", "Stop"), button("crash", "Crash"), button("start", "Start")),
+    el("ul", { className: "flags", role: "status", ariaLabel: `Flags of backend ${id}` }),
+    el("div", { className: "switches" },
+      button("drain", "Drain"), button("resume", "Resume"), button("freeze", "Freeze"), button("continue", "Continue"),
+      button("stop", "Stop"), button("crash", "Crash"), button("start", "Start")),
     el("ul", { className: "dock", ariaLabel: `Clients on backend ${id}` }));
   card.dataset.backend = id;
   $("backends").append(card);

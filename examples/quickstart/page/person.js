@@ -216,6 +216,8 @@ function plainWords(event, backend) {
   const { code, reason } = event;
   if (code === 1006) return "The connection broke without a Close frame.";
   if (code === 1012 && reason === "backend lost") return `Backend ${backend} dropped the connection.`;
+  if (code === 1012 && reason === "backend down") return `Backend ${backend} does not answer.`;
+  if (code === 1012 && reason === "reconnect") return `Backend ${backend} drains.`;
   if (code === 1012) return `Closed to reconnect: ${reason || "service restart"}.`;
   if (code === 1001) return `Closed: ${reason || "the other side is going away"}.`;
   return `Closed: ${reason || "no reason was given"}.`;
