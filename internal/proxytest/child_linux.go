@@ -5,7 +5,6 @@ package proxytest
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,7 +33,7 @@ type Command func(args ...string) any
 // answersFD is the first of a child's extra files.
 const answersFD = 3
 
-// ChildTimeout limits the time that a child has for an answer.
+// ChildTimeout limits the time that a child has for an answer, and for its end.
 const ChildTimeout = 60 * time.Second
 
 // PlayRole is the body of TestChild: in a child it plays the role that the parent
@@ -60,10 +59,11 @@ func PlayRole(t *testing.T, roles map[string]Role) {
 type Child struct {
 	t       testing.TB
 	Role    string
-	process *os.Process
+	cmd     *exec.Cmd
 	stdin   io.WriteCloser
 	answers *os.File
 	decoder *json.Decoder // of answers
+	hasDied bool          // by Kill
 }
 
 // StartChild starts a child that plays a role, and waits until it is ready. The functions
@@ -75,8 +75,7 @@ func StartChild(t testing.TB, role string, configure ...func(*exec.Cmd)) *Child 
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	ctx, kill := context.WithTimeout(context.Background(), 2*ChildTimeout)
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.timeout=0")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestChild$", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), roleVariable+"="+role,
 		"GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE")) // else it sleeps for a second at its end
 	cmd.ExtraFiles = []*os.File{theirs}
@@ -92,26 +91,40 @@ func StartChild(t testing.TB, role string, configure ...func(*exec.Cmd)) *Child 
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	c := &Child{t: t, Role: role, cmd: cmd, stdin: stdin, answers: answers, decoder: json.NewDecoder(answers)}
 	t.Cleanup(func() {
-		defer kill()
+		defer answers.Close()
 		stdin.Close()
+		if c.hasDied {
+			return
+		}
+		kill := time.AfterFunc(ChildTimeout, func() { cmd.Process.Kill() })
+		defer kill.Stop()
 		if err := cmd.Wait(); err != nil {
 			t.Errorf("child that plays %s: %v\n%s", role, err, output.String())
 		}
-		answers.Close()
 	})
-	c := &Child{t: t, Role: role, process: cmd.Process, stdin: stdin, answers: answers, decoder: json.NewDecoder(answers)}
 	c.Answer("its start", new(string))
 	return c
 }
 
+// Kill kills the child by SIGKILL, and returns when it has ended.
+func (c *Child) Kill() {
+	c.t.Helper()
+	if err := c.cmd.Process.Kill(); err != nil {
+		c.t.Fatalf("child that plays %s: %v", c.Role, err)
+	}
+	c.cmd.Wait() // its error is the signal
+	c.hasDied = true
+}
+
 // Pid returns the child's process ID.
-func (c *Child) Pid() int { return c.process.Pid }
+func (c *Child) Pid() int { return c.cmd.Process.Pid }
 
 // Signal sends the child a signal.
 func (c *Child) Signal(s os.Signal) {
 	c.t.Helper()
-	if err := c.process.Signal(s); err != nil {
+	if err := c.cmd.Process.Signal(s); err != nil {
 		c.t.Fatalf("child that plays %s: %v: %v", c.Role, s, err)
 	}
 }

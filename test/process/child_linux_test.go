@@ -17,6 +17,8 @@ func TestChild(t *testing.T) {
 		"internet":  playInternet,
 		"service":   playService,
 		"attackers": playAttackers,
+		"talkers":   playTalkers,
+		"crowd":     playCrowd,
 		"remote":    playRemote,
 	})
 }
