@@ -57,9 +57,13 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 	case isClosed(p.registry.stopped):
 		return ErrShutdown
 	}
+	left := b.NumTunnels()
+	if left == 0 {
+		return nil // the last one is about to close d.empty
+	}
 	ended, cut := p.registry.endedOf(b)
 	cut -= numCut
-	return &DrainError{ID: id, Closed: ended - numEnded - cut, Cut: cut, Left: b.NumTunnels(), Err: ctx.Err()}
+	return &DrainError{ID: id, Closed: ended - numEnded - cut, Cut: cut, Left: left, Err: ctx.Err()}
 }
 
 // Resume ends the drain of the backend with that ID: it gets new tunnels again, and a
