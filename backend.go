@@ -56,7 +56,8 @@ type BackendConfig struct {
 	// Drain keeps the backend in the set without new tunnels. If [Proxy.SetBackends] sets it
 	// for a backend that has tunnels, they are closed as by [Proxy.Drain]: in the background,
 	// at the pace of a zero [CloseOptions.Over], all within 9 s. That stops if SetBackends sets
-	// it to false, and goes on if the backend is removed.
+	// it to false, and goes on if the backend is removed. A call of [Proxy.Drain] that closes
+	// them keeps its own pace, and what it leaves when it ends is closed then.
 	Drain bool
 }
 

@@ -36,10 +36,10 @@ type check struct {
 	cancel  context.CancelFunc
 
 	// Owned by the goroutine of watch while a probe runs.
-	state     health.Check
-	lastErr   error         // of the last probe that failed
-	failedAt  time.Duration // when the backend has failed its check, since the proxy's start; 0 if it has not
-	isDrained bool          // its tunnels have been closed since then, or are being closed
+	state    health.Check
+	lastErr  error         // of the last probe that failed
+	failedAt time.Duration // when the backend has failed its check, since the proxy's start; 0 if it has not
+	closing  *closingRun   // what closes its tunnels since then, or has closed them; nil: nothing
 }
 
 // newChecker starts the checker of p, which has a set. Stop ends it.
@@ -239,21 +239,24 @@ func (c *checker) record(k *check, err error) {
 }
 
 // drain begins to close the tunnels of a backend that has failed its check for DrainAfter, and
-// stops when the backend works again.
+// stops when the backend works again. What takes over may leave some, so it begins again then.
 func (c *checker) drain(k *check) {
 	now, after := c.p.now(), c.p.healthCheck.DrainAfter
 	switch {
 	case !k.state.IsFailed():
-		if k.isDrained {
+		if k.closing != nil {
 			c.p.stopClosingDown(k.backend)
 		}
-		k.failedAt, k.isDrained = 0, false
+		k.failedAt, k.closing = 0, nil
 	case k.failedAt == 0:
 		k.failedAt = max(now, 1)
-	case after > 0 && !k.isDrained && now-k.failedAt >= after:
+	case after > 0 && now-k.failedAt >= after && (k.closing == nil || k.closing.isTakenOver.Load()):
 		numTunnels := k.backend.NumTunnels()
-		if k.isDrained = c.p.closeIfDown(k.backend); k.isDrained && numTunnels > 0 {
-			c.p.logClosedDown(k.backend, numTunnels)
+		if closing := c.p.closeIfDown(k.backend); closing != nil {
+			k.closing = closing
+			if numTunnels > 0 {
+				c.p.logClosedDown(k.backend, numTunnels)
+			}
 		}
 	}
 }

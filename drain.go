@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/relay"
@@ -65,9 +66,13 @@ func (p *Proxy) drainBackend(ctx context.Context, b *Backend, d *drain, c *closi
 	case isClosed(p.registry.stopped):
 		return ErrShutdown
 	}
+	left := b.NumTunnels()
+	if left == 0 {
+		return nil // the last one is about to close d.empty
+	}
 	ended, cut := p.registry.endedOf(b)
 	cut -= numCut
-	return &DrainError{ID: b.id, Closed: ended - numEnded - cut, Cut: cut, Left: b.NumTunnels(), Err: ctx.Err()}
+	return &DrainError{ID: b.id, Closed: ended - numEnded - cut, Cut: cut, Left: left, Err: ctx.Err()}
 }
 
 // Resume ends the drain of the backend with that ID: it gets new tunnels again, and a
@@ -97,6 +102,7 @@ type closingRun struct {
 	cause        relay.Cause
 	isConfigured bool          // of BackendConfig.Drain
 	stop         chan struct{} // closed to stop it; see Backend.closing
+	isTakenOver  atomic.Bool   // another run has stopped it
 }
 
 // drains reports whether the backend gets no new tunnels because of Drain or BackendConfig.Drain.
@@ -151,7 +157,7 @@ func (p *Proxy) resume(id string) (hasResumed bool, err error) {
 }
 
 // followConfigLocked begins or ends what BackendConfig.Drain does to the tunnels of b, whose
-// target was old. A call of Drain that closes them goes on at its own pace.
+// target was old. A call of Drain that closes them goes on at its own pace: see endClosing.
 func (p *Proxy) followConfigLocked(b *Backend, old *target) {
 	isSet, wasSet := b.target.Load().config.Drain, old != nil && old.config.Drain
 	switch {
@@ -162,16 +168,19 @@ func (p *Proxy) followConfigLocked(b *Backend, old *target) {
 	}
 }
 
-// closeIfDown closes the tunnels of b, which has failed its check for long. It returns false if
+// closeIfDown closes the tunnels of b, which has failed its check for long. It returns nil if
 // something else closes them.
-func (p *Proxy) closeIfDown(b *Backend) bool {
+func (p *Proxy) closeIfDown(b *Backend) *closingRun {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if b.closing != nil {
-		return false
+		return nil
 	}
 	p.closeInBackgroundLocked(b, relay.CauseBackendDown, false)
-	return true
+	if b.closing == nil { // there are none
+		return new(closingRun)
+	}
+	return b.closing
 }
 
 // stopClosingDown ends what closeIfDown has begun.
@@ -202,17 +211,25 @@ func (p *Proxy) runClosing(b *Backend, c *closingRun) {
 
 // beginClosingLocked returns the run that closes the tunnels of b from now on.
 func (b *Backend) beginClosingLocked(cause relay.Cause, isConfigured bool) *closingRun {
+	if b.closing != nil {
+		b.closing.isTakenOver.Store(true)
+	}
 	b.stopClosingLocked()
 	b.closing = &closingRun{cause: cause, isConfigured: isConfigured, stop: make(chan struct{})}
 	return b.closing
 }
 
-// endClosing records that c has ended.
+// endClosing records that c has ended. What a call of Drain has left is closed for
+// BackendConfig.Drain, if that is set.
 func (p *Proxy) endClosing(b *Backend, c *closingRun) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if b.closing == c {
-		b.closing = nil
+	if b.closing != c {
+		return
+	}
+	b.closing = nil
+	if !c.isConfigured && b.target.Load().config.Drain {
+		p.closeInBackgroundLocked(b, relay.CauseDrain, true)
 	}
 }
 

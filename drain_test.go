@@ -541,6 +541,29 @@ func TestDrainTakesOverFromBackendConfigDrain(t *testing.T) {
 	})
 }
 
+func TestBackendConfigDrainClosesWhatADrainHasLeft(t *testing.T) {
+	for _, isFirst := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s, _ := newCrowdedScene(t, 60)
+			if isFirst {
+				s.setBackends("aBc")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			done := s.startDrain(ctx, "b", time.Hour)
+			s.setBackends("aBc")
+			time.Sleep(time.Minute - time.Second)
+			if n := s.backend("b").NumTunnels(); n < 18 {
+				t.Errorf("b has %d of 20 tunnels after a minute of an hour", n)
+			}
+			time.Sleep(time.Second)
+			wantEnd(t, done, context.DeadlineExceeded)
+			time.Sleep(9 * time.Second)
+			s.wantTunnels("a 20, b 0, c 20")
+		})
+	}
+}
+
 func TestResumedBackendStartsSlowly(t *testing.T) {
 	resumes := map[string]func(*scene) error{
 		"Resume":      func(s *scene) error { return s.p.Resume("b") },
@@ -769,6 +792,25 @@ func TestDrainAfterLeavesTheTunnelsToADrain(t *testing.T) {
 		if got := s.backend("b").NumTunnels(); got != 0 {
 			t.Errorf("b has %d tunnels, and nobody closes them; want none", got)
 		}
+	})
+}
+
+// A call of Drain takes over in the middle of 20 ms, and leaves most of the tunnels.
+func TestDrainAfterClosesWhatADrainThatTookOverHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newCrowdedScene(t, 60, sickly(30*time.Second, func(id string) bool { return id == "b" }))
+		b := s.backend("b")
+		for time.Since(s.start) < time.Minute && b.NumTunnels() == 20 {
+			time.Sleep(time.Millisecond)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var drain *wsproxy.DrainError
+		if err := s.p.Drain(ctx, "b", time.Hour); !errors.As(err, &drain) || drain.Left < 15 {
+			t.Errorf("Drain() = %v; want one that leaves most of 20 tunnels", err)
+		}
+		time.Sleep(time.Minute)
+		s.wantTunnels("a 20, b 0, c 20")
 	})
 }
 
