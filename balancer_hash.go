@@ -12,7 +12,9 @@ import (
 // candidates' IDs and weights (rendezvous hashing): all replicas of the program choose
 // the same backend, without communication and across restarts. Keys are spread in
 // proportion to weights. When a backend is added, only the keys of its fair share move,
-// to this backend; when a backend is removed, only its own keys move.
+// to this backend; when a backend is removed, only its own keys move. Open tunnels stay where
+// they are, so that clients with a key that has moved are on two backends, until those that
+// came first reconnect: docs/production.md ("Deploys") says how to have them follow.
 //
 // For a request with an empty key it chooses as [LeastTunnels] does.
 //

@@ -234,7 +234,8 @@
 // one at Info when it is cleared, and nothing in between; one at Warn when backends with a
 // flag or of a higher [BackendConfig.Priority] begin to be used, and one at Info when that is
 // over; one at Info when [Proxy.Drain] begins, when its backend is empty and when it is
-// resumed, and one at Warn when it ends early; one at Warn when [HealthCheck.DrainAfter]
+// resumed, and one at Warn when it ends early or when all backends drain; one when
+// [Proxy.Rebalance] has closed tunnels, at Info, or at Warn if it ends early; one at Warn when [HealthCheck.DrainAfter]
 // closes tunnels; one at Warn if a proxy in front seems to be missing in [WithTrustedProxies];
 // and one at Error for a fault of the program: a middleware that hides the connection, a hook
 // that panics. The line for a backend's refusal has its reason phrase, at most 256 bytes.

@@ -3,6 +3,7 @@ package wsproxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,9 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 	defer p.endClosing(b, c)
 	p.queue.wake()
 	p.logDrainBegins(b)
+	if set := p.set.Load(); len(set.active) == 0 && slices.Contains(set.all, b) {
+		p.logNoneLeft(b)
+	}
 	err = p.drainBackend(ctx, b, d, c, over)
 	p.logDrainEnds(b, err)
 	return err

@@ -169,6 +169,21 @@ func (p *Proxy) logDrainEnds(b *Backend, err error) {
 	p.logAttrs(slog.LevelWarn, "drain of backend ended early", slog.String(logBackend, b.id), slog.Any(logErr, err))
 }
 
+// logNoneLeft logs that b was the last backend that did not drain.
+func (p *Proxy) logNoneLeft(b *Backend) {
+	p.logAttrs(slog.LevelWarn, "all backends drain: upgrades get 503", slog.String(logBackend, b.id))
+}
+
+// logRebalanced logs that a call of Rebalance has closed some tunnels, or has failed.
+func (p *Proxy) logRebalanced(numClosed int, err error) {
+	switch {
+	case err != nil:
+		p.logAttrs(slog.LevelWarn, "rebalance ended early", slog.Int(logTunnels, numClosed), slog.Any(logErr, err))
+	case numClosed > 0:
+		p.logAttrs(slog.LevelInfo, "rebalance has closed tunnels", slog.Int(logTunnels, numClosed))
+	}
+}
+
 // logResumed logs that Resume has ended the drain of a backend.
 func (p *Proxy) logResumed(id string) {
 	p.logAttrs(slog.LevelInfo, "backend resumed", slog.String(logBackend, id))

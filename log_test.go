@@ -377,6 +377,43 @@ func TestLogTellsOfDrains(t *testing.T) {
 	})
 }
 
+func TestLogWarnsOfTheLastBackendThatDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log proxytest.LogBook
+		s := newScene(t, backendsAt("a", "b"), log.Option())
+		for _, tt := range []struct {
+			id   string
+			want int
+		}{{"a", 0}, {"b", 1}} {
+			s.p.Drain(t.Context(), tt.id, 0)
+			if n := len(log.Lines("WARN", "all backends drain")); n != tt.want {
+				t.Errorf("after the drain of %s the log has %d warnings; want %d", tt.id, n, tt.want)
+			}
+		}
+	})
+}
+
+func TestLogTellsWhatRebalanceHasDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log proxytest.LogBook
+		s := newScene(t, backendsAt("a"), log.Option())
+		s.set("ab", accepting)
+		newReconnectors(s, time.Second).join(upTo(100)...)
+		scaleOut(s, "a", "b")
+		n, _ := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
+		s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{}) // does nothing
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		s.p.Rebalance(ended, wsproxy.RebalanceConfig{})
+		if lines := log.Lines("rebalance has closed tunnels"); len(lines) != 1 || len(log.Lines("INFO", fmt.Sprintf("tunnels=%d", n))) != 1 {
+			t.Errorf("the log has %q; want one line with %d tunnels", lines, n)
+		}
+		if lines := log.Lines("WARN", "rebalance ended early", "context canceled"); len(lines) != 1 {
+			t.Errorf("the log has %q; want one line that a call ended early", lines)
+		}
+	})
+}
+
 func TestLogPanicEndsNothing(t *testing.T) {
 	for _, inEnabled := range []bool{false, true} {
 		t.Run(fmt.Sprintf("in Enabled %t", inEnabled), func(t *testing.T) {

@@ -42,7 +42,9 @@ const (
 // come again and go to backends that have less: after a backend was added, for instance, or
 // has recovered. The client is sent 1012, and the cause is [CauseRebalance]. A backend's share
 // is its part, by weight, of the tunnels of all backends that may get new ones: those of the
-// set that neither drain nor have a flag, of the lowest [BackendConfig.Priority] among them. If
+// set that neither drain nor are avoided because of a flag, of the lowest
+// [BackendConfig.Priority] among them. One whose flag only waits for an upgrade to try it is
+// among them: a client that is moved does that. If
 // a backend exceeds its share by more than Tolerance and MinSurplus, its tunnels are closed
 // until it has its share, the quietest first, at most Rate of them in a second. No tunnel is
 // closed that opened after the first one was closed, so that a client is moved once at most.
@@ -53,9 +55,9 @@ const (
 // After each batch it waits until enough clients have gone to other backends, at most for 15 s;
 // clients that stay away longer decide nothing. If more than half of the last 100 clients come
 // back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer than 30
-// it must be four in five, and fewer than 10 are judged with the next batch. With [Hash] it
-// always stops in this way, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with
-// a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the
+// it must be four in five, and fewer than 10 are judged with the next batch, or when there is
+// none. With [Hash] it always stops in this way, after it has closed some tunnels in vain, and
+// with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the
 // key of [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
 // host, path and query. If new clients come from the same address meanwhile, some are taken for
 // those that come back.
@@ -80,6 +82,7 @@ func (p *Proxy) Rebalance(ctx context.Context, c RebalanceConfig) (int, error) {
 	}
 	defer p.rebalancing.Store(nil)
 	err = r.run(ctx)
+	p.logRebalanced(r.numClosed, err)
 	return r.numClosed, err
 }
 
@@ -219,7 +222,7 @@ type batch []*Tunnel
 // tunnels. Some may be empty: then no tunnel's turn has come. There are none when no backend has
 // too many, or none of those has a tunnel that may be closed.
 func (r *rebalancing) nextStep() []batch {
-	backends := r.p.set.Load().balanced()
+	backends := r.p.set.Load().balanced(r.p.now())
 	open := r.p.registry.openByBackend()
 	loads, states := make([]rebalance.Load, len(backends)), make([]rebalance.State, len(backends))
 	for i, b := range backends {
@@ -241,12 +244,12 @@ func (r *rebalancing) nextStep() []batch {
 	return batches
 }
 
-// balanced returns the backends whose tunnels are compared: those of s that neither drain nor
-// have a flag, of the lowest priority among them.
-func (s *backendSet) balanced() []*Backend {
+// balanced returns the backends whose tunnels are compared: those that upgrades get at now, or
+// would without their MaxTunnels.
+func (s *backendSet) balanced(now time.Duration) []*Backend {
 	var balanced []*Backend
 	for _, b := range s.active {
-		if b.health.flags() != 0 {
+		if b.tier(now, false) != health.TierGood {
 			continue
 		}
 		if len(balanced) > 0 {

@@ -408,6 +408,27 @@ func TestRebalanceLeavesBackendsAloneThatGetNoNewTunnels(t *testing.T) {
 	})
 }
 
+// Its flag is up until an upgrade has tried it, and in a service with long tunnels none comes.
+func TestRebalanceFillsABackendThatHasRecoveredUnseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, backendsAt("a", "b"))
+		s.set("a", accepting)
+		s.set("b", unreachable)
+		c := newReconnectors(s, time.Second)
+		c.join(upTo(200)...)
+		s.set("b", accepting)
+		time.Sleep(time.Hour)
+		s.wantFlags("b: unreachable")
+		n, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
+		if err != nil || n < 90 || n > 110 {
+			t.Errorf("Rebalance() = %d, %v; want about 100 clients on the backend that works again", n, err)
+		}
+		if closed := c.wantClosedOnce(); closed != n {
+			t.Errorf("%d clients were closed; want %d", closed, n)
+		}
+	})
+}
+
 // The quietest tunnels are closed first.
 func TestRebalanceClosesTheQuietestFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
