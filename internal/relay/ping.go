@@ -40,11 +40,10 @@ const unansweredTime = time.Second
 // way to a new one: most likely its pong never comes.
 const maxSent = 4
 
-// pings has what is under way in a relay: pings of ours, and those of the peers. An idle relay has
-// none.
+// pings has the pings under way in a relay, ours and those of the peers. An idle relay has none.
 type pings struct{ legs [2]legPings }
 
-// legPings has what is under way to the peer of one leg.
+// legPings has the pings under way to the peer of one leg.
 type legPings struct {
 	sent       []sentPing // those without a pong yet, the oldest first
 	isEnqueued bool       // a ping is enqueued, and is not being written yet
@@ -98,7 +97,7 @@ func (l *leg) checkPing(now ticks) (next ticks) {
 
 // await ends the tunnel if the last ping was not answered in time. That time does not run while l
 // is not read, and begins anew while its peer takes what waits for it. It returns for how many
-// ticks l's peer is not pinged because of what is under way: 0 if nothing prevents it.
+// ticks l's peer is not pinged because of pings under way: 0 if nothing prevents it.
 func (l *leg) await(now ticks, times pingTimes) (wait ticks) {
 	isRead, taken := l.r.driver.isRead(l.side), l.taken()
 	l.r.mu.Lock()
