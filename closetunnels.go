@@ -31,8 +31,8 @@ type CloseOptions struct {
 }
 
 // CloseTunnels closes the open tunnels that match, or all if match is nil, as [Tunnel.Close]
-// does. It waits until all of them have ended; one that ends by itself meanwhile is skipped. It
-// returns how many it has closed. If ctx ends first, the rest stays open, closed tunnels go on
+// does. It waits until all of them have ended; a tunnel that ends by itself meanwhile is skipped.
+// It returns how many it has closed. If ctx ends first, the rest stays open, closed tunnels go on
 // ending, and the error is that of ctx. If the code or the reason may not be sent, or match
 // panics, it returns an error and closes no tunnel.
 //

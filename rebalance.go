@@ -17,11 +17,11 @@ import (
 // A RebalanceConfig says how [Proxy.Rebalance] moves clients. The zero value has the defaults.
 // Negative values are errors.
 type RebalanceConfig struct {
-	// Tolerance is the part of its share by which a backend must exceed it before its tunnels
-	// are closed. Zero means 0.2.
+	// Tolerance is how far a backend may be above its share before its tunnels are closed, as a
+	// part of the share. Zero means 0.2.
 	Tolerance float64
 
-	// MinSurplus is the number of tunnels by which it must exceed its share, too. Zero means 10.
+	// MinSurplus is how many tunnels it may have above its share before that. Zero means 10.
 	MinSurplus int
 
 	// Rate is the largest part of a backend's tunnels that is closed in a second. Zero means

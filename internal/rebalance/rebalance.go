@@ -9,8 +9,8 @@ import "math"
 
 // A Config says when a backend has too many tunnels, and how fast they are closed.
 type Config struct {
-	Tolerance  float64 // the part of its share that a backend must exceed it by
-	MinSurplus int     // the number of tunnels that a backend must exceed its share by
+	Tolerance  float64 // how far a backend may be above its share, as a part of the share
+	MinSurplus int     // how many tunnels it may have above its share
 	Rate       float64 // the part of a backend's tunnels that is closed in one step
 }
 

@@ -16,7 +16,7 @@ import (
 type Reconnects struct {
 	records map[uint64][]*record // by client
 	away    int                  // how many of them have no match
-	sample  []*record            // those that Judge counts, in the order of their time
+	sample  []*record            // counted by Judge, in the order of their time
 }
 
 const (

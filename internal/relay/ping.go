@@ -40,18 +40,16 @@ const unansweredTime = time.Second
 // way to a new one: most likely its pong never comes.
 const maxSent = 4
 
-// pings has what is under way in a relay: pings of ours, and those of the peers. An idle relay has
-// none.
+// pings has the pings under way in a relay, ours and those of the peers. An idle relay has none.
 type pings struct{ legs [2]legPings }
 
-// legPings has what is under way to the peer of one leg.
+// legPings has the pings under way to the peer of one leg.
 type legPings struct {
-	sent       []sentPing // those without a pong yet, the oldest first
-	isEnqueued bool       // a ping is enqueued, and is not being written yet
+	sent  []sentPing // without a pong yet, the oldest first
+	isDue bool       // one is enqueued, and is not being written yet
 
-	// isAwaited says that no byte has come from the peer since the last ping was written. Its
-	// time began at since: when that was, or when the peer last took some of what waits for it
-	// in front of the ping. It had taken so many bytes then.
+	// No byte has come from the peer since the last ping was written. Since is when, or when
+	// the peer last took some of what waits for it: the ping may be behind that.
 	isAwaited bool
 	since     ticks
 	taken     int64
@@ -68,7 +66,7 @@ type sentPing struct {
 // An owedPong is the pong that a peer owes for the latest ping of the other peer.
 type owedPong struct {
 	payload []byte
-	count   int // the number of pings with that payload in a row; 0 if nothing is owed
+	count   int // of pings with that payload in a row; 0 if nothing is owed
 	since   ticks
 }
 
@@ -98,7 +96,7 @@ func (l *leg) checkPing(now ticks) (next ticks) {
 
 // await ends the tunnel if the last ping was not answered in time. That time does not run while l
 // is not read, and begins anew while its peer takes what waits for it. It returns for how many
-// ticks l's peer is not pinged because of what is under way: 0 if nothing prevents it.
+// ticks l's peer is not pinged because of pings under way: 0 if nothing prevents it.
 func (l *leg) await(now ticks, times pingTimes) (wait ticks) {
 	isRead, taken := l.r.driver.isRead(l.side), l.taken()
 	l.r.mu.Lock()
@@ -120,7 +118,7 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 		*o = owedPong{}
 	}
 	switch {
-	case p.isEnqueued:
+	case p.isDue:
 		return 1 + times.interval, false
 	case p.isAwaited && times.timeout > 0:
 		if !isRead || taken > p.taken {
@@ -159,7 +157,7 @@ func (l *leg) sendPing() {
 	payload := make([]byte, 8)
 	rand.Read(payload) // never fails
 	l.r.mu.Lock()
-	l.pingsLocked().isEnqueued = true
+	l.pingsLocked().isDue = true
 	l.enqueueLocked(controlFrame{frame.Ping, payload})
 	l.r.mu.Unlock()
 	l.r.notify()
@@ -175,7 +173,7 @@ func (l *leg) awaitPong(payload []byte) {
 		p.sent = p.sent[1:]
 	}
 	p.sent = append(p.sent, sentPing{payload, l.r.engine.now()})
-	p.isEnqueued, p.isAwaited = false, true
+	p.isDue, p.isAwaited = false, true
 	p.since, p.taken = l.r.driver.now(), taken
 }
 
@@ -249,7 +247,7 @@ func (l *leg) pingsLocked() *legPings {
 func (r *Relay) freePingsLocked() {
 	p := r.pings.Load()
 	for i := range p.legs {
-		if l := &p.legs[i]; l.isEnqueued || l.isAwaited || len(l.sent) > 0 || l.owed.count > 0 {
+		if l := &p.legs[i]; l.isDue || l.isAwaited || len(l.sent) > 0 || l.owed.count > 0 {
 			return
 		}
 	}

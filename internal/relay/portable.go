@@ -381,7 +381,7 @@ func (p *portable) setUserTimeouts() {
 }
 
 // A sweeper ticks for all portable tunnels that write or end, or whose client is held back, and
-// checks those that have limits of time while they are open. It has a goroutine while there are
+// checks the tunnels that have limits of time while they are open. It has a goroutine while there are
 // any.
 type sweeper struct {
 	engine *Engine // immutable
