@@ -447,6 +447,20 @@ func TestPeerThatTakesWhatWaitsForItHasTimeToAnswer(t *testing.T) {
 	}
 }
 
+func TestPingsDoNotHideThatAPeerTakesNothing(t *testing.T) {
+	for _, side := range bothSides {
+		l := pinging(side)
+		l.PingTimeout, l.WriteStall = -1, 6*pingInterval
+		d := newPingDriver(t, l)
+		d.block(side)
+		d.receive(otherSide(side), wstest.Text("waits"))
+		d.pass(roundUp(l.WriteStall) + 2)
+		if !d.r.IsEnding() || d.r.closing.end.Cause != CauseStalled {
+			t.Errorf("the %v has taken nothing for %v, and was not ended", side, l.WriteStall)
+		}
+	}
+}
+
 // While something waits for one side, the other is not read, and its pong may wait too.
 func TestTimeForAnAnswerDoesNotRunWhileAPeerIsNotRead(t *testing.T) {
 	for _, side := range bothSides {
