@@ -140,6 +140,8 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 		*o = owedPong{}
 	}
 	switch {
+	case l.r.isEndingLocked(): // since checkOpen has looked
+		return never - now, false
 	case p.isDue:
 		return 1 + times.interval, false
 	case p.isAwaited && times.timeout > 0:
@@ -174,13 +176,15 @@ func (l *leg) taken() int64 {
 	return int64(l.passed.bytes.Load()) - int64(c.buffered()+c.unsent())
 }
 
-// sendPing sends l's peer a ping at the next frame boundary.
+// sendPing sends l's peer a ping at the next frame boundary, unless the tunnel ends.
 func (l *leg) sendPing() {
 	payload := make([]byte, 8)
 	rand.Read(payload) // never fails
 	l.r.mu.Lock()
-	l.pingsLocked().isDue = true
-	l.enqueueLocked(controlFrame{frame.Ping, payload})
+	if !l.r.isEndingLocked() {
+		l.pingsLocked().isDue = true
+		l.enqueueLocked(controlFrame{frame.Ping, payload})
+	}
 	l.r.mu.Unlock()
 	l.r.notify()
 }

@@ -425,6 +425,31 @@ func (d *fakeDriver) pass(n ticks) {
 	}
 }
 
+func TestPeerIsNotPingedAtTheTickInWhichTheOtherEndsTheTunnel(t *testing.T) {
+	d := newPingDriver(t, Limits{PingClient: pingInterval, PingBackend: pingInterval})
+	d.r.client.pingAt = 1
+	d.r.backend.pingAt = 1 + 1 + roundUp(pingInterval)
+	for !d.r.IsEnding() {
+		d.pass(1)
+	}
+	if d.time != d.r.backend.pingAt || len(d.backend.written) > 0 {
+		t.Errorf("at tick %d the client has not answered, and the backend got %x", d.time, d.backend.written)
+	}
+}
+
+func TestPingThatIsNotAnsweredChangesNothingAtTheEnd(t *testing.T) {
+	for _, side := range bothSides {
+		d := newPingDriver(t, pinging(side))
+		d.pass(roundUp(pingInterval) + 1)
+		d.close(CauseShutdown)
+		d.time += 2 * roundUp(pingInterval)
+		d.r.leg(side).checkPing(d.time) // has begun before the end
+		if d.r.leg(side).readState() == readViolated {
+			t.Errorf("nothing more of the %v is read", side)
+		}
+	}
+}
+
 // A peer that reads a large message slowly gets the ping behind it.
 func TestPeerThatTakesWhatWaitsForItHasTimeToAnswer(t *testing.T) {
 	for _, side := range bothSides {
