@@ -48,10 +48,11 @@ type legPings struct {
 	isDue bool       // one is enqueued, and is not being written yet
 
 	// No byte has come from the peer since the last ping was written. Since is when, or when
-	// the peer last took some of what waits for it: the ping may be behind that.
-	isAwaited bool
-	since     ticks
-	taken     int64
+	// the peer last took some of what waits for it: the ping may be behind that. InFront is
+	// how many bytes were passed before the ping.
+	isAwaited      bool
+	since          ticks
+	taken, inFront int64
 
 	owed owedPong
 }
@@ -120,8 +121,13 @@ func (l *leg) checkPing(now ticks) (next ticks) {
 // is no reason. It ends the tunnel if the last ping was not answered in time. That time does
 // not run while l is not read, and begins anew while its peer takes what waits for it.
 func (l *leg) await(now ticks, times pingTimes) (wait ticks) {
-	isRead, taken := l.r.driver.isRead(l.side), l.taken()
+	isRead, isFull, taken := l.r.driver.isRead(l.side), l.conn().isFull(), l.taken()
 	l.r.mu.Lock()
+	if p := l.pingsLocked(); !isFull {
+		// The system of a frozen peer takes what comes behind the ping too, until it has no
+		// more room. From then on it takes more only as the peer reads.
+		taken = min(taken, p.inFront)
+	}
 	wait, isUnanswered := l.awaitLocked(now, times, isRead, taken)
 	if isUnanswered {
 		l.unansweredLocked(times.timeout)
@@ -149,6 +155,9 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 			p.since, p.taken = now, taken
 		}
 		if wait = p.since + 1 + times.timeout - now; wait > 0 {
+			if taken < p.inFront {
+				return 1, false // to see when the last of it is taken
+			}
 			return min(wait, 1+times.interval), false // it may be answered, and quiet again, long before
 		}
 		return never - now, true
@@ -200,7 +209,7 @@ func (l *leg) awaitPong(payload []byte) {
 	}
 	p.sent = append(p.sent, sentPing{payload, l.r.engine.now()})
 	p.isDue, p.isAwaited = false, true
-	p.since, p.taken = l.r.driver.now(), taken
+	p.since, p.taken, p.inFront = l.r.driver.now(), taken, int64(l.passed.bytes.Load())
 }
 
 // heard records that bytes have come from l's peer.

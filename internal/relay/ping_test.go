@@ -472,6 +472,40 @@ func TestPeerThatTakesWhatWaitsForItHasTimeToAnswer(t *testing.T) {
 	}
 }
 
+// What comes behind the ping says nothing about the peer: its system takes that.
+func TestFrozenPeerIsFoundThoughItsSystemTakesBytes(t *testing.T) {
+	for _, side := range bothSides {
+		d := newPingDriver(t, pinging(side))
+		for !d.r.IsEnding() && d.time < 10*roundUp(pingInterval) {
+			d.receive(otherSide(side), wstest.Text("x"))
+			d.pass(1)
+		}
+		if took := d.time - 2*roundUp(pingInterval); took > 4 {
+			t.Errorf("the %v was found %d ticks after two intervals", side, took)
+		}
+	}
+}
+
+// A system that has no room for more takes only what its program has made room for.
+func TestPeerThatReadsBehindAFullBufferHasTimeToAnswer(t *testing.T) {
+	for _, side := range bothSides {
+		d := newPingDriver(t, pinging(side))
+		d.pass(roundUp(pingInterval) + 1)
+		c := d.fake(side)
+		c.inSystem = 1 << 20
+		d.receive(otherSide(side), wstest.Binary(make([]byte, 1<<20)))
+		d.block(side)
+		d.receive(otherSide(side), wstest.Binary(make([]byte, 2<<20)))
+		for range 20 {
+			d.pass(roundUp(pingInterval) - 1)
+			c.inSystem -= 10_000
+		}
+		if d.r.IsEnding() {
+			t.Errorf("the %v takes bytes, and was ended: %v", side, d.r.closing.end)
+		}
+	}
+}
+
 func TestPingsDoNotHideThatAPeerTakesNothing(t *testing.T) {
 	for _, side := range bothSides {
 		l := pinging(side)
