@@ -66,8 +66,8 @@ type sentPing struct {
 // An owedPong is the pong that a peer owes for the latest ping of the other peer.
 type owedPong struct {
 	payload []byte
-	count   int // of pings with that payload in a row; 0 if nothing is owed
-	since   ticks
+	count   int   // of pings with that payload in a row; 0 if nothing is owed
+	since   ticks // when the first ping came since nothing was owed
 }
 
 // pingsLocked returns l's part of r.pings, and makes it if there is none.
@@ -261,11 +261,13 @@ func (l *leg) owePongLocked(payload []byte) {
 		return
 	}
 	o := &l.pingsLocked().owed
-	if o.count == 0 || !bytes.Equal(payload, o.payload) {
-		*o = owedPong{payload: payload}
+	if o.count == 0 {
+		o.since = l.r.driver.now() // not that of the latest: there may always be another
+	}
+	if !bytes.Equal(payload, o.payload) {
+		o.payload, o.count = payload, 0
 	}
 	o.count++
-	o.since = l.r.driver.now()
 }
 
 // payloadOf returns the payload of a whole frame.

@@ -294,6 +294,29 @@ func TestPongThatIsOwedIsForgotten(t *testing.T) {
 	})
 }
 
+// A peer that is dead owes the other one a pong at any time, if that pings often enough.
+func TestDeadPeerIsFoundThoughTheOtherPingsIt(t *testing.T) {
+	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {
+		for _, payloads := range [][]string{{"same"}, {"one", "another"}} {
+			s := e.startLimited(t, memory(64<<10), pinging(pinged))
+			_, other := s.peers(pinged)
+			start := time.Now()
+			for i := 0; time.Since(start) < 10*pingInterval && !relayOf(s).IsEnding(); i++ {
+				other.Send(wstest.Ping(payloads[i%len(payloads)]))
+				time.Sleep(pingInterval / 4)
+			}
+			s.client.Close()
+			s.backend.Close()
+			if end := s.wait(); end.Side != pinged || end.Cause != CausePingTimeout {
+				t.Errorf("pinged with %v it ended with %+v; want a ping timeout of the %v", payloads, end, pinged)
+			}
+			if took := time.Since(start); took > 3*pingInterval+time.Second {
+				t.Errorf("found after %v; want 3 intervals at most", took)
+			}
+		}
+	})
+}
+
 func TestPingsWithTheSamePayloadAreOwedOneByOne(t *testing.T) {
 	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {
 		l := pinging(pinged)
