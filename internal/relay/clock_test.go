@@ -42,6 +42,7 @@ func (c *fakeConn) write(p []byte, _ bool) (int, error) {
 }
 
 func (c *fakeConn) buffered() int { return len(c.buffer) }
+func (c *fakeConn) isFull() bool  { return len(c.buffer) > 0 }
 
 func (c *fakeConn) unwrite(n uint64) bool {
 	if n > uint64(len(c.buffer)) {

@@ -146,6 +146,9 @@ type conn interface {
 	// buffered returns how many bytes are buffered.
 	buffered() int
 
+	// isFull reports whether bytes wait that the system does not take now.
+	isFull() bool
+
 	// unwrite removes the last n bytes from the buffer, if all of them are there.
 	unwrite(n uint64) bool
 

@@ -164,7 +164,7 @@ func (t *loopDriver) connClosed()      { t.numClosed++ }
 func (t *loopDriver) now() ticks       { return t.loop.now }
 
 func (t *loopDriver) isRead(s Side) bool {
-	return t.loopConn(t.r.leg(s).other().side).buffered() == 0 && !(s == Client && t.isHeld)
+	return !t.loopConn(t.r.leg(s).other().side).isFull() && !(s == Client && t.isHeld)
 }
 
 func (t *loopDriver) loopConn(s Side) *loopConn {
@@ -321,6 +321,8 @@ func (c *loopConn) buffered() int {
 	}
 	return len(c.buffers.out)
 }
+
+func (c *loopConn) isFull() bool { return c.buffered() > 0 }
 
 func (c *loopConn) unwrite(n uint64) bool {
 	have := uint64(c.buffered())

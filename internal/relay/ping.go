@@ -49,10 +49,11 @@ type legPings struct {
 	isDue bool       // one is enqueued, and is not being written yet
 
 	// No byte has come from the peer since the last ping was written. Since is when, or when
-	// the peer last took some of what waits for it: the ping may be behind that.
-	isAwaited bool
-	since     ticks
-	taken     int64
+	// the peer last took some of what waits for it: the ping may be behind that. InFront is
+	// how many bytes were passed before the ping.
+	isAwaited      bool
+	since          ticks
+	taken, inFront int64
 
 	owed owedPong
 }
@@ -66,8 +67,8 @@ type sentPing struct {
 // An owedPong is the pong that a peer owes for the latest ping of the other peer.
 type owedPong struct {
 	payload []byte
-	count   int // of pings with that payload in a row; 0 if nothing is owed
-	since   ticks
+	count   int   // of pings with that payload in a row; 0 if nothing is owed
+	since   ticks // when the first ping came since nothing was owed
 }
 
 // checkPing sends l's peer a ping if it is time, and ends the tunnel if the last one was not
@@ -98,8 +99,13 @@ func (l *leg) checkPing(now ticks) (next ticks) {
 // is not read, and begins anew while its peer takes what waits for it. It returns for how many
 // ticks l's peer is not pinged because of pings under way: 0 if nothing prevents it.
 func (l *leg) await(now ticks, times pingTimes) (wait ticks) {
-	isRead, taken := l.r.driver.isRead(l.side), l.taken()
+	isRead, isFull, taken := l.r.driver.isRead(l.side), l.conn().isFull(), l.taken()
 	l.r.mu.Lock()
+	if p := l.pingsLocked(); !isFull {
+		// The system of a frozen peer takes what comes behind the ping too, until it has no
+		// more room. From then on it takes more only as the peer reads.
+		taken = min(taken, p.inFront)
+	}
 	wait, isUnanswered := l.awaitLocked(now, times, isRead, taken)
 	if isUnanswered {
 		l.unansweredLocked(times.timeout)
@@ -118,6 +124,8 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 		*o = owedPong{}
 	}
 	switch {
+	case l.r.isEndingLocked(): // since checkOpen has looked
+		return never - now, false
 	case p.isDue:
 		return 1 + times.interval, false
 	case p.isAwaited && times.timeout > 0:
@@ -125,6 +133,9 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 			p.since, p.taken = now, taken
 		}
 		if wait = p.since + 1 + times.timeout - now; wait > 0 {
+			if taken < p.inFront {
+				return 1, false // to see when the last of it is taken
+			}
 			return min(wait, 1+times.interval), false // it may be answered, and quiet again, long before
 		}
 		return never - now, true
@@ -152,13 +163,15 @@ func (l *leg) taken() int64 {
 	return int64(l.passed.bytes.Load()) - int64(c.buffered()+c.unsent())
 }
 
-// sendPing sends l's peer a ping at the next frame boundary.
+// sendPing sends l's peer a ping at the next frame boundary, unless the tunnel ends.
 func (l *leg) sendPing() {
 	payload := make([]byte, 8)
 	rand.Read(payload) // never fails
 	l.r.mu.Lock()
-	l.pingsLocked().isDue = true
-	l.enqueueLocked(controlFrame{frame.Ping, payload})
+	if !l.r.isEndingLocked() {
+		l.pingsLocked().isDue = true
+		l.enqueueLocked(controlFrame{frame.Ping, payload})
+	}
 	l.r.mu.Unlock()
 	l.r.notify()
 }
@@ -174,7 +187,7 @@ func (l *leg) awaitPong(payload []byte) {
 	}
 	p.sent = append(p.sent, sentPing{payload, l.r.engine.now()})
 	p.isDue, p.isAwaited = false, true
-	p.since, p.taken = l.r.driver.now(), taken
+	p.since, p.taken, p.inFront = l.r.driver.now(), taken, int64(l.passed.bytes.Load())
 }
 
 // recordAnswer records that bytes have come from l's peer, which answer a ping.
@@ -226,11 +239,13 @@ func (l *leg) owePongLocked(payload []byte) {
 		return
 	}
 	o := &l.pingsLocked().owed
-	if o.count == 0 || !bytes.Equal(payload, o.payload) {
-		*o = owedPong{payload: payload}
+	if o.count == 0 {
+		o.since = l.r.driver.now() // not that of the latest: there may always be another
+	}
+	if !bytes.Equal(payload, o.payload) {
+		o.payload, o.count = payload, 0
 	}
 	o.count++
-	o.since = l.r.driver.now()
 }
 
 // pingsLocked returns l's part of r.pings, which it allocates if it is nil.

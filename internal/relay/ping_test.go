@@ -294,6 +294,29 @@ func TestPongThatIsOwedIsForgotten(t *testing.T) {
 	})
 }
 
+// A peer that is dead owes the other one a pong at any time, if that pings often enough.
+func TestDeadPeerIsFoundThoughTheOtherPingsIt(t *testing.T) {
+	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {
+		for _, payloads := range [][]string{{"same"}, {"one", "another"}} {
+			s := e.startLimited(t, memory(64<<10), pinging(pinged))
+			_, other := s.peers(pinged)
+			start := time.Now()
+			for i := 0; time.Since(start) < 10*pingInterval && !relayOf(s).IsEnding(); i++ {
+				other.Send(wstest.Ping(payloads[i%len(payloads)]))
+				time.Sleep(pingInterval / 4)
+			}
+			s.client.Close()
+			s.backend.Close()
+			if end := s.wait(); end.Side != pinged || end.Cause != CausePingTimeout {
+				t.Errorf("pinged with %v it ended with %+v; want a ping timeout of the %v", payloads, end, pinged)
+			}
+			if took := time.Since(start); took > 3*pingInterval+time.Second {
+				t.Errorf("found after %v; want 3 intervals at most", took)
+			}
+		}
+	})
+}
+
 func TestPingsWithTheSamePayloadAreOwedOneByOne(t *testing.T) {
 	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {
 		l := pinging(pinged)
@@ -425,6 +448,31 @@ func (d *fakeDriver) pass(n ticks) {
 	}
 }
 
+func TestPeerIsNotPingedAtTheTickInWhichTheOtherEndsTheTunnel(t *testing.T) {
+	d := newPingDriver(t, Limits{PingClient: pingInterval, PingBackend: pingInterval})
+	d.r.client.pingAt = 1
+	d.r.backend.pingAt = 1 + 1 + roundUp(pingInterval)
+	for !d.r.IsEnding() {
+		d.pass(1)
+	}
+	if d.time != d.r.backend.pingAt || len(d.backend.written) > 0 {
+		t.Errorf("at tick %d the client has not answered, and the backend got %x", d.time, d.backend.written)
+	}
+}
+
+func TestPingThatIsNotAnsweredChangesNothingAtTheEnd(t *testing.T) {
+	for _, side := range bothSides {
+		d := newPingDriver(t, pinging(side))
+		d.pass(roundUp(pingInterval) + 1)
+		d.close(CauseShutdown)
+		d.time += 2 * roundUp(pingInterval)
+		d.r.leg(side).checkPing(d.time) // has begun before the end
+		if d.r.leg(side).readState() == readViolated {
+			t.Errorf("nothing more of the %v is read", side)
+		}
+	}
+}
+
 // A peer that reads a large message slowly gets the ping behind it.
 func TestPeerThatTakesWhatWaitsForItHasTimeToAnswer(t *testing.T) {
 	for _, side := range bothSides {
@@ -443,6 +491,54 @@ func TestPeerThatTakesWhatWaitsForItHasTimeToAnswer(t *testing.T) {
 		d.pass(2*roundUp(pingInterval) + 4)
 		if !d.r.IsEnding() || d.r.closing.end.Cause != CausePingTimeout {
 			t.Errorf("the %v has taken nothing for two intervals, and was not ended", side)
+		}
+	}
+}
+
+// What comes behind the ping says nothing about the peer: its system takes that.
+func TestFrozenPeerIsFoundThoughItsSystemTakesBytes(t *testing.T) {
+	for _, side := range bothSides {
+		d := newPingDriver(t, pinging(side))
+		for !d.r.IsEnding() && d.time < 10*roundUp(pingInterval) {
+			d.receive(otherSide(side), wstest.Text("x"))
+			d.pass(1)
+		}
+		if took := d.time - 2*roundUp(pingInterval); took > 4 {
+			t.Errorf("the %v was found %d ticks after two intervals", side, took)
+		}
+	}
+}
+
+// A system that has no room for more takes only what its program has made room for.
+func TestPeerThatReadsBehindAFullBufferHasTimeToAnswer(t *testing.T) {
+	for _, side := range bothSides {
+		d := newPingDriver(t, pinging(side))
+		d.pass(roundUp(pingInterval) + 1)
+		c := d.fake(side)
+		c.inSystem = 1 << 20
+		d.receive(otherSide(side), wstest.Binary(make([]byte, 1<<20)))
+		d.block(side)
+		d.receive(otherSide(side), wstest.Binary(make([]byte, 2<<20)))
+		for range 20 {
+			d.pass(roundUp(pingInterval) - 1)
+			c.inSystem -= 10_000
+		}
+		if d.r.IsEnding() {
+			t.Errorf("the %v takes bytes, and was ended: %v", side, d.r.closing.end)
+		}
+	}
+}
+
+func TestPingsDoNotHideThatAPeerTakesNothing(t *testing.T) {
+	for _, side := range bothSides {
+		l := pinging(side)
+		l.PingTimeout, l.WriteStall = -1, 6*pingInterval
+		d := newPingDriver(t, l)
+		d.block(side)
+		d.receive(otherSide(side), wstest.Text("waits"))
+		d.pass(roundUp(l.WriteStall) + 2)
+		if !d.r.IsEnding() || d.r.closing.end.Cause != CauseStalled {
+			t.Errorf("the %v has taken nothing for %v, and was not ended", side, l.WriteStall)
 		}
 	}
 }

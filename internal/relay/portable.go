@@ -222,7 +222,7 @@ func (p *portable) now() ticks       { return tickOf(p.r.engine.now()) }
 
 func (p *portable) isRead(s Side) bool {
 	other := p.blocking(p.r.leg(s).other().side)
-	return other.writes.Load()%2 == 0 && !(s == Client && p.r.flow != nil && p.r.engine.sweeper.holds(p))
+	return !other.isFull() && !(s == Client && p.r.flow != nil && p.r.engine.sweeper.holds(p))
 }
 
 // notify uses a goroutine: a connection of the program's may block in any method.
@@ -302,6 +302,7 @@ func (c *blockingConn) isBlocked() bool { return c.blocks }
 
 func (c *blockingConn) hasBegunWrite() bool { return c.writes.Load() > 0 }
 func (c *blockingConn) buffered() int       { return 0 }
+func (c *blockingConn) isFull() bool        { return c.writes.Load()%2 == 1 }
 func (c *blockingConn) unwrite(uint64) bool { return false }
 func (c *blockingConn) drop() int           { return 0 }
 func (c *blockingConn) unsent() int {

@@ -158,8 +158,10 @@ func (r *Relay) Counts() (toBackend, toClient Counts) {
 func (r *Relay) IsEnding() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.closing != nil && r.closing.hasCause
+	return r.isEndingLocked()
 }
+
+func (r *Relay) isEndingLocked() bool { return r.closing != nil && r.closing.hasCause }
 
 func (r *Relay) leg(s Side) *leg {
 	if s == Client {
