@@ -70,14 +70,14 @@
 // malformed response, or 503 with Retry-After. With [Limits.Queue] it waits where no backend
 // has a place or can be reached.
 //
-// A backend whose attempt failed in this way has a [Flag], which says why, and for how long the
-// backend is avoided: 1 s, or up to 30 s if it cannot be reached, is ejected, or asks for it with
-// Retry-After. A 404 or a 500 raises none. Afterwards one upgrade at a time is tried on it, until
-// one succeeds. A backend that is reached, but fails for several clients, is ejected: see
-// [Ejection]. A backend that is avoided is used where no better one is left. No tunnel ends
-// because of a flag, unless [HealthCheck.DrainAfter] is set. [Backend.Health] has all flags. A backend with a new address has none, and is
-// tried at once. [Proxy.SetBackends] changes the set at any time and closes no tunnel, unless
-// it sets [BackendConfig.Drain].
+// A backend whose attempt failed in this way has a [Flag], which says why, and for how long
+// the backend is avoided: 1 s, or up to 30 s if it cannot be reached, is ejected, or asks for
+// it with Retry-After. A 404 or a 500 raises none. Afterwards one upgrade at a time is tried
+// on it, until one succeeds. A backend that is reached, but fails for several clients, is
+// ejected: see [Ejection]. A backend that is avoided is used where no better one is left. No
+// tunnel ends because of a flag, unless [HealthCheck.DrainAfter] is set. [Backend.Health] has
+// all flags. A backend with a new address has none, and is tried at once. [Proxy.SetBackends]
+// changes the set at any time and closes no tunnel, unless it sets [BackendConfig.Drain].
 //
 // [WithHealthCheck] probes the backends, also those that no client uses: see [HealthCheck].
 // It is the only option with which [New] starts a goroutine.
@@ -229,20 +229,20 @@
 // [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: attempts by outcome,
 // traffic, ends by side and cause, and histograms of how long opening handshakes took and how
 // long tunnels lived. [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger],
-// otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails and
-// for each tunnel that opens or ends. It gets one at Warn when a flag of a backend is raised,
-// one at Info when it is cleared, and nothing in between; one at Warn when backends with a
-// flag or of a higher [BackendConfig.Priority] begin to be used, and one at Info when that is
-// over; one at Info when [Proxy.Drain] begins, when its backend is empty and when it is
-// resumed, and one at Warn when it ends early or when all backends drain; one when
-// [Proxy.Rebalance] has closed tunnels, at Info, or at Warn if it ends early; one at Warn when [HealthCheck.DrainAfter]
-// closes tunnels; one at Warn if a proxy in front seems to be missing in [WithTrustedProxies];
-// and one at Error for a fault of the program: a middleware that hides the connection, a hook
-// that panics. The line for a backend's refusal has its reason phrase, at most 256 bytes.
-// Lines and hooks have the same ID for a tunnel, and the same request ID, which the backend
-// gets too: see [TunnelInfo.RequestID]. Payloads, queries, cookies, Authorization and
-// Sec-WebSocket-Protocol are never logged: a reason phrase that repeats one of their values of
-// 4 bytes or more is redacted.
+// otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails
+// and for each tunnel that opens or ends. It gets one at Warn when a flag of a backend is
+// raised, one at Info when it is cleared, and nothing in between; one at Warn when backends
+// with a flag or of a higher [BackendConfig.Priority] begin to be used, and one at Info when
+// that is over; one at Info when [Proxy.Drain] begins, when its backend is empty and when it
+// is resumed, and one at Warn when it ends early or when all backends drain; one when
+// [Proxy.Rebalance] has closed tunnels, at Info, or at Warn if it ends early; one at Warn
+// when [HealthCheck.DrainAfter] closes tunnels; one at Warn if a proxy in front seems to be
+// missing in [WithTrustedProxies]; and one at Error for a fault of the program: a middleware
+// that hides the connection, a hook that panics. The line for a backend's refusal has its
+// reason phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the
+// same request ID, which the backend gets too: see [TunnelInfo.RequestID]. Payloads, queries,
+// cookies, Authorization and Sec-WebSocket-Protocol are never logged: a reason phrase that
+// repeats one of their values of 4 bytes or more is redacted.
 //
 // # Security
 //

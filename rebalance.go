@@ -52,15 +52,16 @@ const (
 // Rebalance waits while a backend is in its slow start, and for 2 minutes after a backend was
 // added or removed, has begun or ceased to drain, or got its first flag or lost its last one.
 //
-// After each batch it waits until enough clients have gone to other backends, at most for 15 s;
-// clients that stay away longer decide nothing. If more than half of the last 100 clients come
-// back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer than 30
-// it must be four in five, and fewer than 10 are judged with the next batch, or when there is
-// none. With [Hash] it always stops in this way, after it has closed some tunnels in vain, and
-// with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the
-// key of [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
-// host, path and query. If new clients come from the same address meanwhile, some are taken for
-// those that come back.
+// After each batch it waits until enough clients have gone to other backends, at most for 15
+// s; clients that stay away longer decide nothing. If more than half of the last 100 clients
+// come back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer
+// than 30 it must be four in five, and fewer than 10 are judged with the next batch, or when
+// there is none. With [Hash] it always stops in this way, after it has closed some tunnels in
+// vain, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with a function that
+// chooses. A client is recognised by its address, as by [ByClientIP], or by the key of
+// [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
+// host, path and query. If new clients come from the same address meanwhile, some are taken
+// for those that come back.
 //
 // Rebalance returns how many tunnels it has closed; some of them may still be ending then. The
 // error is nil when no backend has too many tunnels. Otherwise it is

@@ -21,7 +21,8 @@ type flags struct {
 	balancer         string
 	trusted          stringList
 	origins          stringList
-	handshakeTimeout time.Duration
+	timeouts         wsproxy.Timeouts
+	ping             wsproxy.Ping
 	limits           wsproxy.Limits
 	tlsCert, tlsKey  string
 	ca               string
@@ -63,7 +64,11 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.StringVar(&f.balancer, "balancer", "least-tunnels", "`policy`: least-tunnels, round-robin, random, hash-ip, hash-query:NAME, hash-cookie:NAME or hash-header:NAME")
 	fs.Var(&f.trusted, "trusted", "address or `prefix` of a proxy in front, whose X-Forwarded-* fields are trusted; repeatable")
 	fs.Var(&f.origins, "origin", "`pattern` of an Origin that may connect, besides the request's own Host; repeatable (default: all may)")
-	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", 0, "for an upgrade, all attempts together; negative means none (default 10s)")
+	fs.DurationVar(&f.timeouts.Handshake, "handshake-timeout", 0, "for an upgrade, all attempts together; negative means none (default 10s)")
+	fs.DurationVar(&f.ping.Client, "ping", 0, "`interval` after which a quiet client is pinged; 0 means never, 25s is a good value")
+	fs.DurationVar(&f.timeouts.Idle, "idle", 0, "`time` after which an idle tunnel is closed; 0 means never")
+	fs.DurationVar(&f.timeouts.Lifetime, "lifetime", 0, "maximum `time` for which a tunnel is open; 0 means no limit")
+	fs.DurationVar(&f.timeouts.WriteStall, "write-stall", 0, "`time` after which a side is cut that takes nothing; negative means never (default 2m0s)")
 	fs.Int64Var(&f.limits.MessageSize, "max-message", 0, "maximum `bytes` of a message; 0 means no limit")
 	fs.IntVar(&f.limits.SocketBuffer, "socket-buffer", 0, "`bytes` of each socket buffer of a connection; 0 means the kernel's default")
 	fs.IntVar(&f.limits.StalledTunnels, "stalled", 0, "maximum `number` of stalled tunnels, where one side does not read; the proxy ends those beyond it; 0 means no limit")
@@ -86,7 +91,8 @@ func (f *flags) options() ([]wsproxy.Option, error) {
 		wsproxy.WithBackends(f.backends...),
 		wsproxy.WithBalancer(balancer),
 		wsproxy.WithTrustedProxies(f.trusted...),
-		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: f.handshakeTimeout}),
+		wsproxy.WithTimeouts(f.timeouts),
+		wsproxy.WithPing(f.ping),
 		wsproxy.WithLimits(f.limits),
 		wsproxy.WithDetached(f.isDetached),
 	}

@@ -36,6 +36,18 @@ func TestGatewayEchoesAndClosesWithCode(t *testing.T) {
 	}
 }
 
+func TestGatewayEndsOldTunnels(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(echo))
+	defer backend.Close()
+	addr, _ := start(t.Context(), t, "-backend", backend.URL, "-ping", "10s", "-idle", "1h", "-write-stall", "1m", "-lifetime", "1s")
+	conn := dial(t, "ws://"+addr, nil)
+	wantEcho(t, conn, "hello")
+	_, _, err := conn.Read(t.Context())
+	if got := websocket.CloseStatus(err); got != websocket.StatusServiceRestart {
+		t.Errorf("at the end of its lifetime the client's connection ended with %v; want code 1012", err)
+	}
+}
+
 func TestGatewayForwardsRawPaths(t *testing.T) {
 	const path = "/a//b/%2Fc;d?x=1&y=%20"
 	got := make(chan string, 1)
