@@ -16,19 +16,19 @@ import (
 
 // flags are the settings of the command line.
 type flags struct {
-	listen           string
-	backends         stringList
-	balancer         string
-	trusted          stringList
-	origins          stringList
-	timeouts         wsproxy.Timeouts
-	ping             wsproxy.Ping
-	limits           wsproxy.Limits
-	tlsCert, tlsKey  string
-	ca               string
-	isDetached       bool
-	grace            time.Duration
-	isVerbose        bool
+	listen          string
+	backends        stringList
+	balancer        string
+	trusted         stringList
+	origins         stringList
+	timeouts        wsproxy.Timeouts
+	ping            wsproxy.Ping
+	limits          wsproxy.Limits
+	tlsCert, tlsKey string
+	ca              string
+	isDetached      bool
+	grace           time.Duration
+	isVerbose       bool
 }
 
 // parseFlags parses args, and checks what [wsproxy.New] does not check. With -h it
