@@ -52,7 +52,8 @@ const (
 // After each batch it waits until enough clients have gone to other backends, at most for 15 s;
 // clients that stay away longer decide nothing. If more than half of the last 100 clients come
 // back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer than 30
-// it must be four in five, and fewer than 10 are judged with the next batch. With [Hash] it
+// it must be four in five, and fewer than 10 are judged with the next batch. Clients whose
+// tunnels were closed before a change that it waits for decide nothing. With [Hash] it
 // always stops in this way, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with
 // a function that chooses. A client is recognised by its address, as by [ByClientIP], or by the key of
 // [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by host,
@@ -129,6 +130,7 @@ func (r *rebalancing) run(ctx context.Context) error {
 		}
 		if wait > 0 { // a backend with too few tunnels may have failed for a moment
 			clear(r.states)
+			r.discard()
 			r.sleep(ctx, wait)
 			continue
 		}
@@ -346,10 +348,18 @@ func (t *Tunnel) clientAndTarget() (client, target uint64) {
 	return client, hashString(s.host + " " + s.path + "?" + s.rawQuery)
 }
 
+// discard forgets where the clients of the last batches went.
+func (r *rebalancing) discard() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.look.Discard()
+}
+
 // judge waits until it is known where the clients of the last batches went. It returns
-// [ErrNotMoving] if more than half of them came back to their backend.
+// [ErrNotMoving] if more than half of them came back to their backend. It ends early if the
+// shares have changed: a client may have come back because another backend has failed.
 func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
-	for {
+	for r.p.settlesIn() <= 0 {
 		r.mu.Lock()
 		now := r.p.now()
 		verdict, same, back := r.look.Judge(now, isLast)
@@ -373,4 +383,5 @@ func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
 			return err
 		}
 	}
+	return nil
 }

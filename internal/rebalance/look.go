@@ -154,6 +154,10 @@ func (l *Look) Judge(now time.Duration, isLast bool) (v Verdict, same, back int)
 	return GoOn, same, back
 }
 
+// Discard forgets the clients that are to be judged: something else than the balancer may have
+// sent them to where they went. Those that have not come back are still away.
+func (l *Look) Discard() { l.pending = nil }
+
 // Deadline returns when the time of the first client ends that has not come back.
 func (l *Look) Deadline(now time.Duration) time.Duration {
 	for _, r := range l.pending {

@@ -225,3 +225,20 @@ func TestLookUndoesATunnelThatWasNotClosed(t *testing.T) {
 		t.Errorf("Deadline() = %v; want %v", at, Wait)
 	}
 }
+
+func TestLookJudgesNoClientsThatWereDiscarded(t *testing.T) {
+	var l Look
+	for i := range uint64(20) {
+		l.Closed(0, i, 0, "a")
+		if i < 15 {
+			l.Opened(0, i, 0, "a")
+		}
+	}
+	l.Discard()
+	if v, same, back := l.Judge(0, true); v != GoOn || same != 0 || back != 0 {
+		t.Errorf("verdict %d, %d of %d; want %d, 0 of 0", v, same, back, GoOn)
+	}
+	if n := l.Away(); n != 5 {
+		t.Errorf("%d are away; want 5", n)
+	}
+}
