@@ -26,6 +26,9 @@ import (
 //   - an error that names the ID, if it is neither in the set nor that of a removed backend
 //     that still has tunnels.
 //
+// A hook that calls Drain waits for itself if the backend is that of its own upgrade, or of its
+// own tunnel that is open. In Trace.Closed the tunnel is open no longer.
+//
 // In a handler of an admin page, do not pass the context of the request: it ends when the
 // page is closed, and the drain stops halfway. Use [context.WithoutCancel] and a timeout, as
 // the Example does.
@@ -33,9 +36,9 @@ import (
 // Drain may be called again while it runs: the new call closes the tunnels that are left at its
 // own pace. The earlier one stops closing, and goes on waiting. [Proxy.SetBackends] does not
 // end it, whether the new set has the backend or not. A backend that comes back into the set
-// still drains, unless it had no tunnels left when it was removed. [BackendConfig.Drain] is the
-// same as a configuration. Both are independent: a backend gets new tunnels when it is resumed
-// and its configuration does not drain it.
+// still drains, unless it had no tunnels left before. [BackendConfig.Drain] is the same as a
+// configuration. Both are independent: a backend gets new tunnels when it is resumed and its
+// configuration does not drain it.
 func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error {
 	b, d, c, err := p.beginDrain(id)
 	if err != nil {

@@ -401,6 +401,25 @@ func TestTunnelHoldsItsPlaceUntilItsEnd(t *testing.T) {
 	})
 }
 
+// A client that was asked to come again may do so while the hook still runs.
+func TestTunnelGivesItsPlaceBackBeforeItsHook(t *testing.T) {
+	proxytest.ForEachWay(t, func(t *testing.T, way wsproxy.Option) {
+		ended, leave := make(chan struct{}), make(chan struct{})
+		defer close(leave)
+		_, s := proxytest.Start(t, way, wsproxy.WithBackends(wstest.StartEcho(t)),
+			wsproxy.WithLimits(wsproxy.Limits{Tunnels: 1, PerClient: 1}),
+			wsproxy.WithTrace(&wsproxy.Trace{Closed: func(wsproxy.TunnelEnd) {
+				ended <- struct{}{}
+				<-leave
+			}}))
+		for range 2 {
+			client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+			proxytest.HangUp(t, client)
+			<-ended
+		}
+	})
+}
+
 func TestClientRatesSlowTheClientDown(t *testing.T) {
 	const messages = 60
 	message := wstest.Binary(make([]byte, 40_000)) // more than a read

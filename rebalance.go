@@ -56,7 +56,8 @@ const (
 // s; clients that stay away longer decide nothing. If more than half of the last 100 clients
 // come back to the backend that they were moved from, it stops with [ErrNotMoving]; of fewer
 // than 30 it must be four in five, and fewer than 10 are judged with the next batch, or when
-// there is none. With [Hash] it always stops in this way, after it has closed some tunnels in
+// there is none. Clients whose tunnels were closed before a change that it waits for decide
+// nothing. With [Hash] it always stops in this way, after it has closed some tunnels in
 // vain, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with a function that
 // chooses. A client is recognised by its address, as by [ByClientIP], or by the key of
 // [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
@@ -139,6 +140,7 @@ func (r *rebalancing) run(ctx context.Context) error {
 		}
 		if wait > 0 { // a backend with too few tunnels may have failed for a moment
 			clear(r.states)
+			r.discard()
 			r.sleep(ctx, wait)
 			continue
 		}
@@ -154,7 +156,7 @@ func (r *rebalancing) run(ctx context.Context) error {
 // judge waits until it is known where the clients of the last batches went. It returns an error
 // that wraps [ErrNotMoving] if too many of them came back to their backend.
 func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
-	for {
+	for r.p.settlesIn() <= 0 {
 		r.mu.Lock()
 		now := r.p.now()
 		verdict, same, back := r.reconnects.Judge(now, isLast)
@@ -178,6 +180,7 @@ func (r *rebalancing) judge(ctx context.Context, isLast bool) error {
 			return err
 		}
 	}
+	return nil
 }
 
 // interrupted returns why the call ends early, or nil.
@@ -384,4 +387,11 @@ func (t *Tunnel) clientAndTarget() (client, target uint64) {
 		client = hashString(addrKey(s.clientAddr()))
 	}
 	return client, hashString(s.host + " " + s.path + "?" + s.rawQuery)
+}
+
+// discard forgets where the clients of the last batches went.
+func (r *rebalancing) discard() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.reconnects.Discard()
 }

@@ -383,6 +383,41 @@ func TestRebalanceGoesOnAfterABackendHasFailed(t *testing.T) {
 	}
 }
 
+// The clients of a batch find that the other backend has failed, and come back to the same one.
+func TestRebalanceDoesNotJudgeClientsThatComeBackWhileABackendFails(t *testing.T) {
+	for _, rate := range []float64{0.02, 0.5} { // a batch that is judged with the next ones, and one that is judged at once
+		synctest.Test(t, func(t *testing.T) {
+			s := newScene(t, backendsAt("a"))
+			s.set("ab", accepting)
+			c := newReconnectors(s, time.Second)
+			c.join(upTo(200)...)
+			scaleOut(s, "a", "b")
+			done := make(chan error, 1)
+			go func() { // ends when Rebalance returns
+				_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{Rate: rate})
+				done <- err
+			}()
+			time.Sleep(2 * time.Minute)
+			s.set("b", unreachable)
+			time.Sleep(20 * time.Second)
+			if n := s.tunnelsOfEach(); n["a"] != 200 {
+				t.Errorf("tunnels: %v; want all at a", n)
+			}
+			s.set("b", accepting)
+			time.Sleep(40 * time.Second)
+			s.visit(500)
+			s.wantFlags("")
+			if err := <-done; err != nil {
+				t.Errorf("rate %v: Rebalance() = %v; want nil", rate, err)
+			}
+			time.Sleep(5 * time.Second)
+			if n := s.tunnelsOfEach()["b"]; n < 80 {
+				t.Errorf("rate %v: b has %d tunnels in the end; want about 100", rate, n)
+			}
+		})
+	}
+}
+
 // Backends that get no new tunnels keep those that they have, and the others share the rest.
 func TestRebalanceLeavesBackendsAloneThatGetNoNewTunnels(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

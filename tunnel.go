@@ -172,7 +172,7 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 // tunnel from the registry last, so that Shutdown returns after the last hook.
 func (t *Tunnel) finish(end relay.End) {
 	defer t.p.registry.removeTunnel(t, &end, t.p.now()-t.opened) // until now, whatever the hook takes
-	defer t.releasePlace()
+	t.releasePlace()                                             // the client may come again before the hook returns
 	t.recordUse(end)
 	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
 		t.reportEnd(end)

@@ -156,6 +156,10 @@ func (c *Reconnects) Judge(now time.Duration, isLast bool) (v Verdict, same, bac
 	return GoOn, same, back
 }
 
+// Discard forgets the clients that are to be judged: something else than the balancer may have
+// sent them to where they went. Those that have not come back are still away.
+func (c *Reconnects) Discard() { c.sample = nil }
+
 // Deadline returns when the first of the clients that are still away decides nothing any longer:
 // now if there is none.
 func (c *Reconnects) Deadline(now time.Duration) time.Duration {

@@ -225,3 +225,20 @@ func TestReconnectsUndoATunnelThatWasNotClosed(t *testing.T) {
 		t.Errorf("Deadline() = %v; want %v", at, reconnectTimeout)
 	}
 }
+
+func TestReconnectsJudgeNoClientsThatWereDiscarded(t *testing.T) {
+	var c Reconnects
+	for i := range uint64(20) {
+		c.Closed(0, i, 0, "a")
+		if i < 15 {
+			c.Opened(0, i, 0, "a")
+		}
+	}
+	c.Discard()
+	if v, same, back := c.Judge(0, true); v != GoOn || same != 0 || back != 0 {
+		t.Errorf("verdict %d, %d of %d; want %d, 0 of 0", v, same, back, GoOn)
+	}
+	if n := c.Away(); n != 5 {
+		t.Errorf("%d are away; want 5", n)
+	}
+}
