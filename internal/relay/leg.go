@@ -179,10 +179,11 @@ func (l *leg) filter(op frame.Opcode, whole []byte) verdict {
 		}
 		return stop
 	}
-	if l.side == Client && !l.r.controls.allow(l.r.engine.now()) {
+	v := l.filterPing(op, whole)
+	if v == pass && l.side == Client && !l.r.controls.allow(l.r.engine.now()) {
 		return refuse
 	}
-	return l.filterPing(op, whole)
+	return v
 }
 
 // discard parses p only to find the peer's Close frame.

@@ -364,6 +364,19 @@ func TestPingsGoBetweenTheFragmentsOfACompressedMessage(t *testing.T) {
 	})
 }
 
+func TestPongForAPingOfTheRelayIsNotOneOfTheClientsControlFrames(t *testing.T) {
+	inBubble(t, func(t *testing.T, e engine) {
+		s := e.startLimited(t, memory(1<<10), pinging(Client))
+		pings := slices.Repeat([]wstest.Frame{wstest.Ping("x")}, maxControls)
+		s.client.Send(append(pings, receivePing(t, s.client))...)
+		s.backend.Want(pings...)
+		synctest.Wait()
+		s.wantRunning()
+		s.client.Send(wstest.Ping("x"))
+		s.client.WantClose(1008)
+	})
+}
+
 func TestRoundTripsAreRecorded(t *testing.T) {
 	inBubbleForEachSide(t, func(t *testing.T, e engine, pinged Side) {
 		s := e.startLimited(t, memory(1<<10), pinging(pinged))
