@@ -279,6 +279,9 @@ func (p *Poller[O]) poll() {
 	p.have, p.err = epollWait(p.fd, p.events[:])
 }
 
+// HasNext reports whether Next may return an event.
+func (p *Poller[O]) HasNext() bool { return p.next < p.have }
+
 func (p *Poller[O]) isEmpty() bool { return p.have == 0 && p.err == nil }
 
 // Next returns the next event and the owner of its socket, or nil if there is none. It

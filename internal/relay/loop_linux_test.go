@@ -447,3 +447,74 @@ func TestWithoutDescriptorsATunnelIsPortable(t *testing.T) {
 		<-ended
 	})
 }
+
+func TestStepSomeStepsInOrderForABoundedTime(t *testing.T) {
+	all := make([]*loopDriver, 100)
+	for i := range all {
+		all[i] = new(loopDriver)
+	}
+	want, rounds := slices.Clone(all), 0
+	var stepped []*loopDriver
+	for rest := slices.Clone(all); len(rest) > 0; rounds++ {
+		rest = stepSome(rest, func(d *loopDriver) {
+			stepped = append(stepped, d)
+			for start := time.Now(); time.Since(start) < someTurn/10; {
+			}
+		})
+	}
+	if !slices.Equal(stepped, want) {
+		t.Error("the tunnels were not stepped once, in order")
+	}
+	if rounds < 10 || rounds > 100 {
+		t.Errorf("100 tunnels, each with a tenth of a turn, took %d turns; want 10, or more if the machine is busy", rounds)
+	}
+	if rest := stepSome(nil, nil); rest != nil {
+		t.Errorf("nothing to step leaves %v", rest)
+	}
+}
+
+// A message that comes together with the end of other tunnels goes first.
+func TestLoopMovesMessagesBeforeItEndsTunnels(t *testing.T) {
+	h := newHandLoop(t)
+	h.client.Close()
+	h.l.poller.Poll()
+	h.l.handleEvents()
+	if h.d.isEnding = slices.Contains(h.l.ending, h.d); !h.d.isEnding || h.d.r.IsEnding() {
+		t.Error("the end of the client's stream was handled together with its event; want it later")
+	}
+	h.l.stepEnding()
+	if h.d.isEnding || len(h.l.ending) > 0 || !h.d.r.IsEnding() {
+		t.Error("the end of the client's stream was not handled")
+	}
+	h.letRun()
+	h.backend.WantEOF()
+	h.backend.Close()
+	h.wantEnd(End{Side: Client, Cause: CauseLost})
+}
+
+// With many goroutines that can run, the loop sleeps instead of waiting in the runtime's poller.
+func TestLoopWorksWhileItIsCrowded(t *testing.T) {
+	for _, e := range engines {
+		if !e.needsSockets {
+			continue
+		}
+		s := e.start(t, networks[0], setup{})
+		l := relayOf(s).driver.(*loopDriver).loop
+		l.isCrowded.Store(true)
+		go l.watchCrowd() // ends below
+		for i := range 100 {
+			message := wstest.Text(fmt.Sprint("message ", i))
+			s.client.Send(message)
+			s.backend.Want(message)
+			s.backend.Send(message)
+			s.client.Want(message)
+		}
+		for deadline := time.Now().Add(time.Minute); l.isCrowded.Load(); time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the loop is crowded for ever")
+			}
+		}
+		s.Close(CauseShutdown, 0, "")
+		s.endShutdown()
+	}
+}

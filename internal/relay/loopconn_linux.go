@@ -22,6 +22,7 @@ type loopDriver struct {
 	// Owned by the loop.
 	isQueued  bool // it has more to do at once
 	isSwept   bool // it is in the loop's list of those to tick
+	isEnding  bool // it is in the loop's list of those that end, and have an event
 	isStarted bool
 	numClosed int8
 	isHeld    bool // the client is not read before a tick, because of its rate: see mayBeRead

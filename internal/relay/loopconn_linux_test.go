@@ -60,12 +60,13 @@ func (h *handLoop) settle() {
 		h.l.poller.Poll()
 		h.l.handleEvents()
 		h.l.mu.Lock()
-		if len(h.l.queue)+len(h.l.woken) > 0 {
+		if len(h.l.queue)+len(h.l.woken)+len(h.l.awake)+len(h.l.ending) > 0 {
 			quiet = 0
 		}
 		h.l.mu.Unlock()
 		h.l.work()
 		h.l.stepWoken()
+		h.l.stepEnding()
 	}
 }
 
