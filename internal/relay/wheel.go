@@ -35,6 +35,9 @@ type wheel struct {
 	slots [numSlots][]*Relay
 	last  ticks // the last tick that was taken
 	len   int
+
+	looked    ticks // when beginLook was called last, or the wheel was empty
+	isDelayed bool  // it returned false
 }
 
 // A place is where a relay is in a wheel. Its owner is the wheel's.
@@ -44,7 +47,19 @@ type place struct {
 }
 
 // newWheel returns a wheel that begins after tick now.
-func newWheel(now ticks) *wheel { return &wheel{last: now} }
+func newWheel(now ticks) *wheel { return &wheel{last: now, looked: now} }
+
+// maxGap is how many ticks are between two looks, unless the program was held up.
+const maxGap = 2
+
+// beginLook is called at each tick. It reports whether those that are due are to be looked at:
+// not if the program was held up, as it is while its machine is suspended. What has come
+// meanwhile is read until the next tick.
+func (w *wheel) beginLook(now ticks) bool {
+	w.isDelayed = !w.isDelayed && now > w.looked+maxGap
+	w.looked = now
+	return !w.isDelayed
+}
 
 // add makes r due at a tick, or at the next one if that has passed. It does nothing if r was
 // removed, or if it is never due again.
@@ -57,6 +72,9 @@ func (w *wheel) add(r *Relay, at ticks) {
 		return
 	}
 	r.place.at = max(at, w.last+1)
+	if w.len == 0 {
+		w.looked = r.place.at // there were no looks
+	}
 	slot := &w.slots[r.place.at%numSlots]
 	*slot = append(*slot, r)
 	r.place.index = int32(len(*slot))
