@@ -756,3 +756,18 @@ func TestPeerThatReadsIsNotStuckWhateverTheQueueSays(t *testing.T) {
 		t.Errorf("the client was closed after %v, though it reads", after)
 	}
 }
+
+func TestTunnelWithTwoSidesToWhichWritesFailEndsWithTheFirst(t *testing.T) {
+	for _, first := range bothSides {
+		d := newFake(t, Limits{})
+		d.client.fails, d.backend.fails = true, true
+		d.receive(otherSide(first), wstest.Text("fails"))
+		d.receive(first, wstest.Text("fails too"))
+		if d.client.closed == 0 || d.backend.closed == 0 {
+			t.Errorf("the client is closed as %v, and the backend as %v", d.client.closed, d.backend.closed)
+		}
+		if end := d.r.end(); end.Side != first || end.Cause != CauseLost || end.Err != errBroken {
+			t.Errorf("ended with %+v; want that the %v is lost", end, first)
+		}
+	}
+}

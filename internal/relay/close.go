@@ -521,6 +521,9 @@ func (l *leg) writeFailed(err error) {
 	if end := &l.r.closing.end; isStall(err) && end.Side == l.side && end.Err == io.EOF {
 		*end = l.lost(err) // the end was read before the reason was known
 	}
+	if o := l.other(); o.write == writeLost { // neither side is read on
+		l.r.startClosingLocked(o.lost(o.ensureClosingLocked().writeErr), "")
+	}
 	l.r.closing.end.Cut = l.r.closing.end.Cut || isStall(err)
 	l.setWriteLocked(writeLost)
 }

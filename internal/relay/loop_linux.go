@@ -503,6 +503,9 @@ func (l *loop) addOpen(r *Relay) {
 
 // checkOpen checks the limits of the tunnels for which that is due.
 func (l *loop) checkOpen(now ticks) {
+	if !l.wheel.beginCheck(now) {
+		return
+	}
 	for _, r := range l.wheel.due(now) {
 		l.wheel.add(r, r.checkOpen(now))
 	}

@@ -458,7 +458,7 @@ func (s *sweeper) checkOpen() {
 func (s *sweeper) due(now ticks) []*Relay {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wheel == nil {
+	if s.wheel == nil || !s.wheel.beginCheck(now) {
 		return nil
 	}
 	return s.wheel.due(now)

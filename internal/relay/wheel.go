@@ -35,6 +35,9 @@ type wheel struct {
 	slots [numSlots][]*Relay
 	last  ticks // the last tick whose relays were taken out
 	len   int   // the number of relays in all slots
+
+	checked   ticks // when beginCheck was called last, or the wheel was empty
+	isDelayed bool  // it returned false
 }
 
 // A place is where a relay is in a wheel. What guards the wheel guards it too.
@@ -44,7 +47,19 @@ type place struct {
 }
 
 // newWheel returns a wheel that begins after tick now.
-func newWheel(now ticks) *wheel { return &wheel{last: now} }
+func newWheel(now ticks) *wheel { return &wheel{last: now, checked: now} }
+
+// maxGap is how many ticks are between two checks, unless the program was held up.
+const maxGap = 2
+
+// beginCheck is called at each tick. It reports whether those that are due are to be checked:
+// not if the program was held up, as it is while its machine is suspended. What has come
+// meanwhile is read until the next tick.
+func (w *wheel) beginCheck(now ticks) bool {
+	w.isDelayed = !w.isDelayed && now > w.checked+maxGap
+	w.checked = now
+	return !w.isDelayed
+}
 
 // add makes r due at a tick, or at the next one if that has passed. It does nothing if r was
 // removed, or if at is never.
@@ -57,6 +72,9 @@ func (w *wheel) add(r *Relay, at ticks) {
 		return
 	}
 	r.place.at = max(at, w.last+1)
+	if w.len == 0 {
+		w.checked = r.place.at // there were no checks
+	}
 	slot := &w.slots[r.place.at%numSlots]
 	*slot = append(*slot, r)
 	r.place.index = int32(len(*slot))

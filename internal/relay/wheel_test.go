@@ -78,6 +78,37 @@ func TestWheelGivesEachRelayWhenItIsDue(t *testing.T) {
 	}
 }
 
+// After a pause the answers of the peers may be here, and not be read yet.
+func TestWheelIsLookedAtATickLaterAfterAPause(t *testing.T) {
+	w := newWheel(5)
+	w.add(new(Relay), 7)
+	w.add(new(Relay), 8)
+	for _, tt := range []struct {
+		now   ticks
+		looks bool
+		due   int
+	}{{7, true, 1}, {9, true, 1}, {11, true, 0}, {100, false, 0}, {101, true, 0}} {
+		if looks := w.beginCheck(tt.now); looks != tt.looks {
+			t.Errorf("at tick %d it is looked at: %t", tt.now, looks)
+		}
+		if tt.looks {
+			if due := w.due(tt.now); len(due) != tt.due {
+				t.Errorf("at tick %d %d are due; want %d", tt.now, len(due), tt.due)
+			}
+		}
+	}
+	w.add(new(Relay), 10_000) // it was empty
+	if !w.beginCheck(10_001) {
+		t.Error("it was empty, and is not looked at")
+	}
+	for now := ticks(10_010); now < 10_100; now += 10 { // the program is slow
+		first, second := w.beginCheck(now), w.beginCheck(now+5)
+		if first || !second {
+			t.Fatalf("looks 5 ticks apart: %t, %t; want every other one", first, second)
+		}
+	}
+}
+
 func TestRelayThatIsNeverDueIsInNoSlot(t *testing.T) {
 	w := newWheel(0)
 	r := new(Relay)
