@@ -52,9 +52,9 @@ func newWheel(now ticks) *wheel { return &wheel{last: now, looked: now} }
 // maxGap is how many ticks are between two looks, unless the program was held up.
 const maxGap = 2
 
-// beginLook is called at each tick. It reports whether those that are due are to be looked at:
-// not if the program was held up, as it is while its machine is suspended. What has come
-// meanwhile is read until the next tick.
+// beginLook is called at each tick. It reports whether the relays that are due are looked at:
+// not if the program was held up, as it is while its machine is suspended. Bytes that came
+// meanwhile are read until the next tick.
 func (w *wheel) beginLook(now ticks) bool {
 	w.isDelayed = !w.isDelayed && now > w.looked+maxGap
 	w.looked = now
