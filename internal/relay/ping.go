@@ -38,7 +38,7 @@ const unansweredTime = time.Second
 
 // maxSent bounds the pings without a pong for a peer that sends other bytes. The oldest one gives
 // way to a new one: most likely its pong never comes.
-const maxSent = 4
+const maxSent = 16
 
 // pings has the pings under way in a relay, ours and those of the peers. An idle relay has none.
 type pings struct{ legs [2]legPings }
@@ -102,8 +102,8 @@ func (l *leg) await(now ticks, times pingTimes) (wait ticks) {
 	isRead, isFull, taken := l.r.driver.isRead(l.side), l.conn().isFull(), l.taken()
 	l.r.mu.Lock()
 	if p := l.pingsLocked(); !isFull {
-		// The system of a frozen peer takes what comes behind the ping too, until it has no
-		// more room. From then on it takes more only as the peer reads.
+		// The system of a frozen peer takes bytes behind the ping too, until its buffer is full.
+		// From then on it takes others only as the peer reads.
 		taken = min(taken, p.inFront)
 	}
 	wait, isUnanswered := l.awaitLocked(now, times, isRead, taken)
