@@ -48,7 +48,7 @@ const (
 	// next goroutine. When 5,000 clients connected again at once, a yield took up to 180 ms, and
 	// the echoes of others had a p99 of 1.2 s; with this, and stepSome, 35 to 110 ms, on two
 	// processors that were busy all the time.
-	crowdedYield = 4 * time.Millisecond
+	crowdedYield = 10 * time.Millisecond
 
 	// crowdedPause is how long the loop waits for events when it is crowded.
 	crowdedPause = 500 * time.Microsecond
