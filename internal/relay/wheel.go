@@ -76,6 +76,9 @@ func (w *wheel) add(r *Relay, at ticks) {
 		w.checked = r.place.at // there were no checks
 	}
 	slot := &w.slots[r.place.at%numSlots]
+	if len(*slot) == cap(*slot) { // grow by less than append does
+		*slot = append(make([]*Relay, 0, len(*slot)+len(*slot)/8+4), *slot...)
+	}
 	*slot = append(*slot, r)
 	r.place.index = int32(len(*slot))
 	w.len++
@@ -97,7 +100,9 @@ func (w *wheel) unlink(r *Relay) {
 	(*slot)[r.place.index-1] = moved
 	moved.place.index = r.place.index
 	(*slot)[last] = nil
-	*slot = (*slot)[:last]
+	if *slot = (*slot)[:last]; last == 0 {
+		*slot = nil
+	}
 	r.place.index = 0
 	w.len--
 }
