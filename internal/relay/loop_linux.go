@@ -128,22 +128,23 @@ type loop struct {
 	done   chan struct{} // closed when run returns
 
 	// Owned by the loop's goroutine.
-	buf       []byte
-	pipe      pipe
-	queue     []*loopDriver // with more to move at once
-	previous  []*loopDriver // the queue before, for its memory
-	awake     []*loopDriver // that other goroutines have woken, and stepWoken has not stepped yet
-	ending    []*loopDriver // that end, and have an event: see stepEnding
-	swept     []*loopDriver // with a limit of time
-	unswept   []*loopDriver // those of them that the sweep under way has not reached
-	sweepTime time.Duration // since the sweep before it
-	wheel     *wheel        // of all tunnels; nil if they have no limits while they are open
-	tickTimer *time.Timer
-	isTicking bool
-	lastTick  time.Time
-	now       ticks         // the time when the loop last read the clock: once for each tunnel that it steps
-	busy      time.Time     // since when the loop has not been parked
-	mayWork   time.Duration // before it yields, but at least yieldInterval
+	buf        []byte
+	pipe       pipe
+	queue      []*loopDriver // with more to move at once
+	previous   []*loopDriver // the queue before, for its memory
+	awake      []*loopDriver // that other goroutines have woken, and stepWoken has not stepped yet
+	ending     []*loopDriver // that end, and have an event: see stepEnding
+	swept      []*loopDriver // with a limit of time
+	isSweeping bool          // a sweep is under way
+	unswept    []*loopDriver // those of them that it has not reached
+	sweepTime  time.Duration // since the sweep before it
+	wheel      *wheel        // of all tunnels; nil if they have no limits while they are open
+	tickTimer  *time.Timer
+	isTicking  bool
+	lastTick   time.Time
+	now        ticks         // the time when the loop last read the clock: once for each tunnel that it steps
+	busy       time.Time     // since when the loop has not been parked
+	mayWork    time.Duration // before it yields, but at least yieldInterval
 
 	isSweepDue atomic.Bool
 	isCrowded  atomic.Bool // see crowdedYield
@@ -247,10 +248,10 @@ func (l *loop) run() {
 		l.work()
 		l.stepWoken()
 		l.stepEnding()
-		if len(l.unswept) == 0 && l.isSweepDue.CompareAndSwap(true, false) {
+		if !l.isSweeping && l.isSweepDue.CompareAndSwap(true, false) {
 			l.beginSweep(time.Now())
 		}
-		if l.unswept != nil {
+		if l.isSweeping {
 			l.sweep()
 		}
 	}
@@ -261,7 +262,7 @@ func (l *loop) run() {
 func (l *loop) next() bool {
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
-	mayWait := len(l.queue)+len(l.woken)+len(l.awake)+len(l.ending) == 0 && l.unswept == nil && !l.isSweepDue.Load()
+	mayWait := len(l.queue)+len(l.woken)+len(l.awake)+len(l.ending) == 0 && !l.isSweeping && !l.isSweepDue.Load()
 	l.isWaiting = mayWait && !isOver // after the end the poller must not be woken any more
 	l.mu.Unlock()
 	if isOver {
@@ -479,7 +480,7 @@ func (l *loop) sweepTunnel(t *loopDriver) {
 		return
 	}
 	t.isSwept = true
-	if len(l.swept) == 0 && l.unswept == nil {
+	if len(l.swept) == 0 && !l.isSweeping {
 		l.lastTick = time.Now()
 	}
 	l.swept = append(l.swept, t)
@@ -515,10 +516,8 @@ func (l *loop) checkOpen(now ticks) {
 func (l *loop) beginSweep(now time.Time) {
 	l.sweepTime = min(now.Sub(l.lastTick), 2*tickInterval)
 	l.lastTick = now
-	l.unswept, l.swept = append(l.unswept, l.swept...), nil
-	if l.unswept == nil {
-		l.unswept = []*loopDriver{} // there is a wheel
-	}
+	l.isSweeping = true
+	l.unswept, l.swept = l.swept, nil
 }
 
 // sweep ticks for some of the tunnels, so that others need not wait for long.
@@ -537,7 +536,7 @@ func (l *loop) sweep() {
 	if len(l.unswept) > 0 {
 		return
 	}
-	l.unswept = nil
+	l.isSweeping, l.unswept = false, nil
 	l.engine.stalled.enforce()
 	if l.wheel != nil {
 		l.checkOpen(l.engine.tickAt(time.Now()))
