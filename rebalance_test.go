@@ -180,6 +180,16 @@ func upTo(n int) []int {
 	return s
 }
 
+// startRebalance calls Rebalance with its defaults, and returns what will receive its error.
+func startRebalance(t *testing.T, s *scene) <-chan error {
+	done := make(chan error, 1)
+	go func() { // ends when Rebalance returns
+		_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
+		done <- err
+	}()
+	return done
+}
+
 // scaleOut adds a backend to a scene, and waits until Rebalance does not wait for it.
 func scaleOut(s *scene, hosts ...string) {
 	s.t.Helper()
@@ -296,11 +306,7 @@ func TestRebalanceWaitsForBackendsToSettle(t *testing.T) {
 				time.Sleep(time.Hour)
 				tt.do(s)
 				began := time.Now()
-				done := make(chan error, 1)
-				go func() { // ends when Rebalance returns
-					_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
-					done <- err
-				}()
+				done := startRebalance(t, s)
 				if tt.want > 0 {
 					time.Sleep(tt.want - 10*time.Second)
 					if n := c.wantClosedOnce(); n > 0 {
@@ -354,11 +360,7 @@ func TestRebalanceGoesOnAfterABackendHasFailed(t *testing.T) {
 				c := newReconnectors(s, time.Second)
 				c.join(upTo(200)...)
 				scaleOut(s, "a", "b")
-				done := make(chan error, 1)
-				go func() { // ends when Rebalance returns
-					_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
-					done <- err
-				}()
+				done := startRebalance(t, s)
 				time.Sleep(2*time.Minute + 20*time.Second)
 				s.set("b", failing)
 				time.Sleep(10 * time.Second)
@@ -524,11 +526,7 @@ func TestRebalanceEndsWithShutdown(t *testing.T) {
 			clients := newReconnectors(s, time.Second)
 			clients.join(upTo(200)...)
 			scaleOut(s, "a", "b")
-			done := make(chan error, 1)
-			go func() { // ends when Rebalance returns
-				_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
-				done <- err
-			}()
+			done := startRebalance(t, s)
 			time.Sleep(time.Minute)
 			if isClosing {
 				time.Sleep(time.Minute + 10*time.Second)
@@ -554,11 +552,7 @@ func TestRebalanceRefusesASecondCall(t *testing.T) {
 		clients := newReconnectors(s, time.Second)
 		clients.join(upTo(200)...)
 		scaleOut(s, "a", "b")
-		done := make(chan error, 1)
-		go func() { // ends when Rebalance returns
-			_, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
-			done <- err
-		}()
+		done := startRebalance(t, s)
 		synctest.Wait()
 		if n, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{}); n != 0 || err == nil {
 			t.Errorf("Rebalance() = %d, %v while another one is under way; want an error", n, err)

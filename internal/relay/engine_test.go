@@ -36,6 +36,25 @@ func (s *scene) flood(from Side) (bytes int) {
 	return len(message)
 }
 
+// wantStalled wants the tunnel to end because one side has taken nothing of what the other, from,
+// has sent.
+func (s *scene) wantStalled(from Side) {
+	s.t.Helper()
+	src, _ := s.peers(from)
+	want := End{Side: otherSide(from), Cause: CauseStalled, Cut: true}
+	if from == Client {
+		src.Want(wstest.Close(1012, "backend stalled"))
+		want.Code = 1012
+	} else {
+		src.WantEOF()
+	}
+	src.Close()
+	err := s.wantEnd(want)
+	if err == nil || !strings.HasPrefix(err.Error(), "took nothing for ") {
+		s.t.Errorf("ended with error %v; want one that says for how long", err)
+	}
+}
+
 // waitForStall waits until a side counts as stalled.
 func (s *scene) waitForStall() {
 	s.t.Helper()
@@ -79,19 +98,7 @@ func TestEngineBoundsStalledTunnels(t *testing.T) {
 				second.flood(from)
 
 				// The tunnel ends that has been stalled for the longest time.
-				src, _ := first.peers(from)
-				want := End{Side: otherSide(from), Cause: CauseStalled, Cut: true}
-				if from == Client {
-					src.Want(wstest.Close(1012, "backend stalled"))
-					want.Code = 1012
-				} else {
-					src.WantEOF()
-				}
-				src.Close()
-				err := first.wantEnd(want)
-				if err == nil || !strings.HasPrefix(err.Error(), "took nothing for ") {
-					t.Errorf("ended with error %v; want one that says for how long", err)
-				}
+				first.wantStalled(from)
 				second.wantRunning()
 				idle.wantRunning()
 			})
@@ -207,19 +214,7 @@ func TestEngineEndsATunnelWhoseSideTakesNothing(t *testing.T) {
 				s, idle := e.start(t, n, setup{}), e.start(t, n, setup{})
 				s.flood(from)
 				s.waitForEnd()
-				src, _ := s.peers(from)
-				want := End{Side: otherSide(from), Cause: CauseStalled, Cut: true}
-				if from == Client {
-					src.Want(wstest.Close(1012, "backend stalled"))
-					want.Code = 1012
-				} else {
-					src.WantEOF()
-				}
-				src.Close()
-				err := s.wantEnd(want)
-				if err == nil || !strings.HasPrefix(err.Error(), "took nothing for ") {
-					t.Errorf("ended with error %v; want one that says for how long", err)
-				}
+				s.wantStalled(from)
 				idle.wantRunning()
 			})
 		}
