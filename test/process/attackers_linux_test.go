@@ -261,6 +261,14 @@ const streamPath = "/stream"
 // playService is the role of a backend that echoes messages or, at streamPath, sends without
 // end. Its own buffers are small.
 func playService(t *testing.T) map[string]proxytest.Command {
+	url := serveConns(t, func(ctx context.Context, c net.Conn) { serveTunnel(ctx, c.(*net.TCPConn)) })
+	return map[string]proxytest.Command{"url": func(...string) any { return url }}
+}
+
+// serveConns starts a backend that serves each connection on a goroutine, until the test ends:
+// then the context ends too, and serve closes its connection.
+func serveConns(t *testing.T, serve func(context.Context, net.Conn)) (url string) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +281,7 @@ func playService(t *testing.T) map[string]proxytest.Command {
 			if err != nil {
 				return
 			}
-			running.Go(func() { serveTunnel(ctx, c.(*net.TCPConn)) }) // until the proxy closes c, or ctx ends
+			running.Go(func() { serve(ctx, c) })
 		}
 	})
 	t.Cleanup(func() {
@@ -281,7 +289,7 @@ func playService(t *testing.T) map[string]proxytest.Command {
 		ln.Close()
 		running.Wait()
 	})
-	return map[string]proxytest.Command{"url": func(...string) any { return "http://" + ln.Addr().String() }}
+	return "http://" + ln.Addr().String()
 }
 
 func serveTunnel(ctx context.Context, c *net.TCPConn) {

@@ -17,7 +17,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -248,27 +247,7 @@ func (c *counted) count() error {
 // the test ends.
 func startCounters(t *testing.T) (url string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { // until ln is closed
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() { serveCounter(ctx, c) }) // until the proxy, or ctx, closes c
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		cancel()
-		running.Wait()
-	})
-	return "http://" + ln.Addr().String()
+	return serveConns(t, serveCounter)
 }
 
 func serveCounter(ctx context.Context, c net.Conn) {
