@@ -279,24 +279,29 @@ type place struct {
 func placesOf(t *testing.T, p *wsproxy.Proxy, tunnels []*live) []place {
 	t.Helper()
 	places := make([]place, len(tunnels))
-	for tunnel := range p.Tunnels() {
-		i := tunnel.Info()
-		var number int
-		fmt.Sscan(i.URL.Query().Get("tunnel"), &number)
-		places[number] = place{id: i.ID, to: i.Backend, engine: i.Engine, proxyToClient: i.LocalAddr + " " + i.RemoteAddr}
-	}
+	// A tunnel has its engine once it is open, which may be after its client has the 101, but is
+	// before the answer to a message.
 	err := forAll(tunnels, func(i int, l **live) error {
 		(*l).numTexts++
 		answer, err := (*l).exchange(wstest.Text("where?"))
 		places[i].backend = string(answer)
 		places[i].client = fmt.Sprint((*l).conn.LocalAddr(), (*l).conn.RemoteAddr())
-		if places[i].id == 0 {
-			return fmt.Errorf("tunnel %d is not among the proxy's", i)
-		}
 		return err
 	})
 	if err != nil {
 		t.Error(err)
+	}
+	for tunnel := range p.Tunnels() {
+		i := tunnel.Info()
+		var number int
+		fmt.Sscan(i.URL.Query().Get("tunnel"), &number)
+		places[number].id, places[number].to, places[number].engine = i.ID, i.Backend, i.Engine
+		places[number].proxyToClient = i.LocalAddr + " " + i.RemoteAddr
+	}
+	for i := range places {
+		if places[i].id == 0 {
+			t.Errorf("tunnel %d is not among the proxy's", i)
+		}
 	}
 	return places
 }

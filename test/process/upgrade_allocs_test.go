@@ -54,10 +54,10 @@ func engineOf(t *testing.T, p *wsproxy.Proxy, front string) (name string) {
 	if readUntil(conn, make([]byte, 4<<10), endOfHead) == 0 {
 		t.Fatal("client got no answer")
 	}
-	name = proxytest.OnlyTunnel(t, p).Info().Engine.String()
+	tunnel := proxytest.OnlyTunnel(t, p)
 	conn.Write(closeFromClient)
 	io.Copy(io.Discard, conn)
-	return name
+	return tunnel.Info().Engine.String() // that of a tunnel which has relayed: before it is open it has none yet
 }
 
 // allocsPerVisit returns how often the process allocates during one visit.
