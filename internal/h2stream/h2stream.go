@@ -286,6 +286,11 @@ func (c *Conn) Close() error {
 	return c.closeLocked()
 }
 
+// ClosesInOrder reports that Close drops nothing that was written: the end of the stream comes
+// behind it on the same connection, and a client must not discard it because of what follows.
+// https://www.rfc-editor.org/rfc/rfc9113#section-8.1
+func (c *Conn) ClosesInOrder() bool { return true }
+
 // Abort is Close, but resets the stream.
 func (c *Conn) Abort() error {
 	c.mu.Lock()

@@ -213,6 +213,13 @@ func (c *Conn) CanCloseWrite() bool {
 	return ok
 }
 
+// ClosesInOrder reports whether Close never drops bytes that Write has taken: the end of the
+// stream comes behind them, whatever the peer sends. A stream of HTTP/2 does that.
+func (c *Conn) ClosesInOrder() bool {
+	o, ok := c.conn.(interface{ ClosesInOrder() bool })
+	return ok && o.ClosesInOrder()
+}
+
 // CloseWrite closes the write side. The peer reads end of stream, and its bytes can
 // still be read. The error is [errors.ErrUnsupported] if the connection has no
 // CloseWrite.

@@ -80,6 +80,10 @@ func NewHTTP2Client(t testing.TB, url string) *HTTP2Client {
 	if err := c.framer.WriteSettings(); err != nil {
 		t.Fatal(err)
 	}
+	// As browsers do, or one stream that is not read would stall all.
+	if err := c.framer.WriteWindowUpdate(0, 15<<20); err != nil {
+		t.Fatal(err)
+	}
 	var reading sync.WaitGroup
 	reading.Go(c.read) // until the connection is closed
 	t.Cleanup(func() {
