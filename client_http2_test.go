@@ -241,6 +241,7 @@ func TestHTTP2ClientIsToldThatItsBackendWasLost(t *testing.T) {
 }
 
 func TestHTTP2TunnelEndsByShutdownAndByClose(t *testing.T) {
+	t.Parallel()
 	t.Run("Shutdown", func(t *testing.T) {
 		p := openHTTP2(t)
 		done := proxytest.ShutDown(t.Context(), p.proxy)
@@ -282,6 +283,7 @@ func TestHTTP2ShutdownRefusesUpgrades(t *testing.T) {
 
 // Neither the server's timeouts nor its context end a tunnel.
 func TestHTTP2TunnelOutlivesTimeoutsOfTheServer(t *testing.T) {
+	t.Parallel()
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithDetached(true))
 	s := proxytest.ServeHTTP2(t, p, func(srv *http.Server) {
 		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
@@ -296,6 +298,7 @@ func TestHTTP2TunnelOutlivesTimeoutsOfTheServer(t *testing.T) {
 }
 
 func TestHTTP2TunnelHasLimits(t *testing.T) {
+	t.Parallel()
 	t.Run("message size", func(t *testing.T) {
 		p := openHTTP2(t, wsproxy.WithLimits(wsproxy.Limits{MessageSize: 10}))
 		p.client.Send(wstest.Text("more than ten"))
@@ -339,6 +342,7 @@ func TestHTTP2TunnelHasLimits(t *testing.T) {
 }
 
 func TestHTTP2ClientIsPinged(t *testing.T) {
+	t.Parallel()
 	p := openHTTP2(t, wsproxy.WithPing(wsproxy.Ping{Client: 300 * time.Millisecond}))
 	for range 2 {
 		p.client.Send(p.client.WantPing())
@@ -362,6 +366,7 @@ func TestHTTP2ClientIsPinged(t *testing.T) {
 // A client that opens no window for its stream is cut by RST_STREAM, and the other requests of
 // its connection go on meanwhile.
 func TestHTTP2ClientThatTakesNothingIsCut(t *testing.T) {
+	t.Parallel()
 	p := openHTTP2(t, wsproxy.WithTimeouts(wsproxy.Timeouts{WriteStall: time.Second}))
 	go func() { // ends with the backend's connection
 		for p.backend.WriteFrames(wstest.Binary(make([]byte, 16<<10))) == nil {
@@ -509,6 +514,7 @@ func TestHTTP2StalledTunnelAndOtherRequestsOfTheConnection(t *testing.T) {
 		{"smaller window of each stream", &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			b := wstest.StartBackend(t)
 			p := proxytest.NewProxy(t, wsproxy.WithBackends(b.URL()), wsproxy.WithLimits(wsproxy.Limits{SocketBuffer: 16 << 10}))
 			s := proxytest.ServeHTTP2(t, p.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -557,7 +563,8 @@ func fillTunnel(t *testing.T, s *proxytest.HTTP2Stream) {
 
 // Shutdown, a ping of the proxy and the client's reset at once, for the race detector.
 func TestHTTP2ShutdownPingAndResetRace(t *testing.T) {
-	for range 5 {
+	t.Parallel()
+	for range 3 {
 		p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithPing(wsproxy.Ping{Client: 250 * time.Millisecond, Backend: 250 * time.Millisecond}))
 		s := proxytest.ServeHTTP2(t, wsproxy.Front(p))
 		browser := proxytest.NewHTTP2Client(t, s.URL)
