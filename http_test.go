@@ -476,12 +476,14 @@ func TestHTTPConnectionIsUsedAgain(t *testing.T) {
 			dials.Add(1)
 			return new(net.Dialer).DialContext(ctx, network, addr)
 		}))
-	for range 5 {
+	// A client may have its response a moment before the connection is free for the next one.
+	numRequests := int32(0)
+	for ; numRequests == dials.Load() && numRequests < 100; numRequests++ {
 		do(t, http.DefaultClient, "POST", s.URL, strings.NewReader("hello"))
 	}
 	http.DefaultClient.CloseIdleConnections()
-	if n := dials.Load(); n != 1 {
-		t.Errorf("the backend was dialed %d times; want once", n)
+	if n := dials.Load(); n >= numRequests {
+		t.Errorf("the backend was dialed %d times for %d requests", n, numRequests)
 	}
 }
 
