@@ -42,8 +42,8 @@
 //     keepalive, on Linux within about two minutes, and so is one to which data was under
 //     way: see [Timeouts]. On other systems the kernel's limit of retransmissions detects the
 //     latter, unless so much waits for it that the proxy holds a part.
-//   - Upgrades are relayed over HTTP/1.1 only. A WebSocket over HTTP/2 (RFC 8441) is
-//     refused with 501; [http.Server] does not offer it by default.
+//   - A WebSocket over HTTP/2 needs a setting of the program: see the section HTTP/2.
+//     Backends are always asked over HTTP/1.1.
 //
 // # Middleware
 //
@@ -52,6 +52,46 @@
 // middleware sees no status, because the proxy writes the 101 to the connection. In both
 // cases the ResponseWriter of a middleware must have a Hijack or an Unwrap method: the
 // incorrect example of [Proxy.Wrap] has neither.
+//
+// # HTTP/2
+//
+// By default [http.Server] does not accept a WebSocket over HTTP/2 (RFC 8441), and a browser
+// that is connected over HTTP/2 opens its WebSockets over another connection. With
+// GODEBUG=http2xconnect=1 in the environment, or with
+//
+//	import _ "github.com/wsproxy/wsproxy/http2ws"
+//
+// it does, and browsers use it: a WebSocket is one more stream of the connection that the page
+// came over. This is experimental in Go. It holds for the whole process, and its child processes
+// inherit it. WebSocket handlers that do not know it cannot serve those clients, so that all
+// WebSocket routes of a host must be those of a [Proxy].
+//
+// The request is an extended CONNECT, and [Proxy.ServeHTTP] and [Proxy.Wrap] serve it as an
+// upgrade. Mount [Front], so that it is a GET for the router. Hooks get a GET in any case, whose
+// ProtoMajor is 2; [TunnelInfo.Method] is CONNECT. It has no Sec-WebSocket-Key; the backend gets
+// an ordinary upgrade over HTTP/1.1. The client gets a 200, of which middleware is told by
+// WriteHeader. A backend's 2xx, which would open a WebSocket, becomes 502. No connection is
+// closed because of a refusal.
+//
+// Such a tunnel differs in this from one over HTTP/1.1:
+//
+//   - It is relayed by [EnginePortable], [WithDetached] has no effect, and an idle one takes
+//     22 KB, with a share of its connection.
+//   - The ResponseWriter of a middleware must have Unwrap, or Flush, SetReadDeadline and
+//     SetWriteDeadline.
+//   - The client's END_STREAM is the end of its stream, and RST_STREAM a reset. The stream to the
+//     client ends when ServeHTTP returns, and so cannot be ended while the client is read on. A
+//     tunnel that is cut is reset: ServeHTTP panics with [http.ErrAbortHandler], or the handler
+//     of [Front] does.
+//   - [Limits.SocketBuffer] does not apply to the client, nor TCP's part of [Timeouts.WriteStall].
+//     A connection that takes nothing at all is the server's to close: see
+//     [http.HTTP2Config.WriteByteTimeout] and [http.HTTP2Config.SendPingTimeout].
+//   - What a client has sent and its backend does not take stays in the server's buffer, by
+//     default up to 1 MiB for a stream, and 1 MiB for all streams of a connection: then all
+//     uploads of that browser wait. Set [http.HTTP2Config.MaxReceiveBufferPerConnection] to more,
+//     or MaxReceiveBufferPerStream to less.
+//   - [http.Server.Shutdown] waits for its stream, so that [Proxy.Shutdown] must be called at the
+//     same time and not after it.
 //
 // # Choosing a backend
 //
@@ -96,7 +136,7 @@
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
-// and whose Connection names upgrade. It is checked against RFC 6455 before any
+// and whose Connection names upgrade, or an extended CONNECT over HTTP/2. It is checked against RFC 6455 before any
 // backend is dialed. A request that fails a check is answered with a status and a body
 // that names the check. [WithOriginPatterns] is checked next. Then [Limits] and [WithAdmit]
 // decide who gets in, before a backend is picked: what the hook returns stays with the tunnel
@@ -179,8 +219,8 @@
 // that does not answer is closed 1 to 1.5 s after it has taken its Close frame. If the
 // backend is asked first and does not answer, the tunnel ends 2 to 3 s after the backend
 // was sent its Close frame; 6 to 7 s after that, if it goes on sending messages instead.
-// On systems other than Linux, and if the listener wraps its connections, the proxy
-// does not know what a client has taken: one that does not answer is then closed after 5 to
+// On systems other than Linux, and if the listener wraps its connections, but not over
+// HTTP/2, the proxy does not know what a client has taken: one that does not answer is then closed after 5 to
 // 5.5 s.
 //
 // A side that makes no progress is cut: after 5 s in which nothing comes from it that

@@ -1,5 +1,7 @@
 //go:build !go1.27
 
+//lint:file-ignore SA1019 http.Transport refuses a request with :protocol
+
 package wsproxy_test
 
 import (

@@ -528,7 +528,8 @@ func WithHTTP(on bool) Option {
 // an idle tunnel. For middleware around the handler the request ends there: an access
 // log's line is written, a span ends and a counter of requests in flight goes down at
 // the upgrade. Only [Trace] sees the end of the tunnel, and [Proxy.Shutdown] waits for
-// it. Default: false, ServeHTTP returns when the tunnel has ended.
+// it. It has no effect on a tunnel over HTTP/2, whose stream ends when the handler returns.
+// Default: false, ServeHTTP returns when the tunnel has ended.
 func WithDetached(detached bool) Option {
 	return optionFunc(func(s *settings) { s.detached = detached })
 }

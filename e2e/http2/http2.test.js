@@ -48,6 +48,8 @@ for (const { name, program, godebug, isOverHTTP2 } of [
       assert.equal(pageVersion, "HTTP/2");
       const sockets = requests.filter(([, , path]) => path === "/ws" || path === "/refused");
       assert.equal(sockets.length, 4, log);
+      // The page, and one attempt to open a WebSocket there: no other follows over HTTP/1.1.
+      assert.equal(requests.filter(([, , path]) => path === "/").length, 2, log);
       for (const [version, method, , conn] of sockets) {
         assert.equal(method, "GET");
         assert.equal(version, isOverHTTP2 ? "HTTP/2" : "HTTP/1", log);

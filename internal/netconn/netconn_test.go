@@ -431,3 +431,68 @@ func TestInterruptClosesConnWithoutDeadlines(t *testing.T) {
 		t.Errorf("closed %d times; want 1", n)
 	}
 }
+
+// A waitConn is a connection that can wait without a buffer, and that can be aborted.
+type waitConn struct {
+	net.Conn
+	waiting []byte
+	aborts  int
+}
+
+func (c *waitConn) WaitRead() (int, error) {
+	if len(c.waiting) == 0 {
+		return 0, io.EOF
+	}
+	return len(c.waiting), nil
+}
+
+func (c *waitConn) Read(p []byte) (int, error) {
+	n := copy(p, c.waiting)
+	c.waiting = c.waiting[n:]
+	return n, nil
+}
+
+func (c *waitConn) Abort() error {
+	c.aborts++
+	return nil
+}
+
+func (c *waitConn) ClosesInOrder() bool { return true }
+
+func TestFillWaitsWithoutBufferWhereConnectionCan(t *testing.T) {
+	for _, size := range []int{1, 4096, 40 << 10} {
+		sent := bytes.Repeat([]byte("x"), size)
+		c := New(&waitConn{waiting: sent}, nil)
+		var got []byte
+		for {
+			b, err := c.Fill([]byte("head"))
+			if err == io.EOF {
+				break
+			}
+			if err != nil || !bytes.HasPrefix(b.Bytes(), []byte("head")) {
+				t.Fatalf("Fill = %q, %v; want the head first", b.Bytes(), err)
+			}
+			got = append(got, b.Bytes()[len("head"):]...)
+			b.Free()
+		}
+		if !bytes.Equal(got, sent) {
+			t.Errorf("got %d bytes; want %d", len(got), size)
+		}
+	}
+}
+
+func TestAbandonCallsAbort(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	inner := &waitConn{Conn: near}
+	c := New(inner, nil)
+	if !c.ClosesInOrder() || New(near, nil).ClosesInOrder() {
+		t.Error("ClosesInOrder is not that of the connection")
+	}
+	c.Abandon()
+	c.Close()
+	if inner.aborts != 1 {
+		t.Errorf("%d calls of Abort; want one", inner.aborts)
+	}
+}
