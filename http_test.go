@@ -478,6 +478,7 @@ func TestHTTPConnectionIsUsedAgain(t *testing.T) {
 		}))
 	for range 5 {
 		do(t, http.DefaultClient, "POST", s.URL, strings.NewReader("hello"))
+		s.Wait() // the client may have its response a little before the connection is idle
 	}
 	http.DefaultClient.CloseIdleConnections()
 	if n := dials.Load(); n != 1 {
