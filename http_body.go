@@ -91,7 +91,7 @@ func bodyError(err error) error {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok { // a middleware's
 		status = http.StatusRequestEntityTooLarge
 	}
-	return &StatusError{Status: status, Err: errors.New("The request's body could not be read")}
+	return &StatusError{Status: status, Err: errors.New("the request's body could not be read")}
 }
 
 // An interimSender passes interim responses (103) on to the client. A 100 is the server's to
