@@ -136,6 +136,35 @@ func isQueryName(escaped, name string) bool {
 	return err == nil && k == name
 }
 
+// BySockJSSession returns a [KeyFunc] for the session of a SockJS client, which all requests of
+// the session have in their path, whatever its transport: the two segments between the prefix
+// and the transport in
+//
+//	/prefix/<server>/<session>/<transport>
+//
+// The prefix is that of the SockJS server, without a slash at its end, and is compared byte for
+// byte; it may begin with two slashes. Neither segment is empty or contains a dot. Requests that
+// belong to no session have no key: /prefix, /prefix/info, /prefix/iframe.html and a WebSocket
+// at /prefix/websocket.
+func BySockJSSession(prefix string) KeyFunc {
+	prefix = strings.TrimRight(prefix, "/") + "/"
+	return func(r *http.Request) string {
+		rest, ok := strings.CutPrefix(r.URL.Path, prefix)
+		if !ok {
+			return ""
+		}
+		end := strings.LastIndexByte(rest, '/')
+		if end < 0 || end == len(rest)-1 { // no transport
+			return ""
+		}
+		server, session, ok := strings.Cut(rest[:end], "/")
+		if !ok || server == "" || session == "" || strings.ContainsAny(session, "./") || strings.Contains(server, ".") {
+			return ""
+		}
+		return rest[:end]
+	}
+}
+
 // addrKey returns the text of an IPv4 address, or of an IPv6 address's /64.
 func addrKey(a netip.Addr) string {
 	switch {
