@@ -70,9 +70,15 @@ func ByCookie(name string) KeyFunc {
 }
 
 // findCookie returns the first valid value of the cookie in a line of a Cookie field.
+func findCookie(line, name string) (value string, ok bool) {
+	value, _, ok = nextCookie(line, name)
+	return value, ok
+}
+
+// nextCookie is findCookie, and returns what is behind the value in the line.
 // With [http.Request.Cookie] instead, collecting ten candidates and a pick of [Hash] took
 // 1.9 times as long (0.60 µs instead of 0.32).
-func findCookie(line, name string) (value string, ok bool) {
+func nextCookie(line, name string) (value, rest string, ok bool) {
 	for line != "" {
 		var pair string
 		pair, line, _ = strings.Cut(line, ";")
@@ -84,10 +90,10 @@ func findCookie(line, name string) (value string, ok bool) {
 			v = v[1 : len(v)-1]
 		}
 		if isCookieValue(v) {
-			return v, true
+			return v, line, true
 		}
 	}
-	return "", false
+	return "", "", false
 }
 
 // isCookieValue reports whether [net/http] would accept v. Unlike the RFC it accepts

@@ -20,6 +20,9 @@ type inbound struct {
 
 	clientKey clientKey // for the limits of each client
 
+	binding        binding // zero without WithAffinity
+	isBindingKnown bool
+
 	tried       []*Backend // one for each attempt, for an upgrade since it has waited
 	triedArray  [maxAttempts]*Backend
 	picked      *Backend // the last one of all attempts

@@ -253,6 +253,9 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: handshake.OutboundHeader(u.r, u.info.isTrusted),
 	}
+	if a := u.p.affinity; a != nil && a.signer != nil {
+		handshake.RemoveCookie(out.out.Header, a.cookie.name)
+	}
 	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
 		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.info.value}
@@ -346,6 +349,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
+	u.bindTo(a.backend, a.resp.StatusCode, a.header)
 	if u.p.response == nil {
 		return nil
 	}

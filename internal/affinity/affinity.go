@@ -118,9 +118,9 @@ func (t *Table[B]) Add(hashes []Hash, b B) {
 
 // Find returns the backend that a client with the value is bound to at now, and whether it is
 // to be given a new value. It returns false if the value is not one of the signer, is about a
-// backend that is not in the table, or has expired.
+// backend that is not in the table, or has expired. A nil table has no backends.
 func (t *Table[B]) Find(value string, now int64) (b B, isDue, ok bool) {
-	if len(value) != ValueLen {
+	if t == nil || len(value) != ValueLen {
 		return b, false, false
 	}
 	var text [ValueLen]byte // does not allocate
