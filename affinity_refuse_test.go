@@ -117,6 +117,7 @@ func TestRefuseWaitsForItsBackendAndHoldsUpNobody(t *testing.T) {
 				tt.free(s, first)
 				synctest.Wait()
 				proxytest.WantStatus(t, waiting.ReadResponse(), 101)
+				synctest.Wait()
 				if at := s.opened[len(s.opened)-1]; at != tt.want {
 					t.Errorf("the upgrade that has waited is at %s; want %s", at, tt.want)
 				}
@@ -138,6 +139,7 @@ func TestRefuseWaitsForItsBackendAndHoldsUpNobody(t *testing.T) {
 			s.set("a", accepting)
 			time.Sleep(time.Second)
 			proxytest.WantStatus(t, waiting.ReadResponse(), 101)
+			synctest.Wait()
 			if at := s.opened[len(s.opened)-1]; at != "a" {
 				t.Errorf("the upgrade that has waited is at %s; want a", at)
 			}

@@ -197,9 +197,9 @@ type choice struct {
 	isProbation   bool // a flag of the backend is raised: see Backend.beginProbation
 }
 
-// choose returns the backend that the request is bound to, as the only candidate, or else the one
-// that the balancer chooses, and the candidates. There are none if there is an error, and it is
-// neither the balancer's nor because of that backend.
+// choose returns the request's backend, and the candidates: the backend that the request is bound
+// to, as the only candidate, or else the balancer's choice. After an error there are candidates
+// only if it is the balancer's, or says why the bound request gets no backend.
 func (in *inbound) choose(mayWait bool) (*Backend, candidates, error) {
 	now := in.p.now()
 	set := in.p.set.Load()
