@@ -65,6 +65,25 @@ func TestRefuseWithoutQueue(t *testing.T) {
 	}
 }
 
+// No time is left for another backend.
+func TestRefuseLeavesAllTheTimeToTheBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, proxytest.FirstCandidate, wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{affinityKey}, Refuse: true}))
+		s.set("abc", accepting)
+		b := s.newBrowser(1)
+		b.wantVisit("a", true)
+		s.set("a", proxytest.FakeBackend{Answer: proxytest.Switching, Delay: 9 * time.Second})
+		c := s.send(1, "/chat", "Cookie: "+b.cookie)
+		time.Sleep(9 * time.Second)
+		proxytest.WantStatus(t, c.ReadResponse(), 101)
+		synctest.Wait()
+		if at := s.opened[len(s.opened)-1]; at != "a" {
+			t.Errorf("client is at %s; want a", at)
+		}
+		proxytest.HangUp(t, c)
+	})
+}
+
 // All clients of the only backend that they may use are bound to it: one of them finds out that it
 // works again.
 func TestRefuseTriesABackendAgain(t *testing.T) {
