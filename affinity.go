@@ -67,6 +67,16 @@ type binding struct {
 
 func (b *binding) isBound() bool { return b.hasKey || b.backend != nil }
 
+// isBound reports whether the request has a valid cookie, or a key. A key that depends on what the
+// Admit hook returns is known only after the hook.
+func (in *inbound) isBound() bool {
+	if in.p.affinity == nil {
+		return false
+	}
+	b, err := in.findBinding()
+	return err == nil && b.isBound()
+}
+
 // findBinding finds out what binds the request. An error is that of the Key function.
 func (in *inbound) findBinding() (binding, error) {
 	a := in.p.affinity
@@ -98,15 +108,16 @@ type fitness uint8
 
 const (
 	fit      fitness = iota
-	occupied         // it has its MaxTunnels
+	occupied         // it has its MaxTunnels, and the request is an upgrade
 	failing          // it cannot be reached, its check failed, or it was just tried
-	leaving          // it drains or was removed
+	leaving          // it was removed, or drains and the request is an upgrade
 )
 
 // fitness returns the fitness of b at now. A bound upgrade that waits may try a backend that
-// cannot be reached.
+// cannot be reached. A request that is no upgrade needs no place among tunnels, and still gets a
+// backend that drains: its session ends there.
 func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness {
-	if b.removed.Load() || b.drains() {
+	if b.removed.Load() || b.drains() && !in.isPlain {
 		return leaving
 	}
 	if slices.Contains(in.tried, b) {
@@ -120,7 +131,7 @@ func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness 
 			return failing
 		}
 	}
-	if b.hasMaxTunnels() {
+	if !in.isPlain && b.hasMaxTunnels() {
 		return occupied
 	}
 	return fit
@@ -167,7 +178,7 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 	var best *Backend
 	var highest score
 	isEmpty, first := true, 0 // the lowest priority with a backend that is fit or occupied
-	for _, b := range set.active {
+	for _, b := range set.all {
 		f := in.fitness(b, now, mayWait)
 		if f == leaving || f == failing && !in.p.affinity.refuses {
 			continue

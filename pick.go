@@ -109,7 +109,12 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 // isLeft reports whether another backend may be tried after an attempt that has failed. If no
 // backend was reached, an upgrade that may wait does not try one after the other.
 func (u *upgrade) isLeft(wasReached bool) bool {
-	return len(u.tried) < maxAttempts && !u.isConfined() && u.p.set.Load().hasOther(u.tried, u.p.now(), u.p.queue.isOn() && !wasReached)
+	return len(u.tried) < maxAttempts && u.hasOther(u.p.queue.isOn() && !wasReached)
+}
+
+// hasOther is [backendSet.hasOther] for the request.
+func (in *inbound) hasOther(mayWait bool) bool {
+	return !in.isConfined() && in.p.set.Load().hasOther(in.tried, in.p.now(), mayWait, !in.isPlain)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
@@ -205,11 +210,11 @@ func (in *inbound) choose(mayWait bool) (*Backend, candidates, error) {
 	set := in.p.set.Load()
 	in.stage = ReasonHook
 	if b, err := in.boundBackend(set, now, mayWait); b != nil {
-		return b, candidates{set: set, backends: []*Backend{b}, tier: b.tier(now, len(in.tried) > 0)}, err
+		return b, candidates{set: set, backends: []*Backend{b}, tier: b.tier(now, len(in.tried) > 0), isBound: true}, err
 	} else if err != nil {
 		return nil, candidates{}, err
 	}
-	c, err := set.candidates(make([]*Backend, 0, len(set.active)), in.tried, now)
+	c, err := set.candidates(make([]*Backend, 0, len(set.active)), in.tried, now, !in.isPlain)
 	if len(in.tried) == 0 && err == nil {
 		in.p.reportTier(&c)
 	}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 // An inbound is a client's request on its way to a backend: what an upgrade and any other
@@ -15,6 +17,8 @@ type inbound struct {
 	p    *Proxy
 	r    *http.Request // the client's; with info, if hooks may look for it
 	info requestInfo
+
+	isPlain bool // it is no upgrade: see WithHTTP
 
 	stage Reason // of an ordinary error at this moment: see reasonOf
 
@@ -70,10 +74,22 @@ func (in *inbound) callAdmit() (err error) {
 	return err
 }
 
+// outboundHeader returns the header of the request for a backend.
+func (in *inbound) outboundHeader() http.Header {
+	h := handshake.OutboundHeader(in.r, in.info.isTrusted)
+	if a := in.p.affinity; a != nil && a.signer != nil {
+		handshake.RemoveCookie(h, a.cookie.name)
+	}
+	h[requestIDHeader] = []string{in.info.id}
+	return h
+}
+
 // refused describes the request, which is refused because of reason: it ended with err, or the
 // client gets the backend's response, whose status is not known here, and err is nil.
 func (in *inbound) refused(err error, reason Reason) RefusedInfo {
-	i := RefusedInfo{Request: in.r, RequestID: in.info.id, Reason: reason, Backend: in.picked, Err: err, Value: in.info.value}
+	i := RefusedInfo{
+		Request: in.r, RequestID: in.info.id, Reason: reason, Backend: in.picked, Err: err, Value: in.info.value, isPlain: in.isPlain,
+	}
 	if err != nil {
 		i.Status = statusOf(err, reason)
 	}

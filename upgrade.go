@@ -14,7 +14,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-// A ProxyRequest is the argument of the hook of [WithRewrite].
+// A ProxyRequest is the argument of the hook of [WithRewrite]. With [WithHTTP] it may be a request
+// that is no upgrade: In.Method and In.Header["Upgrade"] tell.
 type ProxyRequest struct {
 	// In is the client's request. It must not be modified or retained.
 	In *http.Request
@@ -26,7 +27,9 @@ type ProxyRequest struct {
 	// net/url cannot parse are removed too, because the backend might read them in
 	// another way than the balancer did; In.URL.RawQuery still has them. Upgrade,
 	// Connection, Sec-WebSocket-Key and Sec-WebSocket-Version are set by the proxy
-	// afterwards.
+	// afterwards. Other fields of Out are not used: the method, the body and the trailer of a
+	// request that is no upgrade are those of In, and hop-by-hop fields that the hook sets
+	// are not sent.
 	Out *http.Request
 
 	// Backend is the backend that was picked, which will be dialed next.
@@ -51,12 +54,14 @@ type ProxyResponse struct {
 	// RequestID is the ID of the request: see [TunnelInfo.RequestID].
 	RequestID string
 
-	// StatusCode is the status of its response: 101, or the status with which it
-	// refused the upgrade. Changing it has no effect.
+	// StatusCode is the status of its response: 101, the status with which it refused the
+	// upgrade, or with [WithHTTP] that of its response to another request. Changing it has no
+	// effect.
 	StatusCode int
 
 	// Header is the header of the client's response. Set a cookie here. Header may be
-	// replaced. The fields of the handshake are not in it and cannot be set.
+	// replaced. The fields of the handshake, hop-by-hop fields and Content-Length are not in it
+	// and cannot be set.
 	Header http.Header
 }
 
@@ -251,12 +256,8 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	out.out = &http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: handshake.OutboundHeader(u.r, u.info.isTrusted),
+		Header: u.outboundHeader(),
 	}
-	if a := u.p.affinity; a != nil && a.signer != nil {
-		handshake.RemoveCookie(out.out.Header, a.cookie.name)
-	}
-	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
 		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.info.value}
 		if err := u.p.callRewrite(r); err != nil {
@@ -359,12 +360,17 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	}
 	err := u.p.callResponse(r)
 	a.header = r.Header
+	if errors.Is(err, ErrTryNext) {
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
+	}
+	return responseHookError(err)
+}
+
+// responseHookError returns the error of a request for which the Response hook returned err.
+func responseHookError(err error) error {
 	var chosen *StatusError
 	var panicked *hookPanic
-	switch {
-	case errors.Is(err, ErrTryNext):
-		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
-	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
+	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
 		return err
 	}
 	return &responseError{err}
