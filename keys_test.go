@@ -202,8 +202,49 @@ func checkQuery(t *testing.T, query, name string) {
 	}
 }
 
+func TestBySockJSSessionIsTheSameForAllTransports(t *testing.T) {
+	for _, tt := range []struct{ prefix, path, want string }{
+		{"/chat", "/chat/123/abcdefgh/websocket", "123/abcdefgh"},
+		{"/chat", "/chat/123/abcdefgh/xhr_streaming", "123/abcdefgh"},
+		{"/chat", "/chat/123/abcdefgh/xhr_send", "123/abcdefgh"},
+		{"/chat", "/chat/123/abcdefgh/eventsource", "123/abcdefgh"},
+		{"/chat/", "/chat/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"//chat", "//chat/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"", "/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"/", "/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"/a/b", "/a/b/123/abcdefgh/xhr", "123/abcdefgh"},
+
+		{"/chat", "/chat", ""},
+		{"/chat", "/chat/", ""},
+		{"/chat", "/chat/info", ""},
+		{"/chat", "/chat/iframe.html", ""},
+		{"/chat", "/chat/iframe-1.6.1.html", ""},
+		{"/chat", "/chat/websocket", ""},
+		{"/chat", "/chat/123/abcdefgh", ""},
+		{"/chat", "/chat/123/abcdefgh/", ""},
+		{"/chat", "/chat//abcdefgh/xhr", ""},
+		{"/chat", "/chat/123//xhr", ""},
+		{"/chat", "/chat/12.3/abcdefgh/xhr", ""},
+		{"/chat", "/chat/123/abc.defgh/xhr", ""},
+		{"/chat", "/chat/123/abcdefgh/xhr/more", ""},
+		{"/chat", "/chats/123/abcdefgh/xhr", ""},
+		{"/chat", "/other/123/abcdefgh/xhr", ""},
+		{"/chat", "//chat/123/abcdefgh/xhr", ""},
+		{"//chat", "/chat/123/abcdefgh/xhr", ""},
+		{"", "//123/abcdefgh/xhr", ""},
+		{"/chat", "", ""},
+		{"/chat", "*", ""},
+	} {
+		r := &http.Request{URL: &url.URL{Path: tt.path}}
+		if got := BySockJSSession(tt.prefix)(r); got != tt.want {
+			t.Errorf("BySockJSSession(%q) of %q = %q; want %q", tt.prefix, tt.path, got, tt.want)
+		}
+	}
+}
+
 func TestKeyFuncsDoNotAllocate(t *testing.T) {
 	r := newTestRequest()
+	r.URL.Path = "/sockjs/123/abcdefgh/xhr"
 	r.URL.RawQuery = "filter%5B%5D=x&page=%20&user=42&z=1"
 	for _, tt := range []struct {
 		name string
@@ -215,6 +256,7 @@ func TestKeyFuncsDoNotAllocate(t *testing.T) {
 		{"ByHeader(Host)", ByHeader("Host"), "chat.test"},
 		{"ByCookie", ByCookie("session"), "1f3870be"},
 		{"ByQuery", ByQuery("user"), "42"},
+		{"BySockJSSession", BySockJSSession("/sockjs"), "123/abcdefgh"},
 	} {
 		if got := tt.key(r); got != tt.want {
 			t.Errorf("%s = %q; want %q", tt.name, got, tt.want)
@@ -256,6 +298,45 @@ func BenchmarkPickByKey(b *testing.B) {
 				}
 				if _, err := balancer.Pick(r, c.backends); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkChoose compares what affinity costs for each upgrade with the choice of a balancer.
+func BenchmarkChoose(b *testing.B) {
+	secret := []byte("0123456789abcdef")
+	for _, bb := range []struct {
+		name     string
+		affinity *Affinity
+	}{
+		{"balancer", nil},
+		{"bound by cookie", &Affinity{Keys: [][]byte{secret}}},
+		{"no valid cookie", &Affinity{Keys: [][]byte{secret}}},
+		{"bound by key", &Affinity{Key: ByQuery("room")}},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			opts := []Option{WithBackends("http://a", "http://b", "http://c", "http://d", "http://e", "http://f", "http://g", "http://h", "http://i", "http://j")}
+			if bb.affinity != nil {
+				opts = append(opts, WithAffinity(*bb.affinity))
+			}
+			p, err := New(opts...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Close()
+			r := newTestRequest()
+			cookie := "theme=dark; visited=1234567890.1234567890; lang=en"
+			if bb.name == "bound by cookie" {
+				cookie += "; wsproxy=" + p.affinity.signer.Sign(p.Backends()[4].hashes, time.Now().Unix())
+			}
+			r.Header = http.Header{"Cookie": {cookie}}
+			b.ReportAllocs()
+			for b.Loop() {
+				in := inbound{p: p, r: r}
+				if backend, _, err := in.choose(false); err != nil || bb.name == "bound by cookie" && backend.id != "http://e" {
+					b.Fatal(backend, err)
 				}
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -156,10 +157,11 @@ type Limits struct {
 	PerClient int
 
 	// Handshakes bounds the rate of all upgrades together, and with them of the requests that are
-	// no upgrade ([WithHTTP]).
+	// no upgrade ([WithHTTP]) and not bound to a backend ([WithAffinity]).
 	Handshakes Rate
 
-	// HandshakesPerClient bounds the rate of each client's upgrades. One that exceeds it
+	// HandshakesPerClient bounds the rate of each client's upgrades, and of the other requests
+	// that Handshakes bounds. One that exceeds it
 	// does not count for Handshakes. Memory is used for the clients that have come within
 	// twice the time in which Burst upgrades are allowed again.
 	HandshakesPerClient Rate
@@ -304,8 +306,8 @@ func WithBackendConfigs(configs ...BackendConfig) Option {
 	})
 }
 
-// WithBalancer sets the balancer, which chooses the backend of each upgrade. Default:
-// [LeastTunnels].
+// WithBalancer sets the balancer, which chooses the backend of each upgrade, unless
+// [WithAffinity] does. Default: [LeastTunnels].
 func WithBalancer(b Balancer) Option {
 	return optionFunc(func(s *settings) { s.balancer = b })
 }
@@ -383,6 +385,42 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 	return optionFunc(func(s *settings) { s.admit = hook })
 }
 
+// WithAffinity brings a client back to the backend where it was before, by a signed cookie or
+// by a key in its requests: for services that keep sessions in memory, and for SockJS, Socket.IO
+// and SignalR. Default: none, the balancer
+// chooses a backend for each upgrade. See [Affinity].
+//
+// A request with a valid cookie, or with a key, is bound. It goes to its backend though that one
+// has [FlagResting], [FlagFull] or [FlagEjected], is in its slow start, or has a higher
+// [BackendConfig.Priority] than others. It gets another backend if its own one has
+// [FlagUnreachable] or [FlagCheckFailed], has its MaxTunnels, drains or was removed, and also if
+// the attempt on its own one fails; with [Affinity.Refuse] only if it drains or was removed. A
+// backend whose flag has had its time is tried by bound requests too. The balancer is not asked
+// where a bound request goes to its own backend.
+//
+// A request that is no upgrade ([WithHTTP]) is bound in the same way, so that a session may change
+// from one kind to the other. Such a request needs no place among MaxTunnels, and still goes to
+// its backend while that drains; upgrades are moved then, because all clients whose tunnels the
+// drain has closed would come back.
+//
+// By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
+// unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
+// keyed hash of the backend's ID, and not the ID. Replicas of the program that have the same Keys
+// agree about it without communication, whatever the order of their backends. A cookie that was
+// changed, has expired or was set by another program is ignored, and replaced. If a client has
+// several cookies of that name, the first valid one counts. A client that gets another backend is
+// bound to that one from then on. The backend does not get the cookie.
+//
+// By key: the backend depends on the key and on the IDs and weights of the set, as with [Hash].
+// If the first backend in the order of the key cannot be used, the next one is, and the client
+// comes back when the first one can be used again. The order is by [BackendConfig.Priority] first.
+// When a backend is added or removed, the keys of its share move, those of live sessions too. By
+// cookie, only the clients of a removed backend move.
+func WithAffinity(a Affinity) Option {
+	a.Keys = slices.Clone(a.Keys)
+	return optionFunc(func(s *settings) { s.affinity = &a })
+}
+
 // WithEjection sets the rule by which backends are ejected that are reached, but fail. The
 // default of each field is in [Ejection].
 func WithEjection(e Ejection) Option {
@@ -433,7 +471,8 @@ func WithRefusal(r Refusal) Option {
 //   - a [*StatusError]: the request failed a check or a policy, or a hook
 //     refused it;
 //   - [ErrNoBackend], [ErrLimit], [ErrShutdown]; an error that wraps ErrNoBackend says that
-//     the upgrade has waited for a backend in vain (see [Limits.Queue]);
+//     the upgrade has waited for a backend in vain (see [Limits.Queue]), or that the client is
+//     bound to a backend that fails (see [Affinity.Refuse]);
 //   - a join of [*BackendError], one for each attempt;
 //   - [context.Canceled]: the client has disconnected;
 //   - [context.DeadlineExceeded]: a middleware's deadline has passed, or
@@ -508,6 +547,9 @@ func WithLimits(l Limits) Option {
 //     about the backend what they say for upgrades, and a response below 500 clears their flags
 //     (see [Flag]). Any other result says nothing, nor does a client that leaves. A refused
 //     request does not count for Backend.Load.
+//   - A request that [WithAffinity] binds takes no token of [Limits.Handshakes] and
+//     HandshakesPerClient: its session was let in before. While a backend drains, it still gets
+//     the requests that are bound to it.
 //   - Origin patterns do not apply to OPTIONS, which browsers send as a CORS preflight. WithAdmit
 //     does: a preflight has no cookies and no Authorization, so the hook must let it pass.
 //   - [Refusal.ByClose] does not apply: the client gets a status. The proxy adds no CORS fields

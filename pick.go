@@ -18,7 +18,8 @@ import (
 // The retry rule, all of it. Nothing has been sent to the client before a backend has
 // given its response, so that another backend may be tried.
 //
-//   - Candidates: see [backendSet.candidates]. The balancer chooses.
+//   - Candidates: see [backendSet.candidates]. The balancer chooses, unless the request is
+//     bound to a backend (affinity.go).
 //   - Number of attempts: at most maxAttempts backends, each once, and all upgrades together
 //     as many as the budget allows ([limit.Budget]).
 //   - Deadlines: all attempts end by the upgrade's deadline. While another backend is
@@ -113,7 +114,7 @@ func (u *upgrade) isLeft(wasReached bool) bool {
 
 // hasOther is [backendSet.hasOther] for the request.
 func (in *inbound) hasOther(mayWait bool) bool {
-	return in.p.set.Load().hasOther(in.tried, in.p.now(), mayWait, !in.isPlain)
+	return !in.isConfined() && in.p.set.Load().hasOther(in.tried, in.p.now(), mayWait, !in.isPlain)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
@@ -201,12 +202,18 @@ type choice struct {
 	isProbation   bool // a flag of the backend is raised: see Backend.beginProbation
 }
 
-// choose returns the backend that the balancer chooses, and the candidates: none, if there is
-// an error and it is not the balancer's.
+// choose returns the request's backend, and the candidates: the backend that the request is bound
+// to, as the only candidate, or else the balancer's choice. After an error there are candidates
+// only if it is the balancer's, or says why the bound request gets no backend.
 func (in *inbound) choose(mayWait bool) (*Backend, candidates, error) {
 	now := in.p.now()
 	set := in.p.set.Load()
 	in.stage = ReasonHook
+	if b, err := in.boundBackend(set, now, mayWait); b != nil {
+		return b, candidates{set: set, backends: []*Backend{b}, tier: b.tier(now, len(in.tried) > 0), isBound: true}, err
+	} else if err != nil {
+		return nil, candidates{}, err
+	}
 	c, err := set.candidates(make([]*Backend, 0, len(set.active)), in.tried, now, !in.isPlain)
 	if len(in.tried) == 0 && err == nil {
 		in.p.reportTier(&c)
@@ -272,6 +279,8 @@ func (u *upgrade) noCandidate(err error, r limit.Result) error {
 	switch {
 	case errors.Is(err, ErrLimit):
 		u.stage, u.pickResult, u.waitCause = ReasonBackendLimit, r, err
+	case isBoundError(err):
+		u.stage, u.pickResult, u.waitCause = ReasonUnreachable, r, cmp.Or(u.waitCause, err)
 	case err == errUnreachable:
 		u.pickResult, u.waitCause = r, cmp.Or(u.waitCause, err) // its own attempts say more
 	case errors.Is(err, ErrNoBackend):

@@ -34,6 +34,7 @@ type settings struct {
 	refusal        Refusal
 	ejection       Ejection
 	slowStart      time.Duration
+	affinity       *Affinity    // nil: none
 	healthCheck    *HealthCheck // nil: none
 	http           bool
 	detached       bool
@@ -65,6 +66,7 @@ type config struct {
 	refusal          Refusal
 	ejection         health.Ejection
 	slowStart        time.Duration // 0: none
+	affinity         *affinityRule // nil: none
 	healthCheck      *HealthCheck  // defaults filled in; nil: none
 	http             bool
 	detached         bool
@@ -118,6 +120,7 @@ func (s *settings) compile() (config, []error) {
 	errs = s.checkRates(errs)
 	errs = s.compileEjection(errs, &c)
 	errs = s.compileHealthCheck(errs, &c)
+	errs = s.compileAffinity(errs, &c)
 	c.hasRequestHooks = s.hasRequestHooks()
 	errs = s.compileTrusted(errs, &c)
 	errs = s.compileOrigins(errs, &c)
@@ -137,7 +140,7 @@ func (s *settings) hasRequestHooks() bool {
 		return true
 	}
 	t := s.trace
-	return s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
+	return s.affinity != nil && s.affinity.Key != nil || s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
 		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
 }
 

@@ -264,9 +264,8 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	out.out = &http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: handshake.OutboundHeader(u.r, u.info.isTrusted),
+		Header: u.outboundHeader(),
 	}
-	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
 		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.info.value}
 		if err := u.p.callRewrite(r); err != nil {
@@ -362,6 +361,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
+	u.bindTo(a.backend, a.resp.StatusCode, a.header)
 	if u.p.response == nil {
 		return nil
 	}
