@@ -301,6 +301,7 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	if err := out.encode(&u.head); err != nil {
 		return nil, err
 	}
+	out.proxyHeader = out.target.proxyHeader(u.r, &u.info)
 	return out, nil
 }
 

@@ -31,23 +31,24 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/rebalance", "internal/relay"}},
+	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
 	// They are for the tests of users.
 	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "internal/wstest", "wsproxytest/memnet"}},
 	"wsproxytest/memnet": {forTest: true},
 
-	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/histogram", "internal/limit", "internal/netconn"}},
-	"internal/epoll":     {},
-	"internal/netconn":   {},
-	"internal/dialer":    {},
-	"internal/histogram": {},
-	"internal/frame":     {isPure: true},
-	"internal/handshake": {isPure: true},
-	"internal/health":    {isPure: true},
-	"internal/limit":     {isPure: true},
-	"internal/pace":      {isPure: true},
-	"internal/rebalance": {isPure: true},
+	"internal/relay":      {imports: []string{"internal/epoll", "internal/frame", "internal/histogram", "internal/limit", "internal/netconn"}},
+	"internal/epoll":      {},
+	"internal/netconn":    {},
+	"internal/dialer":     {},
+	"internal/histogram":  {},
+	"internal/frame":      {isPure: true},
+	"internal/handshake":  {isPure: true},
+	"internal/health":     {isPure: true},
+	"internal/limit":      {isPure: true},
+	"internal/pace":       {isPure: true},
+	"internal/proxyproto": {isPure: true},
+	"internal/rebalance":  {isPure: true},
 
 	// It has a variable that the root sets, so that wsproxytest can change a backend.
 	"internal/backendtest": {},
