@@ -56,10 +56,6 @@ var packageRules = map[string]packageRule{
 	"internal/leaktest": {forTest: true},
 	"internal/wstest":   {forTest: true},
 
-	// The programs that test/browser starts.
-	"test/browser/refusals": {imports: []string{"."}},
-	"test/browser/stalls":   {imports: []string{"."}},
-
 	// It helps to test a whole proxy, so it imports the root. Only tests in packages
 	// of their own can import it: the root imports nothing of it.
 	"internal/proxytest": {forTest: true, imports: []string{".", "wsproxytest/memnet", "internal/wstest"}},

@@ -1,4 +1,4 @@
-// Checks in Chromium that a page that does not read is cut. ci/browser.sh runs it and sets
+// Checks in Chromium that a page that does not read is cut. browser_test.go runs it and sets
 //
 //	CHROMIUM  the browser
 //	STALLS    the program in stalls, of which each test starts one

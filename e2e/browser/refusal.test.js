@@ -1,4 +1,4 @@
-// Checks in Chromium what a page observes when its WebSocket is refused. ci/browser.sh runs
+// Checks in Chromium what a page observes when its WebSocket is refused. browser_test.go runs
 // it and sets
 //
 //	CHROMIUM  the browser

@@ -1,4 +1,4 @@
-// Drives the page of examples/quickstart in Chromium. ci/browser.sh runs it and sets
+// Drives the page of examples/quickstart in Chromium. browser_test.go runs it and sets
 //
 //	CHROMIUM     the browser
 //	QUICKSTART   the program
