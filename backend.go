@@ -65,7 +65,8 @@ type BackendConfig struct {
 	// [TunnelInfo.ClientAddr], and the address at which the server has accepted the
 	// connection. The client's port is 0 if a trusted proxy has named the client. If one of
 	// the two has no IP address, as on a unix socket, the header is LOCAL and has no addresses;
-	// that of a [TCPProbe], [HTTPProbe] or [WebSocketProbe] always is.
+	// that of a [TCPProbe], [HTTPProbe] or [WebSocketProbe] always is. With [WithHTTP] each
+	// request has a connection of its own.
 	//
 	// The backend must expect the header: another one refuses each upgrade with 400, or closes
 	// the connection. It should accept the header from the proxy alone, because the sender

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 )
 
 // This file makes the PROXY header of a connection: see [BackendConfig.ProxyProtocol]. An
-// attempt writes it in roundtrip.go, a probe in probe.go.
+// upgrade writes it in roundtrip.go, another request in http_transport.go, a probe in probe.go.
 
 // proxyHeader returns the PROXY header of a connection to t that is made for r, or nil if t
 // expects none. It has the client's address of i.
@@ -53,6 +54,20 @@ func serverAddr(r *http.Request) netip.AddrPort {
 		return addr
 	}
 	return netip.AddrPort{}
+}
+
+// writeProxyHeader writes a header to conn, until ctx ends. If it fails, it closes conn.
+func writeProxyHeader(ctx context.Context, conn net.Conn, header []byte) error {
+	stop := context.AfterFunc(ctx, func() { interrupt(conn) })
+	_, err := conn.Write(header)
+	if !stop() && err == nil {
+		err = ctx.Err() // conn is interrupted
+	}
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("PROXY header: %w", err)
+	}
+	return nil
 }
 
 const proxyHeaderHint = "does the backend expect the PROXY header?"

@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -13,6 +14,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,9 +37,26 @@ func (l *headerListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
-	l.headers <- readProxyHeader(c)
+	header := readProxyHeader(c)
 	c.SetReadDeadline(time.Time{})
-	return c, nil
+	l.headers <- header
+	return headerConn{c, header}, nil
+}
+
+// A headerConn is a connection of a headerListener.
+type headerConn struct {
+	net.Conn
+	header string
+}
+
+type headerKey struct{}
+
+// withHeader is a ConnContext of an [http.Server].
+func withHeader(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return context.WithValue(ctx, headerKey{}, c.(headerConn).header)
 }
 
 // readProxyHeader reads a header from r, and returns it as text: LOCAL, or TCP4 or TCP6 with the
@@ -80,8 +99,9 @@ func startProxyProtocol(t *testing.T, scheme string) (config wsproxy.BackendConf
 	if scheme == "unix" {
 		network, addr = "unix", filepath.Join(t.TempDir(), "backend")
 	}
-	l := &headerListener{listenAt(t, network, addr), make(chan string, 10)}
+	l := &headerListener{listenAt(t, network, addr), make(chan string, 1000)}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /header", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Context().Value(headerKey{})) })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "fine") })
 	mux.HandleFunc("GET /ws", func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
@@ -100,6 +120,7 @@ func startProxyProtocol(t *testing.T, scheme string) (config wsproxy.BackendConf
 	srv.Listener.Close()
 	srv.Listener = l
 	srv.Config.ErrorLog = proxytest.DiscardLog
+	srv.Config.ConnContext = withHeader
 	t.Cleanup(srv.Close)
 	ca := newAuthority(t)
 	if scheme == "https" {
@@ -421,5 +442,99 @@ func TestProxyProtocolIsNoHintForCertificate(t *testing.T) {
 	var bad *tls.CertificateVerificationError
 	if !errors.As(failed, &bad) || strings.Contains(failed.Error(), "PROXY") {
 		t.Errorf("attempt failed with %v; want an error about the certificate alone", failed)
+	}
+}
+
+// The backend answers with the header of the connection. Clients that leave early leave dials
+// behind: their connections must be used for nobody else.
+func TestProxyProtocolOfHTTPRequestsNamesTheClientOfEach(t *testing.T) {
+	const numClients, numRequests = 20, 10
+	for _, scheme := range []string{"http", "https", "unix"} {
+		t.Run(scheme, func(t *testing.T) {
+			config, opt, headers := startProxyProtocol(t, scheme)
+			p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(config), opt, withHTTP)
+			s := proxytest.Serve(t, p)
+			var running sync.WaitGroup
+			var owns []string // headers of the clients
+			for range numClients {
+				client := wstest.Dial(t, s.URL)
+				own := "TCP4 " + client.Conn().LocalAddr().String() + " " + client.Conn().RemoteAddr().String()
+				owns = append(owns, own)
+				running.Go(func() { // until the end of its requests
+					answers := bufio.NewReader(client)
+					for range numRequests {
+						leaving, err := net.Dial("tcp", client.Conn().RemoteAddr().String())
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						io.WriteString(leaving, proxytest.Head("GET /header HTTP/1.1", "Host: chat.example"))
+						leaving.Close()
+						io.WriteString(client, proxytest.Head("GET /header HTTP/1.1", "Host: chat.example"))
+						resp, err := http.ReadResponse(answers, nil)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						got, _ := io.ReadAll(resp.Body)
+						if string(got) != own {
+							t.Errorf("backend has answered %d, %q; want %q, the client's own header", resp.StatusCode, got, own)
+						}
+					}
+				})
+			}
+			running.Wait()
+			p.Close()
+			s.Wait()
+			seen := make(map[string]int)
+			for range len(headers) {
+				seen[<-headers]++
+			}
+			for _, own := range owns {
+				if seen[own] != numRequests {
+					t.Errorf("%d connections have %s; want %d, one for each request", seen[own], own, numRequests)
+				}
+			}
+		})
+	}
+}
+
+func TestProxyProtocolOfHTTPRequestsKeepsNoConnection(t *testing.T) {
+	backend := wstest.StartBackend(t)
+	_, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{URL: backend.URL(), ProxyProtocol: true}), withHTTP)
+	client := wstest.Dial(t, s.URL)
+	for range 2 {
+		client.WriteRequest(proxytest.Head("GET / HTTP/1.1", "Host: chat.example"))
+		leg := backend.Accepted(t)
+		want := "TCP4 " + client.Conn().LocalAddr().String() + " " + client.Conn().RemoteAddr().String()
+		if got := readProxyHeader(leg); got != want {
+			t.Errorf("backend got %s; want %s", got, want)
+		}
+		leg.ReadRequest()
+		leg.SendRaw([]byte(proxytest.Head("HTTP/1.1 200 OK", "Content-Length: 2") + "ok")) // the backend would keep the connection
+		if body, err := io.ReadAll(client.ReadResponse().Body); string(body) != "ok" {
+			t.Errorf("client got %q, %v; want ok", body, err)
+		}
+		leg.WantEOF()
+	}
+}
+
+func TestProxyProtocolOfHTTPRequestIsWrittenInTime(t *testing.T) {
+	var front net.Conn
+	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a", URL: "http://a", ProxyProtocol: true}), withHTTP,
+		wsproxy.WithTimeouts(wsproxy.Timeouts{Handshake: 50 * time.Millisecond}),
+		wsproxy.WithDialer(func(context.Context, string, string) (net.Conn, error) {
+			front, _ = net.Pipe() // nobody reads
+			return front, nil
+		}))
+	resp, _ := do(t, http.DefaultClient, "GET", s.URL, nil)
+	http.DefaultClient.CloseIdleConnections()
+	proxytest.WantStatus(t, resp, http.StatusServiceUnavailable)
+	if _, err := front.Write(nil); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("Write to the backend's connection returns %v; want that it is closed", err)
+	}
+	f := p.Backends()[0].Health().Flags
+	if len(f) != 1 || f[0].Flag != wsproxy.FlagUnreachable {
+		t.Errorf("the backend has the flags %v; want unreachable", f)
 	}
 }

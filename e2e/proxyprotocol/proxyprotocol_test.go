@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -109,9 +110,9 @@ backend next
 	local: map[string]string{"http": "127.0.0.1|", "https": "127.0.0.1|", "unix": "|||"},
 }}
 
-// start starts the parser in front of next, and returns how it is reached by that scheme. The
+// start starts the parser in front of the server at the URL next, and returns how it is reached by that scheme. The
 // function ends it and returns its log.
-func (p parser) start(t *testing.T, scheme string, next *wstest.Backend) (config wsproxy.BackendConfig, opt wsproxy.Option, logged func() string) {
+func (p parser) start(t *testing.T, scheme, next string) (config wsproxy.BackendConfig, opt wsproxy.Option, logged func() string) {
 	t.Helper()
 	e2etest.Need(t, p.name)
 	dir := t.TempDir()
@@ -121,7 +122,7 @@ func (p parser) start(t *testing.T, scheme string, next *wstest.Backend) (config
 	}
 	pemFile, roots := writeCertificate(t, dir)
 	text := strings.NewReplacer("BIND", strings.NewReplacer("ADDR", addr, "PEM", pemFile).Replace(p.bind[scheme]),
-		"PEM", pemFile, "DIR", dir, "NEXT", strings.TrimPrefix(next.URL(), "http://")).Replace(p.config)
+		"PEM", pemFile, "DIR", dir, "NEXT", strings.TrimPrefix(next, "http://")).Replace(p.config)
 	file := filepath.Join(dir, p.name+".conf")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -194,7 +195,7 @@ func TestNginxAndHAProxyReadClientAndServer(t *testing.T) {
 		for _, scheme := range []string{"http", "https", "unix"} {
 			t.Run(p.name+"/"+scheme, func(t *testing.T) {
 				next := wstest.StartBackend(t)
-				config, opt, _ := p.start(t, scheme, next)
+				config, opt, _ := p.start(t, scheme, next.URL())
 				for _, tt := range []struct {
 					name      string
 					listen    string // "unix" stands for a unix socket
@@ -279,12 +280,37 @@ func dialSite(t *testing.T, addr string, h http.Handler) *wstest.Peer {
 	return wstest.NewClient(t, c)
 }
 
+func TestNginxAndHAProxyReadClientOfEachHTTPRequest(t *testing.T) {
+	next := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, r.Header.Get("X-Seen"))
+	}))
+	for _, p := range parsers {
+		for _, scheme := range []string{"http", "https", "unix"} {
+			t.Run(p.name+"/"+scheme, func(t *testing.T) {
+				config, opt, _ := p.start(t, scheme, next.URL)
+				_, s := proxytest.Start(t, wsproxy.WithBackendConfigs(config), opt, wsproxy.WithHTTP(true))
+				clients := []*wstest.Peer{wstest.Dial(t, s.URL), wstest.Dial(t, s.URL)}
+				for range 3 {
+					for _, c := range clients {
+						c.WriteRequest(proxytest.Head("GET /page HTTP/1.1", "Host: chat.example"))
+						body, err := io.ReadAll(c.ReadResponse().Body)
+						want := fmt.Sprintf("127.0.0.1|%s|127.0.0.1|%s", port(c.Conn().LocalAddr()), port(c.Conn().RemoteAddr()))
+						if err != nil || string(body) != want {
+							t.Errorf("%s has read %q, %v; want %s", p.name, body, err, want)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestNginxAndHAProxyTakeProbesForLocal(t *testing.T) {
 	for _, p := range parsers {
 		for _, scheme := range []string{"http", "https", "unix"} {
 			t.Run(p.name+"/"+scheme, func(t *testing.T) {
 				next := wstest.StartBackend(t)
-				config, opt, logged := p.start(t, scheme, next)
+				config, opt, logged := p.start(t, scheme, next.URL())
 				backend := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(config), opt).Backends()[0]
 				for name, probe := range map[string]func(context.Context, *wsproxy.Backend) error{
 					"TCP": wsproxy.TCPProbe(), "HTTP": wsproxy.HTTPProbe(wsproxy.HTTPProbeConfig{Path: "/healthz"}),
@@ -335,7 +361,7 @@ func TestNginxAndHAProxyRefuseWhereOnlyOneSideExpectsHeader(t *testing.T) {
 				if tt.writes {
 					p.bind = map[string]string{tt.scheme: strings.NewReplacer(" proxy_protocol", "", " accept-proxy", "").Replace(p.bind[tt.scheme])}
 				}
-				config, opt, _ := p.start(t, tt.scheme, wstest.StartBackend(t))
+				config, opt, _ := p.start(t, tt.scheme, wstest.StartBackend(t).URL())
 				config.ProxyProtocol = tt.writes
 				var book proxytest.LogBook
 				_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackendConfigs(config), opt)
