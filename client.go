@@ -16,9 +16,8 @@ import (
 // A client is the peer that asked for a tunnel, as the proxy speaks to it over one
 // version of HTTP. Its methods are called by one goroutine at a time.
 //
-// [http1Client] is the only one. Over HTTP/2 (RFC 8441) there is no connection to
-// hijack and no 101: such a client would send the header of its 200 in hijack, return
-// the stream as a connection, and have an empty opening.
+// There are two: [http1Client], and [http2Client] for RFC 8441, where there is no connection to
+// hijack and no 101.
 type client interface {
 	// check returns why no tunnel can be opened to the client, or nil. It is called
 	// before anything is dialed.
@@ -28,12 +27,14 @@ type client interface {
 	header() http.Header
 
 	// opening returns the bytes that are written to the hijacked connection before the
-	// first frame: the client's 101, with header h. They are in buf. It calls middleware if
-	// [Front] is used, and is the last step before hijack.
+	// first frame: the client's 101, with header h. They are in buf. Over HTTP/2 there are
+	// none, and the write of none sends the 200. It calls middleware if [Front] is used, over
+	// HTTP/2 always, and is the last step before hijack.
 	opening(buf *headBuffer, h http.Header, a handshake.Agreement) ([]byte, error)
 
-	// hijack takes the connection from the server, with the bytes that the server has
-	// read ahead. From then on nothing may be written to the ResponseWriter.
+	// hijack takes the connection from the server, or the stream, with the bytes that the
+	// server has read ahead, or nil. From then on nothing may be written to the
+	// ResponseWriter.
 	hijack() (net.Conn, *bufio.Reader, error)
 
 	// forward sends the backend's response, with header a.header, which refuses the
@@ -141,25 +142,31 @@ func (c *http1Client) forward(a *attempt) error {
 	if a.resp.ContentLength > 0 {
 		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
 	}
-	w := flushWriter{c.w, http.NewResponseController(c.w)}
-	if w.SetWriteDeadline(time.Now().Add(responseTimeout)) != nil {
+	if http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(responseTimeout)) != nil {
 		// A wrapper hides the deadline. It must hold, or a client that does not read
 		// would keep the backend's place for ever.
 		return c.forwardHijacked(a, header)
 	}
+	copyResponse(c.w, a)
+	return nil
+}
+
+// copyResponse sends the backend's response over rw, which has its header. It panics with
+// [http.ErrAbortHandler] if it cannot send all of it.
+func copyResponse(rw http.ResponseWriter, a *attempt) {
+	w := flushWriter{rw, http.NewResponseController(rw)}
 	body := progressReader{a.resp.Body, func(until time.Time) {
 		a.conn.SetDeadline(until)
 		w.SetWriteDeadline(until)
 	}}
 	a.reportRefused()
 	body.renew() // the hook may have taken long
-	c.w.WriteHeader(a.resp.StatusCode)
+	rw.WriteHeader(a.resp.StatusCode)
 	w.Flush() // the body may take long
 	if _, err := io.Copy(w, body); err != nil {
 		// The client must not take a part for the whole.
 		panic(http.ErrAbortHandler)
 	}
-	return nil
 }
 
 // A flushWriter flushes each write.

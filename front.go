@@ -35,11 +35,18 @@ import (
 // WriteHeader(101) with another status, the client gets the middleware's response, the
 // upgrade fails, and the error handler is not called.
 //
-// Front changes nothing for requests that are no upgrade over HTTP/1.1, and for a
+// Over HTTP/2 a WebSocket is opened by a CONNECT (RFC 8441: see the section HTTP/2 of the
+// package documentation). With Front, next gets a GET without a body in its place, with the
+// path, the query and the fields of the client, so that a route such as "GET /ws" matches. A
+// status of 2xx accepts such a client, so that only a proxy may send one: if another handler
+// does, or if none sends any, the client gets 501. Other statuses, such as a middleware's 401
+// or the 404 of a router, pass.
+//
+// Front changes nothing for requests that are no upgrade, and over HTTP/1.1 for a
 // ResponseWriter that is no [http.Hijacker]: next gets both unchanged. WebSocket handlers
-// that are no [Proxy] work as before. Front finds its ResponseWriter in the request's
-// context. A middleware that replaces this context instead of deriving from it turns Front
-// off for what it wraps. Within another Front, Front does nothing.
+// that are no [Proxy] work as before over HTTP/1.1. Front finds its ResponseWriter in the
+// request's context. A middleware that replaces this context instead of deriving from it turns
+// Front off for what it wraps. Within another Front, Front does nothing.
 //
 // A nil next is [http.DefaultServeMux], as for [http.Server]. The handler may be used
 // concurrently, if next may.
@@ -48,6 +55,10 @@ func Front(next http.Handler) http.Handler {
 		next = http.DefaultServeMux
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if handshake.IsConnect(r) {
+			serveConnect(w, r, next)
+			return
+		}
 		if len(r.Header["Upgrade"]) == 0 { // without an allocation for most requests
 			next.ServeHTTP(w, r)
 			return

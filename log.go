@@ -37,6 +37,7 @@ const (
 	logPeer              = "peer"
 	logPhrase            = "phrase"
 	logPriority          = "priority"
+	logProto             = "proto"
 	logReason            = "reason"
 	logRequestID         = "request_id"
 	logSide              = "side"
@@ -71,7 +72,7 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 	attrs := []slog.Attr{
 		slog.String(logRequestID, i.RequestID), slog.String(logReason, i.Reason.String()),
 		slog.String(logClient, clientName(p.ClientIP(r), r.RemoteAddr)), slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path),
-		slog.Int(logStatus, i.Status),
+		slog.String(logProto, r.Proto), slog.Int(logStatus, i.Status),
 	}
 	if i.Backend != nil {
 		attrs = append(attrs, slog.String(logBackend, i.Backend.id))
@@ -234,6 +235,12 @@ func (p *Proxy) logNoHijacker(w http.ResponseWriter, requestID string) {
 		slog.String(logRequestID, requestID), slog.String(logType, fmt.Sprintf("%T", w)))
 }
 
+// logNoStream logs that w, a ResponseWriter, hides the stream of a client over HTTP/2.
+func (p *Proxy) logNoStream(w http.ResponseWriter, requestID string) {
+	p.logAttrs(slog.LevelError, "stream cannot be used: a middleware's ResponseWriter has no Unwrap, and no Flush or no SetWriteDeadline",
+		slog.String(logRequestID, requestID), slog.String(logType, fmt.Sprintf("%T", w)))
+}
+
 // logNotHijacked logs that the Hijack method behind w failed.
 func (p *Proxy) logNotHijacked(w http.ResponseWriter, requestID string, err error) {
 	p.logAttrs(slog.LevelError, "connection cannot be hijacked", slog.String(logRequestID, requestID),
@@ -255,7 +262,15 @@ func (p *Proxy) logOpened(t *Tunnel) {
 	i := t.Info()
 	p.logAttrs(slog.LevelDebug, "tunnel opened",
 		slog.Uint64(logTunnel, i.ID), slog.String(logRequestID, i.RequestID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, clientName(i.ClientAddr, i.RemoteAddr)),
-		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.Int(logAttempts, i.Attempts))
+		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.String(logProto, i.proto()), slog.Int(logAttempts, i.Attempts))
+}
+
+// proto returns the version of HTTP over which the tunnel was opened.
+func (i *TunnelInfo) proto() string {
+	if i.Method == http.MethodConnect {
+		return "HTTP/2.0"
+	}
+	return "HTTP/1.1"
 }
 
 // logClosed logs a tunnel that has ended.

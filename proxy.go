@@ -101,7 +101,7 @@ func New(opts ...Option) (*Proxy, error) {
 // ServeHTTP relays a WebSocket upgrade to a backend and returns when the tunnel has
 // ended, or with [WithDetached] as soon as it is open. Any other request gets 426 Upgrade
 // Required, with a body that names the check that failed, or goes to a backend if [WithHTTP] is
-// on; a CONNECT gets 405, or 501 if it asks for a WebSocket over HTTP/2.
+// on; a CONNECT gets 405, or 501 if it asks for anything but a WebSocket over HTTP/2.
 //
 // The request's context bounds the upgrade only. It has no effect after the 101.
 //
@@ -109,7 +109,7 @@ func New(opts ...Option) (*Proxy, error) {
 // a Hijack or an Unwrap method (see [http.ResponseController]), and a middleware that
 // records the status in WriteHeader sees the 101 only with [Front].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	isUpgrade, otherwise := handshake.Classify(r)
+	isUpgrade, otherwise := classify(r)
 	switch {
 	case isUpgrade:
 		p.serveUpgrade(w, r)
@@ -144,7 +144,7 @@ func (p *Proxy) Wrap(next http.Handler) http.Handler {
 		return p
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if isUpgrade, _ := handshake.Classify(r); !isUpgrade {
+		if isUpgrade, _ := classify(r); !isUpgrade {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -71,8 +71,9 @@ type RefusedInfo struct {
 
 	// Status is the status of the client's response: the backend's if Reason is
 	// ReasonAnswer, else the one that fits Err. A handler of [WithErrorHandler] may send
-	// another one, and with [Refusal.ByClose] the client gets 101 instead. If it has left it
-	// gets none.
+	// another one, and with [Refusal.ByClose] the client gets 101 instead. Over HTTP/2 it gets
+	// 502 in place of a backend's 2xx, which would open a WebSocket. If it has left it gets
+	// none.
 	Status int
 
 	Err   error // what the handler of [WithErrorHandler] gets; nil if Reason is ReasonAnswer

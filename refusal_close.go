@@ -32,7 +32,7 @@ func (c *http1Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 	if err != nil {
 		return false
 	}
-	opening = frame.AppendControl(opening, frame.Close, frame.ClosePayload(code, i.Reason.String()), nil)
+	opening = i.appendClose(opening, code)
 	buf.store(opening)
 	if c.front != nil {
 		if _, err := c.announce(h); err != nil {
@@ -105,6 +105,11 @@ func (i *RefusedInfo) closeCode() (code int, ok bool) {
 		return frame.StatusInternalError, true
 	}
 	return frame.StatusTryAgainLater, true
+}
+
+// appendClose appends the Close frame with code for a client that is refused.
+func (i *RefusedInfo) appendClose(b []byte, code int) []byte {
+	return frame.AppendControl(b, frame.Close, frame.ClosePayload(code, i.Reason.String()), nil)
 }
 
 // beginLinger counts a client that is refused by a Close frame. It returns false if there

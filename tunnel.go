@@ -140,11 +140,13 @@ func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 	if p.trace.Opened != nil {
 		p.callOpened(OpenedInfo{Tunnel: t, Request: r})
 	}
-	p.relayTunnel(t)
+	p.relayTunnel(t, r)
 }
 
-func (p *Proxy) relayTunnel(t *Tunnel) {
-	if p.detached {
+// relayTunnel relays until t, which r has opened, has ended, or in the background. A stream of
+// HTTP/2 ends when the handler returns.
+func (p *Proxy) relayTunnel(t *Tunnel, r *http.Request) {
+	if p.detached && r.ProtoMajor == 1 {
 		t.relay.Start()
 		return
 	}
@@ -159,7 +161,7 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 	defer func() {
 		if !isDone {
 			t.relay.Close(relay.CausePanic, 0, "")
-			p.relayTunnel(t)
+			p.relayTunnel(t, i.Request)
 		}
 	}()
 	if err := callHook(p, "Trace.Opened", RequestID(i.Request), p.trace.Opened, i); err != nil {

@@ -31,7 +31,7 @@ type TunnelInfo struct {
 	RemoteAddr  string     // the peer's address, as in [http.Request]
 	LocalAddr   string     // the address of the server that accepted it
 	Engine      Engine     // what relays its bytes; TunnelEnd has what relayed them in the end
-	Method      string
+	Method      string     // GET, or CONNECT over HTTP/2 (RFC 8441)
 	Host        string
 	URL         *url.URL
 	Subprotocol string
@@ -207,6 +207,9 @@ func newRequestSnapshot(r *http.Request, info *requestInfo, local net.Addr, a ha
 		id: info.id, remoteAddr: r.RemoteAddr, method: r.Method, host: r.Host,
 		path: r.URL.Path, rawPath: r.URL.RawPath, rawQuery: r.URL.RawQuery,
 		subprotocol: a.Subprotocol, extensions: a.Extensions,
+	}
+	if r.ProtoMajor == 2 {
+		s.method = http.MethodConnect // handlers and hooks see a GET: see connectWriter
 	}
 	if client := info.clientAddr; client != handshake.PeerAddr(r.RemoteAddr) {
 		s.forwarded = client.String()

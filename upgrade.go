@@ -69,7 +69,7 @@ type ProxyResponse struct {
 // a time.
 type upgrade struct {
 	inbound
-	client   client // &http1
+	client   client // &http1, unless it is over HTTP/2
 	http1    http1Client
 	canceler canceler
 
@@ -96,6 +96,10 @@ type upgrade struct {
 
 func newUpgrade(p *Proxy, w http.ResponseWriter, r *http.Request) *upgrade {
 	u := &upgrade{inbound: inbound{p: p, r: r}}
+	if c := connectOf(r); c != nil {
+		u.client = &http2Client{u: u, w: w, connect: c}
+		return u
+	}
 	u.http1 = http1Client{u: u, w: w, front: frontOf(r.Context())}
 	u.client = &u.http1
 	return u
@@ -107,6 +111,10 @@ func newUpgrade(p *Proxy, w http.ResponseWriter, r *http.Request) *upgrade {
 // freed when the tunnel opens, and the stack of the server's goroutine, which stays
 // with the tunnel, has never grown: 4 KB instead of 8, of 27 KB in all.
 func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
+	if handshake.IsConnect(r) { // there is no Front
+		serveConnect(w, r, http.HandlerFunc(p.serveUpgrade))
+		return
+	}
 	if t, r := p.openTunnel(w, r); t != nil {
 		// From here on w is hijacked: nothing may be written to it.
 		p.runTunnel(t, r)
@@ -248,7 +256,7 @@ func (u *upgrade) canceled() error {
 
 // newOutboundRequest returns the request for b, after the Rewrite hook.
 func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
-	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil}
+	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1}
 	url, refusal := handshake.OutboundURL(u.r.URL, out.target.prefix)
 	if refusal != nil {
 		u.stage = ReasonCheck
@@ -325,8 +333,11 @@ func (u *upgrade) switchProtocols(a *attempt) error {
 
 // detachBuffered returns the bytes that br has read ahead, and drops br's buffer: the
 // server's connection refers to br as long as ServeHTTP runs, and the buffer would be 4 KB
-// of the cost of an idle tunnel.
+// of the cost of an idle tunnel. A nil br has none.
 func detachBuffered(br *bufio.Reader) []byte {
+	if br == nil {
+		return nil
+	}
 	early, _ := br.Peek(br.Buffered())
 	early = slices.Clone(early)
 	*br = bufio.Reader{}

@@ -19,7 +19,8 @@ type Refusal struct {
 
 // Classify reports whether r asks for an upgrade to WebSocket: r is a GET over
 // HTTP/1.1, its Upgrade names "websocket" and nothing else, once or more often, and its
-// Connection contains the token "upgrade". Some proxies add a second "websocket".
+// Connection contains the token "upgrade". Some proxies add a second "websocket". Over
+// HTTP/2 r is an extended CONNECT: see [IsConnect].
 //
 // If r is not an upgrade, otherwise is the response to send if no other handler
 // serves the request. It names the check that failed. If r is an upgrade,
@@ -30,6 +31,8 @@ type Refusal struct {
 // through the tunnel unchecked.
 func Classify(r *http.Request) (isUpgrade bool, otherwise *Refusal) {
 	switch {
+	case IsConnect(r):
+		return true, nil
 	case r.Method == http.MethodConnect:
 		return false, refuseConnect(r)
 	case r.Method != http.MethodGet:
@@ -74,16 +77,36 @@ func upgradeRequired(r *http.Request, subject, value, hint string) *Refusal {
 	return refusal
 }
 
-// refuseConnect returns the refusal of a CONNECT. Over HTTP/2 and HTTP/3 an
-// extended CONNECT opens a WebSocket.
+// ProtocolKey is the key under which net/http puts the :protocol of an extended CONNECT
+// into a request's header. No client can send a field of that name: a colon is not allowed
+// in one, neither by HTTP/1.1 nor, but for pseudo-header fields, by HTTP/2.
+const ProtocolKey = ":protocol"
+
+// IsConnect reports whether r is an extended CONNECT over HTTP/2 that asks for a WebSocket.
+//
+// "A new pseudo-header field :protocol MAY be included on request HEADERS
+// indicating the desired protocol to be spoken on the tunnel created by CONNECT."
 // https://www.rfc-editor.org/rfc/rfc8441#section-4
+func IsConnect(r *http.Request) bool {
+	if r.ProtoMajor != 2 || r.Method != http.MethodConnect {
+		return false
+	}
+	lines := r.Header[ProtocolKey]
+	return len(lines) == 1 && equalFold(lines[0], "websocket")
+}
+
+// refuseConnect returns the refusal of a CONNECT that is not for a WebSocket over HTTP/2.
 func refuseConnect(r *http.Request) *Refusal {
-	// net/http puts the :protocol of an extended CONNECT into the header, where
-	// an HTTP/1 client cannot put it. HTTP/3 servers put it into r.Proto.
-	if len(r.Header[":protocol"]) > 0 || equalFold(r.Proto, "websocket") {
+	switch lines := r.Header[ProtocolKey]; {
+	case len(lines) > 0:
 		return &Refusal{
 			Status: http.StatusNotImplemented,
-			Reason: "WebSockets over HTTP/2 are not served here: open one over HTTP/1.1",
+			Reason: fmt.Sprintf("The protocol of the CONNECT was %s: only `websocket` is served here", quote(strings.Join(lines, ", "))),
+		}
+	case equalFold(r.Proto, "websocket"): // HTTP/3 servers put it there
+		return &Refusal{
+			Status: http.StatusNotImplemented,
+			Reason: "WebSockets over HTTP/3 are not served here: open one over HTTP/1.1 or HTTP/2",
 		}
 	}
 	return &Refusal{
@@ -117,10 +140,26 @@ var checks = [...]func(*http.Request) *Refusal{
 	checkVersion, checkKey, checkHost, checkBody, checkExpect, checkOffers,
 }
 
+// connectChecks are those for a request over HTTP/2. It has no key: "implementations using
+// this extended CONNECT do not do the processing of the Sec-WebSocket-Key and
+// Sec-WebSocket-Accept header fields". What follows its header is the tunnel, whatever
+// Content-Length says.
+// https://www.rfc-editor.org/rfc/rfc8441#section-5
+var connectChecks = [...]func(*http.Request) *Refusal{
+	checkVersion, checkAuthority, checkPath, checkExpect, checkOffers,
+}
+
 // Validate checks a request that Classify has found to be an upgrade. It checks
-// RFC 6455 §4.2.1, and features of HTTP that have been used to smuggle requests
-// past proxies. It returns nil if the request passes.
+// RFC 6455 §4.2.1, or RFC 8441 for a request over HTTP/2, and features of HTTP that have
+// been used to smuggle requests past proxies. It returns nil if the request passes.
+//
+// The :scheme of an extended CONNECT cannot be checked: net/http shows only whether it is
+// https, by r.TLS.
 func Validate(r *http.Request) *Refusal {
+	checks := checks[:]
+	if r.ProtoMajor == 2 {
+		checks = connectChecks[:]
+	}
 	for _, check := range checks {
 		if refusal := check(r); refusal != nil {
 			return refusal
@@ -143,12 +182,13 @@ func checkVersion(r *http.Request) *Refusal {
 	if len(lines) == 1 && lines[0] == "13" {
 		return nil
 	}
+	h := http.Header{fieldVersion.rfc: {"13"}}
+	if r.ProtoMajor < 2 { // see upgradeRequired
+		h["Upgrade"] = []string{"websocket"}
+	}
 	return &Refusal{
 		Status: http.StatusUpgradeRequired,
-		Header: http.Header{
-			"Upgrade":        {"websocket"},
-			fieldVersion.rfc: {"13"},
-		},
+		Header: h,
 		Reason: fmt.Sprintf("Sec-WebSocket-Version was %s: only 13 is served here", quote(strings.Join(lines, ", "))),
 	}
 }
@@ -191,6 +231,35 @@ func checkHost(r *http.Request) *Refusal {
 		return badRequest("Host was missing")
 	case !httpguts.ValidHostHeader(r.Host):
 		return badRequest("Host had invalid bytes")
+	}
+	return nil
+}
+
+// checkAuthority checks :authority, or a Host in its place.
+//
+// "A server SHOULD treat a request as malformed if it contains a Host header field that
+// identifies an entity that differs from the entity in the ":authority" pseudo-header field."
+// https://www.rfc-editor.org/rfc/rfc9113#section-8.3.1
+func checkAuthority(r *http.Request) *Refusal {
+	for _, host := range r.Header["Host"] {
+		if host != r.Host {
+			return badRequest("Host was not the :authority")
+		}
+	}
+	if r.Host == "" {
+		return badRequest("The :authority was missing")
+	}
+	return checkHost(r)
+}
+
+// checkPath checks :path. net/http accepts a URL and "*" there.
+//
+// "This pseudo-header field MUST NOT be empty for http or https URIs; http or https URIs
+// that do not contain a path component MUST include a value of '/'."
+// https://www.rfc-editor.org/rfc/rfc9113#section-8.3.1
+func checkPath(r *http.Request) *Refusal {
+	if !strings.HasPrefix(r.RequestURI, "/") {
+		return badRequest("The :path had no leading slash")
 	}
 	return nil
 }

@@ -73,16 +73,55 @@ func TestClassifySetsNoUpgradeFieldForHTTP2(t *testing.T) {
 	wantHeader(t, otherwise.Header, nil)
 }
 
+// overHTTP2 returns an extended CONNECT, or what middleware has made of it, as net/http hands
+// it over.
+func overHTTP2(method, target string, fields http.Header) *http.Request {
+	r, err := http.NewRequest(method, target, http.NoBody)
+	if err != nil {
+		panic(err)
+	}
+	r.RequestURI, r.Host = target, "chat.example"
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+	r.ContentLength = -1
+	r.Header = fields
+	return r
+}
+
 func TestClassifyDistinguishesKindsOfCONNECT(t *testing.T) {
 	connect := parseRequest(t, "CONNECT a:443 HTTP/1.1\nHost: a\n")
 	_, otherwise := Classify(connect)
 	wantStatus(t, otherwise, 405)
 	wantHeader(t, otherwise.Header, header("Allow: GET"))
 
-	http2 := connect.Clone(t.Context())
-	http2.Header[":protocol"] = []string{"websocket"}
-	_, otherwise = Classify(http2)
+	for _, tt := range []struct {
+		protocols []string
+		isUpgrade bool
+		status    int
+	}{
+		{[]string{"websocket"}, true, 0},
+		{[]string{"WebSocket"}, true, 0},
+		{[]string{"connect-udp"}, false, 501},
+		{[]string{"h2c"}, false, 501},
+		{[]string{"websocket, h2c"}, false, 501},
+		{[]string{"websocket", "h2c"}, false, 501},
+		{[]string{""}, false, 501},
+		{nil, false, 405},
+	} {
+		r := overHTTP2("CONNECT", "/", http.Header{":protocol": tt.protocols})
+		isUpgrade, otherwise := Classify(r)
+		if isUpgrade != tt.isUpgrade {
+			t.Errorf("Classify with :protocol %q = %v; want %v", tt.protocols, isUpgrade, tt.isUpgrade)
+		}
+		wantStatus(t, otherwise, tt.status)
+	}
+
+	// No HTTP/1.1 client can send the field, and no other method is an extended CONNECT.
+	http1 := connect.Clone(t.Context())
+	http1.Header[":protocol"] = []string{"websocket"}
+	_, otherwise = Classify(http1)
 	wantStatus(t, otherwise, 501)
+	_, otherwise = Classify(overHTTP2("GET", "/", http.Header{":protocol": {"websocket"}}))
+	wantStatus(t, otherwise, 426)
 
 	http3 := connect.Clone(t.Context())
 	http3.Proto = "websocket"
@@ -155,6 +194,50 @@ func TestValidateRefusesInvalidUpgrades(t *testing.T) {
 	for _, tt := range validateTests {
 		t.Run(tt.name, func(t *testing.T) {
 			wantStatus(t, Validate(parseRequest(t, tt.request)), tt.status)
+		})
+	}
+}
+
+func TestValidateChecksRequestsOverHTTP2(t *testing.T) {
+	version := http.Header{"Sec-Websocket-Version": {"13"}}
+	plus := func(name, value string) http.Header {
+		h := version.Clone()
+		h[name] = append(h[name], value)
+		return h
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*http.Request)
+		status int
+	}{
+		{"sound", func(*http.Request) {}, 0},
+		{"key that is none", func(r *http.Request) { r.Header = plus("Sec-Websocket-Key", "x") }, 0},
+		{"content length", func(r *http.Request) { r.ContentLength = 5 }, 0},
+		{"offers", func(r *http.Request) { r.Header = plus("Sec-Websocket-Protocol", "a, b") }, 0},
+		{"host that is the authority", func(r *http.Request) { r.Header = plus("Host", "chat.example") }, 0},
+		{"leading slashes", func(r *http.Request) { r.RequestURI = "//ws" }, 0},
+
+		{"no version", func(r *http.Request) { r.Header = nil }, 426},
+		{"old version", func(r *http.Request) { r.Header = http.Header{"Sec-Websocket-Version": {"8"}} }, 426},
+		{"no authority", func(r *http.Request) { r.Host = "" }, 400},
+		{"authority that cannot be written", func(r *http.Request) { r.Host = "ex\u00e4mple" }, 400},
+		{"other host", func(r *http.Request) { r.Header = plus("Host", "other.example") }, 400},
+		{"two hosts", func(r *http.Request) { r.Header["Host"] = []string{"chat.example", "other.example"} }, 400},
+		{"URL", func(r *http.Request) { r.RequestURI = "http://other.example/ws" }, 400},
+		{"asterisk", func(r *http.Request) { r.RequestURI = "*" }, 400},
+		{"no path", func(r *http.Request) { r.RequestURI = "" }, 400},
+		{"expect", func(r *http.Request) { r.Header = plus("Expect", "x") }, 417},
+		{"offer twice", func(r *http.Request) { r.Header = plus("Sec-Websocket-Protocol", "a, a") }, 400},
+		{"extension garbage", func(r *http.Request) { r.Header = plus("Sec-Websocket-Extensions", "a b") }, 400},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := overHTTP2("CONNECT", "/ws", version.Clone())
+			tt.change(r)
+			refusal := Validate(r)
+			wantStatus(t, refusal, tt.status)
+			if refusal != nil && refusal.Header["Upgrade"] != nil {
+				t.Error("the refusal has an Upgrade field")
+			}
 		})
 	}
 }

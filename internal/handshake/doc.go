@@ -18,6 +18,7 @@
 //	Verify           checks that it is the 101 for this request
 //	SwitchHeader     returns the header of the 101 to the client
 //	AppendSwitch     writes the 101 to the client
+//	ConnectHeader    returns the header of the 200 in its place over HTTP/2
 //	AnswerHeader     returns the header of a response other than 101
 //
 // A request that is no upgrade, and is proxied as plain HTTP, goes another way:

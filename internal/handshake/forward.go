@@ -169,12 +169,13 @@ func normalizeAddr(addr netip.Addr) netip.Addr { return addr.Unmap().WithZone(""
 // stay. Forwarding fields of an untrusted peer are removed.
 //
 // Sec-WebSocket-Key, -Version and -Accept are removed too, because
-// [AppendRequest] writes its own, and so is an empty Sec-WebSocket-Protocol.
+// [AppendRequest] writes its own, and so are an empty Sec-WebSocket-Protocol and the
+// :protocol of an extended CONNECT.
 func OutboundHeader(in *http.Request, trusted bool) http.Header {
 	out := make(http.Header, len(in.Header)+numForwarded)
 	arena := valueArena{expected: numForwarded}
 	addEndToEnd(out, in.Header, &arena, func(canonical string) bool {
-		return isOwnField(canonical) || isUntrustedForwarding(canonical, trusted)
+		return isOwnField(canonical) || canonical == ProtocolKey || isUntrustedForwarding(canonical, trusted)
 	})
 	if lines, ok := out[fieldProtocol.canonical]; ok && !hasElement(lines) {
 		delete(out, fieldProtocol.canonical) // some backends refuse an empty list

@@ -225,6 +225,13 @@ func TestOutboundHeaderFiltersKeysOfAnySpelling(t *testing.T) {
 	wantHeader(t, OutboundHeader(in, false), header(append(forwarded, "Sec-Websocket-Extensions: a", "X-Kept: 1")...))
 }
 
+func TestOutboundHeaderHasNoProtocolOfAnExtendedCONNECT(t *testing.T) {
+	r := overHTTP2("CONNECT", "/ws", http.Header{":protocol": {"websocket"}, "A": {"1"}})
+	if got := OutboundHeader(r, false); got[":protocol"] != nil || got.Get("A") != "1" {
+		t.Errorf("OutboundHeader = %q; want A without :protocol", got)
+	}
+}
+
 func TestOutboundHeaderSharesNothingWithRequest(t *testing.T) {
 	in := parseRequest(t, with(upgrade, "", "Cookie: a\nCookie: b\nX-Forwarded-For: c\nX-Forwarded-For: d"))
 	before := in.Header.Clone()

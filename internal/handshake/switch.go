@@ -91,6 +91,34 @@ func AppendSwitch(dst []byte, h http.Header, clientKey string, a Agreement) ([]b
 	return append(b, "\r\n"...), nil
 }
 
+// ConnectHeader returns the header of the 200 that opens a WebSocket over HTTP/2: the fields
+// of h, without hop-by-hop fields and Sec-WebSocket-*, and those of the agreement a.
+// Sec-WebSocket-Accept is not among them. The result is a new map, which shares slices with h.
+//
+// An invalid name or value is an error.
+func ConnectHeader(h http.Header, a Agreement) (http.Header, error) {
+	checked, err := appendAgreement(nil, a)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = appendFields(checked, h, isWebSocketField); err != nil {
+		return nil, err
+	}
+	out := make(http.Header, len(h)+2)
+	for key, lines := range h {
+		if canonical := http.CanonicalHeaderKey(key); !isHopByHop(canonical) && !isWebSocketField(canonical) {
+			out[key] = lines
+		}
+	}
+	if a.Subprotocol != "" {
+		out[fieldProtocol.canonical] = []string{a.Subprotocol}
+	}
+	if len(a.Extensions) > 0 {
+		out[fieldExtensions.canonical] = a.Extensions
+	}
+	return out, nil
+}
+
 // appendAgreement appends the fields for the subprotocol and the extensions of a.
 func appendAgreement(b []byte, a Agreement) ([]byte, error) {
 	var err error

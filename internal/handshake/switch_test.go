@@ -125,6 +125,31 @@ func TestAppendSwitchRefusesInvalidFields(t *testing.T) {
 	}
 }
 
+func TestConnectHeaderHasAgreementAndFieldsOfHook(t *testing.T) {
+	h := header("Upgrade: h2c", "upgrade: h2c", "Connection: close", "Content-Length: 5", "Transfer-Encoding: chunked",
+		"Sec-WebSocket-Accept: a", "sec-websocket-accept: b", "Sec-Websocket-Protocol: c", "Set-Cookie: a", "Set-Cookie: b")
+	got, err := ConnectHeader(h, Agreement{Subprotocol: "chat", Extensions: []string{"permessage-deflate", "x-a; b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantHeader(t, got, http.Header{"Set-Cookie": {"a", "b"}, "Sec-Websocket-Protocol": {"chat"},
+		"Sec-Websocket-Extensions": {"permessage-deflate", "x-a; b"}})
+	for _, bad := range []struct {
+		h http.Header
+		a Agreement
+	}{
+		{header("A\r\nB: 1"), Agreement{}},
+		{header("A: 1\r\nB: 2"), Agreement{}},
+		{http.Header{":status": {"204"}}, Agreement{}},
+		{nil, Agreement{Subprotocol: "a b"}},
+		{nil, Agreement{Extensions: []string{"a\r\nb: c"}}},
+	} {
+		if got, err := ConnectHeader(bad.h, bad.a); err == nil {
+			t.Errorf("ConnectHeader(%q, %+v) = %q; want an error", bad.h, bad.a, got)
+		}
+	}
+}
+
 func TestAnswerHeaderOmitsHopByHopFields(t *testing.T) {
 	resp, _ := parseAnswer(t, "HTTP/1.1 426 Upgrade Required\nUpgrade: websocket\nConnection: Upgrade, X-Internal\nX-Internal: 1\n"+
 		"Content-Length: 6\nKeep-Alive: 1\nProxy-Authenticate: x\nTrailer: X\nSec-WebSocket-Version: 13\nSet-Cookie: a\nSet-Cookie: b\nDate: today\n")

@@ -89,7 +89,37 @@ func readerFor(c net.Conn) reader {
 	if r := newTLSReader(c); r != nil {
 		return r
 	}
+	if w, ok := c.(waiter); ok {
+		return waitReader{w}
+	}
 	return nil
+}
+
+// A waiter is a connection that can wait for bytes without a buffer, and tells how many there
+// are.
+type waiter interface {
+	net.Conn
+	WaitRead() (n int, err error)
+}
+
+type waitReader struct{ waiter }
+
+func (r waitReader) fill(head []byte) (*Buffer, error) {
+	n, err := r.WaitRead()
+	if err != nil {
+		return nil, err
+	}
+	pool := &smallBuffers
+	if len(head)+n > smallSize {
+		pool = &largeBuffers
+	}
+	b := pool.get(head)
+	if n, err = r.Read(b.space()); err != nil {
+		b.Free()
+		return nil, err
+	}
+	b.extend(n)
+	return b, nil
 }
 
 // Fill waits for bytes and returns them in a buffer, after a copy of head, which
@@ -183,6 +213,13 @@ func (c *Conn) CanCloseWrite() bool {
 	return ok
 }
 
+// ClosesInOrder reports whether Close never drops bytes that Write has taken: the end of the
+// stream comes behind them, whatever the peer sends. A stream of HTTP/2 does that.
+func (c *Conn) ClosesInOrder() bool {
+	o, ok := c.conn.(interface{ ClosesInOrder() bool })
+	return ok && o.ClosesInOrder()
+}
+
 // CloseWrite closes the write side. The peer reads end of stream, and its bytes can
 // still be read. The error is [errors.ErrUnsupported] if the connection has no
 // CloseWrite.
@@ -216,9 +253,17 @@ func (c *Conn) Close() error {
 	return c.closeErr
 }
 
-// Abandon closes the connection without a close_notify alert. It never blocks.
+// Abandon closes the connection without a close_notify alert. It never blocks. A connection
+// that has an Abort, which resets it, is closed by that.
 func (c *Conn) Abandon() error {
-	c.closeOnce.Do(func() { c.closeErr = underlyingConn(c.conn).Close() })
+	c.closeOnce.Do(func() {
+		conn := underlyingConn(c.conn)
+		if a, ok := conn.(interface{ Abort() error }); ok {
+			c.closeErr = a.Abort()
+		} else {
+			c.closeErr = conn.Close()
+		}
+	})
 	return c.closeErr
 }
 

@@ -247,7 +247,7 @@ func (p *portable) sample(l *leg, isEnding bool) sample {
 	if n, ok := sendQueue(socket); ok {
 		queued = n
 	} else {
-		s.isQueueUnknown = true
+		s.isQueueUnknown = !c.ClosesInOrder() // else it counts as empty
 	}
 	s.taken = int64(l.passed.bytes.Load()+l.ownBytes()) - int64(queued) // a part of a write may be queued that does not count yet
 	s.isQueued, s.isQueueShorter = s.isBlocked || queued > 0, queued < c.queued

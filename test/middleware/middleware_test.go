@@ -32,7 +32,11 @@ var fronts = map[string]func(http.Handler) http.Handler{
 func serve(t *testing.T, h http.Handler) (*proxytest.Site, *proxytest.LogBook) {
 	t.Helper()
 	errs := new(proxytest.LogBook)
-	return proxytest.Serve(t, h, func(srv *http.Server) { srv.ErrorLog = log.New(errs, "", 0) }), errs
+	return proxytest.Serve(t, h, logTo(errs)), errs
+}
+
+func logTo(errs *proxytest.LogBook) func(*http.Server) {
+	return func(srv *http.Server) { srv.ErrorLog = log.New(errs, "", 0) }
 }
 
 func upgradeTo(path string) string { return proxytest.UpgradeTo(path, "Accept-Encoding: gzip") }

@@ -2,6 +2,7 @@ package process_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	_ "github.com/wsproxy/wsproxy/http2ws"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
@@ -55,7 +57,7 @@ func TestIdleTunnelUsesStoredMemory(t *testing.T) {
 	case proxytest.IsRace:
 		t.Skip("the race detector takes memory too")
 	}
-	for _, mode := range []string{memoryBlocking, memoryDetached} {
+	for _, mode := range []string{memoryBlocking, memoryDetached, memoryHTTP2Shared, memoryHTTP2Alone} {
 		t.Run(mode, func(t *testing.T) {
 			stored := readTunnelCosts(t)
 			got, engine := measureIdleTunnels(t, mode, stored)
@@ -143,6 +145,7 @@ type memoryProcess struct {
 	answer *bufio.Scanner
 	url    string
 	pid    int
+	mode   string
 }
 
 const (
@@ -152,7 +155,14 @@ const (
 
 	memoryBlocking = "blocking"
 	memoryDetached = "detached"
+
+	// Over HTTP/2 and TLS. The connection is part of a tunnel's cost.
+	memoryHTTP2Shared = "HTTP/2, 50 on a connection"
+	memoryHTTP2Alone  = "HTTP/2, one on a connection"
 )
+
+// tunnelsOnConnection is how many tunnels of a mode share a connection over HTTP/2.
+var tunnelsOnConnection = map[string]int{memoryHTTP2Shared: 50, memoryHTTP2Alone: 1}
 
 // startMemoryProcess starts a process whose proxy has one backend. The environment of the
 // process has env too.
@@ -178,7 +188,7 @@ func startMemoryProcess(t testing.TB, mode, backend string, env ...string) *memo
 			t.Errorf("the process with the proxy: %v", err)
 		}
 	})
-	p := &memoryProcess{ask: ask, answer: bufio.NewScanner(answer), pid: cmd.Process.Pid}
+	p := &memoryProcess{ask: ask, answer: bufio.NewScanner(answer), pid: cmd.Process.Pid, mode: mode}
 	p.url = p.line(t)
 	return p
 }
@@ -195,6 +205,16 @@ func (p *memoryProcess) line(t testing.TB) string {
 // test ends.
 func (p *memoryProcess) openTunnels(t testing.TB, n int) {
 	t.Helper()
+	if share := tunnelsOnConnection[p.mode]; share > 0 {
+		for range n / share {
+			browser := proxytest.NewHTTP2Client(t, p.url)
+			for range share {
+				client, _ := browser.Open(t, "/")
+				proxytest.WantEcho(t, client)
+			}
+		}
+		return
+	}
 	for range n {
 		client, _ := proxytest.Open(t, p.url, proxytest.UpgradeTo("/"))
 		proxytest.WantEcho(t, client)
@@ -236,8 +256,15 @@ func beMemoryProcess() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	go http.Serve(ln, proxy) // as long as the process
-	fmt.Printf("http://%s\n", ln.Addr())
+	scheme := "http"
+	if tunnelsOnConnection[mode] > 0 {
+		scheme = "https"
+		srv := &http.Server{Handler: proxy, TLSConfig: &tls.Config{Certificates: []tls.Certificate{wstest.Certificate()}}}
+		go srv.ServeTLS(ln, "", "") // as long as the process
+	} else {
+		go http.Serve(ln, proxy) // as long as the process
+	}
+	fmt.Printf("%s://%s\n", scheme, ln.Addr())
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		use := processUse{tunnelCost: usedNow()}
 		for tunnel := range proxy.Tunnels() {

@@ -31,7 +31,10 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
+	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
+
+	// It must be initialized before net/http: see TestImportsOfHTTP2WS.
+	"http2ws": {},
 
 	// They are for the tests of users.
 	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "internal/wstest", "wsproxytest/memnet"}},
@@ -39,6 +42,7 @@ var packageRules = map[string]packageRule{
 
 	"internal/relay":      {imports: []string{"internal/epoll", "internal/frame", "internal/histogram", "internal/limit", "internal/netconn"}},
 	"internal/epoll":      {},
+	"internal/h2stream":   {},
 	"internal/netconn":    {},
 	"internal/dialer":     {},
 	"internal/histogram":  {},
@@ -113,6 +117,12 @@ var thirdParty = map[string]string{
 	"golang.org/x/net/http/httpguts": "what a token is, and a field value, as net/http itself decides it",
 }
 
+// thirdPartyForTests are those that packages for tests may import as well.
+var thirdPartyForTests = map[string]string{
+	"golang.org/x/net/http2":       "the frames of a client over HTTP/2 that may break rules",
+	"golang.org/x/net/http2/hpack": "the header of such a client",
+}
+
 func TestPackagesFollowImportRules(t *testing.T) {
 	atRoot(t)
 	seen := make(map[string]bool)
@@ -161,6 +171,8 @@ func TestImportRulesFindBreaches(t *testing.T) {
 		{"x.go", `import _ "github.com/wsproxy/wsproxy/wsproxytest"`, "only tests"},
 		{"x.go", `import _ "github.com/coder/websocket"`, "module of its own"},
 		{"x.go", `import _ "golang.org/x/net/http/httpguts"`, want},
+		{"x.go", `import _ "golang.org/x/net/http2"`, "module of its own"},
+		{"internal/proxytest/x.go", `import _ "golang.org/x/net/http2"`, want},
 		{"internal/new/x.go", ``, "arch_test.go"},
 	} {
 		got := strings.Join(breaches(t, tt.file, []byte("package x; "+tt.src)), "\n")
@@ -242,7 +254,7 @@ func (c *checker) checkImport(spec *ast.ImportSpec) {
 		c.checkOwnImport(spec, path.Clean("."+strings.TrimPrefix(imported, modulePath)))
 		return
 	}
-	if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") && thirdParty[imported] == "" {
+	if first, _, _ := strings.Cut(imported, "/"); strings.Contains(first, ".") && !c.mayImport(imported) {
 		c.report(spec.Pos(), "imports %s: what needs a package that is not in the standard library is a module of its own", imported)
 	}
 	if reason := impure[imported]; c.packageRule.isPure && reason != "" {
@@ -266,6 +278,11 @@ func (c *checker) checkImport(spec *ast.ImportSpec) {
 			c.report(spec.Pos(), "imports the names of %s: they could not be told from its own", imported)
 		}
 	}
+}
+
+// mayImport reports whether the file may import a package of others.
+func (c *checker) mayImport(imported string) bool {
+	return thirdParty[imported] != "" || c.packageRule.forTest && thirdPartyForTests[imported] != ""
 }
 
 // checkOwnImport checks the import of a package of this module.
