@@ -60,6 +60,20 @@ type BackendConfig struct {
 	// it to false, and goes on if the backend is removed. A call of [Proxy.Drain] that closes
 	// them keeps its own pace, and what it leaves when it ends is closed then.
 	Drain bool
+
+	// ProxyProtocol makes each connection to the backend begin with a header of version 2 of
+	// the PROXY protocol, before TLS. It has the client's address, which is
+	// [TunnelInfo.ClientAddr], and the address at which the server has accepted the
+	// connection. The client's port is 0 if a trusted proxy has named the client. If one of
+	// the two has no IP address, as on a unix socket, the header is LOCAL and has no addresses;
+	// that of a [TCPProbe], [HTTPProbe] or [WebSocketProbe] always is. With [WithHTTP] each
+	// request has a connection of its own.
+	//
+	// The backend must expect the header: another one refuses each upgrade with 400, or closes
+	// the connection. It should accept the header from the proxy alone, because the sender
+	// chooses the addresses. A change by [Proxy.SetBackends] holds for connections that are
+	// dialed afterwards. Default: no header.
+	ProxyProtocol bool
 }
 
 // A Backend is one backend of a [Proxy], with its live counters. Its methods are
@@ -311,7 +325,8 @@ func (t *target) isMax(n int64) bool {
 
 // hasSameAddress reports whether t and u are dialed in the same way.
 func (t *target) hasSameAddress(u *target) bool {
-	return t.network == u.network && t.addr == u.addr && t.isTLS == u.isTLS && t.config.ServerName == u.config.ServerName
+	return t.network == u.network && t.addr == u.addr && t.isTLS == u.isTLS && t.config.ServerName == u.config.ServerName &&
+		t.config.ProxyProtocol == u.config.ProxyProtocol
 }
 
 // compileTarget checks c and fills its defaults in. Errors name the field of option.

@@ -19,6 +19,7 @@ type plainAttempt struct {
 	choice
 
 	connectBy   time.Time // zero: no deadline
+	proxyHeader []byte    // of its connection; nil: none
 	isConnected bool
 	isReused    bool        // the connection has carried another request before
 	isAnswering atomic.Bool // the backend's response has begun
@@ -56,6 +57,7 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		a.connectBy = start.Add(left)
 	}
 	q.pool = a.backend.httpTransport()
+	a.proxyHeader = q.pool.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
 	took := time.Since(start)
 	if err == nil {
@@ -188,6 +190,7 @@ func (a *plainAttempt) failure(err error) error {
 	op := "dial"
 	if a.isConnected {
 		op = "request"
+		err = a.q.pool.target.explain(err)
 	}
 	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
 }

@@ -28,6 +28,7 @@ func newHTTPTransport(p *Proxy, t *target) *httpTransport {
 	h.Protocols.SetHTTP1(true)
 	h.DialContext = h.dial // over TLS too, so that one deadline bounds the whole
 	h.DisableCompression = true
+	h.DisableKeepAlives = t.config.ProxyProtocol // its header names one client
 	h.MaxIdleConns, h.MaxIdleConnsPerHost, h.IdleConnTimeout = maxIdleConns, maxIdleConns, idleConnTimeout
 	h.ExpectContinueTimeout = expectContinueTimeout
 	h.MaxResponseHeaderBytes = maxResponseHead
@@ -98,6 +99,10 @@ func (h *httpTransport) dial(ctx context.Context, _, _ string) (conn net.Conn, e
 	}
 	ctx, cancel := c.dialContext(ctx, a.connectBy)
 	defer cancel()
+	if err == nil && a.proxyHeader != nil {
+		op = "handshake"
+		err = writeProxyHeader(ctx, conn, a.proxyHeader)
+	}
 	if err == nil && h.target.isTLS {
 		op = "handshake"
 		conn, err = h.startTLS(ctx, conn)
@@ -116,7 +121,7 @@ func (h *httpTransport) startTLS(ctx context.Context, conn net.Conn) (net.Conn, 
 	c := tls.Client(conn, h.p.tlsFor(h.target))
 	if err := c.HandshakeContext(ctx); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("TLS: %w", err)
+		return nil, fmt.Errorf("TLS: %w", h.target.explain(err))
 	}
 	return c, nil
 }

@@ -29,6 +29,7 @@ const (
 	logDuration          = "duration"
 	logErr               = "err"
 	logFlag              = "flag"
+	logHint              = "hint"
 	logHook              = "hook"
 	logHost              = "host"
 	logPanicValue        = "panic"
@@ -78,6 +79,9 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 	}
 	if resp != nil {
 		attrs = append(attrs, slog.String(logPhrase, reasonPhrase(r, resp)))
+		if i.Backend.target.Load().hintFor(i.Status) != "" {
+			attrs = append(attrs, slog.String(logHint, proxyHeaderHint))
+		}
 	} else {
 		attrs = append(attrs, slog.Any(logErr, i.Err))
 	}

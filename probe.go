@@ -77,7 +77,8 @@ type HealthCheck struct {
 // An HTTPProbeConfig configures an [HTTPProbe].
 type HTTPProbeConfig struct {
 	// Port is the port of the request, on the host of the backend's URL. Zero means the port of
-	// the URL. A unix socket has no other port. Negative and above 65535, each probe fails.
+	// the URL. Another port gets no header of [BackendConfig.ProxyProtocol]. A unix socket has no
+	// other port. Negative and above 65535, each probe fails.
 	Port int
 
 	// Path is the path of the request, with a query if there is a "?" in it. As for upgrades, the
@@ -190,6 +191,16 @@ func (pr *probe) connect() error {
 	if err != nil {
 		return fmt.Errorf("dial: %w", err)
 	}
+	if header := pr.target.localHeader(); header != nil { // a server that expects it would log its absence
+		err := pr.bound(conn, pr.deadline, func() error {
+			_, err := conn.Write(header)
+			return err
+		})
+		if err != nil {
+			conn.Close()
+			return fmt.Errorf("PROXY header: %w", err)
+		}
+	}
 	if !pr.target.isTLS {
 		conn.Close()
 		return nil
@@ -197,7 +208,7 @@ func (pr *probe) connect() error {
 	c := tls.Client(conn, pr.p.tlsFor(pr.target))
 	defer c.Close()
 	if err := pr.bound(conn, pr.deadline, c.Handshake); err != nil { // not HandshakeContext, which closes the connection itself
-		return fmt.Errorf("TLS: %w", err)
+		return fmt.Errorf("TLS: %w", pr.target.explain(err))
 	}
 	return nil
 }
@@ -221,7 +232,7 @@ func (pr *probe) get(q *probeRequest, port, status int) error {
 		return err
 	}
 	step := "GET " + req.URL.EscapedPath() // without the query, which may have a token
-	r, err := pr.roundTrip(step, &outboundRequest{target: pr.target, out: req, head: head.Bytes()})
+	r, err := pr.roundTrip(step, &outboundRequest{target: pr.target, out: req, head: head.Bytes(), proxyHeader: pr.target.localHeader()})
 	if err != nil {
 		return err
 	}
@@ -229,9 +240,9 @@ func (pr *probe) get(q *probeRequest, port, status int) error {
 	got := r.resp.StatusCode
 	switch {
 	case status == 0 && (got < 200 || got > 299):
-		return fmt.Errorf("%s: status %d; want 2xx", step, got)
+		return fmt.Errorf("%s: status %d; want 2xx%s", step, got, pr.target.hintFor(got))
 	case status != 0 && got != status:
-		return fmt.Errorf("%s: status %d; want %d", step, got, status)
+		return fmt.Errorf("%s: status %d; want %d%s", step, got, status, pr.target.hintFor(got))
 	}
 	err = pr.bound(r.conn, pr.deadline, func() error {
 		_, err := io.CopyN(io.Discard, r.resp.Body, maxProbeBody)
@@ -252,7 +263,7 @@ func (pr *probe) openAndPing(q *probeRequest) error {
 	if err != nil {
 		return err
 	}
-	out := &outboundRequest{target: pr.target, out: req, offer: req.Header}
+	out := &outboundRequest{target: pr.target, out: req, offer: req.Header, proxyHeader: pr.target.localHeader()}
 	var head headBuffer
 	defer head.free()
 	if err := out.encode(&head); err != nil {
@@ -264,7 +275,7 @@ func (pr *probe) openAndPing(q *probeRequest) error {
 	}
 	defer r.close()
 	if !r.isSwitch() {
-		return fmt.Errorf("opening handshake: status %d; want 101", r.resp.StatusCode)
+		return fmt.Errorf("opening handshake: status %d; want 101%s", r.resp.StatusCode, pr.target.hintFor(r.resp.StatusCode))
 	}
 	if err := pr.bound(r.conn, pr.deadline, func() error { return ping(&r) }); err != nil {
 		return fmt.Errorf("ping: %w", err)
@@ -468,12 +479,14 @@ func (t *target) hostField() string {
 	return field
 }
 
-// withPort returns t with another port.
+// withPort returns t with a port. On another one than that of t no PROXY header is expected: it
+// is another listener, mostly one for health checks alone.
 func (t *target) withPort(port int) (*target, error) {
 	if t.network == "unix" {
 		return nil, fmt.Errorf("HTTPProbeConfig.Port %d: a unix socket has no port", port)
 	}
 	u := *t
+	u.config.ProxyProtocol = t.config.ProxyProtocol && u.port == uint16(port)
 	u.port = uint16(port)
 	u.addr = net.JoinHostPort(t.host, strconv.Itoa(port))
 	return &u, nil

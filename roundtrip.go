@@ -35,6 +35,8 @@ type outboundRequest struct {
 	key     string        // Sec-WebSocket-Key
 	head    []byte        // out as it is on the wire
 	forLoop bool          // the event loop will probably relay the connection
+
+	proxyHeader []byte // of the PROXY protocol, before TLS and the head; nil: none
 }
 
 // encode makes the head of the request, with a new key, in buf.
@@ -167,22 +169,23 @@ func (p *Proxy) dialTarget(ctx context.Context, c *canceler, out *outboundReques
 // exchange sends out over r.conn, over TLS if out's target says so, and reads the
 // response into r.
 func (p *Proxy) exchange(r *backendResponse, out *outboundRequest) error {
+	begin := out.head
 	if out.target.isTLS {
-		c := netconn.TLSClient(r.conn, p.tlsFor(out.target))
-		if err := c.Handshake(); err != nil { // not HandshakeContext, which closes the connection itself
-			return fmt.Errorf("TLS: %w", err)
+		if err := p.startTLS(r, out); err != nil {
+			return err
 		}
-		r.conn = c
+	} else if out.proxyHeader != nil {
+		begin = slices.Concat(out.proxyHeader, out.head) // one write, and one segment
 	}
-	_, writeErr := r.conn.Write(out.head)
+	_, writeErr := r.conn.Write(begin)
 	var err error
 	r.reader = newResponseReader(r.conn)
 	r.resp, err = r.reader.read(out.out)
 	if writeErr != nil && (err != nil || r.resp.StatusCode == http.StatusSwitchingProtocols) {
-		return writeErr // unless the backend refused a request that it had not read to its end
+		return out.target.explain(writeErr) // unless the backend refused a request that it had not read to its end
 	}
 	if err != nil {
-		return err
+		return out.target.explain(err)
 	}
 	if r.resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil
@@ -193,6 +196,21 @@ func (p *Proxy) exchange(r *backendResponse, out *outboundRequest) error {
 	r.early = r.reader.buffered()
 	r.reader.free()
 	r.reader = nil
+	return nil
+}
+
+// startTLS makes r.conn a connection over TLS, behind the PROXY header.
+func (p *Proxy) startTLS(r *backendResponse, out *outboundRequest) error {
+	if out.proxyHeader != nil {
+		if _, err := r.conn.Write(out.proxyHeader); err != nil {
+			return fmt.Errorf("PROXY header: %w", err)
+		}
+	}
+	c := netconn.TLSClient(r.conn, p.tlsFor(out.target))
+	if err := c.Handshake(); err != nil { // not HandshakeContext, which closes the connection itself
+		return fmt.Errorf("TLS: %w", out.target.explain(err))
+	}
+	r.conn = c
 	return nil
 }
 

@@ -136,6 +136,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
+	stop() // before forward may hijack: fasthttp ends the context of a hijacked request without an error
 	defer u.releasePlace()
 	if u.response != nil {
 		u.err = u.forward()
@@ -278,6 +279,7 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	if err := out.encode(&u.head); err != nil {
 		return nil, err
 	}
+	out.proxyHeader = out.target.proxyHeader(u.r, &u.info)
 	return out, nil
 }
 

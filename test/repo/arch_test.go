@@ -31,7 +31,7 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/rebalance", "internal/relay"}},
+	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
 	// It must be initialized before net/http: see TestImportsOfHTTP2WS.
 	"http2ws": {},
@@ -40,19 +40,20 @@ var packageRules = map[string]packageRule{
 	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "internal/wstest", "wsproxytest/memnet"}},
 	"wsproxytest/memnet": {forTest: true},
 
-	"internal/relay":     {imports: []string{"internal/epoll", "internal/frame", "internal/histogram", "internal/limit", "internal/netconn"}},
-	"internal/epoll":     {},
-	"internal/h2stream":  {},
-	"internal/netconn":   {},
-	"internal/dialer":    {},
-	"internal/histogram": {},
-	"internal/affinity":  {isPure: true},
-	"internal/frame":     {isPure: true},
-	"internal/handshake": {isPure: true},
-	"internal/health":    {isPure: true},
-	"internal/limit":     {isPure: true},
-	"internal/pace":      {isPure: true},
-	"internal/rebalance": {isPure: true},
+	"internal/relay":      {imports: []string{"internal/epoll", "internal/frame", "internal/histogram", "internal/limit", "internal/netconn"}},
+	"internal/epoll":      {},
+	"internal/h2stream":   {},
+	"internal/netconn":    {},
+	"internal/dialer":     {},
+	"internal/histogram":  {},
+	"internal/affinity":   {isPure: true},
+	"internal/frame":      {isPure: true},
+	"internal/handshake":  {isPure: true},
+	"internal/health":     {isPure: true},
+	"internal/limit":      {isPure: true},
+	"internal/pace":       {isPure: true},
+	"internal/proxyproto": {isPure: true},
+	"internal/rebalance":  {isPure: true},
 
 	// It has a variable that the root sets, so that wsproxytest can change a backend.
 	"internal/backendtest": {},
