@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 )
 
-// A Balancer chooses the backend for an upgrade.
+// A Balancer chooses the backend for an upgrade, and with [WithHTTP] for any other request.
 //
 // Pick is called concurrently. It must not block, and must not retain or modify candidates.
 // There is at least one, and they are in configuration order. They are the backends that are
@@ -26,7 +26,7 @@ import (
 // A backend with several flags is in the last of their tiers. Within a tier, those of the
 // lowest [BackendConfig.Priority] are candidates. Backends that have their MaxTunnels are
 // left out at the end: if that leaves none, the upgrade waits or is refused, and no other
-// tier takes their place.
+// tier takes their place. A request that is no upgrade needs no place, and they stay.
 //
 // When the time of its flags is over, a backend is in the first tier for one upgrade at a
 // time, in order to find out whether it works again; for a second or third attempt it is not.
@@ -66,7 +66,8 @@ func (f BalancerFunc) Pick(r *http.Request, candidates []*Backend) (*Backend, er
 
 // LeastTunnels returns a [Balancer] that chooses the backend with the fewest tunnels in
 // proportion to its weight, including the new one: the lowest (NumTunnels+1)/Weight.
-// Backends with equal values take turns.
+// Backends with equal values take turns. With [WithHTTP] other requests in flight count as
+// tunnels.
 //
 // A backend that refuses more upgrades than it accepts (see [Backend.Load]) is chosen only
 // in its turn among all candidates, which comes as often as its weight says, about once a
@@ -112,7 +113,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 			}
 		}
 		// Products of float64 cannot overflow, and are exact up to 2^53 but for a slow start.
-		bt, bw := float64(b.NumTunnels()+1), float64(b.Weight())
+		bt, bw := float64(b.numClients()+1), float64(b.Weight())
 		if share.isSlow {
 			bw = share.of(b)
 		}
@@ -126,7 +127,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 		}
 		b := l.inTurn(candidates, share)
 		isRefusing, numRefusals := b.refusing()
-		if isRefusing && numRefusals == 0 && float64(b.NumTunnels()+1)*weight <= tunnels*share.of(b) {
+		if isRefusing && numRefusals == 0 && float64(b.numClients()+1)*weight <= tunnels*share.of(b) {
 			return b, nil
 		}
 	}
@@ -151,7 +152,7 @@ func leastRefusing(candidates []*Backend, share shares) *Backend {
 	least := math.Inf(1)
 	for _, b := range candidates {
 		_, numRefusals := b.refusing()
-		if load := float64(b.NumTunnels()+numRefusals+1) / share.of(b); load < least {
+		if load := float64(b.numClients()+numRefusals+1) / share.of(b); load < least {
 			best, least = b, load
 		}
 	}

@@ -35,6 +35,7 @@ type settings struct {
 	ejection       Ejection
 	slowStart      time.Duration
 	healthCheck    *HealthCheck // nil: none
+	http           bool
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
@@ -65,6 +66,7 @@ type config struct {
 	ejection         health.Ejection
 	slowStart        time.Duration // 0: none
 	healthCheck      *HealthCheck  // defaults filled in; nil: none
+	http             bool
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -94,6 +96,7 @@ func (s *settings) compile() (config, []error) {
 		limits:           s.limits,
 		refusal:          s.refusal,
 		slowStart:        max(s.slowStart, 0),
+		http:             s.http,
 		detached:         s.detached,
 		logger:           s.logger,
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-// A ProxyRequest is the argument of the hook of [WithRewrite].
+// A ProxyRequest is the argument of the hook of [WithRewrite]. With [WithHTTP] it may be a request
+// that is no upgrade: In.Method and In.Header["Upgrade"] tell.
 type ProxyRequest struct {
 	// In is the client's request. It must not be modified or retained.
 	In *http.Request
@@ -26,7 +27,9 @@ type ProxyRequest struct {
 	// net/url cannot parse are removed too, because the backend might read them in
 	// another way than the balancer did; In.URL.RawQuery still has them. Upgrade,
 	// Connection, Sec-WebSocket-Key and Sec-WebSocket-Version are set by the proxy
-	// afterwards.
+	// afterwards. Other fields of Out are not used: the method, the body and the trailer of a
+	// request that is no upgrade are those of In, and hop-by-hop fields that the hook sets
+	// are not sent.
 	Out *http.Request
 
 	// Backend is the backend that was picked, which will be dialed next.
@@ -51,37 +54,29 @@ type ProxyResponse struct {
 	// RequestID is the ID of the request: see [TunnelInfo.RequestID].
 	RequestID string
 
-	// StatusCode is the status of its response: 101, or the status with which it
-	// refused the upgrade. Changing it has no effect.
+	// StatusCode is the status of its response: 101, the status with which it refused the
+	// upgrade, or with [WithHTTP] that of its response to another request. Changing it has no
+	// effect.
 	StatusCode int
 
 	// Header is the header of the client's response. Set a cookie here. Header may be
-	// replaced. The fields of the handshake are not in it and cannot be set.
+	// replaced. The fields of the handshake, hop-by-hop fields and Content-Length are not in it
+	// and cannot be set.
 	Header http.Header
 }
 
 // An upgrade is one request on its way to a tunnel. One goroutine works on it at
 // a time.
 type upgrade struct {
-	p        *Proxy
-	r        *http.Request // the client's; with info, if hooks may look for it
-	info     requestInfo
+	inbound
 	client   client // &http1
 	http1    http1Client
 	canceler canceler
 
-	stage Reason // of an ordinary error at this moment: see reasonOf
-
-	clientKey clientKey // for the limits of each client
-	hasPlace  bool      // among Limits.Tunnels and PerClient, until the tunnel has it
+	hasPlace bool // among Limits.Tunnels and PerClient, until the tunnel has it
 
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
-
-	tried       []*Backend // one for each attempt since it has waited
-	triedArray  [maxAttempts]*Backend
-	picked      *Backend // the last one of all attempts
-	numAttempts int
 
 	failed []*BackendError // attempts since it has waited
 	kept   *attempt        // see attempt.isKept
@@ -100,7 +95,7 @@ type upgrade struct {
 }
 
 func newUpgrade(p *Proxy, w http.ResponseWriter, r *http.Request) *upgrade {
-	u := &upgrade{p: p, r: r}
+	u := &upgrade{inbound: inbound{p: p, r: r}}
 	u.http1 = http1Client{u: u, w: w, front: frontOf(r.Context())}
 	u.client = &u.http1
 	return u
@@ -156,18 +151,6 @@ func (u *upgrade) releasePlace() {
 	}
 }
 
-// refused describes the upgrade, which gets no tunnel because of reason: it ended with err,
-// or the client gets the backend's response, and err is nil.
-func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
-	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Backend: u.picked, Err: err, Value: u.info.value}
-	if err == nil {
-		i.Backend, i.Status = u.response.backend, u.response.resp.StatusCode
-	} else {
-		i.Status = statusOf(err, reason)
-	}
-	return i
-}
-
 // run performs the steps before the tunnel, in the order of ARCHITECTURE.md, which is a
 // security property.
 func (u *upgrade) run(done chan<- struct{}) {
@@ -178,7 +161,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 			u.err = u.p.newHookPanic(panicOfProxy, u.info.id, v)
 		}
 	}()
-	u.r = u.p.identify(u.r, &u.info)
+	u.identify()
 	u.checkForwarded()
 	if u.err = u.check(); u.err != nil {
 		return
@@ -188,7 +171,6 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 	u.stage = ReasonHook
 	u.setDeadline()
-	u.tried = u.triedArray[:0]
 	a, err := u.tryBackends()
 	switch {
 	case err != nil:
@@ -207,11 +189,8 @@ func (u *upgrade) check() error {
 	if refusal := handshake.Validate(u.r); refusal != nil {
 		return refusalError(refusal)
 	}
-	if u.p.origins != nil {
-		u.stage = ReasonOrigin
-		if refusal := u.p.origins.Check(u.r, u.info.isTrusted); refusal != nil {
-			return refusalError(refusal)
-		}
+	if err := u.checkOrigin(); err != nil {
+		return err
 	}
 	if err := u.admit(); err != nil {
 		return err
@@ -221,25 +200,16 @@ func (u *upgrade) check() error {
 }
 
 // admit returns an error if the limits or the Admit hook do not let the upgrade in.
-func (u *upgrade) admit() (err error) {
+func (u *upgrade) admit() error {
 	a := u.p.admission
-	u.stage = ReasonHook
-	if u.clientKey, err = u.p.callClientKey(u.r); err != nil {
+	if err := u.setClientKey(); err != nil {
 		return err
 	}
 	if err := a.allowRate(u.p.now(), u.clientKey); err != nil {
 		return err
 	}
-	if u.p.admit != nil {
-		if err := a.beginAdmitting(); err != nil {
-			return err
-		}
-		defer a.endAdmitting()
-		u.stage = ReasonAdmit
-		if u.info.value, err = u.p.callAdmit(u.r); err != nil {
-			u.info.value = nil
-			return err
-		}
+	if err := u.callAdmit(); err != nil {
+		return err
 	}
 	if !a.boundsPlaces() {
 		return nil
@@ -390,12 +360,17 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	}
 	err := u.p.callResponse(r)
 	a.header = r.Header
+	if errors.Is(err, ErrTryNext) {
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
+	}
+	return responseHookError(err)
+}
+
+// responseHookError returns the error of a request for which the Response hook returned err.
+func responseHookError(err error) error {
 	var chosen *StatusError
 	var panicked *hookPanic
-	switch {
-	case errors.Is(err, ErrTryNext):
-		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
-	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
+	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
 		return err
 	}
 	return &responseError{err}
