@@ -10,7 +10,7 @@ missing=()
 for command in chromium haproxy mosquitto nginx; do
 	PATH=$PATH:/usr/sbin command -v "$command" >/dev/null || missing+=("$command")
 done
-python3 -c 'import websockets' 2>/dev/null || missing+=(python3-websockets)
+/usr/bin/python3 -c 'import websockets' 2>/dev/null || missing+=(python3-websockets)
 command -v npm >/dev/null || missing+=(nodejs npm)
 [ -n "$(fc-list Inter 2>/dev/null)" ] || missing+=(fontconfig fonts-inter) # for screenshots
 if [ ${#missing[@]} -gt 0 ]; then

@@ -49,6 +49,9 @@ func Need(t testing.TB, commands ...string) {
 // lookPath returns the path of a command, or "". Servers may be in directories that are not in
 // the PATH of an ordinary user.
 func lookPath(command string) string {
+	if command == "python3" {
+		return debianPython()
+	}
 	for _, name := range []string{command, "/usr/sbin/" + command} {
 		if path, err := exec.LookPath(name); err == nil {
 			return path
@@ -56,6 +59,16 @@ func lookPath(command string) string {
 	}
 	return ""
 }
+
+// debianPython returns the path of Debian's Python, or "" unless it has its package websockets.
+// Another Python may come first in the PATH, and has not.
+var debianPython = sync.OnceValue(func() string {
+	const path = "/usr/bin/python3"
+	if exec.Command(path, "-c", "import websockets").Run() != nil {
+		return ""
+	}
+	return path
+})
 
 // Root returns the directory of the module, which has node_modules.
 func Root() string {

@@ -1,0 +1,5 @@
+//go:build wsproxy_portable
+
+package stacks_test
+
+const isPortable = true
