@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/affinity"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -67,7 +68,8 @@ type BackendConfig struct {
 type Backend struct {
 	p      *Proxy
 	id     string
-	idHash uint64 // of id, for rendezvous hashing
+	idHash uint64          // of id, for rendezvous hashing
+	hashes []affinity.Hash // of id, for cookies
 
 	target atomic.Pointer[target]
 
@@ -91,7 +93,7 @@ type Backend struct {
 
 // newBackend returns the backend of that ID, without a target.
 func (p *Proxy) newBackend(id string) *Backend {
-	b := &Backend{p: p, id: id, idHash: hashString(id)}
+	b := &Backend{p: p, id: id, idHash: hashString(id), hashes: p.affinity.hashes(id)}
 	b.health.lastOpened.Store(-1)
 	b.slowFrom.Store(-1)
 	b.counters.init()

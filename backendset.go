@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/affinity"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -15,12 +16,17 @@ type backendSet struct {
 
 	active        []*Backend // those of all that may get new tunnels: they do not drain
 	firstPriority int        // the lowest one of active
+
+	bindings *affinity.Table[*Backend] // of all, by cookie; nil: there is no cookie
 }
 
 // newBackendSet returns the set of backends whose targets are set.
 func newBackendSet(all []*Backend) *backendSet {
 	s := &backendSet{all: all}
 	for _, b := range all {
+		if b.hashes != nil {
+			s.addBinding(b)
+		}
 		if b.drains() {
 			continue
 		}
@@ -31,6 +37,14 @@ func newBackendSet(all []*Backend) *backendSet {
 		s.active = append(s.active, b)
 	}
 	return s
+}
+
+// addBinding has b found by the cookies of its clients.
+func (s *backendSet) addBinding(b *Backend) {
+	if s.bindings == nil {
+		s.bindings = affinity.NewTable[*Backend](b.p.affinity.signer, len(s.all))
+	}
+	s.bindings.Add(b.hashes, b)
 }
 
 // candidates are the backends that a balancer may choose.

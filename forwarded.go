@@ -47,10 +47,10 @@ func (c *forwardedCount) add(peer netip.Addr, isForwarded bool) bool {
 
 // checkForwarded logs a line if the peers of many upgrades seem to be one proxy that is not
 // trusted.
-func (u *upgrade) checkForwarded() {
-	isForwarded := !u.info.isTrusted && hasForwarded(u.r.Header)
-	if u.p.forwarded.add(u.info.clientAddr, isForwarded) {
-		u.p.logUntrusted(u.info.clientAddr)
+func (in *inbound) checkForwarded() {
+	isForwarded := !in.info.isTrusted && hasForwarded(in.r.Header)
+	if in.p.forwarded.add(in.info.clientAddr, isForwarded) {
+		in.p.logUntrusted(in.info.clientAddr)
 	}
 }
 

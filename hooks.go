@@ -47,6 +47,12 @@ func (p *Proxy) callClientKey(r *http.Request) (key clientKey, err error) {
 	return a.keyOf(a.limits.ClientKey(r)), nil
 }
 
+// callAffinityKey returns the key by which r is bound.
+func (p *Proxy) callAffinityKey(r *http.Request) (key string, err error) {
+	defer p.catch("Affinity.Key", RequestID(r), &err)
+	return p.affinity.key(r), nil
+}
+
 func (p *Proxy) callAdmit(r *http.Request) (value any, err error) {
 	defer p.catch("the Admit hook", RequestID(r), &err)
 	return p.admit(r)

@@ -70,9 +70,15 @@ func ByCookie(name string) KeyFunc {
 }
 
 // findCookie returns the first valid value of the cookie in a line of a Cookie field.
+func findCookie(line, name string) (value string, ok bool) {
+	value, _, ok = nextCookie(line, name)
+	return value, ok
+}
+
+// nextCookie is findCookie, and returns what is behind the value in the line.
 // With [http.Request.Cookie] instead, collecting ten candidates and a pick of [Hash] took
 // 1.9 times as long (0.60 µs instead of 0.32).
-func findCookie(line, name string) (value string, ok bool) {
+func nextCookie(line, name string) (value, rest string, ok bool) {
 	for line != "" {
 		var pair string
 		pair, line, _ = strings.Cut(line, ";")
@@ -84,10 +90,10 @@ func findCookie(line, name string) (value string, ok bool) {
 			v = v[1 : len(v)-1]
 		}
 		if isCookieValue(v) {
-			return v, true
+			return v, line, true
 		}
 	}
-	return "", false
+	return "", "", false
 }
 
 // isCookieValue reports whether [net/http] would accept v. Unlike the RFC it accepts
@@ -134,6 +140,35 @@ func isQueryName(escaped, name string) bool {
 	}
 	k, err := url.QueryUnescape(escaped)
 	return err == nil && k == name
+}
+
+// BySockJSSession returns a [KeyFunc] for the session of a SockJS client, which all requests of
+// the session have in their path, whatever its transport: the two segments between the prefix
+// and the transport in
+//
+//	/prefix/<server>/<session>/<transport>
+//
+// The prefix is that of the SockJS server, without a slash at its end, and is compared byte for
+// byte; it may begin with two slashes. Neither segment is empty or contains a dot. Requests that
+// belong to no session have no key: /prefix, /prefix/info, /prefix/iframe.html and a WebSocket
+// at /prefix/websocket.
+func BySockJSSession(prefix string) KeyFunc {
+	prefix = strings.TrimRight(prefix, "/") + "/"
+	return func(r *http.Request) string {
+		rest, ok := strings.CutPrefix(r.URL.Path, prefix)
+		if !ok {
+			return ""
+		}
+		end := strings.LastIndexByte(rest, '/')
+		if end < 0 || end == len(rest)-1 { // no transport
+			return ""
+		}
+		server, session, ok := strings.Cut(rest[:end], "/")
+		if !ok || server == "" || session == "" || strings.ContainsAny(session, "./") || strings.Contains(server, ".") {
+			return ""
+		}
+		return rest[:end]
+	}
 }
 
 // addrKey returns the text of an IPv4 address, or of an IPv6 address's /64.

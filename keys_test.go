@@ -202,8 +202,49 @@ func checkQuery(t *testing.T, query, name string) {
 	}
 }
 
+func TestBySockJSSessionIsTheSameForAllTransports(t *testing.T) {
+	for _, tt := range []struct{ prefix, path, want string }{
+		{"/chat", "/chat/123/abcdefgh/websocket", "123/abcdefgh"},
+		{"/chat", "/chat/123/abcdefgh/xhr_streaming", "123/abcdefgh"},
+		{"/chat", "/chat/123/abcdefgh/xhr_send", "123/abcdefgh"},
+		{"/chat", "/chat/123/abcdefgh/eventsource", "123/abcdefgh"},
+		{"/chat/", "/chat/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"//chat", "//chat/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"", "/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"/", "/123/abcdefgh/xhr", "123/abcdefgh"},
+		{"/a/b", "/a/b/123/abcdefgh/xhr", "123/abcdefgh"},
+
+		{"/chat", "/chat", ""},
+		{"/chat", "/chat/", ""},
+		{"/chat", "/chat/info", ""},
+		{"/chat", "/chat/iframe.html", ""},
+		{"/chat", "/chat/iframe-1.6.1.html", ""},
+		{"/chat", "/chat/websocket", ""},
+		{"/chat", "/chat/123/abcdefgh", ""},
+		{"/chat", "/chat/123/abcdefgh/", ""},
+		{"/chat", "/chat//abcdefgh/xhr", ""},
+		{"/chat", "/chat/123//xhr", ""},
+		{"/chat", "/chat/12.3/abcdefgh/xhr", ""},
+		{"/chat", "/chat/123/abc.defgh/xhr", ""},
+		{"/chat", "/chat/123/abcdefgh/xhr/more", ""},
+		{"/chat", "/chats/123/abcdefgh/xhr", ""},
+		{"/chat", "/other/123/abcdefgh/xhr", ""},
+		{"/chat", "//chat/123/abcdefgh/xhr", ""},
+		{"//chat", "/chat/123/abcdefgh/xhr", ""},
+		{"", "//123/abcdefgh/xhr", ""},
+		{"/chat", "", ""},
+		{"/chat", "*", ""},
+	} {
+		r := &http.Request{URL: &url.URL{Path: tt.path}}
+		if got := BySockJSSession(tt.prefix)(r); got != tt.want {
+			t.Errorf("BySockJSSession(%q) of %q = %q; want %q", tt.prefix, tt.path, got, tt.want)
+		}
+	}
+}
+
 func TestKeyFuncsDoNotAllocate(t *testing.T) {
 	r := newTestRequest()
+	r.URL.Path = "/sockjs/123/abcdefgh/xhr"
 	r.URL.RawQuery = "filter%5B%5D=x&page=%20&user=42&z=1"
 	for _, tt := range []struct {
 		name string
@@ -215,6 +256,7 @@ func TestKeyFuncsDoNotAllocate(t *testing.T) {
 		{"ByHeader(Host)", ByHeader("Host"), "chat.test"},
 		{"ByCookie", ByCookie("session"), "1f3870be"},
 		{"ByQuery", ByQuery("user"), "42"},
+		{"BySockJSSession", BySockJSSession("/sockjs"), "123/abcdefgh"},
 	} {
 		if got := tt.key(r); got != tt.want {
 			t.Errorf("%s = %q; want %q", tt.name, got, tt.want)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -374,6 +375,37 @@ func WithOriginPatterns(patterns ...string) Option {
 // [Tunnel.Close], which signs a user out.
 func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 	return optionFunc(func(s *settings) { s.admit = hook })
+}
+
+// WithAffinity brings a client back to the backend where it was before, by a signed cookie or
+// by a key in its requests: for services that keep sessions in memory, and for clients that fall
+// back from WebSocket to plain HTTP. Default: the balancer chooses a backend for each upgrade.
+//
+// The balancer is asked only for requests that are not bound, and for those whose backend cannot
+// be used. A bound request goes to its backend though that one has [FlagResting], [FlagFull] or
+// [FlagEjected], is in its slow start, or has a higher [BackendConfig.Priority] than others. It
+// does not if the backend has [FlagUnreachable] or [FlagCheckFailed], has its MaxTunnels, drains
+// or was removed, or if the attempt fails: then the balancer chooses another one, unless
+// [Affinity.Refuse] is set. A backend whose flag has had its time is tried by bound requests too.
+//
+// By cookie: a backend's response, a 101 or any other but 502, 503 and 504, sets the cookie that
+// binds its client to it, unless the client has that already. The hook of [WithResponse] sees
+// it. The value is opaque: it has a keyed hash of the backend's ID. Replicas with the same Keys
+// agree about it without communication, whatever the order of their backends. A cookie that was
+// changed, has expired or comes from elsewhere is ignored, and replaced by a new one. The
+// backend does not get the cookie.
+//
+// By key: the choice depends on the key and on the IDs and weights of the set alone, as that of
+// [Hash]; among backends of different [BackendConfig.Priority], those of the lowest one of which
+// any may be used are chosen from. If the first one cannot be used, the next one in the order of the key
+// is. No cookie is set. When the set changes, the keys of a fair share move, also those of live
+// sessions.
+//
+// Other replacements for its own backend, and the way back: a client whose backend cannot be used
+// for a while stays at the new one by cookie, and returns by key.
+func WithAffinity(a Affinity) Option {
+	a.Keys = slices.Clone(a.Keys)
+	return optionFunc(func(s *settings) { s.affinity = &a })
 }
 
 // WithEjection sets the rule by which backends are ejected that are reached, but fail. The

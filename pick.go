@@ -18,7 +18,8 @@ import (
 // The retry rule, all of it. Nothing has been sent to the client before a backend has
 // given its response, so that another backend may be tried.
 //
-//   - Candidates: see [backendSet.candidates]. The balancer chooses.
+//   - Candidates: see [backendSet.candidates]. The balancer chooses, unless the request is
+//     bound to a backend (affinity.go).
 //   - Number of attempts: at most maxAttempts backends, each once, and all upgrades together
 //     as many as the budget allows ([limit.Budget]).
 //   - Deadlines: all attempts end by the upgrade's deadline. While another backend is
@@ -41,17 +42,13 @@ const maxAttempts = 3
 // backend, then also the backend's connection, then also the client's, until it is
 // closed or a tunnel owns all of them.
 type attempt struct {
-	u        *upgrade
-	backend  *Backend
-	numMoves uint64 // of the backend, when it was picked
-
-	numCandidates int
+	u *upgrade
+	choice
 
 	isKept      bool // another one is tried, but the client gets the response of this one if none does better
 	isOneOfMany bool // none of the backends can be reached, and the upgrade may wait for another one
 
-	isProbation bool // a flag of the backend is raised: see Backend.beginProbation
-	isTrial     bool // the backend is refusing: see Backend.beginTrial
+	isTrial bool // the backend is refusing: see Backend.beginTrial
 
 	switchedAt time.Duration // of a 101, since the proxy's start
 
@@ -112,7 +109,7 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 // isLeft reports whether another backend may be tried after an attempt that has failed. If no
 // backend was reached, an upgrade that may wait does not try one after the other.
 func (u *upgrade) isLeft(wasReached bool) bool {
-	return len(u.tried) < maxAttempts && u.p.set.Load().hasOther(u.tried, u.p.now(), u.p.queue.isOn() && !wasReached)
+	return len(u.tried) < maxAttempts && !u.isConfined() && u.p.set.Load().hasOther(u.tried, u.p.now(), u.p.queue.isOn() && !wasReached)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
@@ -165,26 +162,14 @@ func (u *upgrade) noneLeft() (*attempt, error) {
 // the attempt that it returns. If the upgrade is to wait instead, u.pickResult says so.
 func (u *upgrade) pick() (*attempt, error) {
 	for {
-		now := u.p.now()
-		set := u.p.set.Load()
-		u.stage, u.pickResult = ReasonHook, limit.GoesOn
-		c, err := set.candidates(make([]*Backend, 0, len(set.active)), u.tried, now)
+		u.pickResult = limit.GoesOn
 		mayWait := u.p.queue.isOn() && len(u.tried) == 0
-		if len(u.tried) == 0 && err == nil {
-			u.p.reportTier(&c)
-		}
-		if mayWait && err == nil {
-			err = c.leaveToOthers(now)
-		}
-		if err != nil {
+		b, c, err := u.choose(mayWait)
+		switch {
+		case err != nil && len(c.backends) == 0:
 			return nil, u.noCandidate(err, limit.AllStuck)
-		}
-		b, err := u.p.callPick(u.r, c.backends)
-		if err != nil {
+		case err != nil:
 			return nil, u.noCandidate(err, limit.Stuck)
-		}
-		if b == nil || !slices.Contains(c.backends, b) {
-			return nil, fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", u.p.balancer)
 		}
 		if !b.reserve() {
 			continue // other upgrades have taken the last places in the meantime
@@ -193,19 +178,66 @@ func (u *upgrade) pick() (*attempt, error) {
 			u.p.release(b)
 			continue
 		}
-		numMoves := b.moves.Load()
-		isProbation, ok := b.beginProbation(now, c.condition(mayWait))
-		if !ok {
+		a := &attempt{u: u}
+		if !u.begin(&a.choice, b, &c, mayWait) {
 			u.p.release(b)
 			continue // another upgrade has begun to try it in the meantime
 		}
-		u.tried, u.picked = append(u.tried, b), b
-		u.numAttempts++
-		a := &attempt{u: u, backend: b, numCandidates: len(c.backends), numMoves: numMoves, isProbation: isProbation}
-		a.isOneOfMany = mayWait && c.tier == health.TierUnreachable && len(set.active) > 1
+		a.isOneOfMany = mayWait && c.tier == health.TierUnreachable && len(c.set.active) > 1
 		a.isTrial = b.beginTrial()
 		return a, nil
 	}
+}
+
+// A choice is a backend that was chosen for a request.
+type choice struct {
+	backend       *Backend
+	numMoves      uint64 // of the backend, when it was chosen
+	numCandidates int
+	isProbation   bool // a flag of the backend is raised: see Backend.beginProbation
+}
+
+// choose returns the backend that the request is bound to, as the only candidate, or else the one
+// that the balancer chooses, and the candidates. There are none if there is an error, and it is
+// neither the balancer's nor because of that backend.
+func (in *inbound) choose(mayWait bool) (*Backend, candidates, error) {
+	now := in.p.now()
+	set := in.p.set.Load()
+	in.stage = ReasonHook
+	if b, err := in.boundBackend(set, now, mayWait); b != nil {
+		return b, candidates{set: set, backends: []*Backend{b}, tier: b.tier(now, len(in.tried) > 0)}, err
+	} else if err != nil {
+		return nil, candidates{}, err
+	}
+	c, err := set.candidates(make([]*Backend, 0, len(set.active)), in.tried, now)
+	if len(in.tried) == 0 && err == nil {
+		in.p.reportTier(&c)
+	}
+	if mayWait && err == nil {
+		err = c.leaveToOthers(now)
+	}
+	if err != nil {
+		return nil, c, err
+	}
+	b, err := in.p.callPick(in.r, c.backends)
+	if err == nil && (b == nil || !slices.Contains(c.backends, b)) {
+		err = fmt.Errorf("wsproxy: balancer %T picked a backend that is no candidate", in.p.balancer)
+	}
+	return b, c, err
+}
+
+// begin records in ch that an attempt on b begins, which was chosen of c. It returns false if
+// another request has begun to try a backend that has a flag.
+func (in *inbound) begin(ch *choice, b *Backend, c *candidates, mayWait bool) bool {
+	numMoves := b.moves.Load()
+	isProbation, ok := b.beginProbation(in.p.now(), c.condition(mayWait))
+	if !ok {
+		return false
+	}
+	in.tried, in.picked = append(in.tried, b), b
+	in.numAttempts++
+	*ch = choice{backend: b, numMoves: numMoves, numCandidates: len(c.backends), isProbation: isProbation}
+	return true
 }
 
 // condition returns when an upgrade may begin to try one of c.
@@ -242,6 +274,8 @@ func (u *upgrade) noCandidate(err error, r limit.Result) error {
 	switch {
 	case errors.Is(err, ErrLimit):
 		u.stage, u.pickResult, u.waitCause = ReasonBackendLimit, r, err
+	case isBoundError(err):
+		u.stage, u.pickResult, u.waitCause = ReasonUnreachable, r, cmp.Or(u.waitCause, err)
 	case err == errUnreachable:
 		u.pickResult, u.waitCause = r, cmp.Or(u.waitCause, err) // its own attempts say more
 	case errors.Is(err, ErrNoBackend):
@@ -250,10 +284,9 @@ func (u *upgrade) noCandidate(err error, r limit.Result) error {
 	return err
 }
 
-func (a *attempt) tracePicked() error {
-	u := a.u
-	return callHook(u.p, "Trace.Picked", u.info.id, u.p.trace.Picked,
-		PickedInfo{Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Candidates: a.numCandidates})
+func (in *inbound) tracePicked(c *choice) error {
+	return callHook(in.p, "Trace.Picked", in.info.id, in.p.trace.Picked,
+		PickedInfo{Request: in.r, RequestID: in.info.id, Backend: c.backend, Attempt: in.numAttempts, Candidates: c.numCandidates})
 }
 
 // run performs the opening handshake with the backend. If it does not succeed, it
@@ -267,7 +300,7 @@ func (a *attempt) run() error {
 	}()
 	defer a.endTrialAndProbation()
 	u := a.u
-	if err := a.tracePicked(); err != nil {
+	if err := u.tracePicked(&a.choice); err != nil {
 		return err
 	}
 	out, err := u.newOutboundRequest(a.backend)
@@ -297,7 +330,7 @@ func (a *attempt) run() error {
 		isDone = true
 	}
 	u.p.reportHealth(a.backend, change, reason)
-	hookErr = cmp.Or(hookErr, a.traceAttempted(took, status, err))
+	hookErr = cmp.Or(hookErr, u.traceAttempted(a.backend, took, status, err))
 	isDone = isDone || a.isKept || hookErr == nil
 	return cmp.Or(err, hookErr)
 }
@@ -350,9 +383,9 @@ func (a *attempt) recordResponse(isDropped, isRefusedByHook bool) {
 	}
 }
 
-// hasMoved reports whether the backend has got a new address since it was picked. What the
+// hasMoved reports whether the backend has got a new address since it was chosen. What the
 // attempt shows is about the old one, and not recorded.
-func (a *attempt) hasMoved() bool { return a.backend.moves.Load() != a.numMoves }
+func (c *choice) hasMoved() bool { return c.backend.moves.Load() != c.numMoves }
 
 // endTrialAndProbation ends what [upgrade.pick] has begun for a backend that refuses or has a flag.
 func (a *attempt) endTrialAndProbation() {
@@ -360,21 +393,27 @@ func (a *attempt) endTrialAndProbation() {
 		a.isTrial = false
 		a.backend.endTrial()
 	}
-	if a.isProbation {
-		a.isProbation = false
-		a.backend.endProbation()
+	a.endProbation()
+}
+
+// endProbation ends what begin has begun for a backend that has a flag.
+func (c *choice) endProbation() {
+	if c.isProbation {
+		c.isProbation = false
+		c.backend.endProbation()
 	}
 }
 
 // reportRefused reports that the client gets the backend's own response.
 func (a *attempt) reportRefused() {
-	a.u.p.reportRefused(a.u.refused(nil, ReasonAnswer), a.resp)
+	i := a.u.refused(nil, ReasonAnswer)
+	i.Backend, i.Status = a.backend, a.resp.StatusCode
+	a.u.p.reportRefused(i, a.resp)
 }
 
-func (a *attempt) traceAttempted(took time.Duration, status int, err error) error {
-	u := a.u
-	return callHook(u.p, "Trace.Attempted", u.info.id, u.p.trace.Attempted, AttemptInfo{
-		Request: u.r, RequestID: u.info.id, Backend: a.backend, Attempt: u.numAttempts, Duration: took, Status: status, Err: err,
+func (in *inbound) traceAttempted(b *Backend, took time.Duration, status int, err error) error {
+	return callHook(in.p, "Trace.Attempted", in.info.id, in.p.trace.Attempted, AttemptInfo{
+		Request: in.r, RequestID: in.info.id, Backend: b, Attempt: in.numAttempts, Duration: took, Status: status, Err: err,
 	})
 }
 

@@ -120,7 +120,7 @@ func reasonOf(err error, stage Reason, isCanceled bool) Reason {
 // refuse responds to r, which is no upgrade, or came after Shutdown.
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error, reason Reason) {
 	u := newUpgrade(p, w, r)
-	u.r = p.identify(r, &u.info)
+	u.identify()
 	i := u.refused(err, reason)
 	p.reportRefused(i, nil)
 	if reason == ReasonShutdown && handshake.Validate(u.r) == nil {

@@ -9,6 +9,77 @@ import (
 	"net/netip"
 )
 
+// An inbound is a client's request on its way to a backend: what an upgrade and any other
+// request have in common.
+type inbound struct {
+	p    *Proxy
+	r    *http.Request // the client's; with info, if hooks may look for it
+	info requestInfo
+
+	stage Reason // of an ordinary error at this moment: see reasonOf
+
+	clientKey clientKey // for the limits of each client
+
+	binding        binding // zero without WithAffinity
+	isBindingKnown bool
+
+	tried       []*Backend // one for each attempt, for an upgrade since it has waited
+	triedArray  [maxAttempts]*Backend
+	picked      *Backend // the last one of all attempts
+	numAttempts int
+}
+
+// identify finds out who sent the request, and sets in.r.
+func (in *inbound) identify() {
+	in.r = in.p.identify(in.r, &in.info)
+	in.tried = in.triedArray[:0]
+}
+
+// checkOrigin returns an error if the origin patterns refuse the request.
+func (in *inbound) checkOrigin() error {
+	if in.p.origins == nil {
+		return nil
+	}
+	in.stage = ReasonOrigin
+	if refusal := in.p.origins.Check(in.r, in.info.isTrusted); refusal != nil {
+		return refusalError(refusal)
+	}
+	return nil
+}
+
+// setClientKey sets the key by which the client is bounded.
+func (in *inbound) setClientKey() (err error) {
+	in.stage = ReasonHook
+	in.clientKey, err = in.p.callClientKey(in.r)
+	return err
+}
+
+// callAdmit calls the Admit hook, if there is one.
+func (in *inbound) callAdmit() (err error) {
+	if in.p.admit == nil {
+		return nil
+	}
+	if err := in.p.admission.beginAdmitting(); err != nil {
+		return err
+	}
+	defer in.p.admission.endAdmitting()
+	in.stage = ReasonAdmit
+	if in.info.value, err = in.p.callAdmit(in.r); err != nil {
+		in.info.value = nil
+	}
+	return err
+}
+
+// refused describes the request, which is refused because of reason: it ended with err, or the
+// client gets the backend's response, whose status is not known here, and err is nil.
+func (in *inbound) refused(err error, reason Reason) RefusedInfo {
+	i := RefusedInfo{Request: in.r, RequestID: in.info.id, Reason: reason, Backend: in.picked, Err: err, Value: in.info.value}
+	if err != nil {
+		i.Status = statusOf(err, reason)
+	}
+	return i
+}
+
 // A requestInfo is what the proxy has found out about a request. It is the context of the
 // request that hooks get.
 type requestInfo struct {

@@ -34,6 +34,7 @@ type settings struct {
 	refusal        Refusal
 	ejection       Ejection
 	slowStart      time.Duration
+	affinity       *Affinity    // nil: none
 	healthCheck    *HealthCheck // nil: none
 	detached       bool
 	logger         *slog.Logger
@@ -64,6 +65,7 @@ type config struct {
 	refusal          Refusal
 	ejection         health.Ejection
 	slowStart        time.Duration // 0: none
+	affinity         *affinityRule // nil: none
 	healthCheck      *HealthCheck  // defaults filled in; nil: none
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
@@ -115,6 +117,7 @@ func (s *settings) compile() (config, []error) {
 	errs = s.checkRates(errs)
 	errs = s.compileEjection(errs, &c)
 	errs = s.compileHealthCheck(errs, &c)
+	errs = s.compileAffinity(errs, &c)
 	c.hasRequestHooks = s.hasRequestHooks()
 	errs = s.compileTrusted(errs, &c)
 	errs = s.compileOrigins(errs, &c)
@@ -134,7 +137,7 @@ func (s *settings) hasRequestHooks() bool {
 		return true
 	}
 	t := s.trace
-	return s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
+	return s.affinity != nil && s.affinity.Key != nil || s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
 		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
 }
 

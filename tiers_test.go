@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/affinity"
 	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
@@ -80,6 +83,34 @@ func expected(backends []placement, hasQueue bool) string {
 	return "backend limit 503"
 }
 
+// expectedOfBound is expected for an upgrade that is bound to backends, in the order in which it
+// prefers them: to one by cookie, or to all by key.
+func expectedOfBound(backends []placement, order []int, refuses, hasQueue bool) string {
+	first := 0 // the priority of those that it may have
+	hasFirst := false
+	for _, i := range order {
+		b := backends[i]
+		isFailing := b.tier() >= 3 && !(refuses && hasQueue && b.flag == "unreachable") // one that waits may try it after a moment
+		switch {
+		case b.isDraining:
+		case refuses && !isFailing && !b.isFull:
+			return fmt.Sprint("at ", i)
+		case refuses && hasQueue:
+			return "waits"
+		case refuses && isFailing:
+			return "unreachable 503"
+		case refuses:
+			return "backend limit 503"
+		case isFailing || hasFirst && b.priority > first:
+		case b.isFull:
+			first, hasFirst = b.priority, true
+		default:
+			return fmt.Sprint("at ", i)
+		}
+	}
+	return expected(backends, hasQueue)
+}
+
 // allPlacements returns one backend of each kind.
 func allPlacements() (all []placement) {
 	for _, f := range flagsOfPlacements {
@@ -131,11 +162,11 @@ func (s *scene) place(prefix string, backends []placement) {
 }
 
 // upgradeIn sends one upgrade for the set, and says what becomes of it, as expected does.
-func (s *scene) upgradeIn(prefix string, backends []placement) (got string) {
+func (s *scene) upgradeIn(prefix string, backends []placement, target string, lines ...string) (got string) {
 	s.t.Helper()
 	s.place(prefix, backends)
 	s.opened, s.refused = nil, nil
-	c := s.send(1, "/chat")
+	c := s.send(1, target, lines...)
 	switch {
 	case len(s.opened) == 1:
 		got = "at " + strings.TrimPrefix(s.opened[0], prefix)
@@ -155,18 +186,23 @@ func (s *scene) upgradeIn(prefix string, backends []placement) (got string) {
 	return got
 }
 
-func TestPickByTierPriorityPlaceDrainAndQueue(t *testing.T) {
+// setsOfPlacements returns all sets of one or two backends, and 1,000 of the many sets of three.
+func setsOfPlacements() (sets [][]placement) {
 	all := allPlacements()
-	var sets [][]placement
 	for _, a := range all {
 		sets = append(sets, []placement{a})
 		for _, b := range all {
 			sets = append(sets, []placement{a, b})
 		}
 	}
-	for i := range 1000 { // of the many sets of three
+	for i := range 1000 {
 		sets = append(sets, []placement{all[i*7%len(all)], all[i*29%len(all)], all[i*i*13%len(all)]})
 	}
+	return sets
+}
+
+func TestPickByTierPriorityPlaceDrainAndQueue(t *testing.T) {
+	sets := setsOfPlacements()
 	for _, hasQueue := range []bool{false, true} {
 		t.Run(fmt.Sprintf("queue %t", hasQueue), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -180,7 +216,7 @@ func TestPickByTierPriorityPlaceDrainAndQueue(t *testing.T) {
 				for i, set := range sets {
 					want := expected(set, hasQueue)
 					results[want]++
-					if got := s.upgradeIn(fmt.Sprintf("%d-", i), set); got != want {
+					if got := s.upgradeIn(fmt.Sprintf("%d-", i), set, "/chat"); got != want {
 						t.Errorf("%+v: %s; want %s", set, got, want)
 					}
 				}
@@ -188,6 +224,69 @@ func TestPickByTierPriorityPlaceDrainAndQueue(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client whose cookie is that of the first backend, or who has a key.
+func TestPickByAffinityTierPriorityPlaceDrainAndQueue(t *testing.T) {
+	sets := setsOfPlacements()
+	key := []byte("0123456789abcdef")
+	signer := affinity.New("wsproxy", [][]byte{key}, time.Hour)
+	for _, byKey := range []bool{false, true} {
+		for _, refuses := range []bool{false, true} {
+			for _, hasQueue := range []bool{false, true} {
+				t.Run(fmt.Sprintf("by key %t, refuse %t, queue %t", byKey, refuses, hasQueue), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						queue := 0
+						if hasQueue {
+							queue = 1
+						}
+						s := newScene(t, queueOf(queue), proxytest.FirstCandidate, quiet, wsproxy.WithAffinity(wsproxy.Affinity{
+							Keys: [][]byte{key}, Key: wsproxy.ByQuery("k"), Refuse: refuses,
+						}))
+						s.set("a", accepting)
+						results := make(map[string]int)
+						for i, set := range sets {
+							prefix := fmt.Sprintf("%d-", i)
+							order, target, lines := []int{0}, "/chat", []string(nil)
+							if byKey {
+								order, target = orderOfKey(t, "key", prefix, set), "/chat?k=key"
+							} else {
+								lines = []string{"Cookie: wsproxy=" + signer.Sign(signer.Hashes(prefix+"0"), time.Now().Unix())}
+							}
+							want := expectedOfBound(set, order, refuses, hasQueue)
+							results[want]++
+							if got := s.upgradeIn(prefix, set, target, lines...); got != want {
+								t.Errorf("%+v, bound to %d: %s; want %s", set, order, got, want)
+							}
+						}
+						t.Log(results)
+					})
+				})
+			}
+		}
+	}
+}
+
+// orderOfKey returns the indexes of backends with that prefix of their IDs, in the order of a key:
+// by priority, and then as [wsproxy.Hash] chooses them.
+func orderOfKey(t *testing.T, key, prefix string, backends []placement) (order []int) {
+	configs := make([]wsproxy.BackendConfig, len(backends))
+	for i := range backends {
+		configs[i] = wsproxy.BackendConfig{ID: fmt.Sprint(prefix, i), URL: "http://a"}
+	}
+	left := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(configs...)).Backends()
+	hash := wsproxy.Hash(func(*http.Request) string { return key })
+	for len(left) > 0 {
+		b, err := hash.Pick(nil, left)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i, _ := strconv.Atoi(strings.TrimPrefix(b.ID(), prefix))
+		order = append(order, i)
+		left = slices.DeleteFunc(left, func(other *wsproxy.Backend) bool { return other == b })
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(backends[i].priority, backends[j].priority) })
+	return order
 }
 
 func TestGatewayAtItsLimitIsFullAndNotFailing(t *testing.T) {

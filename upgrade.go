@@ -63,25 +63,15 @@ type ProxyResponse struct {
 // An upgrade is one request on its way to a tunnel. One goroutine works on it at
 // a time.
 type upgrade struct {
-	p        *Proxy
-	r        *http.Request // the client's; with info, if hooks may look for it
-	info     requestInfo
+	inbound
 	client   client // &http1
 	http1    http1Client
 	canceler canceler
 
-	stage Reason // of an ordinary error at this moment: see reasonOf
-
-	clientKey clientKey // for the limits of each client
-	hasPlace  bool      // among Limits.Tunnels and PerClient, until the tunnel has it
+	hasPlace bool // among Limits.Tunnels and PerClient, until the tunnel has it
 
 	deadline       time.Time // of all attempts together, r's context's included; zero: none
 	callerDeadline bool      // deadline is that of r's context
-
-	tried       []*Backend // one for each attempt since it has waited
-	triedArray  [maxAttempts]*Backend
-	picked      *Backend // the last one of all attempts
-	numAttempts int
 
 	failed []*BackendError // attempts since it has waited
 	kept   *attempt        // see attempt.isKept
@@ -100,7 +90,7 @@ type upgrade struct {
 }
 
 func newUpgrade(p *Proxy, w http.ResponseWriter, r *http.Request) *upgrade {
-	u := &upgrade{p: p, r: r}
+	u := &upgrade{inbound: inbound{p: p, r: r}}
 	u.http1 = http1Client{u: u, w: w, front: frontOf(r.Context())}
 	u.client = &u.http1
 	return u
@@ -156,18 +146,6 @@ func (u *upgrade) releasePlace() {
 	}
 }
 
-// refused describes the upgrade, which gets no tunnel because of reason: it ended with err,
-// or the client gets the backend's response, and err is nil.
-func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
-	i := RefusedInfo{Request: u.r, RequestID: u.info.id, Reason: reason, Backend: u.picked, Err: err, Value: u.info.value}
-	if err == nil {
-		i.Backend, i.Status = u.response.backend, u.response.resp.StatusCode
-	} else {
-		i.Status = statusOf(err, reason)
-	}
-	return i
-}
-
 // run performs the steps before the tunnel, in the order of ARCHITECTURE.md, which is a
 // security property.
 func (u *upgrade) run(done chan<- struct{}) {
@@ -178,7 +156,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 			u.err = u.p.newHookPanic(panicOfProxy, u.info.id, v)
 		}
 	}()
-	u.r = u.p.identify(u.r, &u.info)
+	u.identify()
 	u.checkForwarded()
 	if u.err = u.check(); u.err != nil {
 		return
@@ -188,7 +166,6 @@ func (u *upgrade) run(done chan<- struct{}) {
 	}
 	u.stage = ReasonHook
 	u.setDeadline()
-	u.tried = u.triedArray[:0]
 	a, err := u.tryBackends()
 	switch {
 	case err != nil:
@@ -207,11 +184,8 @@ func (u *upgrade) check() error {
 	if refusal := handshake.Validate(u.r); refusal != nil {
 		return refusalError(refusal)
 	}
-	if u.p.origins != nil {
-		u.stage = ReasonOrigin
-		if refusal := u.p.origins.Check(u.r, u.info.isTrusted); refusal != nil {
-			return refusalError(refusal)
-		}
+	if err := u.checkOrigin(); err != nil {
+		return err
 	}
 	if err := u.admit(); err != nil {
 		return err
@@ -221,25 +195,16 @@ func (u *upgrade) check() error {
 }
 
 // admit returns an error if the limits or the Admit hook do not let the upgrade in.
-func (u *upgrade) admit() (err error) {
+func (u *upgrade) admit() error {
 	a := u.p.admission
-	u.stage = ReasonHook
-	if u.clientKey, err = u.p.callClientKey(u.r); err != nil {
+	if err := u.setClientKey(); err != nil {
 		return err
 	}
 	if err := a.allowRate(u.p.now(), u.clientKey); err != nil {
 		return err
 	}
-	if u.p.admit != nil {
-		if err := a.beginAdmitting(); err != nil {
-			return err
-		}
-		defer a.endAdmitting()
-		u.stage = ReasonAdmit
-		if u.info.value, err = u.p.callAdmit(u.r); err != nil {
-			u.info.value = nil
-			return err
-		}
+	if err := u.callAdmit(); err != nil {
+		return err
 	}
 	if !a.boundsPlaces() {
 		return nil
@@ -287,6 +252,9 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: handshake.OutboundHeader(u.r, u.info.isTrusted),
+	}
+	if a := u.p.affinity; a != nil && a.signer != nil {
+		handshake.RemoveCookie(out.out.Header, a.cookie.name)
 	}
 	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
@@ -381,6 +349,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
+	u.bindTo(a.backend, a.resp.StatusCode, a.header)
 	if u.p.response == nil {
 		return nil
 	}

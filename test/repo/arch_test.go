@@ -31,7 +31,7 @@ type packageRule struct {
 // packageRules by their directory. Imports point downwards: a package that knew who calls
 // it could not be read, or tested, without its callers.
 var packageRules = map[string]packageRule{
-	".": {imports: []string{"internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/rebalance", "internal/relay"}},
+	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/rebalance", "internal/relay"}},
 
 	// They are for the tests of users.
 	"wsproxytest":        {forTest: true, imports: []string{".", "internal/backendtest", "internal/wstest", "wsproxytest/memnet"}},
@@ -42,6 +42,7 @@ var packageRules = map[string]packageRule{
 	"internal/netconn":   {},
 	"internal/dialer":    {},
 	"internal/histogram": {},
+	"internal/affinity":  {isPure: true},
 	"internal/frame":     {isPure: true},
 	"internal/handshake": {isPure: true},
 	"internal/health":    {isPure: true},
