@@ -333,7 +333,8 @@ func (t *cookieTemplate) compile(c *http.Cookie, bad func(field string, value an
 	mustBeSecure := isHost || hasPrefixFold(own.Name, "__Secure-") || own.SameSite == http.SameSiteNoneMode || own.Partitioned
 	own.Secure = own.Secure || mustBeSecure
 	if err := own.Valid(); err != nil {
-		bad(".Cookie", own.Name, err.Error())
+		bad(".Cookie", own.Name, strings.TrimPrefix(err.Error(), "http: "))
+		return // String would log it
 	}
 	if own.Path[0] != '/' {
 		bad(".Cookie.Path", own.Path, "browsers want one that begins with a slash")

@@ -44,6 +44,11 @@ import (
 // [Backend.NumTunnels] includes upgrades under way. To set a cookie in the client's
 // response, use the hook of [WithResponse]; to see the result of a pick, use [Trace].
 //
+// With [WithAffinity] a request that is bound to a backend goes there, and Pick is not called. It
+// is called for a request that is not bound, or whose own backend cannot be used. The tunnels of
+// bound clients are counted as all others are: so [LeastTunnels] evens out with new clients what
+// bound ones do not.
+//
 // A backend that is in its slow start ([WithSlowStart]) shows its whole weight: only the built-in
 // balancers know of it.
 //

@@ -20,7 +20,8 @@ import (
 //
 // Choose it if a backend has state by key: rooms, caches, sessions. A client that can
 // choose its key can choose its backend, and all requests with one popular key go to one
-// backend: [BoundedHash] limits both. It takes no lock.
+// backend: [BoundedHash] limits both. [Affinity.Key] chooses in the same way, and also stays with
+// a backend that is resting, full or ejected. It takes no lock.
 func Hash(key KeyFunc) Balancer { return &rendezvous{key: key} }
 
 type rendezvous struct {

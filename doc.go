@@ -90,6 +90,10 @@
 // tunnels at once with a Close frame, stays [BackendUp]. It has few tunnels, but
 // [LeastTunnels] gives it no more than its even share: see [Backend.Load].
 //
+// [WithAffinity] brings a client back to the backend where it was before, by a signed cookie or by
+// a key in its requests: the balancer is then asked for new clients, and for those whose backend
+// cannot be used.
+//
 // A tunnel stays on its backend. After a backend was added, or has recovered, the others carry
 // what they had: [Proxy.Rebalance] moves clients, a few at a time.
 //

@@ -31,7 +31,7 @@ var (
 
 	// ErrNotMoving means that [Proxy.Rebalance] has stopped, because more than half of the
 	// clients whose tunnels it closed came back to the same backend. The balancer sends them
-	// there: see [Hash].
+	// there, or they are bound to it: see [Hash] and [WithAffinity].
 	ErrNotMoving = errors.New("wsproxy: rebalance: clients come back to the same backend")
 
 	// ErrShutdown means that [Proxy.Shutdown] or [Proxy.Close] has been called.

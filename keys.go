@@ -10,8 +10,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
-// A KeyFunc returns the key by which a request is balanced, or its client bounded: see [Hash]
-// and [Limits]. The empty string means that the request has no key. It is called
+// A KeyFunc returns the key by which a request is balanced or bound to a backend, or its client
+// bounded: see [Hash], [Affinity] and [Limits]. The empty string means that the request has no key. It is called
 // concurrently, and must not block or modify the request.
 type KeyFunc func(*http.Request) string
 

@@ -303,3 +303,42 @@ func BenchmarkPickByKey(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkChoose compares what affinity costs for each upgrade with the choice of a balancer.
+func BenchmarkChoose(b *testing.B) {
+	secret := []byte("0123456789abcdef")
+	for _, bb := range []struct {
+		name     string
+		affinity *Affinity
+	}{
+		{"balancer", nil},
+		{"bound by cookie", &Affinity{Keys: [][]byte{secret}}},
+		{"no valid cookie", &Affinity{Keys: [][]byte{secret}}},
+		{"bound by key", &Affinity{Key: ByQuery("room")}},
+	} {
+		b.Run(bb.name, func(b *testing.B) {
+			opts := []Option{WithBackends("http://a", "http://b", "http://c", "http://d", "http://e", "http://f", "http://g", "http://h", "http://i", "http://j")}
+			if bb.affinity != nil {
+				opts = append(opts, WithAffinity(*bb.affinity))
+			}
+			p, err := New(opts...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Close()
+			r := newTestRequest()
+			cookie := "theme=dark; visited=1234567890.1234567890; lang=en"
+			if bb.name == "bound by cookie" {
+				cookie += "; wsproxy=" + p.affinity.signer.Sign(p.Backends()[4].hashes, time.Now().Unix())
+			}
+			r.Header = http.Header{"Cookie": {cookie}}
+			b.ReportAllocs()
+			for b.Loop() {
+				in := inbound{p: p, r: r}
+				if backend, _, err := in.choose(false); err != nil || bb.name == "bound by cookie" && backend.id != "http://e" {
+					b.Fatal(backend, err)
+				}
+			}
+		})
+	}
+}

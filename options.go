@@ -298,8 +298,8 @@ func WithBackendConfigs(configs ...BackendConfig) Option {
 	})
 }
 
-// WithBalancer sets the balancer, which chooses the backend of each upgrade. Default:
-// [LeastTunnels].
+// WithBalancer sets the balancer, which chooses the backend of each upgrade, unless
+// [WithAffinity] does. Default: [LeastTunnels].
 func WithBalancer(b Balancer) Option {
 	return optionFunc(func(s *settings) { s.balancer = b })
 }
@@ -378,31 +378,30 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 }
 
 // WithAffinity brings a client back to the backend where it was before, by a signed cookie or
-// by a key in its requests: for services that keep sessions in memory, and for clients that fall
-// back from WebSocket to plain HTTP. Default: the balancer chooses a backend for each upgrade.
+// by a key in its requests: for services that keep sessions in memory. Default: none, the balancer
+// chooses a backend for each upgrade. See [Affinity].
 //
-// The balancer is asked only for requests that are not bound, and for those whose backend cannot
-// be used. A bound request goes to its backend though that one has [FlagResting], [FlagFull] or
-// [FlagEjected], is in its slow start, or has a higher [BackendConfig.Priority] than others. It
-// does not if the backend has [FlagUnreachable] or [FlagCheckFailed], has its MaxTunnels, drains
-// or was removed, or if the attempt fails: then the balancer chooses another one, unless
-// [Affinity.Refuse] is set. A backend whose flag has had its time is tried by bound requests too.
+// A request with a valid cookie, or with a key, is bound. It goes to its backend though that one
+// has [FlagResting], [FlagFull] or [FlagEjected], is in its slow start, or has a higher
+// [BackendConfig.Priority] than others. It gets another backend if its own one has
+// [FlagUnreachable] or [FlagCheckFailed], has its MaxTunnels, drains or was removed, and also if
+// the attempt on its own one fails; with [Affinity.Refuse] only if it drains or was removed. A
+// backend whose flag has had its time is tried by bound requests too. The balancer is not asked
+// where a bound request goes to its own backend.
 //
-// By cookie: a backend's response, a 101 or any other but 502, 503 and 504, sets the cookie that
-// binds its client to it, unless the client has that already. The hook of [WithResponse] sees
-// it. The value is opaque: it has a keyed hash of the backend's ID. Replicas with the same Keys
+// By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
+// unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
+// keyed hash of the backend's ID, and not the ID. Replicas of the program that have the same Keys
 // agree about it without communication, whatever the order of their backends. A cookie that was
-// changed, has expired or comes from elsewhere is ignored, and replaced by a new one. The
-// backend does not get the cookie.
+// changed, has expired or was set by another program is ignored, and replaced. If a client has
+// several cookies of that name, the first valid one counts. A client that gets another backend is
+// bound to that one from then on. The backend does not get the cookie.
 //
-// By key: the choice depends on the key and on the IDs and weights of the set alone, as that of
-// [Hash]; among backends of different [BackendConfig.Priority], those of the lowest one of which
-// any may be used are chosen from. If the first one cannot be used, the next one in the order of the key
-// is. No cookie is set. When the set changes, the keys of a fair share move, also those of live
-// sessions.
-//
-// Other replacements for its own backend, and the way back: a client whose backend cannot be used
-// for a while stays at the new one by cookie, and returns by key.
+// By key: the backend depends on the key and on the IDs and weights of the set, as with [Hash].
+// Backends of the lowest [BackendConfig.Priority] of which one can be used come first. If the
+// first backend in the order of the key cannot be used, the next one is; the client comes back
+// when it can be used again. When a backend is added or removed, the keys of its share move, those
+// of live sessions too: by cookie only the clients of a removed backend do.
 func WithAffinity(a Affinity) Option {
 	a.Keys = slices.Clone(a.Keys)
 	return optionFunc(func(s *settings) { s.affinity = &a })
@@ -458,7 +457,8 @@ func WithRefusal(r Refusal) Option {
 //   - a [*StatusError]: the request failed a check or a policy, or a hook
 //     refused it;
 //   - [ErrNoBackend], [ErrLimit], [ErrShutdown]; an error that wraps ErrNoBackend says that
-//     the upgrade has waited for a backend in vain (see [Limits.Queue]);
+//     the upgrade has waited for a backend in vain (see [Limits.Queue]), or that the client is
+//     bound to a backend that fails (see [Affinity.Refuse]);
 //   - a join of [*BackendError], one for each attempt;
 //   - [context.Canceled]: the client has disconnected;
 //   - [context.DeadlineExceeded]: a middleware's deadline has passed, or

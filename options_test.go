@@ -35,6 +35,9 @@ func configErrors(t testing.TB, err error) []*wsproxy.ConfigError {
 
 func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 	config := func(c wsproxy.BackendConfig) wsproxy.Option { return wsproxy.WithBackendConfigs(c) }
+	cookie := func(c http.Cookie) wsproxy.Option {
+		return wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{make([]byte, 16)}, Cookie: &c})
+	}
 	for _, tt := range []struct {
 		name   string
 		opts   []wsproxy.Option
@@ -63,6 +66,19 @@ func TestNewNamesOptionAndValueOfMistake(t *testing.T) {
 		{"ejection up to a negative time", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithEjection(wsproxy.Ejection{MaxBackoff: -1})}, "WithEjection.MaxBackoff", time.Duration(-1), "negative"},
 		{"ejection of more than all", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithEjection(wsproxy.Ejection{MaxShare: 1.1})}, "WithEjection.MaxShare", 1.1, "0 to 1"},
 		{"no socket", []wsproxy.Option{wsproxy.WithBackends("unix://")}, "WithBackends[0].URL", "unix://", "unix:///"},
+		{"affinity by nothing", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithAffinity(wsproxy.Affinity{})}, "WithAffinity.Keys", 0, "neither Keys nor a Key"},
+		{"a cookie without keys", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithAffinity(wsproxy.Affinity{Cookie: &http.Cookie{}, Key: wsproxy.ByQuery("k")})}, "WithAffinity.Keys", 0, "a Cookie that one has to sign"},
+		{"a short key", []wsproxy.Option{wsproxy.WithBackends(), wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{make([]byte, 16), make([]byte, 15)}})}, "WithAffinity.Keys[1]", "15 bytes", "16 bytes or more"},
+		{"a cookie with a value", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Value: "v"})}, "WithAffinity.Cookie.Value", "v", "the proxy sets it"},
+		{"a cookie with an age", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{MaxAge: 60})}, "WithAffinity.Cookie.MaxAge", 60, "set TTL"},
+		{"a cookie with an end", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Expires: time.Unix(1e9, 0)})}, "WithAffinity.Cookie.MaxAge", 0, "set TTL"},
+		{"a cookie that was received", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Raw: "a=b"})}, "WithAffinity.Cookie.Raw", "a=b", "not for a cookie that is set"},
+		{"a cookie with a wrong name", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Name: "a b"})}, "WithAffinity.Cookie", "a b", "invalid Cookie.Name"},
+		{"a cookie with a wrong domain", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Domain: "a..b"})}, "WithAffinity.Cookie", "wsproxy", "Domain"},
+		{"a cookie with a wrong path", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Path: "/a;b"})}, "WithAffinity.Cookie", "wsproxy", "Path"},
+		{"a cookie with a relative path", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Path: "a"})}, "WithAffinity.Cookie.Path", "a", "slash"},
+		{"a host cookie with a path", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Name: "__Host-a", Path: "/a"})}, "WithAffinity.Cookie", "__Host-a", "no Domain"},
+		{"a host cookie with a domain", []wsproxy.Option{wsproxy.WithBackends(), cookie(http.Cookie{Name: "__host-a", Domain: "a.example"})}, "WithAffinity.Cookie", "__host-a", "no Domain"},
 		{"twice", []wsproxy.Option{wsproxy.WithBackends("http://a", "http://a")}, "WithBackends[1].ID", "http://a", "WithBackends[0] has the same ID"},
 		{"negative weight", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", Weight: -1})}, "WithBackendConfigs[0].Weight", -1, "negative"},
 		{"name without TLS", []wsproxy.Option{config(wsproxy.BackendConfig{URL: "http://a", ServerName: "x"})}, "WithBackendConfigs[0].ServerName", "x", "TLS"},

@@ -59,8 +59,9 @@ const (
 // there is none. Clients whose tunnels were closed before a change that it waits for decide
 // nothing. With [Hash] it always stops in this way, after it has closed some tunnels in
 // vain, and with [BoundedHash] mostly: there use [Proxy.CloseTunnels] with a function that
-// chooses. A client is recognised by its address, as by [ByClientIP], or by the key of
-// [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
+// chooses. With [WithAffinity] it stops too, because bound clients come back to their backend: only
+// [Proxy.Drain] moves them. A client is recognised by its address, as by [ByClientIP], or by the
+// key of [Limits.ClientKey] where [Limits.PerClient] is set; among clients with the same one by
 // host, path and query. If new clients come from the same address meanwhile, some are taken
 // for those that come back.
 //

@@ -31,13 +31,14 @@ type reconnectors struct {
 	leave    context.CancelFunc
 	running  sync.WaitGroup
 	mu       sync.Mutex
-	closed   map[int][]int // the codes that each client got
+	closed   map[int][]int  // the codes that each client got
+	cookies  map[int]string // the Cookie field that each client sends, if it has got a cookie
 	isOpen   map[int]bool
 	failures []string
 }
 
 func newReconnectors(s *scene, backoff time.Duration) *reconnectors {
-	c := &reconnectors{s: s, backoff: backoff, closed: make(map[int][]int), isOpen: make(map[int]bool)}
+	c := &reconnectors{s: s, backoff: backoff, closed: make(map[int][]int), cookies: make(map[int]string), isOpen: make(map[int]bool)}
 	c.ctx, c.leave = context.WithCancel(context.Background())
 	s.t.Cleanup(func() {
 		c.leave()
@@ -97,8 +98,13 @@ func (c *reconnectors) connect(client, messages int) (code int, err error) {
 	defer conn.Close()
 	stop := context.AfterFunc(c.ctx, func() { conn.Close() })
 	defer stop()
-	io.WriteString(conn, proxytest.UpgradeTo(fmt.Sprintf("/chat?room=%d", client%97),
-		fmt.Sprintf("X-Forwarded-For: 198.51.%d.%d", client/256, client%256), fmt.Sprintf("X-Client: %d", client)))
+	lines := []string{fmt.Sprintf("X-Forwarded-For: 198.51.%d.%d", client/256, client%256), fmt.Sprintf("X-Client: %d", client)}
+	c.mu.Lock()
+	if cookie := c.cookies[client]; cookie != "" {
+		lines = append(lines, cookie)
+	}
+	c.mu.Unlock()
+	io.WriteString(conn, proxytest.UpgradeTo(fmt.Sprintf("/chat?room=%d", client%97), lines...))
 	br := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(br, nil)
 	if err != nil {
@@ -108,6 +114,9 @@ func (c *reconnectors) connect(client, messages int) (code int, err error) {
 		return 0, errors.New(resp.Status)
 	}
 	c.mu.Lock()
+	for _, cookie := range resp.Cookies() {
+		c.cookies[client] = "Cookie: " + cookie.Name + "=" + cookie.Value
+	}
 	c.isOpen[client] = true
 	c.mu.Unlock()
 	for range messages {

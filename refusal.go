@@ -25,13 +25,13 @@ const (
 	ReasonAdmit                          // the hook of [WithAdmit] returned an error, or panicked
 	ReasonHook                           // the balancer or another hook did, or made a request or response that is invalid
 	ReasonLimit                          // Limits.Tunnels or Admitting is reached
-	ReasonBackendLimit                   // every backend that was left to choose has its MaxTunnels, or the balancer returned [ErrLimit]
+	ReasonBackendLimit                   // every backend that was left to choose has its MaxTunnels, with [Affinity.Refuse] the client's own one; or the balancer returned [ErrLimit]
 	ReasonClientLimit                    // the client has its Limits.PerClient
 	ReasonRate                           // Limits.Handshakes or HandshakesPerClient is exceeded
 	ReasonQueueFull                      // no backend had a place or could be reached, and Limits.Queue upgrades waited already
 	ReasonQueueTimeout                   // it waited for a backend until [Timeouts.Handshake] had passed
 	ReasonNoBackend                      // the set is empty, or all in it drain, or the balancer returned [ErrNoBackend]
-	ReasonUnreachable                    // no backend gave a proper response
+	ReasonUnreachable                    // no backend gave a proper response; with [Affinity.Refuse] the client's own one fails
 	ReasonAnswer                         // the backend refused the upgrade; the client got its response
 	ReasonClientLeft                     // the client disconnected
 	ReasonDeadline                       // a middleware's deadline passed, or [Timeouts.Handshake] while no backend was being tried

@@ -12,7 +12,8 @@ import (
 // of Picked, Attempted or Opened ends only this one, and that of another hook ends nothing;
 // it is logged.
 type Trace struct {
-	// Picked is called after the balancer has chosen, before the dial.
+	// Picked is called after the balancer has chosen, or a client is bound to a backend (see
+	// [WithAffinity]), before the dial.
 	Picked func(PickedInfo)
 
 	// Attempted is called when an attempt has ended: after the opening handshake with
@@ -41,13 +42,13 @@ type Trace struct {
 	Closed func(TunnelEnd)
 }
 
-// A PickedInfo describes a choice of the balancer.
+// A PickedInfo describes the choice of a backend.
 type PickedInfo struct {
 	Request    *http.Request // the client's; must not be modified or retained
 	RequestID  string        // see [TunnelInfo.RequestID]
 	Backend    *Backend
 	Attempt    int // 1 for the first
-	Candidates int // the number of candidates
+	Candidates int // the number of candidates; 1 where the client is bound to the backend
 }
 
 // An AttemptInfo describes an attempt that has ended.

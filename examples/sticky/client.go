@@ -12,6 +12,7 @@ import (
 // A client stores its cookies, as a browser does.
 type client struct {
 	name    string
+	region  string // where it is; empty: nowhere
 	jar     http.CookieJar
 	conn    *websocket.Conn
 	backend string // the backend of its last visit
@@ -31,7 +32,7 @@ func newClients(names ...string) ([]*client, error) {
 
 // visit connects to url and reads the name of the backend.
 func (c *client) visit(ctx context.Context, url string) error {
-	conn, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: &http.Client{Jar: c.jar}})
+	conn, _, err := websocket.Dial(ctx, url+"?region="+c.region, &websocket.DialOptions{HTTPClient: &http.Client{Jar: c.jar}})
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.name, err)
 	}

@@ -1,14 +1,16 @@
-// Sticky shows a custom balancer. It sends each client to the same backend by a
-// cookie, which the hook of wsproxy.WithResponse sets.
+// Sticky shows clients that come back to the same backend: by wsproxy.WithAffinity, and
+// together with a custom balancer, which chooses where they begin.
 //
 //	go run ./examples/sticky
 //
 // Clients with cookie jars connect, and connect again after a backend was added and
-// after one was removed. The program prints the backend of each client, and the
+// after one was removed. Then clients of two regions connect to backends of these regions, and
+// connect again from the other region. The program prints the backend of each client, and the
 // clients that moved. Its exit status is 0 only if no client moved while its backend
 // was still there.
 //
-// See balancer.go. The other files are clients and backends.
+// See newService for the option, and balancer.go for the balancer. The other files are clients
+// and backends.
 package main
 
 import (
@@ -38,9 +40,17 @@ func main() {
 	}
 }
 
-// run performs three rounds, and returns an error if the result of one is wrong.
+// run performs both parts, and returns an error if the result of one is wrong.
 func run(ctx context.Context, out io.Writer) error {
-	s, err := newService("A", "B")
+	if err := runAffinity(ctx, out); err != nil {
+		return err
+	}
+	return runBalancer(ctx, out)
+}
+
+// runAffinity performs three rounds with a set of backends that changes.
+func runAffinity(ctx context.Context, out io.Writer) error {
+	s, err := newService(wsproxy.LeastTunnels(), "A", "B")
 	if err != nil {
 		return err
 	}
@@ -78,7 +88,42 @@ func run(ctx context.Context, out io.Writer) error {
 	return s.round(ctx, out, all)
 }
 
-// A service is a proxy with the sticky balancer, and the backends that it may use.
+// runBalancer performs two rounds with clients of two regions, which then travel.
+func runBalancer(ctx context.Context, out io.Writer) error {
+	s, err := newService(newRegional(), "eu-1", "eu-2", "us-1")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+
+	fmt.Fprintln(out, "\nBackends eu-1, eu-2 and us-1. Four clients in Europe connect, and two in America.")
+	clients, err := newClients("ann", "ben", "cleo", "dan", "eva", "finn")
+	if err != nil {
+		return err
+	}
+	for i, c := range clients {
+		c.region = "eu"
+		if i >= 4 {
+			c.region = "us"
+		}
+	}
+	if err := s.round(ctx, out, clients); err != nil {
+		return err
+	}
+	for _, c := range clients {
+		if !strings.HasPrefix(c.backend, c.region) {
+			return fmt.Errorf("%s is in %s, and has reached backend %s", c.name, c.region, c.backend)
+		}
+	}
+
+	fmt.Fprintln(out, "\nThey travel to the other region, and connect again.")
+	for _, c := range clients {
+		c.region = map[string]string{"eu": "us", "us": "eu"}[c.region]
+	}
+	return s.round(ctx, out, clients)
+}
+
+// A service is a proxy with affinity, and the backends that it may use.
 type service struct {
 	proxy    *wsproxy.Proxy
 	server   *http.Server
@@ -86,12 +131,14 @@ type service struct {
 	running  []*http.Server // of the backends, removed ones included
 }
 
-func newService(backends ...string) (*service, error) {
-	balancer := newSticky([]byte(rand.Text())) // a real service gives all its replicas the same key
+// newService returns a service whose clients come back to the backend that the balancer has
+// chosen for them.
+func newService(balancer wsproxy.Balancer, backends ...string) (*service, error) {
+	key := []byte(rand.Text()) // a real service gives all its replicas the same key
 	proxy, err := wsproxy.New(
 		wsproxy.WithBackends(), // none yet
 		wsproxy.WithBalancer(balancer),
-		wsproxy.WithResponse(balancer.setCookie),
+		wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{key}}),
 	)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -19,73 +18,29 @@ func TestClientsStayOnTheirBackend(t *testing.T) {
 	}
 }
 
-func TestStickyPassesBalancerTest(t *testing.T) {
-	newBalancer := func() wsproxy.Balancer { return newSticky([]byte("key")) }
-	if err := wsproxytest.TestBalancer(newBalancer); err != nil {
+func TestRegionalPassesBalancerTest(t *testing.T) {
+	if err := wsproxytest.TestBalancer(func() wsproxy.Balancer { return newRegional() }); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestCookieIsOpaqueAndProtected(t *testing.T) {
-	backend := newBackend(t, "http://10.0.0.7:8080")
-	cookie := remembered(t, newSticky([]byte("key")), httptest.NewRequest("GET", "/", nil), backend)
-	if cookie == nil || !cookie.HttpOnly || cookie.SameSite != http.SameSiteLaxMode {
-		t.Fatalf("the cookie is %v; want one that is HttpOnly and SameSite=Lax", cookie)
-	}
-	if strings.Contains(cookie.Value, "10.0.0.7") {
-		t.Errorf("the cookie's value %q names the backend", cookie.Value)
-	}
-	if other := remembered(t, newSticky([]byte("another key")), httptest.NewRequest("GET", "/", nil), backend); other.Value == cookie.Value {
-		t.Errorf("the cookie's value %q does not depend on the key", cookie.Value)
-	}
-}
-
-func TestCookieIsSetOnce(t *testing.T) {
-	s, backend := newSticky([]byte("key")), newBackend(t, "http://10.0.0.7:8080")
-	r := httptest.NewRequest("GET", "/", nil)
-	r.AddCookie(remembered(t, s, r, backend))
-	if again := remembered(t, s, r, backend); again != nil {
-		t.Errorf("a client that has its cookie gets %v again; want none", again)
-	}
-}
-
-func TestForgedCookieIsIgnored(t *testing.T) {
-	s, backend := newSticky([]byte("key")), newBackend(t, "http://10.0.0.7:8080")
-	r := httptest.NewRequest("GET", "/", nil)
-	r.AddCookie(&http.Cookie{Name: cookieName, Value: backend.ID()})
-	for _, cookie := range r.CookiesNamed(cookieName) {
-		if s.matches(cookie, backend) {
-			t.Errorf("the cookie %q chooses its backend; want only one made with the key to", cookie.Value)
-		}
-	}
-}
-
-// remembered returns the cookie that the hook sets for a client of b, or nil.
-func remembered(t *testing.T, s *sticky, r *http.Request, b *wsproxy.Backend) *http.Cookie {
-	t.Helper()
-	response := &wsproxy.ProxyResponse{
-		Request: r, Backend: b, StatusCode: http.StatusSwitchingProtocols, Header: make(http.Header),
-	}
-	if err := s.setCookie(response); err != nil {
-		t.Fatal(err)
-	}
-	line := response.Header.Get("Set-Cookie")
-	if line == "" {
-		return nil
-	}
-	cookie, err := http.ParseSetCookie(line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cookie
-}
-
-func newBackend(t *testing.T, url string) *wsproxy.Backend {
-	t.Helper()
-	proxy, err := wsproxy.New(wsproxy.WithBackends(url))
+func TestRegionalChoosesABackendOfTheRegion(t *testing.T) {
+	proxy, err := wsproxy.New(wsproxy.WithBackendConfigs(
+		wsproxy.BackendConfig{ID: "eu-1", URL: "http://10.0.0.1:8080"},
+		wsproxy.BackendConfig{ID: "us-1", URL: "http://10.0.0.2:8080"},
+		wsproxy.BackendConfig{ID: "us-2", URL: "http://10.0.0.3:8080"},
+	))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { proxy.Close() })
-	return proxy.Backends()[0]
+	for _, tt := range []struct{ region, want string }{{"eu", "eu"}, {"us", "us"}, {"ap", ""}, {"", ""}} {
+		balancer := newRegional()
+		for range 5 {
+			b, err := balancer.Pick(httptest.NewRequest("GET", "/?region="+tt.region, nil), proxy.Backends())
+			if err != nil || !strings.HasPrefix(b.ID(), tt.want) {
+				t.Errorf("region %q: Pick() = %v, %v; want a backend of %q", tt.region, b, err, tt.want)
+			}
+		}
+	}
 }

@@ -2,6 +2,7 @@ package handshake
 
 import (
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strings"
 )
@@ -34,7 +35,7 @@ func withoutCookie(line, name string) string {
 	pairs := strings.Split(line, ";")
 	kept := slices.DeleteFunc(pairs, func(pair string) bool {
 		key, _, _ := strings.Cut(pair, "=")
-		return trimOWS(key) == name
+		return textproto.TrimString(key) == name // as net/http finds it
 	})
 	if len(kept) == strings.Count(line, ";")+1 {
 		return line
