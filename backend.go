@@ -78,6 +78,9 @@ type Backend struct {
 	tunnels atomic.Int64  // upgrades under way included
 	removed atomic.Bool
 
+	requests  atomic.Int64                  // in flight, without upgrades: see WithHTTP
+	transport atomic.Pointer[httpTransport] // for them; nil before the first one
+
 	health   backendHealth
 	refusals refusalCounts
 	slowFrom atomic.Int64 // the beginning of the last slow start, since the proxy's start; -1 if there was none
@@ -142,9 +145,14 @@ func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 // that have picked it.
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 
+// numClients returns the number of tunnels, upgrades under way included, and of other requests
+// in flight.
+func (b *Backend) numClients() int { return int(b.tunnels.Load() + b.requests.Load()) }
+
 // Load returns the number of tunnels by which a balancer should compare the backend with
-// others, upgrades under way included. It is NumTunnels, unless the backend refuses more
-// upgrades than it accepts; both counts halve each second. To refuse is to respond otherwise
+// others, upgrades under way included. It is NumTunnels, and with [WithHTTP] the number of other
+// requests in flight besides, unless the backend refuses more upgrades than it accepts; both
+// counts halve each second. To refuse is to respond otherwise
 // than with 101, or to end the tunnel within a second, before messages have passed in both
 // directions.
 //
@@ -155,7 +163,7 @@ func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }
 //
 // While a backend refuses, its Load takes a time linear in the number of backends.
 func (b *Backend) Load() int {
-	load := b.NumTunnels()
+	load := b.numClients()
 	isRefusing, numRefusals := b.refusing()
 	if !isRefusing {
 		return load
@@ -166,7 +174,7 @@ func (b *Backend) Load() int {
 	for _, other := range b.p.set.Load().active {
 		if other != b && !other.hasMaxTunnels() && !other.refusals.isRefusing.Load() &&
 			other.tier(now, false) == tier && other.target.Load().config.Priority == priority {
-			least = min(least, float64(other.NumTunnels()+1)/float64(other.Weight()))
+			least = min(least, float64(other.numClients()+1)/float64(other.Weight()))
 		}
 	}
 	if !math.IsInf(least, 1) {

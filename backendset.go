@@ -58,8 +58,9 @@ type candidates struct {
 // candidates appends to dst the backends that the balancer may choose at now: of those that
 // were not tried, the ones of the lowest tier, and of these the ones of the lowest priority.
 // The tier is chosen before limits are looked at: backends that have their MaxTunnels are not
-// candidates, and no others take their place. If there is none, the error says why.
-func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candidates, error) {
+// candidates, and no others take their place, unless the request needs no place among tunnels.
+// If there is none, the error says why.
+func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration, needsPlace bool) (candidates, error) {
 	c := candidates{set: s, backends: dst}
 	isEmpty := true // of the tier so far
 	for _, b := range s.active {
@@ -80,7 +81,7 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 		case tier > c.tier || priority > c.priority:
 			continue
 		}
-		if !t.isMax(b.tunnels.Load()) {
+		if !needsPlace || !t.isMax(b.tunnels.Load()) {
 			c.backends = append(c.backends, b)
 		}
 	}
@@ -95,14 +96,14 @@ func (s *backendSet) candidates(dst, tried []*Backend, now time.Duration) (candi
 
 // hasOther reports whether a backend is left to try after those that were tried. An upgrade that
 // may wait does not try one after the other of those that cannot be reached.
-func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait bool) bool {
+func (s *backendSet) hasOther(tried []*Backend, now time.Duration, mayWait, needsPlace bool) bool {
 	for _, b := range s.active { // the usual case needs no list
 		isFirst := b.health.flags() == 0 && b.target.Load().config.Priority == s.firstPriority
-		if isFirst && !b.hasMaxTunnels() && !slices.Contains(tried, b) {
+		if isFirst && !(needsPlace && b.hasMaxTunnels()) && !slices.Contains(tried, b) {
 			return true
 		}
 	}
-	c, err := s.candidates(nil, tried, now)
+	c, err := s.candidates(nil, tried, now, needsPlace)
 	return err == nil && !(mayWait && c.tier == health.TierUnreachable)
 }
 
@@ -124,8 +125,11 @@ func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 	if err != nil {
 		return err
 	}
-	moved := p.replaceSet(targets)
+	moved, unused := p.replaceSet(targets)
 	p.queue.wake()
+	for _, h := range unused {
+		h.CloseIdleConnections()
+	}
 	p.checker.follow()
 	for _, m := range moved {
 		p.reportHealth(m.backend, m.change, nil)
@@ -139,8 +143,9 @@ type movedBackend struct {
 	change  health.Change
 }
 
-// replaceSet makes the backends of targets the set.
-func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
+// replaceSet makes the backends of targets the set. Unused are the transports that get no
+// further requests.
+func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend, unused []*httpTransport) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	isFirst := p.set.Load() == nil
@@ -169,12 +174,15 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend) {
 	p.set.Store(newBackendSet(all))
 	for _, b := range p.known {
 		hasChanged = b.removed.Swap(!inSet[b]) == inSet[b] || hasChanged
+		if h := b.transport.Load(); h != nil && (!inSet[b] || !h.target.hasSameAddress(b.target.Load())) && b.transport.CompareAndSwap(h, nil) {
+			unused = append(unused, h)
+		}
 		p.forgetLocked(b)
 	}
 	if hasChanged && !isFirst {
 		p.recordStateChange()
 	}
-	return moved
+	return moved, unused
 }
 
 // forgetLocked removes b from known, unless b is in the set or has tunnels.

@@ -117,7 +117,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 			}
 		}
 		// Products of float64 cannot overflow, and are exact up to 2^53 but for a slow start.
-		bt, bw := float64(b.NumTunnels()+1), float64(b.Weight())
+		bt, bw := float64(b.numClients()+1), float64(b.Weight())
 		if share.isSlow {
 			bw = share.of(b)
 		}
@@ -131,7 +131,7 @@ func (l *leastTunnels) Pick(_ *http.Request, candidates []*Backend) (*Backend, e
 		}
 		b := l.inTurn(candidates, share)
 		isRefusing, numRefusals := b.refusing()
-		if isRefusing && numRefusals == 0 && float64(b.NumTunnels()+1)*weight <= tunnels*share.of(b) {
+		if isRefusing && numRefusals == 0 && float64(b.numClients()+1)*weight <= tunnels*share.of(b) {
 			return b, nil
 		}
 	}
@@ -156,7 +156,7 @@ func leastRefusing(candidates []*Backend, share shares) *Backend {
 	least := math.Inf(1)
 	for _, b := range candidates {
 		_, numRefusals := b.refusing()
-		if load := float64(b.NumTunnels()+numRefusals+1) / share.of(b); load < least {
+		if load := float64(b.numClients()+numRefusals+1) / share.of(b); load < least {
 			best, least = b, load
 		}
 	}

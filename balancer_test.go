@@ -478,7 +478,7 @@ func benchmarkPick(b *testing.B, balancer Balancer, n int) {
 	r := newForwardedRequest(b, "192.0.2.1")
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
+		c, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour, true)
 		if err != nil {
 			b.Fatal(err)
 		}

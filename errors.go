@@ -94,7 +94,7 @@ func (e *StatusError) Unwrap() error { return e.Err }
 // the attempts.
 type BackendError struct {
 	ID  string // the backend's
-	Op  string // "dial"; or "handshake" for all that follows the dial, TLS included
+	Op  string // "dial"; or "handshake" for all that follows the dial, TLS included; or "request" if it was no upgrade
 	Err error
 
 	isConnected bool // TCP, and TLS if there is any

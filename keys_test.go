@@ -292,7 +292,7 @@ func BenchmarkPickByKey(b *testing.B) {
 			balancer := Hash(bb.key)
 			b.ReportAllocs()
 			for b.Loop() {
-				c, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour)
+				c, err := set.candidates(make([]*Backend, 0, len(set.all)), nil, time.Hour, true)
 				if err != nil {
 					b.Fatal(err)
 				}

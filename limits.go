@@ -32,6 +32,7 @@ type admission struct {
 	numAdmitting int               // calls of the Admit hook under way
 	numPlaces    int               // upgrades that were let in, and tunnels
 	perClient    map[clientKey]int // those of each client; nil: no bound
+	requests     map[clientKey]int // those of each client that are no upgrade; nil: no bound
 }
 
 // A clientKey is the hash of what ClientKey returned, so that the strings of a request are
@@ -47,7 +48,7 @@ func newAdmission(l Limits) *admission {
 		a.buckets = limit.NewBuckets(r)
 	}
 	if l.PerClient > 0 {
-		a.perClient = make(map[clientKey]int)
+		a.perClient, a.requests = make(map[clientKey]int), make(map[clientKey]int)
 	}
 	return a
 }
@@ -152,6 +153,32 @@ func (a *admission) reserve(key clientKey) error {
 		a.perClient[key]++
 	}
 	return nil
+}
+
+// reserveRequest reserves a place for a request of a client that is no upgrade, or returns a
+// [*limitError]. One releaseRequest follows.
+func (a *admission) reserveRequest(key clientKey) error {
+	if a.requests == nil || key == 0 {
+		return nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if l := a.limits.PerClient; a.requests[key] >= l {
+		return &limitError{name: "PerClient", limit: l, reason: ReasonClientLimit, isClient: true}
+	}
+	a.requests[key]++
+	return nil
+}
+
+func (a *admission) releaseRequest(key clientKey) {
+	if a.requests == nil || key == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.requests[key]--; a.requests[key] == 0 {
+		delete(a.requests, key)
+	}
 }
 
 func (a *admission) release(key clientKey) {

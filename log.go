@@ -58,7 +58,12 @@ func (p *Proxy) logRefused(i *RefusedInfo, resp *http.Response) {
 		return
 	}
 	msg := "upgrade refused"
-	if i.Reason.isFailure() {
+	switch {
+	case i.isPlain && i.Reason.isFailure():
+		msg = "request failed"
+	case i.isPlain:
+		msg = "request refused"
+	case i.Reason.isFailure():
 		msg = "upgrade failed"
 	}
 	r := i.Request
@@ -143,6 +148,19 @@ func (p *Proxy) logUntrusted(peer netip.Addr) {
 	}
 	p.logAttrs(slog.LevelWarn, "forwarding fields of an untrusted peer are not used, and all its clients count as one: if it is a proxy, name it in WithTrustedProxies",
 		slog.String(logPeer, name))
+}
+
+// logFallback logs that r looks like a request for [WithHTTP], which is off.
+func (p *Proxy) logFallback(r *http.Request) {
+	p.logAttrs(slog.LevelWarn, "a request looks like a fallback of SockJS, Socket.IO or SignalR over plain HTTP, and is refused: see WithHTTP",
+		slog.String(logHost, r.Host), slog.String(logPath, r.URL.Path))
+}
+
+// logBroken logs that the response of in's backend has ended too early, because of err.
+func (p *Proxy) logBroken(in *inbound, err error) {
+	p.logAttrs(slog.LevelDebug, "response of a backend broke off",
+		slog.String(logRequestID, in.info.id), slog.String(logBackend, in.picked.id),
+		slog.String(logHost, in.r.Host), slog.String(logPath, in.r.URL.Path), slog.Any(logErr, err))
 }
 
 // logFailing logs that a flag of b is raised, because of err.

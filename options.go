@@ -27,6 +27,10 @@ const (
 	lingerTimeout     = 2 * time.Second        // for a client that was refused by a Close frame
 	maxLingering      = 1000                   // such clients, without Limits.Tunnels
 
+	maxIdleConns          = 256             // of each backend, for requests that are no upgrade
+	idleConnTimeout       = 4 * time.Second // for such a connection: Node closes it after 5 s
+	expectContinueTimeout = 1 * time.Second // for a backend to ask for the body of a request with Expect
+
 	defaultFailures   = 5 // see Ejection
 	defaultBackoff    = 1 * time.Second
 	defaultMaxBackoff = 30 * time.Second
@@ -507,6 +511,45 @@ func WithPing(ping Ping) Option {
 // WithLimits sets the limits. The default is none: see [Limits].
 func WithLimits(l Limits) Option {
 	return optionFunc(func(s *settings) { s.limits = l })
+}
+
+// WithHTTP makes [Proxy.ServeHTTP] proxy requests that are no upgrade, instead of refusing them
+// with 426: for SockJS, Socket.IO and SignalR, which fall back to plain HTTP, or begin with it.
+// A handler of [Proxy.Wrap] passes them to its next as ever, unless next is nil. Default: false.
+//
+// Such a request goes to a backend that is chosen as for an upgrade, over HTTP/1.1 and
+// connections that are used again: 256 idle ones for each backend, each for at most 4 s. Bodies
+// are streamed in both directions, and so are trailers and interim responses; an answer such as
+// an event stream is flushed as it comes. If the client leaves, the backend's request is
+// canceled; if the backend's response breaks off, so does the client's. [WithOriginPatterns],
+// [WithAdmit], [WithRewrite], [WithResponse], [WithErrorHandler] and [Trace] apply as to
+// upgrades. What differs:
+//
+//   - [Timeouts.Handshake] bounds the time until a connection is made: a long poll may take 25 s
+//     and more. For the rest the server's own timeouts hold.
+//   - Another backend is tried only if the connection failed, and only for GET, HEAD and OPTIONS
+//     without a body. A 502, 503 or 504 of a backend goes to the client. A GET is sent again
+//     to the same backend if a connection that was used before turns out to be closed.
+//   - While it is in flight, the request counts for [Backend.Load] and [LeastTunnels], and for
+//     [Limits.PerClient] apart from tunnels, but not for [Backend.NumTunnels],
+//     [BackendConfig.MaxTunnels] and [Limits.Tunnels]. It never waits in [Limits.Queue].
+//   - A connection that fails, a connection that breaks before a response, and 502 and 504 say
+//     about the backend what they say for upgrades, and a response below 500 clears their flags
+//     (see [Flag]). Any other result says nothing, nor does a client that leaves. A refused
+//     request does not count for Backend.Load.
+//   - Origin patterns do not apply to OPTIONS, which browsers send as a CORS preflight. WithAdmit
+//     does: a preflight has no cookies and no Authorization, so the hook must let it pass.
+//   - [Refusal.ByClose] does not apply: the client gets a status. The proxy adds no CORS fields
+//     to it, so that a page of another origin cannot read it, unless the error handler or a
+//     middleware adds them.
+//   - [Proxy.Drain] and [Proxy.Shutdown] do not wait for requests in flight, and do not end
+//     them: that is the server's work. After Shutdown new ones get 503.
+//
+// A request that names a protocol in Upgrade, but is no sound upgrade (h2c, another token, a POST,
+// HTTP/1.0), is proxied without Upgrade. An upgrade that breaks RFC 6455 is refused as ever, and
+// so are CONNECT and TRACE, with 405.
+func WithHTTP(on bool) Option {
+	return optionFunc(func(s *settings) { s.http = on })
 }
 
 // WithDetached makes [Proxy.ServeHTTP] return as soon as the tunnel is open. The server

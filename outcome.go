@@ -78,3 +78,29 @@ func retryAfterOf(h http.Header, now time.Time) (after time.Duration, ok bool) {
 	}
 	return 0, false
 }
+
+// A plainResult is what became of an attempt of a request that is no upgrade.
+type plainResult struct {
+	err       error // why it failed, or nil
+	isClients bool  // the client has left, or its request could not be read: the failure is its own
+	status    int   // of the response; 0 without one
+}
+
+// outcome returns what r shows about the backend. It is less than for an upgrade: a response
+// may take as long as it wants, and a 503 may be about this request only.
+func (r *plainResult) outcome() health.Outcome {
+	failed, _ := errors.AsType[*BackendError](r.err)
+	switch {
+	case r.status == http.StatusBadGateway, r.status == http.StatusGatewayTimeout:
+		return health.Unanswered
+	case r.status >= 500:
+		return health.Neutral
+	case r.status != 0:
+		return health.Answered
+	case failed == nil, r.isClients, dialer.IsLocal(r.err):
+		return health.Neutral
+	case !failed.isConnected:
+		return health.Unreached
+	}
+	return health.Unanswered
+}

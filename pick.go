@@ -109,7 +109,12 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 // isLeft reports whether another backend may be tried after an attempt that has failed. If no
 // backend was reached, an upgrade that may wait does not try one after the other.
 func (u *upgrade) isLeft(wasReached bool) bool {
-	return len(u.tried) < maxAttempts && !u.isConfined() && u.p.set.Load().hasOther(u.tried, u.p.now(), u.p.queue.isOn() && !wasReached)
+	return len(u.tried) < maxAttempts && !u.isConfined() && u.hasOther(u.p.queue.isOn() && !wasReached)
+}
+
+// hasOther is [backendSet.hasOther] for the request.
+func (in *inbound) hasOther(mayWait bool) bool {
+	return in.p.set.Load().hasOther(in.tried, in.p.now(), mayWait, !in.isPlain)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
@@ -209,7 +214,7 @@ func (in *inbound) choose(mayWait bool) (*Backend, candidates, error) {
 	} else if err != nil {
 		return nil, candidates{}, err
 	}
-	c, err := set.candidates(make([]*Backend, 0, len(set.active)), in.tried, now)
+	c, err := set.candidates(make([]*Backend, 0, len(set.active)), in.tried, now, !in.isPlain)
 	if len(in.tried) == 0 && err == nil {
 		in.p.reportTier(&c)
 	}

@@ -50,6 +50,8 @@ type Proxy struct {
 	ejecting   sync.Mutex  // held while a backend is ejected, so that not too many are
 	usesOthers atomic.Bool // see reportTier
 
+	hasFallbacks atomic.Bool // see reportFallback
+
 	slowUntil    atomic.Int64 // the end of the last slow start, since start; 0 if there was none
 	stateChanged atomic.Int64 // the last call of recordStateChange, since start; 0 if there was none
 
@@ -98,8 +100,8 @@ func New(opts ...Option) (*Proxy, error) {
 
 // ServeHTTP relays a WebSocket upgrade to a backend and returns when the tunnel has
 // ended, or with [WithDetached] as soon as it is open. Any other request gets 426 Upgrade
-// Required, with a body that names the check that failed; a CONNECT gets 405, or 501 if it
-// asks for a WebSocket over HTTP/2.
+// Required, with a body that names the check that failed, or goes to a backend if [WithHTTP] is
+// on; a CONNECT gets 405, or 501 if it asks for a WebSocket over HTTP/2.
 //
 // The request's context bounds the upgrade only. It has no effect after the 101.
 //
@@ -107,11 +109,31 @@ func New(opts ...Option) (*Proxy, error) {
 // a Hijack or an Unwrap method (see [http.ResponseController]), and a middleware that
 // records the status in WriteHeader sees the 101 only with [Front].
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if isUpgrade, otherwise := handshake.Classify(r); !isUpgrade {
+	isUpgrade, otherwise := handshake.Classify(r)
+	switch {
+	case isUpgrade:
+		p.serveUpgrade(w, r)
+	case p.http:
+		p.servePlain(w, r)
+	default:
+		if handshake.IsFallback(r) {
+			otherwise.Reason += fallbackHint
+			p.reportFallback(r)
+		}
 		p.refuse(w, r, refusalError(otherwise), ReasonCheck)
-		return
 	}
-	p.serveUpgrade(w, r)
+}
+
+// fallbackHint follows the reason why a request is refused that would be welcome with WithHTTP.
+const fallbackHint = ". It looks like a fallback of SockJS, Socket.IO or SignalR over plain HTTP: " +
+	"wsproxy.WithHTTP(true) sends those to the backends"
+
+// reportFallback logs once that there are requests that [WithHTTP] is for. A browser does not
+// show the page or its user the response: it says that CORS has blocked it.
+func (p *Proxy) reportFallback(r *http.Request) {
+	if !p.hasFallbacks.Swap(true) {
+		p.logFallback(r)
+	}
 }
 
 // Wrap returns a handler that relays every WebSocket upgrade as [Proxy.ServeHTTP]
@@ -169,6 +191,7 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.checker.stop()
 	tunnels := p.registry.stop()
+	p.closeIdle()
 	p.stopClosing()
 	p.closePaced(ctx, p.registry.empty, tunnels, 0, (*Tunnel).closeForShutdown)
 	select {
@@ -193,6 +216,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 func (p *Proxy) Close() error {
 	p.checker.stop()
 	p.registry.stop()
+	p.closeIdle()
 	p.stopClosing()
 	p.abortAll()
 	return nil

@@ -76,6 +76,8 @@ type RefusedInfo struct {
 
 	Err   error // what the handler of [WithErrorHandler] gets; nil if Reason is ReasonAnswer
 	Value any   // what the hook of [WithAdmit] returned; nil if it returned an error
+
+	isPlain bool // see WithHTTP
 }
 
 // reportRefused counts and logs a request that got no tunnel, and calls the hook. Resp is
@@ -146,7 +148,9 @@ func (p *Proxy) respondRefused(w http.ResponseWriter, i *RefusedInfo) {
 		}
 	}
 	h.Set(requestIDHeader, i.RequestID)
-	closeAfter(i.Request, h)
+	if !i.isPlain || i.Reason == ReasonShutdown {
+		closeAfter(i.Request, h)
+	}
 	if p.errorHandler != nil {
 		p.errorHandler(w, i.Request, i.Err)
 		return

@@ -17,6 +17,8 @@ type registry struct {
 	empty   chan struct{} // closed when the registry is stopped and nothing is left
 
 	opened, refused, failed atomic.Uint64 // see Stats
+	responded               atomic.Uint64
+	requests                atomic.Int64
 
 	handshakes, lifetimes *histogram.Histogram // see Stats
 
@@ -116,6 +118,16 @@ func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) 
 		r.closed++
 	}
 	r.signalIfEmptyLocked()
+}
+
+// hasStopped reports whether the registry is stopped.
+func (r *registry) hasStopped() bool {
+	select {
+	case <-r.stopped:
+		return true
+	default:
+		return false
+	}
 }
 
 // addReport counts a report that a tunnel has caused, which has not ended. One removeReport

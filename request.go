@@ -16,6 +16,8 @@ type inbound struct {
 	r    *http.Request // the client's; with info, if hooks may look for it
 	info requestInfo
 
+	isPlain bool // it is no upgrade: see WithHTTP
+
 	stage Reason // of an ordinary error at this moment: see reasonOf
 
 	clientKey clientKey // for the limits of each client
@@ -73,7 +75,9 @@ func (in *inbound) callAdmit() (err error) {
 // refused describes the request, which is refused because of reason: it ended with err, or the
 // client gets the backend's response, whose status is not known here, and err is nil.
 func (in *inbound) refused(err error, reason Reason) RefusedInfo {
-	i := RefusedInfo{Request: in.r, RequestID: in.info.id, Reason: reason, Backend: in.picked, Err: err, Value: in.info.value}
+	i := RefusedInfo{
+		Request: in.r, RequestID: in.info.id, Reason: reason, Backend: in.picked, Err: err, Value: in.info.value, isPlain: in.isPlain,
+	}
 	if err != nil {
 		i.Status = statusOf(err, reason)
 	}

@@ -25,6 +25,11 @@ type Stats struct {
 	Refused uint64
 	Failed  uint64 // no backend gave a proper response, there was no backend, or it waited for one in vain
 
+	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
+	// Refused and Failed.
+	Requests  int    // in flight
+	Responded uint64 // the client gets a backend's response
+
 	// Traffic of all tunnels, open ones included, without frames that the proxy itself
 	// sent.
 	ToBackend, ToClient Traffic
@@ -45,6 +50,10 @@ type Stats struct {
 type BackendStats struct {
 	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has
 	Opened  uint64 // tunnels that have opened
+
+	// Requests that are no upgrade: see WithHTTP.
+	Requests  int    // in flight
+	Responded uint64 // attempts with a response; those without one are in Failed, Unreached and Abandoned
 
 	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.
 	Accepted  uint64 // it responded with 101
@@ -136,6 +145,7 @@ func (r *registry) snapshot() (Stats, []*Tunnel) {
 	return Stats{
 		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
 		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
+		Requests: int(r.requests.Load()), Responded: r.responded.Load(),
 		ToBackend: r.ended.toBackend, ToClient: r.ended.toClient, Ended: r.ended.sorted(),
 		Handshakes: newHistogram(r.handshakes), Lifetimes: newHistogram(r.lifetimes),
 	}, r.tunnelsLocked()
@@ -149,6 +159,7 @@ func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
 	attempts := func(o health.Outcome) uint64 { return c.attempts[o].Load() }
 	return BackendStats{
 		Tunnels: len(b.open), Opened: c.opened.Load(),
+		Requests: int(b.requests.Load()), Responded: c.responded.Load(),
 		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
 		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
 		Abandoned: attempts(health.Neutral),
@@ -170,6 +181,7 @@ func newHistogram(h *histogram.Histogram) Histogram {
 // additions.
 type backendCounters struct {
 	opened     atomic.Uint64
+	responded  atomic.Uint64
 	attempts   [health.NumAttemptOutcomes]atomic.Uint64 // by outcome
 	handshakes *histogram.Histogram
 	lifetimes  *histogram.Histogram
@@ -179,6 +191,15 @@ type backendCounters struct {
 
 func (c *backendCounters) init() {
 	c.handshakes, c.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
+}
+
+// countRequest counts an attempt of a request that is no upgrade, which has shown o.
+func (c *backendCounters) countRequest(o health.Outcome, hasResponse bool) {
+	if hasResponse {
+		c.responded.Add(1)
+	} else {
+		c.attempts[o].Add(1)
+	}
 }
 
 // countAttempt counts an attempt that has ended with o, after it took so long.

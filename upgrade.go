@@ -359,12 +359,17 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	}
 	err := u.p.callResponse(r)
 	a.header = r.Header
+	if errors.Is(err, ErrTryNext) {
+		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
+	}
+	return responseHookError(err)
+}
+
+// responseHookError returns the error of a request for which the Response hook returned err.
+func responseHookError(err error) error {
 	var chosen *StatusError
 	var panicked *hookPanic
-	switch {
-	case errors.Is(err, ErrTryNext):
-		return &BackendError{ID: a.backend.id, Op: "handshake", Err: fmt.Errorf("%w: %w", statusFailure(a.resp), err), isConnected: true}
-	case err == nil, errors.As(err, &chosen), errors.As(err, &panicked):
+	if err == nil || errors.As(err, &chosen) || errors.As(err, &panicked) {
 		return err
 	}
 	return &responseError{err}

@@ -1,0 +1,230 @@
+package wsproxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
+	"github.com/wsproxy/wsproxy/internal/health"
+)
+
+// A plainAttempt is one backend that is tried for a plainRequest.
+type plainAttempt struct {
+	q *plainRequest
+	choice
+
+	connectBy   time.Time // zero: no deadline
+	isConnected bool
+}
+
+// run sends the request to the backend and returns its response. If it does not succeed, the
+// backend counts the request no longer; the error is a [*BackendError] if the backend is at
+// fault.
+func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Response, err error) {
+	q := a.q
+	isDone := false
+	defer func() { // also if something panics or ends the goroutine
+		a.endProbation()
+		if !isDone {
+			q.leave()
+		}
+	}()
+	if err := q.tracePicked(&a.choice); err != nil {
+		return nil, err
+	}
+	out, sent, err := q.newRequest(a.backend, body)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	if !q.deadline.IsZero() {
+		left := q.deadline.Sub(start)
+		if left <= 0 { // a hook may have used up the time
+			q.stage = ReasonDeadline
+			return nil, context.DeadlineExceeded
+		}
+		if mayRetry && q.isLeft() {
+			left /= 2
+		}
+		a.connectBy = start.Add(left)
+	}
+	q.pool = a.backend.httpTransport()
+	resp, err = a.send(out)
+	took := time.Since(start)
+	if err == nil {
+		if err = handshake.CheckPlainAnswer(resp); err != nil {
+			resp.Body.Close()
+			resp, err = nil, a.failure(err)
+		}
+	}
+	bodyErr := sent.err()
+	if err == nil || contextErr(q.r.Context()) != nil {
+		bodyErr = nil
+	}
+	a.record(resp, err, bodyErr)
+	status := 0
+	if err == nil {
+		status = resp.StatusCode
+		if err = q.accept(resp, a.backend); err != nil {
+			resp.Body.Close()
+		}
+	}
+	failure, _ := err.(*BackendError)
+	var reported error // a nil *BackendError would be an error
+	if failure != nil {
+		reported = failure
+	}
+	if hookErr := q.traceAttempted(a.backend, took, status, reported); err == nil && hookErr != nil {
+		resp.Body.Close()
+		err = hookErr
+	}
+	if err == nil {
+		isDone = true
+		q.p.registry.responded.Add(1)
+		q.allowEarly(sent)
+		resp.Body = &responseBody{resp.Body, q}
+		return resp, nil
+	}
+	if bodyErr != nil {
+		q.stage = ReasonClientLeft
+		return nil, bodyError(bodyErr)
+	}
+	return nil, err
+}
+
+// newRequest returns the request for b, after the Rewrite hook, and its body.
+func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request, *requestBody, error) {
+	target := b.target.Load()
+	u, refusal := handshake.OutboundURL(q.r.URL, target.prefix)
+	if refusal != nil {
+		q.stage = ReasonCheck
+		return nil, nil, refusalError(refusal)
+	}
+	out := &http.Request{
+		Method: q.r.Method, URL: u, Host: q.r.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: handshake.OutboundHeader(q.r, q.info.isTrusted),
+	}
+	out.Header[requestIDHeader] = []string{q.info.id}
+	if q.p.rewrite != nil {
+		r := &ProxyRequest{In: q.r, Out: out, Backend: b, RequestID: q.info.id, Value: q.info.value}
+		if err := q.p.callRewrite(r); err != nil {
+			return nil, nil, err
+		}
+		if r.Out == nil || r.Out.URL == nil {
+			return nil, nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
+		}
+		out.URL, out.Host, out.Header = r.Out.URL, r.Out.Host, r.Out.Header
+		out.Method = q.r.Method // if Out is the same one
+	}
+	if err := handshake.FinishPlain(out, q.r); err != nil {
+		return nil, nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
+	}
+	out.URL.Scheme, out.URL.Host = "http", target.poolHost()
+	if body == nil {
+		return out, nil, nil
+	}
+	sent := &requestBody{ReadCloser: body, r: q.r, trailer: handshake.PlainTrailer(q.r)}
+	out.Body, out.ContentLength, out.Trailer = sent, q.r.ContentLength, sent.trailer
+	out.Close = out.Header["Expect"] != nil // otherwise the transport sends the body even after a 401
+	return out, sent, nil
+}
+
+// allowEarly lets the client's response begin, though its request has perhaps not ended. Over
+// HTTP/1.1 the server would otherwise read the rest of the request first, and the backend would
+// not get it.
+func (q *plainRequest) allowEarly(sent *requestBody) {
+	if q.r.ProtoMajor != 1 || sent.hasEnded() {
+		return
+	}
+	http.NewResponseController(q.w).EnableFullDuplex()
+	// In this mode the server panics at the next request of a connection, if it has read the end
+	// of this one itself (Go 1.26).
+	q.w.Header().Set("Connection", "close")
+}
+
+// send sends out over a connection to the backend and returns the response. An error is a
+// [*BackendError].
+func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
+	interim := &interimSender{w: a.q.w, isOff: !a.q.r.ProtoAtLeast(1, 1)}
+	defer interim.stop()
+	ctx := context.WithValue(a.q.r.Context(), plainAttemptKey{}, a)
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: a.connected, Got1xxResponse: interim.send})
+	resp, err := a.q.pool.RoundTrip(out.WithContext(ctx))
+	if err != nil {
+		return nil, a.failure(err)
+	}
+	return resp, nil
+}
+
+// connected is called when the request has its connection. From then on the backend may take
+// as long as it wants: so no other request waits for the result of this one.
+func (a *plainAttempt) connected(info httptrace.GotConnInfo) {
+	a.isConnected = true
+	a.endProbation()
+	if !info.Reused && !a.hasMoved() && a.backend.health.flags().Has(health.Unreachable) {
+		a.q.p.recordHealth(a.backend, health.Event{Outcome: health.Responded}, nil) // it is reached, no more
+	}
+}
+
+// failure returns the error of an attempt that has ended with err.
+func (a *plainAttempt) failure(err error) error {
+	switch err.(type) {
+	case *BackendError, *hookPanic:
+		return err // of the dial
+	}
+	op := "dial"
+	if a.isConnected {
+		op = "request"
+	}
+	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
+}
+
+// record records what the attempt shows about its backend: resp, or err. BodyErr is why the
+// client's body could not be read to its end, or nil.
+func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
+	p := a.q.p
+	r := plainResult{err: err, isClients: bodyErr != nil || contextErr(a.q.r.Context()) != nil}
+	if resp != nil {
+		r.status = resp.StatusCode
+	}
+	e := health.Event{Outcome: r.outcome()}
+	a.backend.counters.countRequest(e.Outcome, resp != nil)
+	if a.hasMoved() {
+		return
+	}
+	var reason error
+	if e.Outcome == health.Unreached || e.Outcome == health.Unanswered {
+		e.Client = hashString(clientIP(a.q.r))
+		if reason = err; err == nil {
+			reason = statusFailure(resp)
+		}
+	}
+	p.recordHealth(a.backend, e, reason)
+}
+
+// accept sets the header of resp, which the client gets, and calls the Response hook with it.
+func (q *plainRequest) accept(resp *http.Response, b *Backend) error {
+	q.stage = ReasonHook
+	h := handshake.AnswerHeader(resp.Header)
+	if q.p.response != nil {
+		r := &ProxyResponse{Request: q.r, Backend: b, RequestID: q.info.id, StatusCode: resp.StatusCode, Header: h}
+		if err := responseHookError(q.p.callResponse(r)); err != nil {
+			return err
+		}
+		h = r.Header
+	}
+	h, err := handshake.FinishPlainAnswer(h, resp.Header)
+	if err != nil {
+		return &responseError{err}
+	}
+	resp.Header = h
+	if resp.StatusCode == http.StatusUpgradeRequired && q.r.ProtoMajor == 1 {
+		q.w.Header()["Upgrade"], q.w.Header()["Connection"] = []string{"websocket"}, []string{"Upgrade"}
+	}
+	return nil
+}
