@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 )
 
-// A Balancer chooses the backend for an upgrade.
+// A Balancer chooses the backend for an upgrade, and with [WithHTTP] for any other request.
 //
 // Pick is called concurrently. It must not block, and must not retain or modify candidates.
 // There is at least one, and they are in configuration order. They are the backends that are
@@ -26,7 +26,7 @@ import (
 // A backend with several flags is in the last of their tiers. Within a tier, those of the
 // lowest [BackendConfig.Priority] are candidates. Backends that have their MaxTunnels are
 // left out at the end: if that leaves none, the upgrade waits or is refused, and no other
-// tier takes their place.
+// tier takes their place. A request that is no upgrade needs no place, and they stay.
 //
 // When the time of its flags is over, a backend is in the first tier for one upgrade at a
 // time, in order to find out whether it works again; for a second or third attempt it is not.
@@ -71,7 +71,8 @@ func (f BalancerFunc) Pick(r *http.Request, candidates []*Backend) (*Backend, er
 
 // LeastTunnels returns a [Balancer] that chooses the backend with the fewest tunnels in
 // proportion to its weight, including the new one: the lowest (NumTunnels+1)/Weight.
-// Backends with equal values take turns.
+// Backends with equal values take turns. With [WithHTTP] other requests in flight count as
+// tunnels.
 //
 // A backend that refuses more upgrades than it accepts (see [Backend.Load]) is chosen only
 // in its turn among all candidates, which comes as often as its weight says, about once a

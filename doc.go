@@ -126,6 +126,15 @@
 // deviation from RFC 9110 §15.2: several clients fail at them, and so do ResponseWriters
 // that middleware wraps.
 //
+// # Plain HTTP
+//
+// With [WithHTTP], requests that are no upgrade go to the backends too, instead of being refused
+// with 426: SockJS, Socket.IO and SignalR send them before a WebSocket, or instead of one. They are
+// identified, checked, let in and balanced as upgrades are, by the same options and hooks, and
+// their header, path and query follow the same rules. Bodies, trailers and interim responses are
+// streamed both ways. The option's documentation has the differences. Their number in flight is in
+// [Stats] and [BackendStats].
+//
 // # Tunnels
 //
 // By default an open tunnel has no time limit and no idle timeout: see [Timeouts]. The

@@ -23,7 +23,8 @@ var (
 	// backend's response and have another backend tried. The attempt counts as failed. If no
 	// other backend is left, or three were tried, the client gets the last 502, 503 or 504 of
 	// another one, or else 502 or 503, as after any failed attempt. A WebSocket that the
-	// backend has opened is closed with 1001.
+	// backend has opened is closed with 1001. For a request that is no upgrade ([WithHTTP]) no
+	// other backend is tried, because it was sent already: the client gets 502.
 	ErrTryNext = errors.New("wsproxy: the response is dropped, and the next backend tried")
 
 	// ErrResumed is what [Proxy.Drain] returns when [Proxy.Resume] has ended it.

@@ -104,11 +104,8 @@ func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request
 		q.stage = ReasonCheck
 		return nil, nil, refusalError(refusal)
 	}
-	out := &http.Request{
-		Method: q.r.Method, URL: u, Host: q.r.Host,
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: handshake.OutboundHeader(q.r, q.info.isTrusted),
-	}
+	out := q.emptyRequest()
+	out.URL, out.Host, out.Header = u, q.r.Host, handshake.OutboundHeader(q.r, q.info.isTrusted)
 	out.Header[requestIDHeader] = []string{q.info.id}
 	if q.p.rewrite != nil {
 		r := &ProxyRequest{In: q.r, Out: out, Backend: b, RequestID: q.info.id, Value: q.info.value}
@@ -118,8 +115,8 @@ func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request
 		if r.Out == nil || r.Out.URL == nil {
 			return nil, nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
 		}
+		out = q.emptyRequest() // of the hook's request nothing else is used
 		out.URL, out.Host, out.Header = r.Out.URL, r.Out.Host, r.Out.Header
-		out.Method = q.r.Method // if Out is the same one
 	}
 	if err := handshake.FinishPlain(out, q.r); err != nil {
 		return nil, nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
@@ -132,6 +129,11 @@ func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request
 	out.Body, out.ContentLength, out.Trailer = sent, q.r.ContentLength, sent.trailer
 	out.Close = out.Header["Expect"] != nil // otherwise the transport sends the body even after a 401
 	return out, sent, nil
+}
+
+// emptyRequest returns a request for a backend without a URL, a Host and a header.
+func (q *plainRequest) emptyRequest() *http.Request {
+	return &http.Request{Method: q.r.Method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 }
 
 // allowEarly lets the client's response begin, though its request has perhaps not ended. Over

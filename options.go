@@ -71,8 +71,9 @@ type Timeouts struct {
 	// Handshake bounds an upgrade, once it is admitted, until the backend's response, all
 	// attempts together: name resolution, dial, TLS, request and response, and the time
 	// for which it waits (see [Limits.Queue]). While another backend is left to try, an
-	// attempt gets at most half of the remaining time. Zero means 10 s, negative means no
-	// bound.
+	// attempt gets at most half of the remaining time. Of a request that is no upgrade
+	// ([WithHTTP]) it bounds the time until the connection is made. Zero means 10 s, negative
+	// means no bound.
 	Handshake time.Duration
 
 	// Close bounds the end of a tunnel, from its cause until both connections are
@@ -151,10 +152,12 @@ type Limits struct {
 	// [BackendConfig] for those of one backend.
 	Tunnels int
 
-	// PerClient bounds the tunnels of each client, upgrades that were let in included.
+	// PerClient bounds the tunnels of each client, upgrades that were let in included; and by a
+	// count of their own, its requests in flight that are no upgrade ([WithHTTP]).
 	PerClient int
 
-	// Handshakes bounds the rate of all upgrades together.
+	// Handshakes bounds the rate of all upgrades together, and with them of the requests that are
+	// no upgrade ([WithHTTP]).
 	Handshakes Rate
 
 	// HandshakesPerClient bounds the rate of each client's upgrades. One that exceeds it

@@ -27,6 +27,35 @@ func ofSystem(call string, errno syscall.Errno) error {
 	return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError(call, errno)}
 }
 
+func TestOutcomeOfAnAttemptOfAPlainRequest(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		plainResult
+		want health.Outcome
+	}{
+		{"connection refused", plainResult{err: dialFailed(ofSystem("connect", syscall.ECONNREFUSED))}, health.Unreached},
+		{"not connected in time", plainResult{err: dialFailed(context.DeadlineExceeded)}, health.Unreached},
+		{"TLS failed", plainResult{err: &BackendError{ID: "a", Op: "handshake", Err: errors.New("TLS: bad certificate")}}, health.Unreached},
+		{"no descriptor", plainResult{err: dialFailed(ofSystem("socket", syscall.EMFILE))}, health.Neutral},
+		{"closed instead of a response", plainResult{err: handshakeFailed(io.EOF)}, health.Unanswered},
+		{"malformed", plainResult{err: handshakeFailed(errors.New("malformed HTTP response"))}, health.Unanswered},
+		{"client left while connecting", plainResult{err: dialFailed(context.Canceled), isClients: true}, health.Neutral},
+		{"client left", plainResult{err: handshakeFailed(context.Canceled), isClients: true}, health.Neutral},
+		{"the dialer panicked", plainResult{err: &hookPanic{"the dialer", "oh"}}, health.Neutral},
+		{"200", plainResult{status: 200}, health.Answered},
+		{"304", plainResult{status: 304}, health.Answered},
+		{"499", plainResult{status: 499}, health.Answered},
+		{"500", plainResult{status: 500}, health.Neutral},
+		{"502", plainResult{status: 502}, health.Unanswered},
+		{"503", plainResult{status: 503}, health.Neutral},
+		{"504", plainResult{status: 504}, health.Unanswered},
+	} {
+		if got := tt.outcome(); got != tt.want {
+			t.Errorf("%s: outcome %v; want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestOutcomeOfAnAttempt(t *testing.T) {
 	const justUnder, atOnce = minFairTimeout - 1, time.Millisecond
 	timeout := context.DeadlineExceeded

@@ -170,7 +170,7 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 	return t, t != nil
 }
 
-// Shutdown ends the proxy gracefully: new upgrades, and those under way, get 503
+// Shutdown ends the proxy gracefully: new requests, and upgrades under way, get 503
 // with Retry-After; every tunnel's backend is sent a Close frame with code 1001, and its
 // client another one behind what the backend still sends; then Shutdown waits until all
 // tunnels have ended. A tunnel whose peers do not answer takes some seconds, one with a
@@ -187,7 +187,8 @@ func (p *Proxy) Tunnel(id uint64) (*Tunnel, bool) {
 // come after Shutdown was called are refused, and it does not wait for that. Shutdown may
 // be called again, by several goroutines, and together with [Proxy.Close].
 // [http.Server.Shutdown] neither knows nor waits for tunnels: call both, side by
-// side.
+// side. It does wait for requests that are no upgrade ([WithHTTP]): the proxy's Shutdown leaves
+// those in flight alone.
 func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.checker.stop()
 	tunnels := p.registry.stop()
@@ -208,7 +209,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	return p.registry.drainError(ctx.Err())
 }
 
-// Close ends the proxy at once: new upgrades, and those under way, get 503, and
+// Close ends the proxy at once: new requests, and upgrades under way, get 503, and
 // every tunnel is cut. It waits until they have ended, though no longer than two
 // seconds: a hook may block, and a client be slow to read a backend's refusal. It does
 // not wait for clients that were refused by a Close frame, and closes their

@@ -16,11 +16,11 @@ import (
 // This file is about requests that get no tunnel: the reason, the hook and the log line for
 // it, and what the client gets.
 
-// A Reason is why a request got no tunnel.
+// A Reason is why a request got no tunnel, or, if it was no upgrade, no response of a backend.
 type Reason uint8
 
 const (
-	ReasonCheck        Reason = iota + 1 // the request is no upgrade, breaks RFC 6455, or has a path that cannot be sent
+	ReasonCheck        Reason = iota + 1 // the request is no upgrade (see [WithHTTP]), breaks RFC 6455, or cannot be sent
 	ReasonOrigin                         // its Origin matches none of [WithOriginPatterns]
 	ReasonAdmit                          // the hook of [WithAdmit] returned an error, or panicked
 	ReasonHook                           // the balancer or another hook did, or made a request or response that is invalid
@@ -61,7 +61,8 @@ func (r Reason) isFailure() bool {
 	return r == ReasonNoBackend || r == ReasonUnreachable || r == ReasonQueueTimeout
 }
 
-// A RefusedInfo describes a request that got no tunnel.
+// A RefusedInfo describes a request that got no tunnel, or, if it was no upgrade, no response of a
+// backend.
 type RefusedInfo struct {
 	Request   *http.Request // the client's; must not be modified or retained
 	RequestID string        // see [TunnelInfo.RequestID]

@@ -27,8 +27,8 @@ type Stats struct {
 
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
-	Requests  int    // in flight
-	Responded uint64 // the client gets a backend's response
+	Requests  int    // in flight, from their arrival to the end of their response
+	Responded uint64 // the client got a backend's response
 
 	// Traffic of all tunnels, open ones included, without frames that the proxy itself
 	// sent.
@@ -52,7 +52,7 @@ type BackendStats struct {
 	Opened  uint64 // tunnels that have opened
 
 	// Requests that are no upgrade: see WithHTTP.
-	Requests  int    // in flight
+	Requests  int    // in flight: Load counts them
 	Responded uint64 // attempts with a response; those without one are in Failed, Unreached and Abandoned
 
 	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.

@@ -11,13 +11,18 @@ import (
 // blocks, no other upgrade tries a backend that is on probation (see [RaisedFlag]). A panic
 // of Picked, Attempted or Opened ends only this one, and that of another hook ends nothing;
 // it is logged.
+//
+// With [WithHTTP] they observe requests that are no upgrade too: Picked, Attempted when the
+// backend's response has begun, and Refused if the client gets no backend's response. There is no
+// hook for the end of a response. Requests in flight, and responses, are counted by [Stats] and
+// [BackendStats].
 type Trace struct {
 	// Picked is called after the balancer has chosen, or a client is bound to a backend (see
 	// [WithAffinity]), before the dial.
 	Picked func(PickedInfo)
 
 	// Attempted is called when an attempt has ended: after the opening handshake with
-	// the backend, or when the attempt failed. It is not called if nothing was dialed: the
+	// the backend, when the response to another request begins, or when the attempt failed. It is not called if nothing was dialed: the
 	// Rewrite hook refused the request, its path cannot be sent, or the deadline had passed.
 	Attempted func(AttemptInfo)
 

@@ -14,7 +14,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
-// A ProxyRequest is the argument of the hook of [WithRewrite].
+// A ProxyRequest is the argument of the hook of [WithRewrite]. With [WithHTTP] it may be a request
+// that is no upgrade: In.Method and In.Header["Upgrade"] tell.
 type ProxyRequest struct {
 	// In is the client's request. It must not be modified or retained.
 	In *http.Request
@@ -26,7 +27,9 @@ type ProxyRequest struct {
 	// net/url cannot parse are removed too, because the backend might read them in
 	// another way than the balancer did; In.URL.RawQuery still has them. Upgrade,
 	// Connection, Sec-WebSocket-Key and Sec-WebSocket-Version are set by the proxy
-	// afterwards.
+	// afterwards. Other fields of Out are not used: the method, the body and the trailer of a
+	// request that is no upgrade are those of In, and hop-by-hop fields that the hook sets
+	// are not sent.
 	Out *http.Request
 
 	// Backend is the backend that was picked, which will be dialed next.
@@ -51,12 +54,14 @@ type ProxyResponse struct {
 	// RequestID is the ID of the request: see [TunnelInfo.RequestID].
 	RequestID string
 
-	// StatusCode is the status of its response: 101, or the status with which it
-	// refused the upgrade. Changing it has no effect.
+	// StatusCode is the status of its response: 101, the status with which it refused the
+	// upgrade, or with [WithHTTP] that of its response to another request. Changing it has no
+	// effect.
 	StatusCode int
 
 	// Header is the header of the client's response. Set a cookie here. Header may be
-	// replaced. The fields of the handshake are not in it and cannot be set.
+	// replaced. The fields of the handshake, hop-by-hop fields and Content-Length are not in it
+	// and cannot be set.
 	Header http.Header
 }
 

@@ -64,6 +64,24 @@ func TestGatewayForwardsRawPaths(t *testing.T) {
 	}
 }
 
+func TestGatewayProxiesPlainHTTPIfTold(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.RequestURI) }))
+	defer backend.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	for flag, want := range map[string]int{"-http=true": 200, "-http=false": 426} {
+		addr, _ := start(t.Context(), t, "-backend", backend.URL, flag)
+		resp, err := http.Get("http://" + addr + "/echo/info?t=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		if resp.StatusCode != want || want == 200 && string(body) != "/echo/info?t=1" {
+			t.Errorf("%s: client got %d %q; want %d", flag, resp.StatusCode, body, want)
+		}
+	}
+}
+
 func TestGatewaySpeaksTLSOnBothSides(t *testing.T) {
 	backend := httptest.NewTLSServer(http.HandlerFunc(echo))
 	defer backend.Close()

@@ -20,6 +20,14 @@
 //	AppendSwitch     writes the 101 to the client
 //	AnswerHeader     returns the header of a response other than 101
 //
+// A request that is no upgrade, and is proxied as plain HTTP, goes another way:
+//
+//	CheckPlain         checks it
+//	Origins.Check, OutboundURL, OutboundHeader
+//	FinishPlain        checks the request for the backend, whoever has changed it
+//	CheckPlainAnswer   checks the backend's response
+//	AnswerHeader, FinishPlainAnswer
+//
 // # Spelling
 //
 // Field names are case-insensitive, but many WebSocket peers compare

@@ -325,3 +325,46 @@ func FuzzCleanQueryCutsOutOnlyBadParameters(f *testing.F) {
 		}
 	})
 }
+
+// What the transport makes of the result of FinishPlain is read back as one request, whatever a
+// hook has set.
+func FuzzFinishPlainNeverEmitsForeignLines(f *testing.F) {
+	f.Add("/a", "", "b=c", "a", "X-A:b\nCookie:c")
+	f.Add("/a/b", "/a%2Fb", "", "a:80", "connection:close\ncontent-length:5\nTransfer-Encoding:chunked")
+	f.Add("//x", "", "a#b", "a\r\nX:y", "X-A:b\v\nX\v:y")
+	f.Add("*", "", "?", "[::1]", "user-agent:x\nTe:trailers\nExpect:100-continue")
+	f.Fuzz(func(t *testing.T, path, rawPath, query, host, lines string) {
+		out := &http.Request{
+			Method: "POST", Host: host, Header: fuzzHeader(lines), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+			URL: &url.URL{Path: path, RawPath: rawPath, RawQuery: query},
+		}
+		target, targetErr := appendTarget(nil, out.URL)
+		in := &http.Request{Header: http.Header{"Te": {"trailers"}}}
+		if FinishPlain(out, in) != nil {
+			return
+		}
+		if targetErr != nil {
+			t.Fatalf("FinishPlain accepts a target that appendTarget does not: %v", targetErr)
+		}
+		out.URL.Scheme, out.URL.Host = "http", "pool"
+		var wire bytes.Buffer
+		if err := out.Write(&wire); err != nil {
+			return // an international host name that cannot be encoded, for instance
+		}
+		got, err := http.ReadRequest(bufio.NewReader(&wire))
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		if wire.Len() > 0 || got.Method != "POST" || got.RequestURI != string(target) {
+			t.Errorf("got %s %q and %q; want POST %q", got.Method, got.RequestURI, wire.String(), target)
+		}
+		for name := range got.Header {
+			if (isHopByHop(name) && name != "Te" && name != "Connection" && name != "Content-Length") || name == "Expect" {
+				t.Errorf("got the field %q", name)
+			}
+			if len(out.Header[name]) == 0 && name != "Content-Length" {
+				t.Errorf("got the field %q, which is not in %v", name, out.Header)
+			}
+		}
+	})
+}

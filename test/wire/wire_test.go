@@ -99,6 +99,37 @@ func testUpgrade(t *testing.T, dir string) {
 	}
 }
 
+// A request that is no upgrade has the same path and query at its backend as an upgrade.
+func TestPlainRequestHasTheTargetOfAnUpgrade(t *testing.T) {
+	dirs, err := targetDirs()
+	if err != nil || len(dirs) == 0 {
+		t.Fatal(err, dirs)
+	}
+	for _, dir := range dirs {
+		t.Run(filepath.Base(dir), func(t *testing.T) {
+			t.Parallel()
+			prefix, _ := readFile(t, dir, "prefix")
+			sent, _ := readFile(t, dir, "client")
+			line, _, _ := bytes.Cut(sent, []byte("\r\n"))
+			want, isDialed := readFile(t, dir, "at-backend")
+			wantLine, _, _ := bytes.Cut(want, []byte("\r\n"))
+
+			backend := wstest.StartRaw(t, proxytest.Refusing(200, "", "Connection: close"))
+			_, site := proxytest.Start(t, wsproxy.WithHTTP(true), wsproxy.WithBackends(backend.URL()+strings.TrimSpace(string(prefix))))
+			resp, _ := proxytest.Exchange(t, site.URL, proxytest.Head(string(line), "Host: chat.example", "Connection: close"))
+			if !isDialed {
+				proxytest.WantStatus(t, resp, 400)
+				proxytest.WantUntouched(t, backend)
+				return
+			}
+			_, head, _ := proxytest.ReceivedHead(t, backend)
+			if got, _, _ := strings.Cut(head, "\r\n"); got != string(wantLine) {
+				t.Errorf("backend got %q; want %q", got, wantLine)
+			}
+		})
+	}
+}
+
 // readAnswer reads what the client gets: up to the end of the stream, or in a tunnel until
 // nothing has come for a moment after as much as is wanted.
 func readAnswer(t *testing.T, conn net.Conn, want []byte) []byte {
@@ -135,6 +166,13 @@ var variables = []struct {
 	{regexp.MustCompile(`(?m)^(Sec-WebSocket-Accept: ).*?\r$`), "${1}{accept}\r"},
 	{regexp.MustCompile(`(?m)^(X-Request-Id: )[0-9a-f]{32}\r$`), "${1}{id}\r"},
 	{regexp.MustCompile(`(?m)^(Date: ).* GMT\r$`), "${1}{date}\r"},
+}
+
+// targetDirs returns the directories that are about a path or a query.
+func targetDirs() ([]string, error) {
+	paths, err := filepath.Glob(filepath.Join("testdata", "path-*"))
+	queries, _ := filepath.Glob(filepath.Join("testdata", "query-*"))
+	return append(paths, queries...), err
 }
 
 func normalize(message []byte) []byte {
