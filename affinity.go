@@ -36,7 +36,7 @@ type Affinity struct {
 	// clock. Zero means 24 h, negative means no end.
 	TTL time.Duration
 
-	// Key returns the key by which a request is bound without a cookie: [ByQuery] and
+	// Key returns a key that binds a request without a cookie: [ByQuery] and
 	// [BySockJSSession], for instance, return one. A request without a key, the empty string, is
 	// bound by its cookie, if there are Keys. A client that chooses its key can choose its
 	// backend.
@@ -66,6 +66,16 @@ type binding struct {
 }
 
 func (b *binding) isBound() bool { return b.hasKey || b.backend != nil }
+
+// isBound reports whether the request has a valid cookie, or a key. A key that depends on what the
+// Admit hook returns is known only after the hook.
+func (in *inbound) isBound() bool {
+	if in.p.affinity == nil {
+		return false
+	}
+	b, err := in.findBinding()
+	return err == nil && b.isBound()
+}
 
 // findBinding finds out what binds the request. An error is that of the Key function.
 func (in *inbound) findBinding() (binding, error) {
@@ -98,15 +108,16 @@ type fitness uint8
 
 const (
 	fit      fitness = iota
-	occupied         // it has its MaxTunnels
+	occupied         // it has its MaxTunnels, and the request is an upgrade
 	failing          // it cannot be reached, its check failed, or it was just tried
-	leaving          // it drains or was removed
+	leaving          // it was removed, or drains and the request is an upgrade
 )
 
 // fitness returns the fitness of b at now. A bound upgrade that waits may try a backend that
-// cannot be reached.
+// cannot be reached. A request that is no upgrade needs no place among tunnels, and still gets a
+// backend that drains: its session ends there.
 func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness {
-	if b.removed.Load() || b.drains() {
+	if b.removed.Load() || b.drains() && !in.isPlain {
 		return leaving
 	}
 	if slices.Contains(in.tried, b) {
@@ -120,7 +131,7 @@ func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness 
 			return failing
 		}
 	}
-	if b.hasMaxTunnels() {
+	if !in.isPlain && b.hasMaxTunnels() {
 		return occupied
 	}
 	return fit
@@ -160,14 +171,14 @@ func (in *inbound) boundBackend(set *backendSet, now time.Duration, mayWait bool
 	return b, &boundError{b.id}
 }
 
-// byKey returns the first backend in the order of the request's key that is fit; with Refuse,
-// the first one that is not leaving. The order is by priority, and then by rendezvous hashing, as
-// that of [Hash]. Backends of a later priority do not take the place of those that are occupied.
+// byKey returns the first fit backend in the order of the request's key; with Refuse, the first
+// backend that does not leave. The order is by priority, and then by rendezvous hashing, as in
+// [Hash]. Backends of a later priority do not take the place of occupied ones.
 func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Backend {
 	var best *Backend
 	var highest score
-	isEmpty, first := true, 0 // the first priority of which a backend is fit or occupied
-	for _, b := range set.active {
+	isEmpty, first := true, 0 // the lowest priority with a backend that is fit or occupied
+	for _, b := range set.all {
 		f := in.fitness(b, now, mayWait)
 		if f == leaving || f == failing && !in.p.affinity.refuses {
 			continue
@@ -202,8 +213,7 @@ func (in *inbound) isConfined() bool {
 	return in.fitness(in.binding.backend, in.p.now(), false) != leaving
 }
 
-// A boundError says that the backend to which a client is bound cannot be reached, and that it
-// gets no other one.
+// A boundError says that a client gets no backend: it is bound to one that fails.
 type boundError struct{ id string }
 
 func (e *boundError) Error() string {
@@ -291,7 +301,7 @@ func (s *settings) compileAffinity(errs []error, c *config) []error {
 // A cookieTemplate makes the values of Set-Cookie fields.
 type cookieTemplate struct {
 	name   string
-	plain  string // what follows the value
+	plain  string // the text behind the value
 	secure string // the same, with Secure
 }
 

@@ -65,6 +65,25 @@ func TestRefuseWithoutQueue(t *testing.T) {
 	}
 }
 
+// No time is left for another backend.
+func TestRefuseLeavesAllTheTimeToTheBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, proxytest.FirstCandidate, wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{affinityKey}, Refuse: true}))
+		s.set("abc", accepting)
+		b := s.newBrowser(1)
+		b.wantVisit("a", true)
+		s.set("a", proxytest.FakeBackend{Answer: proxytest.Switching, Delay: 9 * time.Second})
+		c := s.send(1, "/chat", "Cookie: "+b.cookie)
+		time.Sleep(9 * time.Second)
+		proxytest.WantStatus(t, c.ReadResponse(), 101)
+		synctest.Wait()
+		if at := s.opened[len(s.opened)-1]; at != "a" {
+			t.Errorf("client is at %s; want a", at)
+		}
+		proxytest.HangUp(t, c)
+	})
+}
+
 // All clients of the only backend that they may use are bound to it: one of them finds out that it
 // works again.
 func TestRefuseTriesABackendAgain(t *testing.T) {
@@ -117,6 +136,7 @@ func TestRefuseWaitsForItsBackendAndHoldsUpNobody(t *testing.T) {
 				tt.free(s, first)
 				synctest.Wait()
 				proxytest.WantStatus(t, waiting.ReadResponse(), 101)
+				synctest.Wait()
 				if at := s.opened[len(s.opened)-1]; at != tt.want {
 					t.Errorf("the upgrade that has waited is at %s; want %s", at, tt.want)
 				}
@@ -138,6 +158,7 @@ func TestRefuseWaitsForItsBackendAndHoldsUpNobody(t *testing.T) {
 			s.set("a", accepting)
 			time.Sleep(time.Second)
 			proxytest.WantStatus(t, waiting.ReadResponse(), 101)
+			synctest.Wait()
 			if at := s.opened[len(s.opened)-1]; at != "a" {
 				t.Errorf("the upgrade that has waited is at %s; want a", at)
 			}

@@ -53,6 +53,7 @@ type candidates struct {
 	backends []*Backend // in configuration order
 	tier     health.Tier
 	priority int
+	isBound  bool // there is one, which the request is bound to
 }
 
 // candidates appends to dst the backends that the balancer may choose at now: of those that

@@ -47,7 +47,7 @@ func (p *Proxy) callClientKey(r *http.Request) (key clientKey, err error) {
 	return a.keyOf(a.limits.ClientKey(r)), nil
 }
 
-// callAffinityKey returns the key by which r is bound.
+// callAffinityKey returns the key of r that binds it, if r has one.
 func (p *Proxy) callAffinityKey(r *http.Request) (key string, err error) {
 	defer p.catch("Affinity.Key", RequestID(r), &err)
 	return p.affinity.key(r), nil

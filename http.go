@@ -100,7 +100,7 @@ func (q *plainRequest) admit() error {
 	if err := q.setClientKey(); err != nil {
 		return err
 	}
-	if !q.isBound() {
+	if q.p.admission.boundsRates() && !q.isBound() { // a bound one is of a session that was let in before
 		if err := q.p.admission.allowRate(q.p.now(), q.clientKey); err != nil {
 			return err
 		}
@@ -117,10 +117,6 @@ func (q *plainRequest) admit() error {
 	q.hasPlace = true
 	return nil
 }
-
-// isBound reports whether the request has a valid binding to a backend: then it is one of a
-// session that was let in before.
-func (q *plainRequest) isBound() bool { return false }
 
 // release gives the places of the request back.
 func (q *plainRequest) release() {
@@ -204,6 +200,8 @@ func (q *plainRequest) pick() (*plainAttempt, error) {
 	for {
 		b, c, err := q.choose(false)
 		switch {
+		case isBoundError(err):
+			q.stage = ReasonUnreachable
 		case errors.Is(err, ErrLimit):
 			q.stage = ReasonBackendLimit
 		case errors.Is(err, ErrNoBackend):
@@ -213,7 +211,7 @@ func (q *plainRequest) pick() (*plainAttempt, error) {
 			return nil, err
 		}
 		a := &plainAttempt{q: q}
-		if b.removed.Load() || b.drains() || !q.begin(&a.choice, b, &c, false) {
+		if b.removed.Load() || b.drains() && !c.isBound || !q.begin(&a.choice, b, &c, false) {
 			continue // the set has changed in the meantime, or another request has begun to try it
 		}
 		b.requests.Add(1)

@@ -105,8 +105,7 @@ func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request
 		return nil, nil, refusalError(refusal)
 	}
 	out := q.emptyRequest()
-	out.URL, out.Host, out.Header = u, q.r.Host, handshake.OutboundHeader(q.r, q.info.isTrusted)
-	out.Header[requestIDHeader] = []string{q.info.id}
+	out.URL, out.Host, out.Header = u, q.r.Host, q.outboundHeader()
 	if q.p.rewrite != nil {
 		r := &ProxyRequest{In: q.r, Out: out, Backend: b, RequestID: q.info.id, Value: q.info.value}
 		if err := q.p.callRewrite(r); err != nil {
@@ -213,6 +212,7 @@ func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
 func (q *plainRequest) accept(resp *http.Response, b *Backend) error {
 	q.stage = ReasonHook
 	h := handshake.AnswerHeader(resp.Header)
+	q.bindTo(b, resp.StatusCode, h)
 	if q.p.response != nil {
 		r := &ProxyResponse{Request: q.r, Backend: b, RequestID: q.info.id, StatusCode: resp.StatusCode, Header: h}
 		if err := responseHookError(q.p.callResponse(r)); err != nil {

@@ -56,6 +56,11 @@ func newAdmission(l Limits) *admission {
 // boundsClients reports whether there is a limit for each client.
 func (a *admission) boundsClients() bool { return a.buckets != nil || a.perClient != nil }
 
+// boundsRates reports whether allowRate bounds anything.
+func (a *admission) boundsRates() bool {
+	return a.buckets != nil || limit.Rate(a.limits.Handshakes).IsBound()
+}
+
 // boundsPlaces reports whether an upgrade that is let in needs a place.
 func (a *admission) boundsPlaces() bool { return a.limits.Tunnels > 0 || a.perClient != nil }
 
@@ -99,10 +104,10 @@ func (e *limitError) status() int {
 // allowRate counts an upgrade of a client at now, or returns a [*limitError]. The client's
 // own rate comes first: an upgrade that exceeds it does not count for the rate of all.
 func (a *admission) allowRate(now time.Duration, key clientKey) error {
-	total := limit.Rate(a.limits.Handshakes)
-	if a.buckets == nil && !total.IsBound() {
+	if !a.boundsRates() {
 		return nil
 	}
+	total := limit.Rate(a.limits.Handshakes)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.buckets != nil && key != 0 {

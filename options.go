@@ -405,10 +405,10 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // bound to that one from then on. The backend does not get the cookie.
 //
 // By key: the backend depends on the key and on the IDs and weights of the set, as with [Hash].
-// Backends of the lowest [BackendConfig.Priority] of which one can be used come first. If the
-// first backend in the order of the key cannot be used, the next one is; the client comes back
-// when it can be used again. When a backend is added or removed, the keys of its share move, those
-// of live sessions too: by cookie only the clients of a removed backend do.
+// If the first backend in the order of the key cannot be used, the next one is, and the client
+// comes back when the first one can be used again. The order is by [BackendConfig.Priority] first.
+// When a backend is added or removed, the keys of its share move, those of live sessions too. By
+// cookie, only the clients of a removed backend move.
 func WithAffinity(a Affinity) Option {
 	a.Keys = slices.Clone(a.Keys)
 	return optionFunc(func(s *settings) { s.affinity = &a })

@@ -109,12 +109,12 @@ func (u *upgrade) tryBackends() (*attempt, error) {
 // isLeft reports whether another backend may be tried after an attempt that has failed. If no
 // backend was reached, an upgrade that may wait does not try one after the other.
 func (u *upgrade) isLeft(wasReached bool) bool {
-	return len(u.tried) < maxAttempts && !u.isConfined() && u.hasOther(u.p.queue.isOn() && !wasReached)
+	return len(u.tried) < maxAttempts && u.hasOther(u.p.queue.isOn() && !wasReached)
 }
 
 // hasOther is [backendSet.hasOther] for the request.
 func (in *inbound) hasOther(mayWait bool) bool {
-	return in.p.set.Load().hasOther(in.tried, in.p.now(), mayWait, !in.isPlain)
+	return !in.isConfined() && in.p.set.Load().hasOther(in.tried, in.p.now(), mayWait, !in.isPlain)
 }
 
 // isNoneLeft reports whether err of [upgrade.pickInTurn] means that no other backend can be tried.
@@ -202,15 +202,15 @@ type choice struct {
 	isProbation   bool // a flag of the backend is raised: see Backend.beginProbation
 }
 
-// choose returns the backend that the request is bound to, as the only candidate, or else the one
-// that the balancer chooses, and the candidates. There are none if there is an error, and it is
-// neither the balancer's nor because of that backend.
+// choose returns the request's backend, and the candidates: the backend that the request is bound
+// to, as the only candidate, or else the balancer's choice. After an error there are candidates
+// only if it is the balancer's, or says why the bound request gets no backend.
 func (in *inbound) choose(mayWait bool) (*Backend, candidates, error) {
 	now := in.p.now()
 	set := in.p.set.Load()
 	in.stage = ReasonHook
 	if b, err := in.boundBackend(set, now, mayWait); b != nil {
-		return b, candidates{set: set, backends: []*Backend{b}, tier: b.tier(now, len(in.tried) > 0)}, err
+		return b, candidates{set: set, backends: []*Backend{b}, tier: b.tier(now, len(in.tried) > 0), isBound: true}, err
 	} else if err != nil {
 		return nil, candidates{}, err
 	}

@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
+
+	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
 // An inbound is a client's request on its way to a backend: what an upgrade and any other
@@ -70,6 +72,16 @@ func (in *inbound) callAdmit() (err error) {
 		in.info.value = nil
 	}
 	return err
+}
+
+// outboundHeader returns the header of the request for a backend.
+func (in *inbound) outboundHeader() http.Header {
+	h := handshake.OutboundHeader(in.r, in.info.isTrusted)
+	if a := in.p.affinity; a != nil && a.signer != nil {
+		handshake.RemoveCookie(h, a.cookie.name)
+	}
+	h[requestIDHeader] = []string{in.info.id}
+	return h
 }
 
 // refused describes the request, which is refused because of reason: it ended with err, or the

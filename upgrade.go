@@ -256,12 +256,8 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 	out.out = &http.Request{
 		Method: http.MethodGet, URL: url, Host: u.r.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: handshake.OutboundHeader(u.r, u.info.isTrusted),
+		Header: u.outboundHeader(),
 	}
-	if a := u.p.affinity; a != nil && a.signer != nil {
-		handshake.RemoveCookie(out.out.Header, a.cookie.name)
-	}
-	out.out.Header[requestIDHeader] = []string{u.info.id}
 	if u.p.rewrite != nil {
 		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.info.value}
 		if err := u.p.callRewrite(r); err != nil {

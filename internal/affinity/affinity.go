@@ -9,7 +9,7 @@
 //
 // Both the hash and the MAC are made with keys that are derived from a secret and from the
 // name of the cookie. So the value does not tell the ID, two cookies cannot be exchanged, and
-// nobody without the secret can choose a backend.
+// a client cannot choose its backend.
 //
 // Times are seconds since 1970: programs that share a secret agree about them.
 package affinity
@@ -148,7 +148,7 @@ func (t *Table[B]) Find(value string, now int64) (b B, isDue, ok bool) {
 	return b, false, false
 }
 
-// A key has what is derived from one secret for one cookie.
+// A key is derived from one secret for one cookie.
 type key struct {
 	forHashes    []byte
 	inner, outer [sha256.BlockSize]byte // of the HMAC for values: the key with each of the two pads
