@@ -39,7 +39,8 @@ type Affinity struct {
 	// Key returns a key that binds a request without a cookie: [ByQuery] and
 	// [BySockJSSession], for instance, return one. A request without a key, the empty string, is
 	// bound by its cookie, if there are Keys. A client that chooses its key can choose its
-	// backend.
+	// backend. Where [WithHTTP] meets a rate of [Limits], Key is called once more, before the hook
+	// of [WithAdmit]: a request that has a key only after the hook counts for the rate.
 	Key KeyFunc
 
 	// Refuse refuses a request whose backend cannot be used now, instead of having another one

@@ -114,6 +114,23 @@ func TestWithHTTPTable(t *testing.T) {
 			plain:   func(s *kindScene) { s.begin(); s.wantRefused(s.request, 503) },
 		},
 		{
+			name: "Handshakes of a client that is bound: each, or none",
+			opts: []wsproxy.Option{wsproxy.WithLimits(wsproxy.Limits{Handshakes: one}), wsproxy.WithAffinity(wsproxy.Affinity{Key: wsproxy.ByHeader("X-Session")})},
+			upgrade: func(s *kindScene) {
+				s.ask(s.with("GET", "X-Session: 1"))
+				s.backend.Accept(s).ReadRequest()
+				s.wantRefused(s.with("GET", "X-Session: 1"), 503)
+			},
+			plain: func(s *kindScene) {
+				s.begin()
+				s.wantRefused(s.request, 503)
+				for range 3 {
+					s.ask(s.with("GET", "X-Session: 1"))
+					s.backend.Accept(s).ReadRequest()
+				}
+			},
+		},
+		{
 			name:    "HandshakesPerClient: the same",
 			opts:    []wsproxy.Option{wsproxy.WithLimits(wsproxy.Limits{HandshakesPerClient: one, ClientKey: wsproxy.ByHeader("Host")})},
 			upgrade: func(s *kindScene) { s.begin(); s.wantRefused(s.request, 429) },

@@ -157,10 +157,11 @@ type Limits struct {
 	PerClient int
 
 	// Handshakes bounds the rate of all upgrades together, and with them of the requests that are
-	// no upgrade ([WithHTTP]).
+	// no upgrade ([WithHTTP]) and not bound to a backend ([WithAffinity]).
 	Handshakes Rate
 
-	// HandshakesPerClient bounds the rate of each client's upgrades. One that exceeds it
+	// HandshakesPerClient bounds the rate of each client's upgrades, and of the other requests
+	// that Handshakes bounds. One that exceeds it
 	// does not count for Handshakes. Memory is used for the clients that have come within
 	// twice the time in which Burst upgrades are allowed again.
 	HandshakesPerClient Rate
@@ -385,7 +386,8 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 }
 
 // WithAffinity brings a client back to the backend where it was before, by a signed cookie or
-// by a key in its requests: for services that keep sessions in memory. Default: none, the balancer
+// by a key in its requests: for services that keep sessions in memory, and for SockJS, Socket.IO
+// and SignalR. Default: none, the balancer
 // chooses a backend for each upgrade. See [Affinity].
 //
 // A request with a valid cookie, or with a key, is bound. It goes to its backend though that one
@@ -395,6 +397,11 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // the attempt on its own one fails; with [Affinity.Refuse] only if it drains or was removed. A
 // backend whose flag has had its time is tried by bound requests too. The balancer is not asked
 // where a bound request goes to its own backend.
+//
+// A request that is no upgrade ([WithHTTP]) is bound in the same way, so that a session may change
+// from one kind to the other. Such a request needs no place among MaxTunnels, and still goes to
+// its backend while that drains; upgrades are moved then, because all clients whose tunnels the
+// drain has closed would come back.
 //
 // By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
 // unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
@@ -540,6 +547,9 @@ func WithLimits(l Limits) Option {
 //     about the backend what they say for upgrades, and a response below 500 clears their flags
 //     (see [Flag]). Any other result says nothing, nor does a client that leaves. A refused
 //     request does not count for Backend.Load.
+//   - A request that [WithAffinity] binds takes no token of [Limits.Handshakes] and
+//     HandshakesPerClient: its session was let in before. While a backend drains, it still gets
+//     the requests that are bound to it.
 //   - Origin patterns do not apply to OPTIONS, which browsers send as a CORS preflight. WithAdmit
 //     does: a preflight has no cookies and no Authorization, so the hook must let it pass.
 //   - [Refusal.ByClose] does not apply: the client gets a status. The proxy adds no CORS fields
