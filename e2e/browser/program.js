@@ -4,9 +4,10 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chromium } from "playwright-core";
 
-export function launchBrowser() {
-  // The sandbox of Chromium does not work for root.
-  const args = process.getuid() === 0 ? ["--no-sandbox"] : [];
+export function launchBrowser(...args) {
+  if (process.getuid() === 0) {
+    args.push("--no-sandbox"); // it does not work for root
+  }
   return chromium.launch({ executablePath: process.env.CHROMIUM, args });
 }
 

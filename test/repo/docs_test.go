@@ -32,6 +32,19 @@ func TestProgramsOfDocumentsCompile(t *testing.T) {
 	}
 }
 
+// What is not a complete program, and no framework's, is in an example.
+func TestReadmeHasCodeOfExample(t *testing.T) {
+	atRoot(t)
+	_, section, _ := strings.Cut(read(t, "README.md"), "## Coming from nginx `ip_hash`\n")
+	_, rest, _ := strings.Cut(section, "```go\n")
+	code, _, ok := strings.Cut(rest, "```\n")
+	indented := strings.ReplaceAll("\n"+code, "\n", "\n\t")
+	const file = "example_polling_test.go"
+	if !ok || !strings.Contains(read(t, file), strings.TrimRight(indented, "\t")) {
+		t.Errorf("%s does not have the code of README.md:\n%s", file, code)
+	}
+}
+
 // programOf returns the complete program in a document.
 func programOf(t *testing.T, doc string) string {
 	t.Helper()
