@@ -40,7 +40,9 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	if err := q.tracePicked(&a.choice); err != nil {
 		return nil, err
 	}
-	out, sent, err := q.newRequest(a.backend, body)
+	pool, target := a.backend.httpTransport()
+	q.pool = pool
+	out, sent, err := q.newRequest(a.backend, target, body)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +58,6 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		}
 		a.connectBy = start.Add(left)
 	}
-	q.pool = a.backend.httpTransport()
 	a.proxyHeader = q.pool.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
 	took := time.Since(start)
@@ -101,9 +102,8 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	return nil, err
 }
 
-// newRequest returns the request for b, after the Rewrite hook, and its body.
-func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request, *requestBody, error) {
-	target := b.target.Load()
+// newRequest returns the request for target, which is b's, after the Rewrite hook, and its body.
+func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser) (*http.Request, *requestBody, error) {
 	u, refusal := handshake.OutboundURL(q.r.URL, target.prefix)
 	if refusal != nil {
 		q.stage = ReasonCheck

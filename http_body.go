@@ -42,6 +42,11 @@ type requestBody struct {
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.hasEnded() {
+		// The transport reads once more to be sure of the end. If the response is over by then, the
+		// body is closed, and the connection would not be used again because of the error.
+		return 0, io.EOF
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err == nil {
 		return n, nil

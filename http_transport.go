@@ -35,19 +35,19 @@ func newHTTPTransport(p *Proxy, t *target) *httpTransport {
 	return h
 }
 
-// httpTransport returns the transport for the backend's address.
-func (b *Backend) httpTransport() *httpTransport {
+// httpTransport returns the transport for the backend's target, and the target.
+func (b *Backend) httpTransport() (*httpTransport, *target) {
 	for {
 		t, old := b.target.Load(), b.transport.Load()
 		if old != nil && old.target.hasSameAddress(t) {
-			return old
+			return old, t
 		}
 		h := newHTTPTransport(b.p, t)
 		if b.transport.CompareAndSwap(old, h) {
 			if old != nil {
 				old.CloseIdleConnections()
 			}
-			return h
+			return h, t
 		}
 	}
 }
