@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/affinity"
+	"github.com/wsproxy/wsproxy/internal/handshake"
 	"github.com/wsproxy/wsproxy/internal/health"
 )
 
@@ -111,14 +112,13 @@ const (
 	fit      fitness = iota
 	occupied         // it has its MaxTunnels, and the request is an upgrade
 	failing          // it cannot be reached, its check failed, or it was just tried
-	leaving          // it was removed, or drains and the request is an upgrade
+	leaving          // it was removed, or drains and the request leaves it
 )
 
 // fitness returns the fitness of b at now. A bound upgrade that waits may try a backend that
-// cannot be reached. A request that is no upgrade needs no place among tunnels, and still gets a
-// backend that drains: its session ends there.
+// cannot be reached. A request that is no upgrade needs no place among tunnels.
 func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness {
-	if b.removed.Load() || b.drains() && !in.isPlain {
+	if b.removed.Load() || b.drains() && in.leavesDraining() {
 		return leaving
 	}
 	if slices.Contains(in.tried, b) {
@@ -136,6 +136,14 @@ func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness 
 		return occupied
 	}
 	return fit
+}
+
+// leavesDraining reports whether the request gets another backend while its own one drains. A
+// session without a WebSocket goes on where it is, and ends there. A client that begins another
+// session leaves with its first request: the upgrade of Socket.IO, which comes later, belongs to
+// the session. A key does not tell the sessions of a client apart.
+func (in *inbound) leavesDraining() bool {
+	return !in.isPlain || !in.binding.hasKey && handshake.BeginsSession(in.r)
 }
 
 // boundBackend returns the backend that the request is bound to, if it may be used at now. It

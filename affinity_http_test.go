@@ -109,6 +109,29 @@ func TestSessionOfSockJSIsBoundWithoutACookie(t *testing.T) {
 }
 
 // While a backend drains, its sessions over plain HTTP end there. A WebSocket is moved.
+// A client of Socket.IO whose tunnel was closed by the drain comes back with the first request of
+// a new session, which is no upgrade.
+func TestNewSessionLeavesDrainingBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newHTTPScene(t, byCookie)
+		b := s.newBrowser(1)
+		b.wantVisit("a", true)
+		if err := s.p.Drain(t.Context(), "a", 0); err != nil {
+			t.Fatal(err)
+		}
+		for _, tt := range []struct{ target, want string }{
+			{"/socket.io/?EIO=4&transport=polling&sid=x", "200 a"},
+			{"/socket.io/?EIO=4&transport=polling", "200 b"},
+			{"/socket.io/?EIO=4&transport=polling&sid=y", "200 b"},
+		} {
+			if got, _ := b.ask("GET", tt.target); got != tt.want {
+				t.Errorf("GET %s = %q; want %q", tt.target, got, tt.want)
+			}
+		}
+		b.wantVisit("b", false)
+	})
+}
+
 func TestDrainingBackendServesBoundPlainHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newHTTPScene(t, byCookie)

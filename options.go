@@ -401,7 +401,9 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // A request that is no upgrade ([WithHTTP]) is bound in the same way, so that a session may change
 // from one kind to the other. Such a request needs no place among MaxTunnels, and still goes to
 // its backend while that drains; upgrades are moved then, because all clients whose tunnels the
-// drain has closed would come back.
+// drain has closed would come back. A client with a cookie is also moved by the first request of
+// a session: one of Socket.IO with transport=polling and no sid, /info of SockJS, and /negotiate
+// of SignalR.
 //
 // By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
 // unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
@@ -549,7 +551,7 @@ func WithLimits(l Limits) Option {
 //     request does not count for Backend.Load.
 //   - A request that [WithAffinity] binds takes no token of [Limits.Handshakes] and
 //     HandshakesPerClient: its session was let in before. While a backend drains, it still gets
-//     the requests that are bound to it.
+//     the requests that are bound to it, but for those that begin a session.
 //   - Origin patterns do not apply to OPTIONS, which browsers send as a CORS preflight. WithAdmit
 //     does: a preflight has no cookies and no Authorization, so the hook must let it pass.
 //   - [Refusal.ByClose] does not apply: the client gets a status. The proxy adds no CORS fields
