@@ -1,6 +1,8 @@
 package security_test
 
 import (
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -13,20 +15,41 @@ import (
 var withHTTP = wsproxy.WithHTTP(true)
 
 // askPlain sends request through a proxy of plain HTTP. It returns the client's status and what
-// the backend got.
-func askPlain(t *testing.T, request string, opts ...wsproxy.Option) (status int, received string) {
+// the backend got. The backend responds when that ends with end; if end is empty, never.
+func askPlain(t *testing.T, request, end string, opts ...wsproxy.Option) (status int, received string) {
 	t.Helper()
-	backend := wstest.StartRaw(t, proxytest.Refusing(200, "", "Connection: close"))
-	_, s := proxytest.Start(t, append([]wsproxy.Option{wsproxy.WithBackends(backend.URL()), withHTTP}, opts...)...)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(chan string)
+	go func() { // ends when the listener, or the connection, is closed
+		var got []byte
+		defer func() { all <- string(got) }()
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 4096)
+		for {
+			n, err := c.Read(buf)
+			if got = append(got, buf[:n]...); err != nil {
+				return
+			}
+			if end != "" && strings.HasSuffix(string(got), end) {
+				io.WriteString(c, proxytest.Refusing(200, "", "Connection: close"))
+			}
+		}
+	}()
+	_, s := proxytest.Start(t, append([]wsproxy.Option{wsproxy.WithBackends("http://" + ln.Addr().String()), withHTTP}, opts...)...)
 	client := wstest.Dial(t, s.URL)
 	client.WriteRequest(request)
 	status = client.ReadResponse().StatusCode
 	client.Close()
 	s.Wait()
-	if backend.NumAccepted() > 0 {
-		received = strings.Join(backend.Received(t), "")
-	}
-	return status, received
+	ln.Close()
+	return status, <-all
 }
 
 // What a request smuggles in its body or behind it never is a request of its own at the backend.
@@ -66,7 +89,7 @@ func TestPlainRequestSmugglesNone(t *testing.T) {
 		{"no Host over HTTP/1.0", proxytest.Head("GET /a HTTP/1.0"), 400, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			status, received := askPlain(t, tt.request)
+			status, received := askPlain(t, tt.request, tt.want)
 			if status != tt.status {
 				t.Errorf("client got %d; want %d", status, tt.status)
 			}
@@ -97,7 +120,7 @@ func TestPlainRequestSmugglesNone(t *testing.T) {
 func TestPlainRequestCannotForgeOrRemoveFields(t *testing.T) {
 	status, received := askPlain(t, proxytest.Head("GET /a HTTP/1.1", "Host: a",
 		"X-Forwarded-For: 192.0.2.9", "X_Forwarded_For: 192.0.2.9", "Forwarded: for=192.0.2.9", "X-Real-IP: 192.0.2.9", "X-Request-Id: forged",
-		"Connection: close, X-User, X-Forwarded-For, X-Forwarded-Proto, Cookie", "X-User: mallory", "Cookie: a=b"),
+		"Connection: close, X-User, X-Forwarded-For, X-Forwarded-Proto, Cookie", "X-User: mallory", "Cookie: a=b"), "\r\n\r\n",
 		wsproxy.WithRewrite(func(r *wsproxy.ProxyRequest) error { r.Out.Header.Set("X-User", "ann"); return nil }))
 	lower := strings.ToLower(received)
 	if status != 200 || strings.Contains(received, "192.0.2.9") || strings.Contains(received, "forged") || strings.Contains(received, "mallory") ||
@@ -112,14 +135,14 @@ func TestPlainRequestTargetKeepsToItsBackend(t *testing.T) {
 		"http://evil.example/x?y": "/x?y", "//evil.example/x": "//evil.example/x", "/a%2F..%2Fb?c=%2F": "/a%2F..%2Fb?c=%2F",
 		"http://evil.example": "/", "/a#b": "/a%23b", "/?b=2&a=1&bad=%zz;": "/?b=2&a=1",
 	} {
-		status, received := askPlain(t, proxytest.Head("GET "+target+" HTTP/1.1", "Host: a"))
+		status, received := askPlain(t, proxytest.Head("GET "+target+" HTTP/1.1", "Host: a"), "\r\n\r\n")
 		line, _, _ := strings.Cut(received, "\r\n")
 		if status != 200 || line != "GET "+want+" HTTP/1.1" {
 			t.Errorf("%s: client got %d, backend %q; want %q", target, status, line, want)
 		}
 	}
 	for _, target := range []string{"*", "foo:bar"} {
-		if status, received := askPlain(t, proxytest.Head("GET "+target+" HTTP/1.1", "Host: a")); status != http.StatusBadRequest || received != "" {
+		if status, received := askPlain(t, proxytest.Head("GET "+target+" HTTP/1.1", "Host: a"), "\r\n\r\n"); status != http.StatusBadRequest || received != "" {
 			t.Errorf("%s: client got %d, backend %q; want 400 and nothing", target, status, received)
 		}
 	}
