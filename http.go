@@ -69,8 +69,8 @@ func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request) {
 // discardLog is for what log.go logs.
 var discardLog = log.New(io.Discard, "", 0)
 
-// withoutHeader returns what the ReverseProxy needs of the request: what it does with a header
-// and a URL is done by newRequest.
+// withoutHeader returns the request for the ReverseProxy, which must not change the header and the
+// URL: newRequest makes them.
 func (q *plainRequest) withoutHeader() *http.Request {
 	r := &http.Request{Method: q.r.Method, URL: new(url.URL), Body: q.r.Body, ContentLength: q.r.ContentLength}
 	return r.WithContext(q.r.Context())

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -19,6 +20,8 @@ type plainAttempt struct {
 
 	connectBy   time.Time // zero: no deadline
 	isConnected bool
+	isReused    bool        // the connection has carried another request before
+	isAnswering atomic.Bool // the backend's response has begun
 }
 
 // run sends the request to the backend and returns its response. If it does not succeed, the
@@ -36,7 +39,9 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	if err := q.tracePicked(&a.choice); err != nil {
 		return nil, err
 	}
-	out, sent, err := q.newRequest(a.backend, body)
+	pool, target := a.backend.httpTransport()
+	q.pool = pool
+	out, sent, err := q.newRequest(a.backend, target, body)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +57,6 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		}
 		a.connectBy = start.Add(left)
 	}
-	q.pool = a.backend.httpTransport()
 	resp, err = a.send(out)
 	took := time.Since(start)
 	if err == nil {
@@ -96,9 +100,8 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	return nil, err
 }
 
-// newRequest returns the request for b, after the Rewrite hook, and its body.
-func (q *plainRequest) newRequest(b *Backend, body io.ReadCloser) (*http.Request, *requestBody, error) {
-	target := b.target.Load()
+// newRequest returns the request for target, which is b's, after the Rewrite hook, and its body.
+func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser) (*http.Request, *requestBody, error) {
 	u, refusal := handshake.OutboundURL(q.r.URL, target.prefix)
 	if refusal != nil {
 		q.stage = ReasonCheck
@@ -154,7 +157,11 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 	interim := &interimSender{w: a.q.w, isOff: !a.q.r.ProtoAtLeast(1, 1)}
 	defer interim.stop()
 	ctx := context.WithValue(a.q.r.Context(), plainAttemptKey{}, a)
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: a.connected, Got1xxResponse: interim.send})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              a.connected,
+		GotFirstResponseByte: func() { a.isAnswering.Store(true) },
+		Got1xxResponse:       interim.send,
+	})
 	resp, err := a.q.pool.RoundTrip(out.WithContext(ctx))
 	if err != nil {
 		return nil, a.failure(err)
@@ -165,10 +172,10 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 // connected is called when the request has its connection. From then on the backend may take
 // as long as it wants: so no other request waits for the result of this one.
 func (a *plainAttempt) connected(info httptrace.GotConnInfo) {
-	a.isConnected = true
+	a.isConnected, a.isReused = true, info.Reused
 	a.endProbation()
 	if !info.Reused && !a.hasMoved() && a.backend.health.flags().Has(health.Unreachable) {
-		a.q.p.recordHealth(a.backend, health.Event{Outcome: health.Responded}, nil) // it is reached, no more
+		a.q.p.recordHealth(a.backend, health.Event{Outcome: health.Responded}, nil) // which only clears this flag
 	}
 }
 
@@ -185,11 +192,15 @@ func (a *plainAttempt) failure(err error) error {
 	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
 }
 
-// record records what the attempt shows about its backend: resp, or err. BodyErr is why the
-// client's body could not be read to its end, or nil.
+// record records the outcome of the attempt: resp, or err. BodyErr is why the client's body could
+// not be read to its end, or nil. It ends the probation.
 func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
 	p := a.q.p
-	r := plainResult{err: err, isClients: bodyErr != nil || contextErr(a.q.r.Context()) != nil}
+	r := plainResult{
+		err:       err,
+		isClients: bodyErr != nil || contextErr(a.q.r.Context()) != nil,
+		isStale:   a.isReused && !a.isAnswering.Load(),
+	}
 	if resp != nil {
 		r.status = resp.StatusCode
 	}
@@ -205,7 +216,9 @@ func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
 			reason = statusFailure(resp)
 		}
 	}
-	p.recordHealth(a.backend, e, reason)
+	change := p.changeHealth(a.backend, e, reason)
+	a.endProbation() // before the hook, which may block
+	p.reportHealth(a.backend, change, reason)
 }
 
 // accept sets the header of resp, which the client gets, and calls the Response hook with it.

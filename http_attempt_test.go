@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"strings"
@@ -127,6 +128,30 @@ func TestHTTPResponseThatIsMalformedBecomes502(t *testing.T) {
 		if f := p.Backends()[0].Health().Flags; len(f) != 1 || f[0].Flag != wsproxy.FlagResting {
 			t.Errorf("%.60q: the backend has %v; want resting", answer, f)
 		}
+	}
+}
+
+// A backend may respond before it has the whole request. The client gets that at once.
+func TestHTTPResponseThatComesEarlyIsNotDelayed(t *testing.T) {
+	var serverLog strings.Builder
+	backend := wstest.StartRaw(t, proxytest.Refusing(401, "no"))
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()), withHTTP)
+	s := proxytest.Serve(t, p, func(srv *http.Server) { srv.ErrorLog = log.New(&serverLog, "", 0) })
+	for _, length := range []string{"Content-Length: 10", "Transfer-Encoding: chunked"} {
+		client := wstest.Dial(t, s.URL)
+		client.WriteRequest(proxytest.Head("POST / HTTP/1.1", "Host: a", length) + "5\r\nhello\r\n"[:8])
+		resp := client.ReadResponse()
+		proxytest.WantStatus(t, resp, 401)
+		if !resp.Close {
+			t.Errorf("%s: the client's connection stays open, with a part of a request", length)
+		}
+		io.Copy(io.Discard, resp.Body)
+		client.Write([]byte("o\r\n0\r\n\r\n"))
+		client.Peek() // the end, or a reset
+	}
+	s.Wait()
+	if serverLog.Len() > 0 {
+		t.Errorf("the server has logged %q", serverLog.String())
 	}
 }
 

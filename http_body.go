@@ -42,6 +42,11 @@ type requestBody struct {
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.hasEnded() {
+		// The transport reads once more to be sure of the end. If the response is over by then, the
+		// body is closed, and the connection would not be used again because of the error.
+		return 0, io.EOF
+	}
 	n, err := b.ReadCloser.Read(p)
 	if err == nil {
 		return n, nil
@@ -91,7 +96,7 @@ func bodyError(err error) error {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok { // a middleware's
 		status = http.StatusRequestEntityTooLarge
 	}
-	return &StatusError{Status: status, Err: errors.New("The request's body could not be read")}
+	return &StatusError{Status: status, Err: errors.New("the request's body could not be read")}
 }
 
 // An interimSender passes interim responses (103) on to the client. A 100 is the server's to

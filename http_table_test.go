@@ -86,7 +86,8 @@ func (s *kindScene) flags() string {
 	return strings.Join(names, ", ")
 }
 
-// The table of DESIGN: what differs between the two kinds. Each row has one check for each.
+// The differences between an upgrade and plain HTTP, as WithHTTP documents them. Each row has one
+// check for each kind.
 func TestWithHTTPTable(t *testing.T) {
 	one := wsproxy.Rate{PerSecond: 0.001, Burst: 1}
 	for _, row := range []struct {

@@ -11,7 +11,7 @@ import (
 	"sync"
 )
 
-// plainAttemptKey is the context key of the plainAttempt for which a connection is made.
+// plainAttemptKey is the context key of the plainAttempt that needs a connection.
 type plainAttemptKey struct{}
 
 // An httpTransport has the connections to one address of a backend over which requests are sent
@@ -34,25 +34,25 @@ func newHTTPTransport(p *Proxy, t *target) *httpTransport {
 	return h
 }
 
-// httpTransport returns the transport for the backend's address.
-func (b *Backend) httpTransport() *httpTransport {
+// httpTransport returns the transport for the backend's target, and the target.
+func (b *Backend) httpTransport() (*httpTransport, *target) {
 	for {
 		t, old := b.target.Load(), b.transport.Load()
 		if old != nil && old.target.hasSameAddress(t) {
-			return old
+			return old, t
 		}
 		h := newHTTPTransport(b.p, t)
 		if b.transport.CompareAndSwap(old, h) {
 			if old != nil {
 				old.CloseIdleConnections()
 			}
-			return h
+			return h, t
 		}
 	}
 }
 
-// finish is called when a request of b has ended. If there will be no more of them, no idle
-// connection is left.
+// finish is called when a request of b has ended. It closes idle connections that no further
+// request will use.
 func (h *httpTransport) finish(b *Backend) {
 	if b.removed.Load() || b.transport.Load() != h || h.p.registry.hasStopped() {
 		h.CloseIdleConnections()
@@ -121,8 +121,8 @@ func (h *httpTransport) startTLS(ctx context.Context, conn net.Conn) (net.Conn, 
 	return c, nil
 }
 
-// copyBuffers are the buffers through which responses are copied. One that is streamed to a
-// client keeps its buffer, so that they are not larger.
+// copyBuffers has the buffers for copying responses. They are small, because a response that is
+// streamed has one until it ends.
 var copyBuffers = new(bufferPool)
 
 type bufferPool struct{ pool sync.Pool }

@@ -86,6 +86,30 @@ func TestHTTPLeavesNoIdleConnectionOfABackendThatIsGone(t *testing.T) {
 	}
 }
 
+// A backend may close an idle connection in the moment in which it is used again.
+func TestHTTPIdleConnectionThatIsClosedIsNoFault(t *testing.T) {
+	for method, want := range map[string]int{"GET": 200, "POST": 502} {
+		synctest.Test(t, func(t *testing.T) {
+			backend := proxytest.NewBackendInMemory(t)
+			p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(), withHTTP)
+			client, leg := exchangePlain(t, proxytest.ServeInMemory(t, p), backend)
+			client.WriteRequest(proxytest.Head(method+" / HTTP/1.1", "Host: a", "Content-Length: 0"))
+			leg.ReadRequest()
+			leg.Close()
+			synctest.Wait()
+			if method == "GET" {
+				leg = backend.Accept(t) // it is sent again
+				leg.ReadRequest()
+				leg.Write([]byte(plainKind.answer))
+			}
+			proxytest.WantStatus(t, client.ReadResponse(), want)
+			if f := p.Backends()[0].Health().Flags; len(f) > 0 {
+				t.Errorf("%s: the backend has %v; want no flag", method, f)
+			}
+		})
+	}
+}
+
 func TestHTTPKeepsConnectionsOfABackendThatStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		backend := proxytest.NewBackendInMemory(t)
@@ -108,6 +132,7 @@ func TestHTTPReachesBackendsOverTLSAndUnixSockets(t *testing.T) {
 	})
 	over := httptest.NewUnstartedServer(h)
 	over.EnableHTTP2 = true // which is not offered
+	over.Config.ErrorLog = proxytest.DiscardLog
 	over.StartTLS()
 	t.Cleanup(over.Close)
 	roots := x509.NewCertPool()

@@ -83,6 +83,7 @@ func retryAfterOf(h http.Header, now time.Time) (after time.Duration, ok bool) {
 type plainResult struct {
 	err       error // why it failed, or nil
 	isClients bool  // the client has left, or its request could not be read: the failure is its own
+	isStale   bool  // a connection that was used before ended before a response: the backend may have closed it while it was idle
 	status    int   // of the response; 0 without one
 }
 
@@ -101,6 +102,8 @@ func (r *plainResult) outcome() health.Outcome {
 		return health.Neutral
 	case !failed.isConnected:
 		return health.Unreached
+	case r.isStale:
+		return health.Neutral
 	}
 	return health.Unanswered
 }

@@ -39,6 +39,8 @@ func TestOutcomeOfAnAttemptOfAPlainRequest(t *testing.T) {
 		{"no descriptor", plainResult{err: dialFailed(ofSystem("socket", syscall.EMFILE))}, health.Neutral},
 		{"closed instead of a response", plainResult{err: handshakeFailed(io.EOF)}, health.Unanswered},
 		{"malformed", plainResult{err: handshakeFailed(errors.New("malformed HTTP response"))}, health.Unanswered},
+		{"an idle connection turned out to be closed", plainResult{err: handshakeFailed(io.EOF), isStale: true}, health.Neutral},
+		{"dialed again, and refused", plainResult{err: dialFailed(ofSystem("connect", syscall.ECONNREFUSED)), isStale: true}, health.Unreached},
 		{"client left while connecting", plainResult{err: dialFailed(context.Canceled), isClients: true}, health.Neutral},
 		{"client left", plainResult{err: handshakeFailed(context.Canceled), isClients: true}, health.Neutral},
 		{"the dialer panicked", plainResult{err: &hookPanic{"the dialer", "oh"}}, health.Neutral},

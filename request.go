@@ -11,8 +11,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/handshake"
 )
 
-// An inbound is a client's request on its way to a backend: what an upgrade and any other
-// request have in common.
+// An inbound is a client's request on its way to a backend. It is the common part of an upgrade
+// and of any other request.
 type inbound struct {
 	p    *Proxy
 	r    *http.Request // the client's; with info, if hooks may look for it
@@ -51,7 +51,7 @@ func (in *inbound) checkOrigin() error {
 	return nil
 }
 
-// setClientKey sets the key by which the client is bounded.
+// setClientKey sets the key for the limits of the client.
 func (in *inbound) setClientKey() (err error) {
 	in.stage = ReasonHook
 	in.clientKey, err = in.p.callClientKey(in.r)

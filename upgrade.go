@@ -366,7 +366,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	return responseHookError(err)
 }
 
-// responseHookError returns the error of a request for which the Response hook returned err.
+// responseHookError returns the error of a request, if the Response hook returned err.
 func responseHookError(err error) error {
 	var chosen *StatusError
 	var panicked *hookPanic

@@ -36,9 +36,9 @@ func CheckPlain(r *http.Request) *Refusal {
 	return checkHost(r)
 }
 
-// FinishPlain replaces the URL and the header of out, the request for the backend, by those
-// that [http.Transport] is given: a hook may have set anything there. In is the client's
-// request. The URL has a path and a query only.
+// FinishPlain makes the URL and the header of out, the request for the backend, fit for
+// [http.Transport]: a hook may have set anything there. In is the client's request. The URL then
+// has a path and a query only.
 //
 // The keys of the header are canonical. Hop-by-hop fields are left out, whoever has set them.
 // "TE: trailers" and "Expect: 100-continue" of the client are the exceptions: the trailers and
@@ -127,8 +127,8 @@ func SetTrailer(trailer, in http.Header) {
 }
 
 // CheckPlainAnswer checks what [http.Transport] does not: the status of a backend's response to
-// a request that is no upgrade, and the names of its fields. A 101 is an error: nobody has
-// asked for it.
+// a request that is no upgrade, and the names of its fields. A 101 is an error: the
+// request had no Upgrade.
 func CheckPlainAnswer(resp *http.Response) error {
 	if c := resp.StatusCode; c < 200 || c > 599 {
 		return fmt.Errorf("answered with status %d", c)
@@ -137,7 +137,7 @@ func CheckPlainAnswer(resp *http.Response) error {
 }
 
 // FinishPlainAnswer returns the header for the client of a response to a request that is no
-// upgrade. H is what a hook has made of [AnswerHeader], backend the header of the response.
+// upgrade. H is the result of [AnswerHeader] after the hook, backend the header of the response.
 // Hop-by-hop fields are left out, and Content-Length is the backend's. A field that would break
 // its line is an error.
 func FinishPlainAnswer(h, backend http.Header) (http.Header, error) {
