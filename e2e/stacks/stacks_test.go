@@ -15,7 +15,6 @@
 package stacks_test
 
 import (
-	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -74,7 +73,8 @@ func TestStacksTalkThroughProxy(t *testing.T) {
 		}
 	})
 	t.Log(results)
-	if err := results.check(); err != nil && !t.Failed() {
+	isAll := flag.Lookup("test.run").Value.String() == ""
+	if err := results.check(); err != nil && isAll && !t.Failed() {
 		t.Error(err)
 	}
 }
@@ -160,10 +160,10 @@ func (m meeting) runCase(t *testing.T, p *proxy, c testCase) error {
 	if *isDirect {
 		return o.checkPeers()
 	}
-	var err2 error
-	o.offer, err = p.offers.take(id)
-	o.end, err2 = p.ends.take(id)
-	if err := cmp.Or(err, err2); err != nil {
+	if o.offer, err = p.offers.take(id); err != nil {
+		return err
+	}
+	if o.end, err = p.ends.take(id); err != nil {
 		return err
 	}
 	return errors.Join(o.checkPeers(), o.checkTunnel())
