@@ -182,7 +182,7 @@ func TestClientBytesAreHeldToTheirRate(t *testing.T) {
 	sent := masked(wstest.Binary(bytes.Repeat([]byte("payload..."), payload/10)), wstest.Ping("counts too"))
 	inBubble(t, func(t *testing.T, e engine) {
 		s := e.startLimited(t, memory(slack), Limits{ClientBytes: limit.Rate{PerSecond: perSecond, Burst: burst}})
-		wantRate(t, s, sent, perSecond, burst, slack)
+		wantRate(t, s, sent, perSecond, burst, slack, 10*tickInterval)
 	})
 }
 
@@ -201,12 +201,12 @@ func TestClientBytesAreHeldToTheirRateOnSockets(t *testing.T) {
 	sent := masked(wstest.Binary(payload), wstest.Text("next"), wstest.Binary(payload[:1<<19]))
 	forEachNetworkAtOnce(t, func(t *testing.T, e engine, n network) {
 		s := e.startLimited(t, n, Limits{ClientBytes: limit.Rate{PerSecond: perSecond, Burst: burst}})
-		wantRate(t, s, sent, perSecond, burst, slack)
+		wantRate(t, s, sent, perSecond, burst, slack, time.Minute) // the machine may be busy
 	})
 }
 
-// wantRate makes the client send bytes, and wants them to come at a rate.
-func wantRate(t *testing.T, s *scene, sent []byte, perSecond, burst, slack int) {
+// wantRate makes the client send bytes, and wants them to come at a rate, and at most so late.
+func wantRate(t *testing.T, s *scene, sent []byte, perSecond, burst, slack int, late time.Duration) {
 	t.Helper()
 	start := time.Now()
 	go s.client.Write(sent) // until it is read, or the end
@@ -226,7 +226,7 @@ func wantRate(t *testing.T, s *scene, sent []byte, perSecond, burst, slack int) 
 		t.Error("other bytes came than were sent")
 	}
 	due := time.Duration(float64(len(sent)-burst-slack) / float64(perSecond) * float64(time.Second))
-	if took := time.Since(start); took < due-4*tickInterval || took > due+10*tickInterval {
+	if took := time.Since(start); took < due-4*tickInterval || took > due+late {
 		t.Errorf("%d bytes took %v; want %v", len(sent), took, due)
 	}
 }
