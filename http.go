@@ -31,9 +31,9 @@ type plainRequest struct {
 
 	deadline time.Time // of all connects together; zero: none
 
-	hasPlace bool           // among the requests of Limits.PerClient
-	backend  *Backend       // it counts the request; nil: none does
-	pool     *httpTransport // of backend; nil before the first attempt
+	hasPlace  bool           // among the requests of Limits.PerClient
+	backend   *Backend       // it counts the request; nil: none does
+	transport *httpTransport // of backend; nil before the first attempt
 
 	failed []*BackendError // all attempts
 
@@ -133,10 +133,10 @@ func (q *plainRequest) leave() {
 		return
 	}
 	q.backend.requests.Add(-1)
-	if q.pool != nil {
-		q.pool.finish(q.backend)
+	if q.transport != nil {
+		q.transport.finish(q.backend)
 	}
-	q.backend, q.pool = nil, nil
+	q.backend, q.transport = nil, nil
 }
 
 // refuse responds to the request, which gets no response of a backend because of err.

@@ -40,8 +40,8 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	if err := q.tracePicked(&a.choice); err != nil {
 		return nil, err
 	}
-	pool, target := a.backend.httpTransport()
-	q.pool = pool
+	transport, target := a.backend.httpTransport()
+	q.transport = transport
 	out, sent, err := q.newRequest(a.backend, target, body)
 	if err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		}
 		a.connectBy = start.Add(left)
 	}
-	a.proxyHeader = q.pool.target.proxyHeader(q.r, &q.info)
+	a.proxyHeader = q.transport.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
 	took := time.Since(start)
 	if err == nil {
@@ -125,7 +125,7 @@ func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser
 	if err := handshake.FinishPlain(out, q.r); err != nil {
 		return nil, nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
-	out.URL.Scheme, out.URL.Host = "http", target.poolHost()
+	out.URL.Scheme, out.URL.Host = "http", target.transportHost()
 	if body == nil {
 		return out, nil, nil
 	}
@@ -164,7 +164,7 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 		GotFirstResponseByte: func() { a.isAnswering.Store(true) },
 		Got1xxResponse:       interim.send,
 	})
-	resp, err := a.q.pool.RoundTrip(out.WithContext(ctx))
+	resp, err := a.q.transport.RoundTrip(out.WithContext(ctx))
 	if err != nil {
 		return nil, a.failure(err)
 	}
@@ -190,7 +190,7 @@ func (a *plainAttempt) failure(err error) error {
 	op := "dial"
 	if a.isConnected {
 		op = "request"
-		err = a.q.pool.target.explain(err)
+		err = a.q.transport.target.explain(err)
 	}
 	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
 }

@@ -75,8 +75,8 @@ func (p *Proxy) closeIdle() {
 	}
 }
 
-// poolHost returns a host for the URL of a request over t. Only the transport sees it.
-func (t *target) poolHost() string {
+// transportHost returns the host in the URL of a request to t. Only the transport sees it.
+func (t *target) transportHost() string {
 	if t.network == "unix" {
 		return "unix"
 	}
