@@ -47,26 +47,12 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		return nil, err
 	}
 	start := time.Now()
-	if !q.deadline.IsZero() {
-		left := q.deadline.Sub(start)
-		if left <= 0 { // a hook may have used up the time
-			q.stage = ReasonDeadline
-			return nil, context.DeadlineExceeded
-		}
-		if mayRetry && q.isLeft() {
-			left /= 2
-		}
-		a.connectBy = start.Add(left)
+	if err := a.setConnectBy(start, mayRetry); err != nil {
+		return nil, err
 	}
 	a.proxyHeader = q.transport.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
 	took := time.Since(start)
-	if err == nil {
-		if err = handshake.CheckPlainAnswer(resp); err != nil {
-			resp.Body.Close()
-			resp, err = nil, a.failure(err)
-		}
-	}
 	bodyErr := sent.err()
 	if err == nil || contextErr(q.r.Context()) != nil {
 		bodyErr = nil
@@ -102,6 +88,25 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	return nil, err
 }
 
+// setConnectBy sets the time by which an attempt that begins at now has its connection. While
+// another backend is left to try, that is half of the remaining time.
+func (a *plainAttempt) setConnectBy(now time.Time, mayRetry bool) error {
+	q := a.q
+	if q.deadline.IsZero() {
+		return nil
+	}
+	left := q.deadline.Sub(now)
+	if left <= 0 { // a hook may have used up the time
+		q.stage = ReasonDeadline
+		return context.DeadlineExceeded
+	}
+	if mayRetry && q.isLeft() {
+		left /= 2
+	}
+	a.connectBy = now.Add(left)
+	return nil
+}
+
 // newRequest returns the request for target, which is b's, after the Rewrite hook, and its body.
 func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser) (*http.Request, *requestBody, error) {
 	u, refusal := handshake.OutboundURL(q.r.URL, target.prefix)
@@ -111,17 +116,12 @@ func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser
 	}
 	out := q.emptyRequest()
 	out.URL, out.Host, out.Header = u, q.r.Host, q.outboundHeader()
-	if q.p.rewrite != nil {
-		r := &ProxyRequest{In: q.r, Out: out, Backend: b, RequestID: q.info.id, Value: q.info.value}
-		if err := q.p.callRewrite(r); err != nil {
-			return nil, nil, err
-		}
-		if r.Out == nil || r.Out.URL == nil {
-			return nil, nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
-		}
-		out = q.emptyRequest() // of the hook's request nothing else is used
-		out.URL, out.Host, out.Header = r.Out.URL, r.Out.Host, r.Out.Header
+	rewritten, err := q.rewrite(out, b)
+	if err != nil {
+		return nil, nil, err
 	}
+	out = q.emptyRequest() // of the hook's request nothing else is used
+	out.URL, out.Host, out.Header = rewritten.URL, rewritten.Host, rewritten.Header
 	if err := handshake.FinishPlain(out, q.r); err != nil {
 		return nil, nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
@@ -153,8 +153,8 @@ func (q *plainRequest) allowEarly(sent *requestBody) {
 	q.w.Header().Set("Connection", "close")
 }
 
-// send sends out over a connection to the backend and returns the response. An error is a
-// [*BackendError].
+// send sends out over a connection to the backend, and returns the response after a check. An
+// error is a [*BackendError], or a dialer has panicked.
 func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 	interim := &interimSender{w: a.q.w, isOff: !a.q.r.ProtoAtLeast(1, 1)}
 	defer interim.stop()
@@ -166,6 +166,10 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 	})
 	resp, err := a.q.transport.RoundTrip(out.WithContext(ctx))
 	if err != nil {
+		return nil, a.failure(err)
+	}
+	if err := handshake.CheckPlainAnswer(resp); err != nil {
+		resp.Body.Close()
 		return nil, a.failure(err)
 	}
 	return resp, nil
