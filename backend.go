@@ -166,9 +166,8 @@ func (b *Backend) numClients() int { return int(b.tunnels.Load() + b.requests.Lo
 // Load returns the number of tunnels by which a balancer should compare the backend with
 // others, upgrades under way included. It is NumTunnels, and with [WithHTTP] the number of other
 // requests in flight besides, unless the backend refuses more upgrades than it accepts; both
-// counts halve each second. To refuse is to respond otherwise
-// than with 101, or to end the tunnel within a second, before messages have passed in both
-// directions.
+// counts halve each second. To refuse is to respond otherwise than with 101, or to end the
+// tunnel within a second, before messages have passed in both directions.
 //
 // A backend that refuses has few tunnels. A balancer that chooses the fewest tunnels would
 // send it all new clients. So it counts as carrying at least as many, in proportion to its

@@ -66,7 +66,7 @@ func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// discardLog is for what log.go logs.
+// discardLog drops what the ReverseProxy would log: log.go logs it.
 var discardLog = log.New(io.Discard, "", 0)
 
 // withoutHeader returns the request for the ReverseProxy, which must not change the header and the
@@ -127,7 +127,7 @@ func (q *plainRequest) release() {
 	q.leave()
 }
 
-// leave ends the request's place at its backend.
+// leave gives the place of the request at its backend back.
 func (q *plainRequest) leave() {
 	if q.backend == nil {
 		return

@@ -83,8 +83,9 @@ func (t *target) transportHost() string {
 	return t.addr
 }
 
-// dial connects to the target, over TLS if its URL says so, by the time that the attempt has. An
-// error is a [*BackendError]. The attempt may be over: then the connection is for another one.
+// dial connects to the target, over TLS if its URL says so, by the time that the attempt has. If
+// that fails, the error is a [*BackendError]. The attempt may be over: then the connection is for
+// another one.
 func (h *httpTransport) dial(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 	a, _ := ctx.Value(plainAttemptKey{}).(*plainAttempt)
 	if a == nil {

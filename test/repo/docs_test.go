@@ -133,6 +133,33 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 	}
 }
 
+func TestContentsOfProductionDocumentListEachSection(t *testing.T) {
+	atRoot(t)
+	text := read(t, "docs/production.md")
+	contents, _, _ := strings.Cut(text, "\n## ")
+	var listed, sections []string
+	for _, m := range regexp.MustCompile(`(?m)^- \[(.*)\]\(#`).FindAllStringSubmatch(contents, -1) {
+		listed = append(listed, m[1])
+	}
+	for _, m := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(text, -1) {
+		sections = append(sections, m[1])
+	}
+	if !slices.Equal(listed, sections) {
+		t.Errorf("docs/production.md lists the sections %q; it has %q", listed, sections)
+	}
+}
+
+func TestArchitectureNamesFilesThatExist(t *testing.T) {
+	atRoot(t)
+	var names []string
+	walkFiles(t, func(name string) { names = append(names, "/"+name) })
+	for _, m := range regexp.MustCompile("`([\\w/]+\\.go)`").FindAllStringSubmatch(read(t, "ARCHITECTURE.md"), -1) {
+		if !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, "/"+m[1]) }) {
+			t.Errorf("ARCHITECTURE.md names %s, which does not exist", m[1])
+		}
+	}
+}
+
 // anchors returns what links to the headings of a document may say, as GitHub makes
 // it.
 func anchors(document string) []string {
