@@ -12,7 +12,10 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
+	"github.com/wsproxy/wsproxy/internal/leaktest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const (
 	hosts           = 25 // each has cookies of its own
