@@ -198,7 +198,7 @@ func TestBoundPlainHTTPIsMovedIfItsBackendFails(t *testing.T) {
 	})
 }
 
-func TestRefuseWithPlainHTTP(t *testing.T) {
+func TestRefuseHoldsForPlainHTTP(t *testing.T) {
 	refuse := wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{affinityKey}, Refuse: true})
 	for _, tt := range []struct {
 		name   string
@@ -284,7 +284,7 @@ func TestPlainHTTPIsBoundByTheUserThatWasAdmitted(t *testing.T) {
 }
 
 // Over both versions of HTTP, with what a client makes of the cookies.
-func TestAffinityOfPlainHTTPOverBothVersions(t *testing.T) {
+func TestAffinityBindsPlainHTTPOverBothVersions(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, serve func(http.Handler) (string, *http.Client)) {
 		var backends []string
 		for _, id := range []string{"a", "b", "c"} {
