@@ -108,7 +108,6 @@ func TestSessionOfSockJSIsBoundWithoutACookie(t *testing.T) {
 	})
 }
 
-// While a backend drains, its sessions over plain HTTP end there. A WebSocket is moved.
 // A client of Socket.IO whose tunnel was closed by the drain comes back with the first request of
 // a new session, which is no upgrade.
 func TestNewSessionLeavesDrainingBackend(t *testing.T) {
@@ -132,6 +131,7 @@ func TestNewSessionLeavesDrainingBackend(t *testing.T) {
 	})
 }
 
+// While a backend drains, its sessions over plain HTTP end there. A WebSocket is moved.
 func TestDrainingBackendServesBoundPlainHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newHTTPScene(t, byCookie)

@@ -39,7 +39,7 @@ func TestReadmeHasCodeOfExample(t *testing.T) {
 	_, rest, _ := strings.Cut(section, "```go\n")
 	code, _, ok := strings.Cut(rest, "```\n")
 	indented := strings.ReplaceAll("\n"+code, "\n", "\n\t")
-	const file = "example_polling_test.go"
+	const file = "example_affinity_test.go"
 	if !ok || !strings.Contains(read(t, file), strings.TrimRight(indented, "\t")) {
 		t.Errorf("%s does not have the code of README.md:\n%s", file, code)
 	}
