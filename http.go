@@ -124,11 +124,11 @@ func (q *plainRequest) release() {
 		q.hasPlace = false
 		q.p.admission.releaseRequest(q.clientKey)
 	}
-	q.leave()
+	q.releaseBackend()
 }
 
-// leave gives the place of the request at its backend back.
-func (q *plainRequest) leave() {
+// releaseBackend gives the place of the request at its backend back.
+func (q *plainRequest) releaseBackend() {
 	if q.backend == nil {
 		return
 	}
@@ -195,7 +195,7 @@ func (q *plainRequest) mayRetry() bool {
 // isLeft reports whether another backend may be tried after an attempt that has failed.
 func (q *plainRequest) isLeft() bool { return len(q.tried) < maxAttempts && q.hasOther(false) }
 
-// pick lets the balancer choose a backend, which counts the request until leave is called.
+// pick lets the balancer choose a backend, which counts the request until releaseBackend is called.
 func (q *plainRequest) pick() (*plainAttempt, error) {
 	for {
 		b, c, err := q.choose(false)

@@ -34,7 +34,7 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	defer func() { // also if something panics or ends the goroutine
 		a.endProbation()
 		if !isDone {
-			q.leave()
+			q.releaseBackend()
 		}
 	}()
 	if err := q.tracePicked(&a.choice); err != nil {
@@ -57,11 +57,11 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	if err == nil || contextErr(q.r.Context()) != nil {
 		bodyErr = nil
 	}
-	a.record(resp, err, bodyErr)
+	a.recordOutcome(resp, err, bodyErr)
 	status := 0
 	if err == nil {
 		status = resp.StatusCode
-		if err = q.accept(resp, a.backend); err != nil {
+		if err = q.applyResponseHook(resp, a.backend); err != nil {
 			resp.Body.Close()
 		}
 	}
@@ -199,9 +199,9 @@ func (a *plainAttempt) failure(err error) error {
 	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
 }
 
-// record records the outcome of the attempt: resp, or err. BodyErr is why the client's body could
-// not be read to its end, or nil. It ends the probation.
-func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
+// recordOutcome records the outcome of the attempt: resp, or err. BodyErr is why the client's
+// body could not be read to its end, or nil. It ends the probation.
+func (a *plainAttempt) recordOutcome(resp *http.Response, err, bodyErr error) {
 	p := a.q.p
 	r := plainResult{
 		err:       err,
@@ -228,8 +228,9 @@ func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
 	p.reportHealth(a.backend, change, reason)
 }
 
-// accept sets the header of resp, which the client gets, and calls the Response hook with it.
-func (q *plainRequest) accept(resp *http.Response, b *Backend) error {
+// applyResponseHook sets the header of resp, which the client gets, and calls the Response hook
+// with it.
+func (q *plainRequest) applyResponseHook(resp *http.Response, b *Backend) error {
 	q.stage = ReasonHook
 	h := handshake.AnswerHeader(resp.Header)
 	q.bindTo(b, resp.StatusCode, h)
