@@ -105,37 +105,37 @@ func (in *inbound) findBinding() (binding, error) {
 	return binding{}, nil
 }
 
-// A fitness says whether a backend may be used for a request that is bound to it.
-type fitness uint8
+// A usability says whether a backend may be used for a request that is bound to it.
+type usability uint8
 
 const (
-	fit      fitness = iota
-	occupied         // it has its MaxTunnels, and the request is an upgrade
-	failing          // it cannot be reached, its check failed, or it was just tried
-	leaving          // it was removed, or drains and the request leaves it
+	usable       usability = iota
+	atMaxTunnels           // it has its MaxTunnels, and the request is an upgrade
+	unusable               // it cannot be reached, its check failed, or it was just tried
+	leftForGood            // it was removed, or drains and the request is moved
 )
 
-// fitness returns the fitness of b at now. A bound upgrade that waits may try a backend that
+// usability returns the usability of b at now. A bound upgrade that waits may try a backend that
 // cannot be reached. A request that is no upgrade needs no place among tunnels.
-func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness {
+func (in *inbound) usability(b *Backend, now time.Duration, mayWait bool) usability {
 	if b.removed.Load() || b.drains() && in.leavesDraining() {
-		return leaving
+		return leftForGood
 	}
 	if slices.Contains(in.tried, b) {
-		return failing
+		return unusable
 	}
 	switch b.tier(now, len(in.tried) > 0) {
 	case health.TierCheckFailed:
-		return failing
+		return unusable
 	case health.TierUnreachable:
 		if !(in.p.affinity.refuses && mayWait && b.mayBeTried(now)) {
-			return failing
+			return unusable
 		}
 	}
 	if !in.isPlain && b.hasMaxTunnels() {
-		return occupied
+		return atMaxTunnels
 	}
-	return fit
+	return usable
 }
 
 // leavesDraining reports whether the request gets another backend while its own one drains. A
@@ -168,28 +168,28 @@ func (in *inbound) boundBackend(set *backendSet, now time.Duration, mayWait bool
 	if b == nil {
 		return nil, nil
 	}
-	f := in.fitness(b, now, mayWait)
+	u := in.usability(b, now, mayWait)
 	switch {
-	case f == fit:
+	case u == usable:
 		return b, nil
-	case f == leaving || !a.refuses:
+	case u == leftForGood || !a.refuses:
 		return nil, nil
-	case f == occupied:
+	case u == atMaxTunnels:
 		return b, fmt.Errorf("%w: backend %s, which the client is bound to, has its MaxTunnels", ErrLimit, b.id)
 	}
 	return b, &boundError{b.id}
 }
 
-// byKey returns the first fit backend in the order of the request's key; with Refuse, the first
-// backend that does not leave. The order is by priority, and then by rendezvous hashing, as in
-// [Hash]. Backends of a later priority do not take the place of occupied ones.
+// byKey returns the first usable backend in the order of the request's key; with Refuse, the first
+// backend that is not left for good. The order is by priority, and then by rendezvous hashing, as in
+// [Hash]. Backends of a later priority do not take the place of those that have their MaxTunnels.
 func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Backend {
 	var best *Backend
 	var highest score
-	isEmpty, first := true, 0 // the lowest priority with a backend that is fit or occupied
+	isEmpty, first := true, 0 // the lowest priority with a backend that is usable or has its MaxTunnels
 	for _, b := range set.all {
-		f := in.fitness(b, now, mayWait)
-		if f == leaving || f == failing && !in.p.affinity.refuses {
+		u := in.usability(b, now, mayWait)
+		if u == leftForGood || u == unusable && !in.p.affinity.refuses {
 			continue
 		}
 		priority := b.priority()
@@ -200,7 +200,7 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 		case priority > first:
 			continue
 		}
-		if f != fit && !in.p.affinity.refuses {
+		if u != usable && !in.p.affinity.refuses {
 			continue
 		}
 		if s := b.score(in.binding.key); s.better(highest) {
@@ -219,7 +219,7 @@ func (in *inbound) isConfined() bool {
 	if in.binding.hasKey {
 		return in.byKey(in.p.set.Load(), in.p.now(), false) != nil
 	}
-	return in.fitness(in.binding.backend, in.p.now(), false) != leaving
+	return in.usability(in.binding.backend, in.p.now(), false) != leftForGood
 }
 
 // A boundError says that a client gets no backend: it is bound to one that fails.
