@@ -34,7 +34,7 @@ type Affinity struct {
 
 	// TTL is how long a cookie binds its client. A client that comes again after half of that
 	// time gets a new one. The end is inside the signed value, in whole seconds of the system's
-	// clock. Zero means 24 h, negative means no end.
+	// clock, so that less than a second counts as one. Zero means 24 h, negative means no end.
 	TTL time.Duration
 
 	// Key returns a key that binds a request without a cookie: [ByQuery] and

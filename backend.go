@@ -73,6 +73,8 @@ type BackendConfig struct {
 	// the connection. It should accept the header from the proxy alone, because the sender
 	// chooses the addresses. A change by [Proxy.SetBackends] holds for connections that are
 	// dialed afterwards. Default: no header.
+	//
+	// https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt, section 2.2
 	ProxyProtocol bool
 }
 
