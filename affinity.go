@@ -34,7 +34,7 @@ type Affinity struct {
 
 	// TTL is how long a cookie binds its client. A client that comes again after half of that
 	// time gets a new one. The end is inside the signed value, in whole seconds of the system's
-	// clock. Zero means 24 h, negative means no end.
+	// clock, so that less than a second counts as one. Zero means 24 h, negative means no end.
 	TTL time.Duration
 
 	// Key returns a key that binds a request without a cookie: [ByQuery] and
@@ -105,37 +105,37 @@ func (in *inbound) findBinding() (binding, error) {
 	return binding{}, nil
 }
 
-// A fitness says whether a backend may be used for a request that is bound to it.
-type fitness uint8
+// A usability says whether a backend may be used for a request that is bound to it.
+type usability uint8
 
 const (
-	fit      fitness = iota
-	occupied         // it has its MaxTunnels, and the request is an upgrade
-	failing          // it cannot be reached, its check failed, or it was just tried
-	leaving          // it was removed, or drains and the request leaves it
+	usable       usability = iota
+	atMaxTunnels           // it has its MaxTunnels, and the request is an upgrade
+	unusable               // it cannot be reached, its check failed, or it was just tried
+	leftForGood            // it was removed, or drains and the request is moved
 )
 
-// fitness returns the fitness of b at now. A bound upgrade that waits may try a backend that
+// usability returns the usability of b at now. A bound upgrade that waits may try a backend that
 // cannot be reached. A request that is no upgrade needs no place among tunnels.
-func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness {
+func (in *inbound) usability(b *Backend, now time.Duration, mayWait bool) usability {
 	if b.removed.Load() || b.drains() && in.leavesDraining() {
-		return leaving
+		return leftForGood
 	}
 	if slices.Contains(in.tried, b) {
-		return failing
+		return unusable
 	}
 	switch b.tier(now, len(in.tried) > 0) {
 	case health.TierCheckFailed:
-		return failing
+		return unusable
 	case health.TierUnreachable:
 		if !(in.p.affinity.refuses && mayWait && b.mayBeTried(now)) {
-			return failing
+			return unusable
 		}
 	}
 	if !in.isPlain && b.hasMaxTunnels() {
-		return occupied
+		return atMaxTunnels
 	}
-	return fit
+	return usable
 }
 
 // leavesDraining reports whether the request gets another backend while its own one drains. A
@@ -168,28 +168,28 @@ func (in *inbound) boundBackend(set *backendSet, now time.Duration, mayWait bool
 	if b == nil {
 		return nil, nil
 	}
-	f := in.fitness(b, now, mayWait)
+	u := in.usability(b, now, mayWait)
 	switch {
-	case f == fit:
+	case u == usable:
 		return b, nil
-	case f == leaving || !a.refuses:
+	case u == leftForGood || !a.refuses:
 		return nil, nil
-	case f == occupied:
+	case u == atMaxTunnels:
 		return b, fmt.Errorf("%w: backend %s, which the client is bound to, has its MaxTunnels", ErrLimit, b.id)
 	}
 	return b, &boundError{b.id}
 }
 
-// byKey returns the first fit backend in the order of the request's key; with Refuse, the first
-// backend that does not leave. The order is by priority, and then by rendezvous hashing, as in
-// [Hash]. Backends of a later priority do not take the place of occupied ones.
+// byKey returns the first usable backend in the order of the request's key; with Refuse, the first
+// backend that is not left for good. The order is by priority, and then by rendezvous hashing, as in
+// [Hash]. Backends of a later priority do not take the place of those that have their MaxTunnels.
 func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Backend {
 	var best *Backend
 	var highest score
-	isEmpty, first := true, 0 // the lowest priority with a backend that is fit or occupied
+	isEmpty, first := true, 0 // the lowest priority with a backend that is usable or has its MaxTunnels
 	for _, b := range set.all {
-		f := in.fitness(b, now, mayWait)
-		if f == leaving || f == failing && !in.p.affinity.refuses {
+		u := in.usability(b, now, mayWait)
+		if u == leftForGood || u == unusable && !in.p.affinity.refuses {
 			continue
 		}
 		priority := b.priority()
@@ -200,7 +200,7 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 		case priority > first:
 			continue
 		}
-		if f != fit && !in.p.affinity.refuses {
+		if u != usable && !in.p.affinity.refuses {
 			continue
 		}
 		if s := b.score(in.binding.key); s.better(highest) {
@@ -219,7 +219,7 @@ func (in *inbound) isConfined() bool {
 	if in.binding.hasKey {
 		return in.byKey(in.p.set.Load(), in.p.now(), false) != nil
 	}
-	return in.fitness(in.binding.backend, in.p.now(), false) != leaving
+	return in.usability(in.binding.backend, in.p.now(), false) != leftForGood
 }
 
 // A boundError says that a client gets no backend: it is bound to one that fails.
@@ -305,70 +305,4 @@ func (s *settings) compileAffinity(errs []error, c *config) []error {
 	}
 	c.affinity = a
 	return errs
-}
-
-// A cookieTemplate makes the values of Set-Cookie fields.
-type cookieTemplate struct {
-	name   string
-	plain  string // the text behind the value
-	secure string // the same, with Secure
-}
-
-// field returns the value of a Set-Cookie field.
-func (t *cookieTemplate) field(value string, isSecure bool) string {
-	if isSecure {
-		return t.name + "=" + value + t.secure
-	}
-	return t.name + "=" + value + t.plain
-}
-
-// compile checks c, which may be nil, and fills its defaults in.
-func (t *cookieTemplate) compile(c *http.Cookie, bad func(field string, value any, text string)) {
-	if c == nil {
-		c = new(http.Cookie)
-	}
-	if c.Value != "" || c.Quoted {
-		bad(".Cookie.Value", c.Value, "the proxy sets it")
-	}
-	if !c.Expires.IsZero() || c.RawExpires != "" || c.MaxAge != 0 {
-		bad(".Cookie.MaxAge", c.MaxAge, "the cookie ends with the session of the browser; set TTL for a binding that ends earlier")
-	}
-	if c.Raw != "" || c.Unparsed != nil {
-		bad(".Cookie.Raw", c.Raw, "not for a cookie that is set")
-	}
-	own := &http.Cookie{
-		Name: c.Name, Path: c.Path, Domain: c.Domain, HttpOnly: true, Secure: c.Secure, SameSite: c.SameSite, Partitioned: c.Partitioned,
-	}
-	if own.Name == "" {
-		own.Name = defaultCookieName
-	}
-	if own.Path == "" {
-		own.Path = "/"
-	}
-	if own.SameSite == 0 {
-		own.SameSite = http.SameSiteLaxMode
-	}
-	isHost := hasPrefixFold(own.Name, "__Host-")
-	mustBeSecure := isHost || hasPrefixFold(own.Name, "__Secure-") || own.SameSite == http.SameSiteNoneMode || own.Partitioned
-	own.Secure = own.Secure || mustBeSecure
-	if err := own.Valid(); err != nil {
-		bad(".Cookie", own.Name, strings.TrimPrefix(err.Error(), "http: "))
-		return // String would log it
-	}
-	if own.Path[0] != '/' {
-		bad(".Cookie.Path", own.Path, "browsers want one that begins with a slash")
-	}
-	if isHost && (own.Path != "/" || own.Domain != "") {
-		bad(".Cookie", own.Name, `browsers want the path "/" and no Domain`)
-	}
-	t.name = own.Name
-	t.plain = strings.TrimPrefix(own.String(), own.Name+"=")
-	own.Secure = true
-	t.secure = strings.TrimPrefix(own.String(), own.Name+"=")
-}
-
-// hasPrefixFold reports whether s begins with prefix, whatever the case of its letters: browsers
-// look at the prefixes of names in this way.
-func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }

@@ -108,7 +108,6 @@ func TestSessionOfSockJSIsBoundWithoutACookie(t *testing.T) {
 	})
 }
 
-// While a backend drains, its sessions over plain HTTP end there. A WebSocket is moved.
 // A client of Socket.IO whose tunnel was closed by the drain comes back with the first request of
 // a new session, which is no upgrade.
 func TestNewSessionLeavesDrainingBackend(t *testing.T) {
@@ -132,6 +131,7 @@ func TestNewSessionLeavesDrainingBackend(t *testing.T) {
 	})
 }
 
+// While a backend drains, its sessions over plain HTTP end there. A WebSocket is moved.
 func TestDrainingBackendServesBoundPlainHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newHTTPScene(t, byCookie)
@@ -198,7 +198,7 @@ func TestBoundPlainHTTPIsMovedIfItsBackendFails(t *testing.T) {
 	})
 }
 
-func TestRefuseWithPlainHTTP(t *testing.T) {
+func TestRefuseHoldsForPlainHTTP(t *testing.T) {
 	refuse := wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{affinityKey}, Refuse: true})
 	for _, tt := range []struct {
 		name   string
@@ -284,7 +284,7 @@ func TestPlainHTTPIsBoundByTheUserThatWasAdmitted(t *testing.T) {
 }
 
 // Over both versions of HTTP, with what a client makes of the cookies.
-func TestAffinityOfPlainHTTPOverBothVersions(t *testing.T) {
+func TestAffinityBindsPlainHTTPOverBothVersions(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, serve func(http.Handler) (string, *http.Client)) {
 		var backends []string
 		for _, id := range []string{"a", "b", "c"} {

@@ -15,7 +15,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-func TestRefuseWithoutQueue(t *testing.T) {
+func TestRefuseWithoutQueueRefusesAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		breaks func(s *scene)

@@ -73,6 +73,8 @@ type BackendConfig struct {
 	// the connection. It should accept the header from the proxy alone, because the sender
 	// chooses the addresses. A change by [Proxy.SetBackends] holds for connections that are
 	// dialed afterwards. Default: no header.
+	//
+	// https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt, section 2.2
 	ProxyProtocol bool
 }
 
@@ -166,9 +168,8 @@ func (b *Backend) numClients() int { return int(b.tunnels.Load() + b.requests.Lo
 // Load returns the number of tunnels by which a balancer should compare the backend with
 // others, upgrades under way included. It is NumTunnels, and with [WithHTTP] the number of other
 // requests in flight besides, unless the backend refuses more upgrades than it accepts; both
-// counts halve each second. To refuse is to respond otherwise
-// than with 101, or to end the tunnel within a second, before messages have passed in both
-// directions.
+// counts halve each second. To refuse is to respond otherwise than with 101, or to end the
+// tunnel within a second, before messages have passed in both directions.
 //
 // A backend that refuses has few tunnels. A balancer that chooses the fewest tunnels would
 // send it all new clients. So it counts as carrying at least as many, in proportion to its

@@ -476,7 +476,7 @@ func TestHTTP2ErrorHandlerMayServeWithAnotherProxy(t *testing.T) {
 	}
 }
 
-func TestHTTP2RefusalByClose(t *testing.T) {
+func TestHTTP2RefusalByCloseHasCodeAndSubprotocol(t *testing.T) {
 	for name, wrap := range map[string]func(http.Handler) http.Handler{
 		"with Front":    wsproxy.Front,
 		"without Front": func(h http.Handler) http.Handler { return h },

@@ -140,10 +140,10 @@
 // # Handshake
 //
 // An upgrade is a GET over HTTP/1.1 whose Upgrade names websocket and nothing else
-// and whose Connection names upgrade, or an extended CONNECT over HTTP/2. It is checked against RFC 6455 before any
-// backend is dialed. A request that fails a check is answered with a status and a body
-// that names the check. [WithOriginPatterns] is checked next. Then [Limits] and [WithAdmit]
-// decide who gets in, before a backend is picked: what the hook returns stays with the tunnel
+// and whose Connection names upgrade, or an extended CONNECT over HTTP/2. It is checked
+// against RFC 6455 before any backend is dialed. A request that fails a check is answered
+// with a status and a body that names the check. [WithOriginPatterns] is checked next. Then
+// [Limits] and [WithAdmit] decide who gets in, before a backend is picked: what the hook returns stays with the tunnel
 // as [TunnelInfo.Value]. Then the request goes to the backend with its Host, path,
 // query, Origin, cookies, subprotocols and extensions. Hop-by-hop fields are
 // removed, X-Forwarded-For, -Host and -Proto and X-Request-Id are set, and such fields of
@@ -223,9 +223,9 @@
 // that does not answer is closed 1 to 1.5 s after it has taken its Close frame. If the
 // backend is asked first and does not answer, the tunnel ends 2 to 3 s after the backend
 // was sent its Close frame; 6 to 7 s after that, if it goes on sending messages instead.
-// On systems other than Linux, and if the listener wraps its connections, but not over
-// HTTP/2, the proxy does not know what a client has taken: one that does not answer is then closed after 5 to
-// 5.5 s.
+// On systems other than Linux, and if the listener wraps its connections, the proxy does
+// not know what a client over HTTP/1.1 has taken: one that does not answer is then closed
+// after 5 to 5.5 s.
 //
 // A side that makes no progress is cut: after 5 s in which nothing comes from it that
 // must come, after 15 s in which it takes nothing of what waits for it, and after

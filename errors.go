@@ -94,8 +94,12 @@ func (e *StatusError) Unwrap() error { return e.Err }
 // of [WithErrorHandler] joins one for each attempt (see [errors.Join]), in the order of
 // the attempts.
 type BackendError struct {
-	ID  string // the backend's
-	Op  string // "dial"; or "handshake" for all that follows the dial, TLS included; or "request" if it was no upgrade
+	ID string // the backend's
+
+	// Op is "dial", or "handshake" for all that follows the dial, TLS included. For a request that
+	// is no upgrade, it is "request" for what follows TLS.
+	Op string
+
 	Err error
 
 	isConnected bool // TCP, and TLS if there is any

@@ -31,9 +31,9 @@ type plainRequest struct {
 
 	deadline time.Time // of all connects together; zero: none
 
-	hasPlace bool           // among the requests of Limits.PerClient
-	backend  *Backend       // it counts the request; nil: none does
-	pool     *httpTransport // of backend; nil before the first attempt
+	hasPlace  bool           // among the requests of Limits.PerClient
+	backend   *Backend       // it counts the request; nil: none does
+	transport *httpTransport // of backend; nil before the first attempt
 
 	failed []*BackendError // all attempts
 
@@ -66,7 +66,7 @@ func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// discardLog is for what log.go logs.
+// discardLog drops what the ReverseProxy would log: log.go logs it.
 var discardLog = log.New(io.Discard, "", 0)
 
 // withoutHeader returns the request for the ReverseProxy, which must not change the header and the
@@ -124,19 +124,19 @@ func (q *plainRequest) release() {
 		q.hasPlace = false
 		q.p.admission.releaseRequest(q.clientKey)
 	}
-	q.leave()
+	q.releaseBackend()
 }
 
-// leave ends the request's place at its backend.
-func (q *plainRequest) leave() {
+// releaseBackend gives the place of the request at its backend back.
+func (q *plainRequest) releaseBackend() {
 	if q.backend == nil {
 		return
 	}
 	q.backend.requests.Add(-1)
-	if q.pool != nil {
-		q.pool.finish(q.backend)
+	if q.transport != nil {
+		q.transport.finish(q.backend)
 	}
-	q.backend, q.pool = nil, nil
+	q.backend, q.transport = nil, nil
 }
 
 // refuse responds to the request, which gets no response of a backend because of err.
@@ -195,7 +195,7 @@ func (q *plainRequest) mayRetry() bool {
 // isLeft reports whether another backend may be tried after an attempt that has failed.
 func (q *plainRequest) isLeft() bool { return len(q.tried) < maxAttempts && q.hasOther(false) }
 
-// pick lets the balancer choose a backend, which counts the request until leave is called.
+// pick lets the balancer choose a backend, which counts the request until releaseBackend is called.
 func (q *plainRequest) pick() (*plainAttempt, error) {
 	for {
 		b, c, err := q.choose(false)

@@ -34,48 +34,34 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	defer func() { // also if something panics or ends the goroutine
 		a.endProbation()
 		if !isDone {
-			q.leave()
+			q.releaseBackend()
 		}
 	}()
 	if err := q.tracePicked(&a.choice); err != nil {
 		return nil, err
 	}
-	pool, target := a.backend.httpTransport()
-	q.pool = pool
+	transport, target := a.backend.httpTransport()
+	q.transport = transport
 	out, sent, err := q.newRequest(a.backend, target, body)
 	if err != nil {
 		return nil, err
 	}
 	start := time.Now()
-	if !q.deadline.IsZero() {
-		left := q.deadline.Sub(start)
-		if left <= 0 { // a hook may have used up the time
-			q.stage = ReasonDeadline
-			return nil, context.DeadlineExceeded
-		}
-		if mayRetry && q.isLeft() {
-			left /= 2
-		}
-		a.connectBy = start.Add(left)
+	if err := a.setConnectBy(start, mayRetry); err != nil {
+		return nil, err
 	}
-	a.proxyHeader = q.pool.target.proxyHeader(q.r, &q.info)
+	a.proxyHeader = q.transport.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
 	took := time.Since(start)
-	if err == nil {
-		if err = handshake.CheckPlainAnswer(resp); err != nil {
-			resp.Body.Close()
-			resp, err = nil, a.failure(err)
-		}
-	}
 	bodyErr := sent.err()
 	if err == nil || contextErr(q.r.Context()) != nil {
 		bodyErr = nil
 	}
-	a.record(resp, err, bodyErr)
+	a.recordOutcome(resp, err, bodyErr)
 	status := 0
 	if err == nil {
 		status = resp.StatusCode
-		if err = q.accept(resp, a.backend); err != nil {
+		if err = q.applyResponseHook(resp, a.backend); err != nil {
 			resp.Body.Close()
 		}
 	}
@@ -102,6 +88,25 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	return nil, err
 }
 
+// setConnectBy sets the time by which an attempt that begins at now has its connection. While
+// another backend is left to try, that is half of the remaining time.
+func (a *plainAttempt) setConnectBy(now time.Time, mayRetry bool) error {
+	q := a.q
+	if q.deadline.IsZero() {
+		return nil
+	}
+	left := q.deadline.Sub(now)
+	if left <= 0 { // a hook may have used up the time
+		q.stage = ReasonDeadline
+		return context.DeadlineExceeded
+	}
+	if mayRetry && q.isLeft() {
+		left /= 2
+	}
+	a.connectBy = now.Add(left)
+	return nil
+}
+
 // newRequest returns the request for target, which is b's, after the Rewrite hook, and its body.
 func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser) (*http.Request, *requestBody, error) {
 	u, refusal := handshake.OutboundURL(q.r.URL, target.prefix)
@@ -111,21 +116,16 @@ func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser
 	}
 	out := q.emptyRequest()
 	out.URL, out.Host, out.Header = u, q.r.Host, q.outboundHeader()
-	if q.p.rewrite != nil {
-		r := &ProxyRequest{In: q.r, Out: out, Backend: b, RequestID: q.info.id, Value: q.info.value}
-		if err := q.p.callRewrite(r); err != nil {
-			return nil, nil, err
-		}
-		if r.Out == nil || r.Out.URL == nil {
-			return nil, nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
-		}
-		out = q.emptyRequest() // of the hook's request nothing else is used
-		out.URL, out.Host, out.Header = r.Out.URL, r.Out.Host, r.Out.Header
+	rewritten, err := q.rewrite(out, b)
+	if err != nil {
+		return nil, nil, err
 	}
+	out = q.emptyRequest() // of the hook's request nothing else is used
+	out.URL, out.Host, out.Header = rewritten.URL, rewritten.Host, rewritten.Header
 	if err := handshake.FinishPlain(out, q.r); err != nil {
 		return nil, nil, fmt.Errorf("wsproxy: request for backend %s: %w", b.id, err)
 	}
-	out.URL.Scheme, out.URL.Host = "http", target.poolHost()
+	out.URL.Scheme, out.URL.Host = "http", target.transportHost()
 	if body == nil {
 		return out, nil, nil
 	}
@@ -153,8 +153,8 @@ func (q *plainRequest) allowEarly(sent *requestBody) {
 	q.w.Header().Set("Connection", "close")
 }
 
-// send sends out over a connection to the backend and returns the response. An error is a
-// [*BackendError].
+// send sends out over a connection to the backend, and returns the response after a check. An
+// error is a [*BackendError], or a dialer has panicked.
 func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 	interim := &interimSender{w: a.q.w, isOff: !a.q.r.ProtoAtLeast(1, 1)}
 	defer interim.stop()
@@ -164,8 +164,12 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 		GotFirstResponseByte: func() { a.isAnswering.Store(true) },
 		Got1xxResponse:       interim.send,
 	})
-	resp, err := a.q.pool.RoundTrip(out.WithContext(ctx))
+	resp, err := a.q.transport.RoundTrip(out.WithContext(ctx))
 	if err != nil {
+		return nil, a.failure(err)
+	}
+	if err := handshake.CheckPlainAnswer(resp); err != nil {
+		resp.Body.Close()
 		return nil, a.failure(err)
 	}
 	return resp, nil
@@ -190,14 +194,14 @@ func (a *plainAttempt) failure(err error) error {
 	op := "dial"
 	if a.isConnected {
 		op = "request"
-		err = a.q.pool.target.explain(err)
+		err = a.q.transport.target.explain(err)
 	}
 	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
 }
 
-// record records the outcome of the attempt: resp, or err. BodyErr is why the client's body could
-// not be read to its end, or nil. It ends the probation.
-func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
+// recordOutcome records the outcome of the attempt: resp, or err. BodyErr is why the client's
+// body could not be read to its end, or nil. It ends the probation.
+func (a *plainAttempt) recordOutcome(resp *http.Response, err, bodyErr error) {
 	p := a.q.p
 	r := plainResult{
 		err:       err,
@@ -224,8 +228,9 @@ func (a *plainAttempt) record(resp *http.Response, err, bodyErr error) {
 	p.reportHealth(a.backend, change, reason)
 }
 
-// accept sets the header of resp, which the client gets, and calls the Response hook with it.
-func (q *plainRequest) accept(resp *http.Response, b *Backend) error {
+// applyResponseHook sets the header of resp, which the client gets, and calls the Response hook
+// with it.
+func (q *plainRequest) applyResponseHook(resp *http.Response, b *Backend) error {
 	q.stage = ReasonHook
 	h := handshake.AnswerHeader(resp.Header)
 	q.bindTo(b, resp.StatusCode, h)

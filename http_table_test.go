@@ -88,7 +88,7 @@ func (s *kindScene) flags() string {
 
 // The differences between an upgrade and plain HTTP, as WithHTTP documents them. Each row has one
 // check for each kind.
-func TestWithHTTPTable(t *testing.T) {
+func TestWithHTTPDiffersFromUpgradesAsDocumented(t *testing.T) {
 	one := wsproxy.Rate{PerSecond: 0.001, Burst: 1}
 	for _, row := range []struct {
 		name           string

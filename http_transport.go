@@ -75,16 +75,17 @@ func (p *Proxy) closeIdle() {
 	}
 }
 
-// poolHost returns a host for the URL of a request over t. Only the transport sees it.
-func (t *target) poolHost() string {
+// transportHost returns the host in the URL of a request to t. Only the transport sees it.
+func (t *target) transportHost() string {
 	if t.network == "unix" {
 		return "unix"
 	}
 	return t.addr
 }
 
-// dial connects to the target, over TLS if its URL says so, by the time that the attempt has. An
-// error is a [*BackendError]. The attempt may be over: then the connection is for another one.
+// dial connects to the target, over TLS if its URL says so, by the time that the attempt has. If
+// that fails, the error is a [*BackendError]. The attempt may be over: then the connection is for
+// another one.
 func (h *httpTransport) dial(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 	a, _ := ctx.Value(plainAttemptKey{}).(*plainAttempt)
 	if a == nil {

@@ -61,7 +61,7 @@ func ByCookie(name string) KeyFunc {
 	}
 	return func(r *http.Request) string {
 		for _, line := range r.Header["Cookie"] {
-			if value, ok := findCookie(line, name); ok {
+			if value, _, ok := nextCookie(line, name); ok {
 				return value
 			}
 		}
@@ -69,15 +69,9 @@ func ByCookie(name string) KeyFunc {
 	}
 }
 
-// findCookie returns the first valid value of the cookie in a line of a Cookie field.
-func findCookie(line, name string) (value string, ok bool) {
-	value, _, ok = nextCookie(line, name)
-	return value, ok
-}
-
-// nextCookie is findCookie, and also returns the rest of the line.
-// With [http.Request.Cookie] instead, collecting ten candidates and a pick of [Hash] took
-// 1.9 times as long (0.60 µs instead of 0.32).
+// nextCookie returns the first valid value of the cookie in a line of a Cookie field, and the
+// rest of the line. With [http.Request.Cookie] instead, collecting ten candidates and a pick of
+// [Hash] took 1.9 times as long (0.60 µs instead of 0.32).
 func nextCookie(line, name string) (value, rest string, ok bool) {
 	for line != "" {
 		var pair string

@@ -161,9 +161,9 @@ type Limits struct {
 	Handshakes Rate
 
 	// HandshakesPerClient bounds the rate of each client's upgrades, and of the other requests
-	// that Handshakes bounds. One that exceeds it
-	// does not count for Handshakes. Memory is used for the clients that have come within
-	// twice the time in which Burst upgrades are allowed again.
+	// that Handshakes bounds. One that exceeds it does not count for Handshakes. Memory is used
+	// for the clients that have come within twice the time in which Burst upgrades are allowed
+	// again.
 	HandshakesPerClient Rate
 
 	// Admitting bounds how many calls of the hook of [WithAdmit] run at once.
@@ -387,8 +387,7 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 
 // WithAffinity brings a client back to the backend where it was before, by a signed cookie or
 // by a key in its requests: for services that keep sessions in memory, and for SockJS, Socket.IO
-// and SignalR. Default: none, the balancer
-// chooses a backend for each upgrade. See [Affinity].
+// and SignalR. Default: none, the balancer chooses a backend for each upgrade. See [Affinity].
 //
 // A request with a valid cookie, or with a key, is bound. It goes to its backend though that one
 // has [FlagResting], [FlagFull] or [FlagEjected], is in its slow start, or has a higher
@@ -531,7 +530,7 @@ func WithLimits(l Limits) Option {
 //
 // Such a request goes to a backend that is chosen as for an upgrade, over HTTP/1.1 and
 // connections that are used again: 256 idle ones for each backend, each for at most 4 s. Bodies
-// are streamed in both directions, and so are trailers and interim responses; an answer such as
+// are streamed in both directions, and so are trailers and interim responses; a response such as
 // an event stream is flushed as it comes. If the client leaves, the backend's request is
 // canceled; if the backend's response breaks off, so does the client's. [WithOriginPatterns],
 // [WithAdmit], [WithRewrite], [WithResponse], [WithErrorHandler] and [Trace] apply as to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/netip"
@@ -82,6 +83,22 @@ func (in *inbound) outboundHeader() http.Header {
 	}
 	h[requestIDHeader] = []string{in.info.id}
 	return h
+}
+
+// rewrite calls the Rewrite hook, if there is one, and returns the request for b that the hook
+// has left.
+func (in *inbound) rewrite(out *http.Request, b *Backend) (*http.Request, error) {
+	if in.p.rewrite == nil {
+		return out, nil
+	}
+	r := &ProxyRequest{In: in.r, Out: out, Backend: b, RequestID: in.info.id, Value: in.info.value}
+	if err := in.p.callRewrite(r); err != nil {
+		return nil, err
+	}
+	if r.Out == nil || r.Out.URL == nil {
+		return nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
+	}
+	return r.Out, nil
 }
 
 // refused describes the request, which is refused because of reason: it ended with err, or the

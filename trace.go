@@ -22,19 +22,20 @@ type Trace struct {
 	Picked func(PickedInfo)
 
 	// Attempted is called when an attempt has ended: after the opening handshake with
-	// the backend, when the response to another request begins, or when the attempt failed. It is not called if nothing was dialed: the
-	// Rewrite hook refused the request, its path cannot be sent, or the deadline had passed.
+	// the backend, when the response to another request begins, or when the attempt failed. It
+	// is not called if nothing was dialed: the Rewrite hook refused the request, its path cannot
+	// be sent, or the deadline had passed.
 	Attempted func(AttemptInfo)
 
 	// Health is called once when a flag of a backend is raised, and once when it is
-	// cleared: see [Backend.Health]. It is called on the goroutine that showed it: that of an
-	// upgrade or of a tunnel, of a health check, whose next probe it delays if it blocks, or
+	// cleared: see [Backend.Health]. It is called on the goroutine that showed it: that of a
+	// request or of a tunnel, of a health check, whose next probe it delays if it blocks, or
 	// of [Proxy.SetBackends]. Two changes that follow closely may be reported in the other
 	// order: Backend.Health has the last one.
 	Health func(HealthInfo)
 
-	// Refused is called once for each request that gets no tunnel, before the client has
-	// its response. [Stats] counts it as refused or as failed. It is not called for a
+	// Refused is called once for each request that gets no tunnel, or, if it is no upgrade, no
+	// response of a backend, before the client has its response. [Stats] counts it as refused or as failed. It is not called for a
 	// request that [Proxy.Wrap] passes on.
 	Refused func(RefusedInfo)
 

@@ -267,14 +267,9 @@ func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: u.outboundHeader(),
 	}
-	if u.p.rewrite != nil {
-		r := &ProxyRequest{In: u.r, Out: out.out, Backend: b, RequestID: u.info.id, Value: u.info.value}
-		if err := u.p.callRewrite(r); err != nil {
-			return nil, err
-		}
-		if out.out = r.Out; out.out == nil || out.out.URL == nil {
-			return nil, fmt.Errorf("wsproxy: request for backend %s: the Rewrite hook has left none, or none with a URL", b.id)
-		}
+	var err error
+	if out.out, err = u.rewrite(out.out, b); err != nil {
+		return nil, err
 	}
 	if err := out.encode(&u.head); err != nil {
 		return nil, err

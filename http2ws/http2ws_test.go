@@ -35,7 +35,7 @@ func TestAddKeepsTheEnvironmentsSetting(t *testing.T) {
 
 // Go initializes first, of the packages whose imports are initialized, the one with the least
 // import path. What os needs, net/http needs too; with another import that would not be so.
-func TestImportsOfHTTP2WS(t *testing.T) {
+func TestHTTP2WSImportsOSAlone(t *testing.T) {
 	out, err := exec.Command("go", "list", "-f", "{{join .Imports \" \"}}", ".").Output()
 	if err != nil {
 		t.Fatal(err)

@@ -50,11 +50,13 @@ func updatePicture(t *testing.T, name string) {
 	}
 }
 
-// What a page observes of a WebSocket that is refused.
-func TestRefusals(t *testing.T) { runTests(t, "refusal.test.js", "REFUSALS", "./browser/refusals") }
+func TestPageObservesRefusals(t *testing.T) {
+	runTests(t, "refusal.test.js", "REFUSALS", "./browser/refusals")
+}
 
-// A page that does not read is cut.
-func TestStalls(t *testing.T) { runTests(t, "stall.test.js", "STALLS", "./browser/stalls") }
+func TestPageThatDoesNotReadIsCut(t *testing.T) {
+	runTests(t, "stall.test.js", "STALLS", "./browser/stalls")
+}
 
 // runTests runs a file of tests, which finds the program of a package in a variable.
 func runTests(t *testing.T, file, variable, pkg string) {

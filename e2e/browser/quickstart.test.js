@@ -125,6 +125,7 @@ async function drive(page, demo, { width, colorScheme }) {
   // It is drained, and resumed.
   const rejoin = async () => { // a person of #design comes anew
     await page.getByRole("button", { name: "Remove Dan" }).click();
+    await page.locator('.dot[title="Dan in #design"]').waitFor({ state: "detached" }); // then the name is free
     await page.getByRole("button", { name: "Add a person" }).click();
     await headline("Everyone in #design is on backend A");
     assert.deepEqual((await clientsOn(page, "A")).sort(), ["Ann in #design", "Bob in #design", "Dan in #design"]);

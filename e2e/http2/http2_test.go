@@ -8,7 +8,7 @@ import (
 	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
 )
 
-func TestChromiumOverTLS(t *testing.T) {
+func TestChromiumUsesHTTP2WhereServerAcceptsWebSockets(t *testing.T) {
 	e2etest.Need(t, "node", "chromium")
 	t.Setenv("PLAIN", e2etest.BuildProgram(t, "./http2/plain"))
 	t.Setenv("IMPORTED", e2etest.BuildProgram(t, "./http2/imported"))

@@ -23,12 +23,11 @@ func TestMain(m *testing.M) { leaktest.Main(m) }
 // startBroker starts a broker, and returns its URL.
 func startBroker(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	addr := e2etest.FreeAddr(t)
+	_, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := ln.Addr().String()
-	ln.Close()
 	dir, err := os.MkdirTemp("", "mqtt") // root's broker becomes another user
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +36,7 @@ func startBroker(t *testing.T) string {
 	os.Chmod(dir, 0o777)
 	file := filepath.Join(dir, "mosquitto.conf")
 	// Version 2.0.11 ends if no listener is of another kind.
-	config := fmt.Sprintf(`listener %d 127.0.0.1
+	config := fmt.Sprintf(`listener %s 127.0.0.1
 protocol websockets
 listener 0 %s
 allow_anonymous true
@@ -45,21 +44,12 @@ persistence false
 max_queued_messages 0
 max_inflight_messages 0
 log_dest stderr
-`, ln.Addr().(*net.TCPAddr).Port, filepath.Join(dir, "socket"))
+`, port, filepath.Join(dir, "socket"))
 	if err := os.WriteFile(file, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	e2etest.Start(t, "mosquitto", "-c", file)
-	listens := func() bool {
-		c, err := net.Dial("tcp", addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}
-	if !proxytest.Becomes(listens) {
-		t.Fatalf("mosquitto does not listen at %s", addr)
-	}
+	e2etest.WaitForListener(t, "tcp", addr)
 	return "http://" + addr
 }
 

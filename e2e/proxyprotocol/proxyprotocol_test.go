@@ -3,15 +3,9 @@ package proxyprotocol_test
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
@@ -110,17 +103,17 @@ backend next
 	local: map[string]string{"http": "127.0.0.1|", "https": "127.0.0.1|", "unix": "|||"},
 }}
 
-// start starts the parser in front of the server at the URL next, and returns how it is reached by that scheme. The
-// function ends it and returns its log.
+// start starts the parser in front of the server at the URL next, and returns how it is reached
+// by that scheme. The function ends it and returns its log.
 func (p parser) start(t *testing.T, scheme, next string) (config wsproxy.BackendConfig, opt wsproxy.Option, logged func() string) {
 	t.Helper()
 	e2etest.Need(t, p.name)
 	dir := t.TempDir()
 	network, addr := "unix", filepath.Join(dir, "socket")
 	if scheme != "unix" {
-		network, addr = "tcp", freeAddr(t)
+		network, addr = "tcp", e2etest.FreeAddr(t)
 	}
-	pemFile, roots := writeCertificate(t, dir)
+	pemFile, roots := e2etest.WriteCertificate(t)
 	text := strings.NewReplacer("BIND", strings.NewReplacer("ADDR", addr, "PEM", pemFile).Replace(p.bind[scheme]),
 		"PEM", pemFile, "DIR", dir, "NEXT", strings.TrimPrefix(next, "http://")).Replace(p.config)
 	file := filepath.Join(dir, p.name+".conf")
@@ -128,16 +121,7 @@ func (p parser) start(t *testing.T, scheme, next string) (config wsproxy.Backend
 		t.Fatal(err)
 	}
 	program := e2etest.Start(t, p.name, append(slices.Clone(p.args), file)...)
-	listens := func() bool {
-		c, err := net.Dial(network, addr)
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	}
-	if !proxytest.Becomes(listens) {
-		t.Fatalf("%s does not listen at %s", p.name, addr)
-	}
+	e2etest.WaitForListener(t, network, addr)
 	config = wsproxy.BackendConfig{ID: p.name, URL: scheme + "://" + addr, ProxyProtocol: true}
 	return config, wsproxy.WithTLSConfig(&tls.Config{RootCAs: roots}), func() string {
 		program.Stop()
@@ -147,47 +131,6 @@ func (p parser) start(t *testing.T, scheme, next string) (config wsproxy.Backend
 		}
 		return string(text)
 	}
-}
-
-// freeAddr returns an address at which nothing listens.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
-// writeCertificate writes a certificate for 127.0.0.1, with its key, to a file.
-func writeCertificate(t *testing.T, dir string) (file string, roots *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
-	file = filepath.Join(dir, "site.pem")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cert, _ := x509.ParseCertificate(der)
-	roots = x509.NewCertPool()
-	roots.AddCert(cert)
-	return file, roots
 }
 
 func TestNginxAndHAProxyReadClientAndServer(t *testing.T) {

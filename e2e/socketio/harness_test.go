@@ -16,7 +16,10 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
+	"github.com/wsproxy/wsproxy/internal/leaktest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // affinityKey is that of all replicas.
 var affinityKey = []byte("0123456789abcdef")
@@ -187,21 +190,15 @@ func wantOneBackend(t *testing.T, c caller) (name string) {
 // startNginx starts nginx as a TLS server in front of a proxy.
 func startNginx(t *testing.T, proxyURL string) (url string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0") // for a free port
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
-	dir := t.TempDir()
-	certFile, keyFile := e2etest.WriteCertificate(t)
-	config := strings.NewReplacer("$DIR", dir, "$ADDR", addr, "$CERT", certFile, "$KEY", keyFile, "$PROXY", proxyURL).Replace(nginxConfig)
+	addr, dir := e2etest.FreeAddr(t), t.TempDir()
+	pemFile, _ := e2etest.WriteCertificate(t)
+	config := strings.NewReplacer("$DIR", dir, "$ADDR", addr, "$PEM", pemFile, "$PROXY", proxyURL).Replace(nginxConfig)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o666); err != nil {
 		t.Fatal(err)
 	}
 	e2etest.Start(t, "nginx", "-p", dir, "-e", "stderr", "-c", file)
-	e2etest.WaitForListener(t, addr)
+	e2etest.WaitForListener(t, "tcp", addr)
 	return "https://" + addr
 }
 
@@ -220,8 +217,8 @@ http {
 	map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
 	server {
 		listen $ADDR ssl;
-		ssl_certificate $CERT;
-		ssl_certificate_key $KEY;
+		ssl_certificate $PEM;
+		ssl_certificate_key $PEM;
 		location / {
 			proxy_pass $PROXY;
 			proxy_http_version 1.1;

@@ -58,7 +58,7 @@ func TestBrowserStaysOnItsBackend(t *testing.T) {
 }
 
 // A client without cookies, and what helps it.
-func TestClientWithoutCookies(t *testing.T) {
+func TestClientWithoutCookiesNeedsKeyOrWebSocketOnly(t *testing.T) {
 	e2etest.Need(t, "node")
 	backends := startBackends(t)
 	none := serve(t, newProxy(t, backends, wsproxy.WithBalancer(wsproxy.RoundRobin())))
@@ -202,7 +202,7 @@ func TestScaleOutMovesNoSession(t *testing.T) {
 }
 
 // Each backend is drained, ends, and comes back with no sessions.
-func TestRollingRestart(t *testing.T) {
+func TestRollingRestartMovesSessions(t *testing.T) {
 	e2etest.Need(t, "node", "chromium")
 	backends := startBackends(t)
 	proxy := newProxy(t, backends, byCookie())
@@ -241,7 +241,7 @@ func TestCookieIsSecureBehindNginxWithTLS(t *testing.T) {
 }
 
 // The page is of another site than the sockets.
-func TestCrossOriginWithCredentials(t *testing.T) {
+func TestCrossOriginPageNeedsCookieWithSameSiteNone(t *testing.T) {
 	e2etest.Need(t, "node", "chromium")
 	backends := startBackends(t)
 	template := &http.Cookie{SameSite: http.SameSiteNoneMode, Secure: true, Partitioned: true}

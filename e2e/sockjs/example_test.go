@@ -9,7 +9,7 @@ import (
 )
 
 // The page of examples/sockjs.
-func TestExamplePage(t *testing.T) {
+func TestExamplePageShowsBoundAndUnboundSessions(t *testing.T) {
 	e2etest.Need(t, "node", "chromium")
 	program := e2etest.Start(t, e2etest.BuildProgram(t, "github.com/wsproxy/wsproxy/examples/sockjs"), "-listen", "127.0.0.1:0")
 	url, _, _ := strings.Cut(strings.TrimPrefix(program.Line(t), "open "), " ")

@@ -12,7 +12,10 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
+	"github.com/wsproxy/wsproxy/internal/leaktest"
 )
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 const (
 	hosts           = 25 // each has cookies of its own
@@ -25,7 +28,7 @@ var transports = []string{"websocket", "xhr-streaming", "xhr-polling", "eventsou
 
 // With a cookie, all sessions of a host name are on one backend. With a key, each session has its
 // own. With neither, only sessions work that are one connection.
-func TestSessions(t *testing.T) {
+func TestSessionsStayOnOneBackendIfTheyAreBound(t *testing.T) {
 	e2etest.Need(t, "node", "chromium")
 	s := startService(t, map[string][]wsproxy.Option{
 		"/cookie": {wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{[]byte("0123456789abcdef")}})},
@@ -83,7 +86,7 @@ func wantWholeSessions(t *testing.T, transport string, results []result) {
 
 // The front end of a chat that was written when some browsers had no WebSocket, or had it by
 // another name. It builds its URL from a host with a slash and a path with another.
-func TestFrontEndWithTwoSlashes(t *testing.T) {
+func TestFrontEndWithTwoSlashesWorksByKey(t *testing.T) {
 	e2etest.Need(t, "node", "chromium")
 	s := startService(t, map[string][]wsproxy.Option{
 		"//old": {wsproxy.WithAffinity(wsproxy.Affinity{Key: wsproxy.BySockJSSession("//old/chat")})},

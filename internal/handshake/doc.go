@@ -29,6 +29,9 @@
 //	CheckPlainAnswer   checks the backend's response
 //	AnswerHeader, FinishPlainAnswer
 //
+// IsFallback and BeginsSession recognize such requests of SockJS, Socket.IO and SignalR.
+// RemoveCookie removes a cookie of the proxy's own from what OutboundHeader returns.
+//
 // # Spelling
 //
 // Field names are case-insensitive, but many WebSocket peers compare

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -149,36 +147,4 @@ func FinishPlainAnswer(h, backend http.Header) (http.Header, error) {
 		valid["Content-Length"] = slices.Clone(lines)
 	}
 	return valid, nil
-}
-
-// fallbackPaths are the ends of paths of requests that are no upgrade, and that WebSocket
-// libraries send where they cannot open a WebSocket, or before they do.
-var fallbackPaths = [...]string{
-	"/info", "/xhr", "/xhr_send", "/xhr_streaming", "/eventsource", "/htmlfile", "/jsonp", "/jsonp_send", // SockJS
-	"/negotiate", // SignalR
-}
-
-// IsFallback reports whether r, which is no upgrade, looks like a request of SockJS, Socket.IO
-// or SignalR that takes the place of a WebSocket, or comes before it.
-func IsFallback(r *http.Request) bool {
-	if len(r.Header["Upgrade"]) > 0 {
-		return false
-	}
-	for _, end := range fallbackPaths {
-		if strings.HasSuffix(r.URL.Path, end) {
-			return true
-		}
-	}
-	return hasParam(r.URL, "transport", "polling") // Engine.IO, beneath Socket.IO
-}
-
-// hasParam reports whether a parameter of u's query has a name and a value that need no
-// escapes.
-func hasParam(u *url.URL, name, value string) bool {
-	for param := range strings.SplitSeq(u.RawQuery, "&") {
-		if k, v, _ := strings.Cut(param, "="); k == name && v == value {
-			return true
-		}
-	}
-	return false
 }

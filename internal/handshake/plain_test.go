@@ -164,21 +164,3 @@ func TestFinishPlainAnswerKeepsContentLength(t *testing.T) {
 		t.Errorf("header is %v; want an error", h)
 	}
 }
-
-func TestFallbacksAreRecognized(t *testing.T) {
-	for target, want := range map[string]bool{
-		"/echo/info": true, "//echo/info?t=1": true, "/info": true, "/echo/000/abc/xhr": true, "/echo/000/abc/xhr_send": true,
-		"/echo/000/abc/xhr_streaming?t=1": true, "/echo/000/abc/eventsource": true, "/echo/000/abc/htmlfile?c=x": true,
-		"/echo/000/abc/jsonp?c=x": true, "/echo/000/abc/jsonp_send": true, "/hub/negotiate?negotiateVersion=1": true,
-		"/socket.io/?EIO=4&transport=polling&t=x": true, "/socket.io/?transport=polling": true,
-		"/": false, "/page": false, "/information": false, "/info/": false, "/infox": false, "/myinfo": false,
-		"/socket.io/?EIO=4&transport=websocket": false, "/?xtransport=polling": false, "/?transport=pollingx": false,
-	} {
-		if got := IsFallback(parseRequest(t, "GET "+target+" HTTP/1.1\nHost: a\n")); got != want {
-			t.Errorf("IsFallback(%q) = %v; want %v", target, got, want)
-		}
-	}
-	if IsFallback(parseRequest(t, "GET /echo/info HTTP/1.1\nHost: a\nUpgrade: h2c\n")) {
-		t.Error("a request with Upgrade is no fallback")
-	}
-}

@@ -33,7 +33,7 @@ type packageRule struct {
 var packageRules = map[string]packageRule{
 	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
-	// It must be initialized before net/http: see TestImportsOfHTTP2WS.
+	// It must be initialized before net/http: see TestHTTP2WSImportsOSAlone.
 	"http2ws": {},
 
 	// They are for the tests of users.

@@ -39,7 +39,7 @@ func TestReadmeHasCodeOfExample(t *testing.T) {
 	_, rest, _ := strings.Cut(section, "```go\n")
 	code, _, ok := strings.Cut(rest, "```\n")
 	indented := strings.ReplaceAll("\n"+code, "\n", "\n\t")
-	const file = "example_polling_test.go"
+	const file = "example_affinity_test.go"
 	if !ok || !strings.Contains(read(t, file), strings.TrimRight(indented, "\t")) {
 		t.Errorf("%s does not have the code of README.md:\n%s", file, code)
 	}
@@ -129,6 +129,33 @@ func TestDocumentsNameFilesThatExist(t *testing.T) {
 	for _, dir := range nestedModules(t) {
 		if !strings.Contains(read(t, "ARCHITECTURE.md"), "`"+dir+"`") {
 			t.Errorf("ARCHITECTURE.md does not name the module in %s", dir)
+		}
+	}
+}
+
+func TestContentsOfProductionDocumentListEachSection(t *testing.T) {
+	atRoot(t)
+	text := read(t, "docs/production.md")
+	contents, _, _ := strings.Cut(text, "\n## ")
+	var listed, sections []string
+	for _, m := range regexp.MustCompile(`(?m)^- \[(.*)\]\(#`).FindAllStringSubmatch(contents, -1) {
+		listed = append(listed, m[1])
+	}
+	for _, m := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(text, -1) {
+		sections = append(sections, m[1])
+	}
+	if !slices.Equal(listed, sections) {
+		t.Errorf("docs/production.md lists the sections %q; it has %q", listed, sections)
+	}
+}
+
+func TestArchitectureNamesFilesThatExist(t *testing.T) {
+	atRoot(t)
+	var names []string
+	walkFiles(t, func(name string) { names = append(names, "/"+name) })
+	for _, m := range regexp.MustCompile("`([\\w/]+\\.go)`").FindAllStringSubmatch(read(t, "ARCHITECTURE.md"), -1) {
+		if !slices.ContainsFunc(names, func(name string) bool { return strings.HasSuffix(name, "/"+m[1]) }) {
+			t.Errorf("ARCHITECTURE.md names %s, which does not exist", m[1])
 		}
 	}
 }

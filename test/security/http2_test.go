@@ -48,7 +48,7 @@ const resetOr400 = -1
 
 var isGo127 = slices.Contains(build.Default.ReleaseTags, "go1.27")
 
-func TestHTTP2RequestsThatAreRefused(t *testing.T) {
+func TestHTTP2RequestThatBreaksARuleIsRefused(t *testing.T) {
 	field := func(name, value string) proxytest.Field { return proxytest.Field{Name: name, Value: value} }
 	connect := proxytest.ConnectFields
 	without := func(name string, fields []proxytest.Field) (rest []proxytest.Field) {

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 )
 
 // requireVar makes a test fail that would be skipped for want of a program.
@@ -228,18 +230,30 @@ func (b *lockedBuilder) String() string {
 	return b.text.String()
 }
 
-// WaitForListener returns when a server listens on a TCP address, and fails the test if there is
-// none within 10 s.
-func WaitForListener(t testing.TB, addr string) {
+// FreeAddr returns a TCP address of this machine at which nothing listens.
+func FreeAddr(t testing.TB) string {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// WaitForListener returns when a server listens at an address, and fails the test if there is
+// none within 10 s.
+func WaitForListener(t testing.TB, network, addr string) {
+	t.Helper()
+	var err error
+	listens := func() bool {
+		var conn net.Conn
+		if conn, err = net.Dial(network, addr); err == nil {
 			conn.Close()
-			return
 		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
+		return err == nil
+	}
+	if !proxytest.Becomes(listens) {
+		t.Fatal(err)
 	}
 }

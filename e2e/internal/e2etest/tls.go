@@ -11,13 +11,15 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
 
-// WriteCertificate makes a certificate for localhost, its subdomains and 127.0.0.1, and writes it
-// and its key to files. [Browser] accepts it.
-func WriteCertificate(t testing.TB) (certFile, keyFile string) {
+// WriteCertificate makes a certificate for localhost, its subdomains and 127.0.0.1, which signs
+// itself, and writes it and its key to one file. [Browser] accepts it, and so do clients with
+// these roots.
+func WriteCertificate(t testing.TB) (file string, roots *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -31,7 +33,11 @@ func WriteCertificate(t testing.TB) (certFile, keyFile string) {
 		NotAfter:     time.Now().Add(24 * time.Hour),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,22 +45,24 @@ func WriteCertificate(t testing.TB) (certFile, keyFile string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	certFile, keyFile = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
-	for file, block := range map[string]*pem.Block{
-		certFile: {Type: "CERTIFICATE", Bytes: cert},
-		keyFile:  {Type: "PRIVATE KEY", Bytes: private},
-	} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
+	text := slices.Concat(
+		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+	)
+	file = filepath.Join(t.TempDir(), "site.pem")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	return certFile, keyFile
+	roots = x509.NewCertPool()
+	roots.AddCert(cert)
+	return file, roots
 }
 
 // TLSConfig returns the configuration of a server with such a certificate.
 func TLSConfig(t testing.TB) *tls.Config {
 	t.Helper()
-	cert, err := tls.LoadX509KeyPair(WriteCertificate(t))
+	file, _ := WriteCertificate(t)
+	cert, err := tls.LoadX509KeyPair(file, file)
 	if err != nil {
 		t.Fatal(err)
 	}

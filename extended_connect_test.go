@@ -144,7 +144,8 @@ func TestHTTP2MiddlewareSeesThe200(t *testing.T) {
 	}
 }
 
-// A compressor that holds its WriteHeader back, and would change what is written.
+// A holdingWriter is a compressor that holds its WriteHeader back, and would change what is
+// written.
 type holdingWriter struct{ http.ResponseWriter }
 
 func (w holdingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
