@@ -37,7 +37,7 @@ type Affinity struct {
 	// clock. Zero means 24 h, negative means no end.
 	TTL time.Duration
 
-	// Key returns a key that binds a request without a cookie: [ByQuery] and
+	// Key returns a key that binds a request, whatever its cookie: [ByQuery] and
 	// [BySockJSSession], for instance, return one. A request without a key, the empty string, is
 	// bound by its cookie, if there are Keys. A client that chooses its key can choose its
 	// backend. Where [WithHTTP] meets a rate of [Limits], Key is called once more, before the hook
