@@ -166,12 +166,14 @@ func (in *inbound) boundBackend(set *backendSet, now time.Duration, mayWait bool
 		b = in.byKey(set, now, mayWait)
 	}
 	if b == nil {
-		return nil, nil
+		return in.amongCheckFailed(set, now), nil
 	}
 	f := in.fitness(b, now, mayWait)
 	switch {
 	case f == fit:
 		return b, nil
+	case f == failing && !a.refuses:
+		return in.amongCheckFailed(set, now), nil
 	case f == leaving || !a.refuses:
 		return nil, nil
 	case f == occupied:
@@ -203,6 +205,33 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 		if f != fit && !in.p.affinity.refuses {
 			continue
 		}
+		if s := b.score(in.binding.key); s.better(highest) {
+			best, highest = b, s
+		}
+	}
+	return best
+}
+
+// amongCheckFailed returns the backend of a bound request if no candidate is better than one whose
+// check failed: to move the request would end its session and bring it to no better backend. It
+// returns nil if there is a better one, or if the request's own one is not among the candidates.
+func (in *inbound) amongCheckFailed(set *backendSet, now time.Duration) *Backend {
+	if in.p.affinity.refuses || !in.binding.isBound() {
+		return nil
+	}
+	c, err := set.candidates(nil, in.tried, now, !in.isPlain)
+	if err != nil || c.tier != health.TierCheckFailed {
+		return nil
+	}
+	if !in.binding.hasKey {
+		if slices.Contains(c.backends, in.binding.backend) {
+			return in.binding.backend
+		}
+		return nil
+	}
+	var best *Backend
+	var highest score
+	for _, b := range c.backends {
 		if s := b.score(in.binding.key); s.better(highest) {
 			best, highest = b, s
 		}
