@@ -37,7 +37,7 @@ type Affinity struct {
 	// clock, so that less than a second counts as one. Zero means 24 h, negative means no end.
 	TTL time.Duration
 
-	// Key returns a key that binds a request without a cookie: [ByQuery] and
+	// Key returns a key that binds a request, whatever its cookie: [ByQuery] and
 	// [BySockJSSession], for instance, return one. A request without a key, the empty string, is
 	// bound by its cookie, if there are Keys. A client that chooses its key can choose its
 	// backend. Where [WithHTTP] meets a rate of [Limits], Key is called once more, before the hook
@@ -166,12 +166,14 @@ func (in *inbound) boundBackend(set *backendSet, now time.Duration, mayWait bool
 		b = in.byKey(set, now, mayWait)
 	}
 	if b == nil {
-		return nil, nil
+		return in.amongCheckFailed(set, now), nil
 	}
 	u := in.usability(b, now, mayWait)
 	switch {
 	case u == usable:
 		return b, nil
+	case u == unusable && !a.refuses:
+		return in.amongCheckFailed(set, now), nil
 	case u == leftForGood || !a.refuses:
 		return nil, nil
 	case u == atMaxTunnels:
@@ -203,6 +205,33 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 		if u != usable && !in.p.affinity.refuses {
 			continue
 		}
+		if s := b.score(in.binding.key); s.better(highest) {
+			best, highest = b, s
+		}
+	}
+	return best
+}
+
+// amongCheckFailed returns the backend of a bound request if no candidate is better than one whose
+// check failed: to move the request would end its session and bring it to no better backend. It
+// returns nil if there is a better one, or if the request's own one is not among the candidates.
+func (in *inbound) amongCheckFailed(set *backendSet, now time.Duration) *Backend {
+	if in.p.affinity.refuses || !in.binding.isBound() {
+		return nil
+	}
+	c, err := set.candidates(nil, in.tried, now, !in.isPlain)
+	if err != nil || c.tier != health.TierCheckFailed {
+		return nil
+	}
+	if !in.binding.hasKey {
+		if slices.Contains(c.backends, in.binding.backend) {
+			return in.binding.backend
+		}
+		return nil
+	}
+	var best *Backend
+	var highest score
+	for _, b := range c.backends {
 		if s := b.score(in.binding.key); s.better(highest) {
 			best, highest = b, s
 		}

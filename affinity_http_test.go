@@ -198,6 +198,49 @@ func TestBoundPlainHTTPIsMovedIfItsBackendFails(t *testing.T) {
 	})
 }
 
+// A probe that fails everywhere, because of its path or right after the start, moves no session.
+func TestBoundClientsStayWhileTheCheckOfEveryBackendFails(t *testing.T) {
+	fail := func(s *scene, names ...string) {
+		for _, name := range names {
+			backendtest.Set(s.backend(name), backendtest.State{Flags: []string{"check failed"}})
+		}
+	}
+	t.Run("by cookie", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newHTTPScene(t, byCookie)
+			b := s.newBrowser(1)
+			fail(s, "a")
+			b.wantAsk("200 b", true)
+			fail(s, "b", "c")
+			b.wantAsk("200 b", false)
+			b.wantVisit("b", false)
+			backendtest.Set(s.backend("a"), backendtest.State{})
+			b.wantAsk("200 a", true)
+		})
+	})
+	t.Run("by key", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newHTTPScene(t, wsproxy.WithAffinity(wsproxy.Affinity{Key: wsproxy.BySockJSSession("/chat")}))
+			ask := func() string {
+				var answers []string
+				for i := range 10 {
+					got, _ := s.newBrowser(1).ask("GET", fmt.Sprintf("/chat/000/session-%d/xhr", i))
+					answers = append(answers, got)
+				}
+				return strings.Join(answers, ", ")
+			}
+			before := ask()
+			if !strings.Contains(before, "200 a") || !strings.Contains(before, "200 b") {
+				t.Fatalf("the sessions got %s; want some on each backend", before)
+			}
+			fail(s, "a", "b", "c")
+			if after := ask(); after != before {
+				t.Errorf("the sessions got %s; want %s", after, before)
+			}
+		})
+	})
+}
+
 func TestRefuseHoldsForPlainHTTP(t *testing.T) {
 	refuse := wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{affinityKey}, Refuse: true})
 	for _, tt := range []struct {

@@ -393,9 +393,10 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // has [FlagResting], [FlagFull] or [FlagEjected], is in its slow start, or has a higher
 // [BackendConfig.Priority] than others. It gets another backend if its own one has
 // [FlagUnreachable] or [FlagCheckFailed], has its MaxTunnels, drains or was removed, and also if
-// the attempt on its own one fails; with [Affinity.Refuse] only if it drains or was removed. A
-// backend whose flag has had its time is tried by bound requests too. The balancer is not asked
-// where a bound request goes to its own backend.
+// the attempt on its own one fails; with [Affinity.Refuse] only if it drains or was removed.
+// FlagCheckFailed does not move it while no other backend does better: a check that fails
+// everywhere ends no session. A backend whose flag has had its time is tried by bound requests
+// too. The balancer is not asked where a bound request goes to its own backend.
 //
 // A request that is no upgrade ([WithHTTP]) is bound in the same way, so that a session may change
 // from one kind to the other. Such a request needs no place among MaxTunnels, and still goes to
