@@ -150,12 +150,16 @@ func (c *http2Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 	stream, _, _ := c.hijack()
 	defer stream.Close() // the handler's return ends it
 	stream.SetDeadline(time.Now().Add(lingerTimeout))
+	// A client whose window is 0 takes no Close frame.
+	stop := context.AfterFunc(c.u.p.lingering, func() { stream.SetWriteDeadline(time.Now().Add(closeFrameTimeout)) })
 	stream.Write(nil) // the 200, without the Content-Type that the server finds for other bytes
-	if _, err := stream.Write(i.appendClose(nil, code)); err != nil {
+	_, err = stream.Write(i.appendClose(nil, code))
+	stop()
+	if err != nil {
 		return true
 	}
 	c.u.p.registry.removeUpgrade(c.u) // Shutdown does not wait for the client
-	stop := context.AfterFunc(c.u.p.lingering, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
+	stop = context.AfterFunc(c.u.p.lingering, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	readToClose(stream) // the client waits for the end of the stream
 	return true

@@ -500,6 +500,22 @@ func TestHTTP2RefusalByClose(t *testing.T) {
 	}
 }
 
+// A client with a window of 0 takes no Close frame.
+func TestCloseDoesNotWaitForRefusedHTTP2ClientWithoutWindow(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(), refuseByClose())
+	s := proxytest.ServeHTTP2(t, p)
+	browser := proxytest.NewHTTP2Client(t, s.URL, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	stream := browser.Send(t, proxytest.ConnectFields("/"))
+	proxytest.WantStatus(t, stream.Response(t), 200)
+	start := time.Now()
+	p.Close()
+	if took := wstest.Took(start, time.Now()); took > 500*time.Millisecond {
+		t.Errorf("Close took %v; want at most 500 ms", took)
+	}
+	stream.ResetCode(t)
+	s.Wait()
+}
+
 // What the client of a tunnel sends and nobody takes fills the window of its connection, which
 // is as large as that of one stream by default: then all uploads of the browser wait.
 func TestHTTP2StalledTunnelAndOtherRequestsOfTheConnection(t *testing.T) {
