@@ -19,6 +19,9 @@ import (
 // There are two: [http1Client], and [http2Client] for RFC 8441, where there is no connection to
 // hijack and no 101.
 type client interface {
+	// begin is called first.
+	begin()
+
 	// check returns why no tunnel can be opened to the client, or nil. It is called
 	// before anything is dialed.
 	check() error
@@ -52,6 +55,10 @@ type http1Client struct {
 	front      *frontWriter // nil without [Front]
 	isHijacked bool
 }
+
+// begin does nothing: the server's deadlines have no effect before something is written, and the
+// hijack ends them.
+func (c *http1Client) begin() {}
 
 // check looks for the server's connection behind the wrappers that middleware puts
 // around a ResponseWriter.

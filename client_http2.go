@@ -24,6 +24,13 @@ type http2Client struct {
 	isTaken bool // the stream
 }
 
+// begin clears the deadlines that the server has set for the request. Over HTTP/2 they end the
+// stream and its body also while a backend is asked.
+func (c *http2Client) begin() {
+	c.connect.SetReadDeadline(time.Time{})
+	c.connect.SetWriteDeadline(time.Time{})
+}
+
 // check looks for the server's ResponseWriter behind the wrappers that middleware puts around
 // it.
 func (c *http2Client) check() error {
@@ -104,6 +111,7 @@ func (c *http2Client) forward(a *attempt) error {
 	if a.resp.StatusCode < 300 {
 		a.reportRefused()
 		deleteContentFields(header)
+		c.connect.SetWriteDeadline(time.Now().Add(responseTimeout))
 		http.Error(c.w, "the backend did not open a WebSocket", http.StatusBadGateway)
 		return nil
 	}
@@ -121,13 +129,13 @@ func (c *http2Client) refuse(i *RefusedInfo) {
 	if c.u.p.refusal.ByClose && c.refuseByClose(i) {
 		return
 	}
+	c.connect.SetWriteDeadline(time.Now().Add(responseTimeout))
 	switch c.connect.state.Load() {
 	case connectRefused, connectUnserved:
 		return // the client has a middleware's response
 	case connectAnnounced:
 		panic(http.ErrAbortHandler) // middleware has the 200 that the client must not get
 	}
-	http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(responseTimeout))
 	c.connect.unserved = i.Status // an error handler may write a 2xx
 	c.u.p.respondRefused(c.w, i)
 }
@@ -150,12 +158,16 @@ func (c *http2Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 	stream, _, _ := c.hijack()
 	defer stream.Close() // the handler's return ends it
 	stream.SetDeadline(time.Now().Add(lingerTimeout))
+	// A client whose window is 0 takes no Close frame.
+	stop := context.AfterFunc(c.u.p.lingering, func() { stream.SetWriteDeadline(time.Now().Add(closeFrameTimeout)) })
 	stream.Write(nil) // the 200, without the Content-Type that the server finds for other bytes
-	if _, err := stream.Write(i.appendClose(nil, code)); err != nil {
+	_, err = stream.Write(i.appendClose(nil, code))
+	stop()
+	if err != nil {
 		return true
 	}
 	c.u.p.registry.removeUpgrade(c.u) // Shutdown does not wait for the client
-	stop := context.AfterFunc(c.u.p.lingering, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
+	stop = context.AfterFunc(c.u.p.lingering, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	readToClose(stream) // the client waits for the end of the stream
 	return true

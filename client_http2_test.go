@@ -297,6 +297,38 @@ func TestHTTP2TunnelOutlivesTimeoutsOfTheServer(t *testing.T) {
 	proxytest.HangUp(t, client)
 }
 
+// As over HTTP/1.1, the server's timeouts may pass while a backend is asked.
+func TestHTTP2UpgradeOutlivesTimeoutsOfTheServer(t *testing.T) {
+	t.Parallel()
+	const timeout = 200 * time.Millisecond
+	for name, set := range map[string]func(*http.Server){
+		"ReadTimeout":  func(srv *http.Server) { srv.ReadTimeout = timeout },
+		"WriteTimeout": func(srv *http.Server) { srv.WriteTimeout = timeout },
+	} {
+		for _, front := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s Front=%v", name, front), func(t *testing.T) {
+				t.Parallel()
+				b := wstest.StartBackend(t)
+				var h http.Handler = proxytest.NewProxy(t, wsproxy.WithBackends(b.URL()))
+				if front {
+					h = wsproxy.Front(h)
+				}
+				browser := proxytest.NewHTTP2Client(t, proxytest.ServeHTTP2(t, h, set).URL)
+				s := browser.Send(t, proxytest.ConnectFields("/"))
+				backend := b.Accepted(t)
+				time.Sleep(2 * timeout) // so that the time passes
+				backend.AcceptUpgrade(nil)
+				proxytest.WantStatus(t, s.Response(t), 200)
+				client := wstest.NewClient(t, s)
+				client.Send(wstest.Text("up"))
+				backend.Want(wstest.Text("up"))
+				backend.Send(wstest.Text("down"))
+				client.Want(wstest.Text("down"))
+			})
+		}
+	}
+}
+
 func TestHTTP2TunnelHasLimits(t *testing.T) {
 	t.Parallel()
 	t.Run("message size", func(t *testing.T) {
@@ -498,6 +530,22 @@ func TestHTTP2RefusalByCloseHasCodeAndSubprotocol(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client with a window of 0 takes no Close frame.
+func TestCloseDoesNotWaitForRefusedHTTP2ClientWithoutWindow(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(), refuseByClose())
+	s := proxytest.ServeHTTP2(t, p)
+	browser := proxytest.NewHTTP2Client(t, s.URL, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0})
+	stream := browser.Send(t, proxytest.ConnectFields("/"))
+	proxytest.WantStatus(t, stream.Response(t), 200)
+	start := time.Now()
+	p.Close()
+	if took := wstest.Took(start, time.Now()); took > 500*time.Millisecond {
+		t.Errorf("Close took %v; want at most 500 ms", took)
+	}
+	stream.ResetCode(t)
+	s.Wait()
 }
 
 // What the client of a tunnel sends and nobody takes fills the window of its connection, which

@@ -67,11 +67,12 @@
 // WebSocket routes of a host must be those of a [Proxy].
 //
 // The request is an extended CONNECT, and [Proxy.ServeHTTP] and [Proxy.Wrap] serve it as an
-// upgrade. Mount [Front], so that it is a GET for the router. Hooks get a GET in any case, whose
-// ProtoMajor is 2; [TunnelInfo.Method] is CONNECT. It has no Sec-WebSocket-Key; the backend gets
-// an ordinary upgrade over HTTP/1.1. The client gets a 200, of which middleware is told by
-// WriteHeader. A backend's 2xx, which would open a WebSocket, becomes 502. No connection is
-// closed because of a refusal.
+// upgrade. Mount [Front], so that it is a GET for the router, and one without a body: otherwise a
+// middleware that limits bodies, such as [http.MaxBytesHandler], counts the frames of the client
+// and ends the tunnel. Hooks get a GET in any case, whose ProtoMajor is 2; [TunnelInfo.Method] is
+// CONNECT. It has no Sec-WebSocket-Key; the backend gets an ordinary upgrade over HTTP/1.1. The
+// client gets a 200, of which middleware is told by WriteHeader. A backend's 2xx, which would
+// open a WebSocket, becomes 502. No connection is closed because of a refusal.
 //
 // Such a tunnel differs in this from one over HTTP/1.1:
 //

@@ -1,6 +1,7 @@
 package wsproxy_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -141,6 +142,29 @@ func TestHTTP2MiddlewareSeesThe200(t *testing.T) {
 				t.Error("the server has sent GOAWAY")
 			}
 		})
+	}
+}
+
+// The frames of the client are the body of the request that the server has.
+func TestFrontHidesFramesFromLimitsOfTheBody(t *testing.T) {
+	ends, trace := proxytest.TraceEnds()
+	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), trace)
+	limited := http.MaxBytesHandler(p, 100)
+	large := wstest.Text(strings.Repeat("x", 1000))
+
+	client, _ := proxytest.NewHTTP2Client(t, proxytest.ServeHTTP2(t, wsproxy.Front(limited)).URL).Open(t, "/")
+	client.Send(large)
+	client.Want(large)
+	proxytest.HangUp(t, client)
+	if e := <-ends; e.Cause != wsproxy.CauseClosed {
+		t.Errorf("with Front the tunnel ended by %v, %v; want by its Close frames", e.Cause, e.Err)
+	}
+
+	client, _ = proxytest.NewHTTP2Client(t, proxytest.ServeHTTP2(t, limited).URL).Open(t, "/")
+	client.Send(large)
+	e := <-ends
+	if _, ok := errors.AsType[*http.MaxBytesError](e.Err); !ok || e.Cause != wsproxy.CauseLost {
+		t.Errorf("without Front the tunnel ended by %v, %v; want a lost client, by the middleware", e.Cause, e.Err)
 	}
 }
 

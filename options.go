@@ -25,6 +25,7 @@ const (
 	defaultRetryAfter = 2 * time.Second        // see Refusal
 	maxRetryAfter     = 1 * time.Hour          // for a client that exceeds a rate
 	lingerTimeout     = 2 * time.Second        // for a client that was refused by a Close frame
+	closeFrameTimeout = 100 * time.Millisecond // for that frame over HTTP/2, once the proxy is closed
 	maxLingering      = 1000                   // such clients, without Limits.Tunnels
 
 	maxIdleConns          = 256             // of each backend, for requests that are no upgrade

@@ -133,6 +133,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		return nil, nil
 	}
 	defer p.registry.removeUpgrade(u)
+	u.client.begin()
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done

@@ -315,9 +315,12 @@ func (c *Conn) closeLocked() error {
 	return nil
 }
 
-// resetLocked makes a write that waits fail, and all later ones.
+// resetLocked makes a write that waits fail, and all later ones. It sends one RST_STREAM:
+//
+// "An endpoint MUST NOT send frames other than PRIORITY on a closed stream."
+// https://www.rfc-editor.org/rfc/rfc9113#section-5.1
 func (c *Conn) resetLocked() {
-	if !c.isDone {
+	if !c.isDone && !c.isReset {
 		c.isReset = true
 		c.control.SetWriteDeadline(longAgo)
 	}

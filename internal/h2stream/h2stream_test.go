@@ -25,6 +25,7 @@ type stream struct {
 	flushes       int
 	blocked       chan struct{} // closed by a reset; nil if writes do not block
 	isReset       bool
+	resets        int // RST_STREAM frames
 	writeDeadline time.Time
 	hasReturned   bool
 	late          int // calls after the handler has returned
@@ -77,12 +78,14 @@ func (s *stream) SetWriteDeadline(t time.Time) error {
 	defer s.mu.Unlock()
 	s.call()
 	s.writeDeadline = t
-	if !t.IsZero() && !s.isReset && time.Until(t) <= 0 {
-		s.isReset = true
-		if s.blocked != nil {
-			close(s.blocked)
-		}
+	if t.IsZero() || time.Until(t) > 0 {
+		return nil
 	}
+	s.resets++
+	if !s.isReset && s.blocked != nil {
+		close(s.blocked)
+	}
+	s.isReset = true
 	return nil
 }
 
@@ -250,6 +253,19 @@ func TestWriteThatWaitsIsEndedByReset(t *testing.T) {
 				s.wantNoLateCalls(t, c)
 			})
 		})
+	}
+}
+
+func TestStreamIsResetOnce(t *testing.T) {
+	s, c := newStream()
+	c.SetDeadline(longAgo)
+	c.SetWriteDeadline(longAgo)
+	c.Abort()
+	if !s.finish(c) {
+		t.Error("Finish reports no reset")
+	}
+	if s.resets != 1 {
+		t.Errorf("the stream was reset %d times; want once", s.resets)
 	}
 }
 

@@ -61,9 +61,9 @@ type HTTP2Client struct {
 	err      error                      // how the connection ended
 }
 
-// NewHTTP2Client connects to a site of ServeHTTP2, until the test ends. It has the server's
-// settings.
-func NewHTTP2Client(t testing.TB, url string) *HTTP2Client {
+// NewHTTP2Client connects to a site of ServeHTTP2 with settings, until the test ends. It has the
+// server's settings.
+func NewHTTP2Client(t testing.TB, url string, settings ...http2.Setting) *HTTP2Client {
 	t.Helper()
 	conn, err := tls.Dial("tcp", strings.TrimPrefix(url, "https://"),
 		&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
@@ -77,7 +77,7 @@ func NewHTTP2Client(t testing.TB, url string) *HTTP2Client {
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.framer.WriteSettings(); err != nil {
+	if err := c.framer.WriteSettings(settings...); err != nil {
 		t.Fatal(err)
 	}
 	// As browsers do, or one stream that is not read would stall all.
