@@ -149,9 +149,7 @@ func (q *plainRequest) refuse(err error) {
 
 // RoundTrip returns the response of a backend. Of outreq it uses the body.
 func (q *plainRequest) RoundTrip(outreq *http.Request) (*http.Response, error) {
-	if q.p.handshakeTimeout > 0 {
-		q.deadline = time.Now().Add(q.p.handshakeTimeout)
-	}
+	q.setDeadline(time.Now())
 	mayRetry := q.mayRetry()
 	if mayRetry {
 		q.p.retries.addUpgrade(q.p.now())
@@ -163,7 +161,7 @@ func (q *plainRequest) RoundTrip(outreq *http.Request) (*http.Response, error) {
 		}
 		if err == nil {
 			var resp *http.Response
-			if resp, err = a.run(outreq.Body, mayRetry); err == nil {
+			if resp, err = a.run(outreq.Body); err == nil {
 				return resp, nil
 			}
 			failure, ok := err.(*BackendError)
@@ -180,6 +178,13 @@ func (q *plainRequest) RoundTrip(outreq *http.Request) (*http.Response, error) {
 		}
 		q.stage = ReasonUnreachable
 		return nil, &attemptErrors{q.failed}
+	}
+}
+
+// setDeadline sets the deadline for all connects that begin at now or later.
+func (q *plainRequest) setDeadline(now time.Time) {
+	if q.p.handshakeTimeout > 0 {
+		q.deadline = now.Add(q.p.handshakeTimeout)
 	}
 }
 

@@ -18,8 +18,8 @@ type plainAttempt struct {
 	q *plainRequest
 	choice
 
-	connectBy   time.Time // zero: no deadline
-	proxyHeader []byte    // of its connection; nil: none
+	connectBy   atomic.Pointer[time.Time] // nil: no deadline
+	proxyHeader []byte                    // of its connection; nil: none
 	isConnected bool
 	isReused    bool        // the connection has carried another request before
 	isAnswering atomic.Bool // the backend's response has begun
@@ -28,7 +28,7 @@ type plainAttempt struct {
 // run sends the request to the backend and returns its response. If it does not succeed, the
 // backend counts the request no longer; the error is a [*BackendError] if the backend is at
 // fault.
-func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Response, err error) {
+func (a *plainAttempt) run(body io.ReadCloser) (resp *http.Response, err error) {
 	q := a.q
 	isDone := false
 	defer func() { // also if something panics or ends the goroutine
@@ -47,16 +47,9 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		return nil, err
 	}
 	start := time.Now()
-	if !q.deadline.IsZero() {
-		left := q.deadline.Sub(start)
-		if left <= 0 { // a hook may have used up the time
-			q.stage = ReasonDeadline
-			return nil, context.DeadlineExceeded
-		}
-		if mayRetry && q.isLeft() {
-			left /= 2
-		}
-		a.connectBy = start.Add(left)
+	if !a.setConnectBy(start) { // a hook may have used up the time
+		q.stage = ReasonDeadline
+		return nil, context.DeadlineExceeded
 	}
 	a.proxyHeader = q.pool.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
@@ -100,6 +93,22 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		return nil, bodyError(bodyErr)
 	}
 	return nil, err
+}
+
+// setConnectBy sets the deadline for the attempt's connection at now. It returns false if no time is
+// left.
+func (a *plainAttempt) setConnectBy(now time.Time) bool {
+	q := a.q
+	if q.deadline.IsZero() {
+		return true
+	}
+	left := q.deadline.Sub(now)
+	if q.mayRetry() && q.isLeft() {
+		left /= 2
+	}
+	by := now.Add(left)
+	a.connectBy.Store(&by)
+	return left > 0
 }
 
 // newRequest returns the request for target, which is b's, after the Rewrite hook, and its body.
@@ -160,6 +169,7 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 	defer interim.stop()
 	ctx := context.WithValue(a.q.r.Context(), plainAttemptKey{}, a)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:              a.connects,
 		GotConn:              a.connected,
 		GotFirstResponseByte: func() { a.isAnswering.Store(true) },
 		Got1xxResponse:       interim.send,
@@ -169,6 +179,16 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 		return nil, a.failure(err)
 	}
 	return resp, nil
+}
+
+// connects is called when the request needs a connection. If it had one before, that one was closed
+// without a response, perhaps after a long poll: so the time begins anew.
+func (a *plainAttempt) connects(string) {
+	if a.isConnected {
+		now := time.Now()
+		a.q.setDeadline(now)
+		a.setConnectBy(now)
+	}
 }
 
 // connected is called when the request has its connection. From then on the backend may take
