@@ -19,8 +19,8 @@ type Affinity struct {
 	// Keys sign and verify the cookie that binds a client: the first one signs, all of them
 	// verify. Each has 16 random bytes or more, and all replicas of the program have the same
 	// ones. To replace a key, add the new one at the end in all replicas, then move it to the
-	// front in all, and remove the old one when TTL has passed. Without Keys no cookie is set or
-	// looked at.
+	// front in all, and remove the old one when TTL has passed, or, if there is no end, when the
+	// clients have come again. Without Keys no cookie is set or looked at.
 	Keys [][]byte
 
 	// Cookie is the template of the cookie: its Name, Path, Domain, SameSite, Secure and
@@ -34,7 +34,8 @@ type Affinity struct {
 
 	// TTL is how long a cookie binds its client. A client that comes again after half of that
 	// time gets a new one. The end is inside the signed value, in whole seconds of the system's
-	// clock. Zero means 24 h, negative means no end.
+	// clock. Zero means 24 h, negative means no end: then a client gets a new one after the first
+	// of Keys has changed.
 	TTL time.Duration
 
 	// Key returns a key that binds a request without a cookie: [ByQuery] and
