@@ -126,6 +126,10 @@ func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness 
 		return failing
 	}
 	switch b.tier(now, len(in.tried) > 0) {
+	case health.TierEjected:
+		if !in.p.affinity.refuses && in.beginsSession() {
+			return failing // the client gets each 502 of the backend, which would keep it for ever
+		}
 	case health.TierCheckFailed:
 		return failing
 	case health.TierUnreachable:
@@ -142,9 +146,13 @@ func (in *inbound) fitness(b *Backend, now time.Duration, mayWait bool) fitness 
 // leavesDraining reports whether the request gets another backend while its own one drains. A
 // session without a WebSocket goes on where it is, and ends there. A client that begins another
 // session leaves with its first request: the upgrade of Socket.IO, which comes later, belongs to
-// the session. A key does not tell the sessions of a client apart.
-func (in *inbound) leavesDraining() bool {
-	return !in.isPlain || !in.binding.hasKey && handshake.BeginsSession(in.r)
+// the session.
+func (in *inbound) leavesDraining() bool { return !in.isPlain || in.beginsSession() }
+
+// beginsSession reports whether the request, which is no upgrade, begins a session. A key does not
+// tell the sessions of a client apart.
+func (in *inbound) beginsSession() bool {
+	return in.isPlain && !in.binding.hasKey && handshake.BeginsSession(in.r)
 }
 
 // boundBackend returns the backend that the request is bound to, if it may be used at now. It

@@ -403,7 +403,8 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // its backend while that drains; upgrades are moved then, because all clients whose tunnels the
 // drain has closed would come back. A client with a cookie is also moved by the first request of
 // a session: one of Socket.IO with transport=polling and no sid, /info of SockJS, and /negotiate
-// of SignalR.
+// of SignalR. Without [Affinity.Refuse] such a request also leaves a backend that has
+// [FlagEjected].
 //
 // By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
 // unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
