@@ -85,7 +85,7 @@ func (a *plainAttempt) run(body io.ReadCloser) (resp *http.Response, err error) 
 		isDone = true
 		q.p.registry.responded.Add(1)
 		q.allowEarly(sent)
-		resp.Body = &responseBody{resp.Body, q}
+		resp.Body = &responseBody{resp.Body, resp, q}
 		return resp, nil
 	}
 	if bodyErr != nil {

@@ -14,12 +14,15 @@ import (
 // A responseBody is the body of a backend's response.
 type responseBody struct {
 	io.ReadCloser
-	q *plainRequest
+	resp *http.Response // its trailer is complete at the end
+	q    *plainRequest
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && !b.q.isBroken {
+	if err == io.EOF {
+		handshake.CleanTrailer(b.resp.Trailer)
+	} else if err != nil && !b.q.isBroken {
 		b.q.isBroken = true
 		if contextErr(b.q.r.Context()) == nil {
 			b.q.p.logBroken(&b.q.inbound, err)
