@@ -165,7 +165,7 @@ func (q *plainRequest) allowEarly(sent *requestBody) {
 // send sends out over a connection to the backend and returns the response. An error is a
 // [*BackendError].
 func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
-	interim := &interimSender{w: a.q.w, isOff: !a.q.r.ProtoAtLeast(1, 1)}
+	interim := &interimSender{w: unwrapAll(a.q.w), isOff: !a.q.r.ProtoAtLeast(1, 1)}
 	defer interim.stop()
 	ctx := context.WithValue(a.q.r.Context(), plainAttemptKey{}, a)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

@@ -103,12 +103,13 @@ func bodyError(err error) error {
 }
 
 // An interimSender passes interim responses (103) on to the client. A 100 is the server's to
-// send: it does so when the body is read.
+// send: it does so when the body is read. Middleware sees none of them: that of echo would take
+// it for the response, and drop the one that follows.
 type interimSender struct {
 	isOff bool // an HTTP/1.0 client must not get one
 
-	mu sync.Mutex // held while w is used
-	w  http.ResponseWriter
+	mu sync.Mutex          // held while w is used
+	w  http.ResponseWriter // the server's
 }
 
 // send is called by the transport's goroutine.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -362,7 +363,11 @@ func TestHTTPTrailersAndInterimResponsesPass(t *testing.T) {
 		})
 		url, client := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Middleware", "here")
-			p.ServeHTTP(w, r)
+			recorder := &statusWriter{ResponseWriter: w}
+			p.ServeHTTP(recorder, r)
+			if !slices.Equal(recorder.statuses, []int{200}) {
+				t.Errorf("middleware saw the statuses %v; want 200 only", recorder.statuses)
+			}
 		}))
 		var hints http.Header
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
