@@ -18,7 +18,8 @@ import (
 //   - Another backend is tried only where the connection has failed, so that nothing was sent,
 //     and only for GET, HEAD and OPTIONS without a body. The bounds are those of pick.go.
 //   - The transport itself sends such a request again to the same backend, if a connection that
-//     it has used before turns out to be closed.
+//     it has used before turns out to be closed; also one of another method without a body, if its
+//     client has marked it as idempotent by an Idempotency-Key.
 //   - Any response is the client's, whatever its status.
 
 // A plainRequest is a request that is no upgrade, on its way to a backend and until the client

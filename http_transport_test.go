@@ -89,23 +89,26 @@ func TestHTTPLeavesNoIdleConnectionOfABackendThatIsGone(t *testing.T) {
 
 // A backend may close an idle connection in the moment in which it is used again.
 func TestHTTPIdleConnectionThatIsClosedIsNoFault(t *testing.T) {
-	for method, want := range map[string]int{"GET": 200, "POST": 502} {
+	for _, tt := range []struct {
+		method, line string
+		want         int
+	}{{"GET", "Accept: */*", 200}, {"POST", "Accept: */*", 502}, {"POST", "Idempotency-Key: 1", 200}} {
 		synctest.Test(t, func(t *testing.T) {
 			backend := proxytest.NewBackendInMemory(t)
 			p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(), withHTTP)
 			client, leg := exchangePlain(t, proxytest.ServeInMemory(t, p), backend)
-			client.WriteRequest(proxytest.Head(method+" / HTTP/1.1", "Host: a", "Content-Length: 0"))
+			client.WriteRequest(proxytest.Head(tt.method+" / HTTP/1.1", "Host: a", "Content-Length: 0", tt.line))
 			leg.ReadRequest()
 			leg.Close()
 			synctest.Wait()
-			if method == "GET" {
+			if tt.want == 200 {
 				leg = backend.Accept(t) // it is sent again
 				leg.ReadRequest()
 				leg.Write([]byte(plainKind.answer))
 			}
-			proxytest.WantStatus(t, client.ReadResponse(), want)
+			proxytest.WantStatus(t, client.ReadResponse(), tt.want)
 			if f := p.Backends()[0].Health().Flags; len(f) > 0 {
-				t.Errorf("%s: the backend has %v; want no flag", method, f)
+				t.Errorf("%s: the backend has %v; want no flag", tt.method, f)
 			}
 		})
 	}
