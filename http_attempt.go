@@ -140,6 +140,9 @@ func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser
 	}
 	sent := &requestBody{ReadCloser: body, r: q.r, trailer: handshake.PlainTrailer(q.r)}
 	out.Body, out.ContentLength, out.Trailer = sent, q.r.ContentLength, sent.trailer
+	if out.Trailer != nil {
+		out.ContentLength = -1 // over HTTP/2 a request may have both, over HTTP/1.1 a trailer needs chunks
+	}
 	out.Close = out.Header["Expect"] != nil // otherwise the transport sends the body even after a 401
 	return out, sent, nil
 }

@@ -397,6 +397,37 @@ func TestHTTPTrailersAndInterimResponsesPass(t *testing.T) {
 	})
 }
 
+// Over HTTP/2 a request may have a Content-Length and a trailer.
+func TestHTTPTrailerOfABodyOfKnownLengthPasses(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, serve func(http.Handler) (string, *http.Client)) {
+		var got *http.Request
+		p := startHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			got = r
+		})
+		hasTrailer := false
+		url, client := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			hasTrailer = len(r.Trailer) > 0
+			p.ServeHTTP(w, r)
+		}))
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader("body"))
+		r.Trailer = http.Header{"X-Check": {"3"}}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if want := resp.ProtoMajor == 2; hasTrailer != want {
+			t.Fatalf("the client's request has a trailer: %t; want %t", hasTrailer, want)
+		}
+		if hasTrailer {
+			proxytest.WantField(t, got.Trailer, "X-Check", "3")
+		} else if got.ContentLength != 4 {
+			t.Errorf("backend got the length %d; want 4", got.ContentLength)
+		}
+	})
+}
+
 func TestHTTPExpectationReachesBackend(t *testing.T) {
 	for name, tt := range map[string]struct {
 		answer string
