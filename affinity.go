@@ -19,8 +19,8 @@ type Affinity struct {
 	// Keys sign and verify the cookie that binds a client: the first one signs, all of them
 	// verify. Each has 16 random bytes or more, and all replicas of the program have the same
 	// ones. To replace a key, add the new one at the end in all replicas, then move it to the
-	// front in all, and remove the old one when TTL has passed. Without Keys no cookie is set or
-	// looked at.
+	// front in all, and remove the old one when TTL has passed, or, if there is no end, when the
+	// clients have come again. Without Keys no cookie is set or looked at.
 	Keys [][]byte
 
 	// Cookie is the template of the cookie: its Name, Path, Domain, SameSite, Secure and
@@ -34,7 +34,8 @@ type Affinity struct {
 
 	// TTL is how long a cookie binds its client. A client that comes again after half of that
 	// time gets a new one. The end is inside the signed value, in whole seconds of the system's
-	// clock, so that less than a second counts as one. Zero means 24 h, negative means no end.
+	// clock, so that less than a second counts as one. Zero means 24 h, negative means no end:
+	// then a client gets a new one after the first of Keys has changed.
 	TTL time.Duration
 
 	// Key returns a key that binds a request, whatever its cookie: [ByQuery] and
@@ -111,7 +112,7 @@ type usability uint8
 const (
 	usable       usability = iota
 	atMaxTunnels           // it has its MaxTunnels, and the request is an upgrade
-	unusable               // it cannot be reached, its check failed, or it was just tried
+	unusable               // it cannot be reached, its check failed, it was just tried, or is ejected and a session begins
 	leftForGood            // it was removed, or drains and the request is moved
 )
 
@@ -125,6 +126,10 @@ func (in *inbound) usability(b *Backend, now time.Duration, mayWait bool) usabil
 		return unusable
 	}
 	switch b.tier(now, len(in.tried) > 0) {
+	case health.TierEjected:
+		if !in.p.affinity.refuses && in.beginsSession() {
+			return unusable // the client gets each 502 of the backend, which would keep it for ever
+		}
 	case health.TierCheckFailed:
 		return unusable
 	case health.TierUnreachable:
@@ -141,9 +146,13 @@ func (in *inbound) usability(b *Backend, now time.Duration, mayWait bool) usabil
 // leavesDraining reports whether the request gets another backend while its own one drains. A
 // session without a WebSocket goes on where it is, and ends there. A client that begins another
 // session leaves with its first request: the upgrade of Socket.IO, which comes later, belongs to
-// the session. A key does not tell the sessions of a client apart.
-func (in *inbound) leavesDraining() bool {
-	return !in.isPlain || !in.binding.hasKey && handshake.BeginsSession(in.r)
+// the session.
+func (in *inbound) leavesDraining() bool { return !in.isPlain || in.beginsSession() }
+
+// beginsSession reports whether the request, which is no upgrade, begins a session. A key does not
+// tell the sessions of a client apart.
+func (in *inbound) beginsSession() bool {
+	return in.isPlain && !in.binding.hasKey && handshake.BeginsSession(in.r)
 }
 
 // boundBackend returns the backend that the request is bound to, if it may be used at now. It

@@ -131,6 +131,33 @@ func TestNewSessionLeavesDrainingBackend(t *testing.T) {
 	})
 }
 
+// A backend that answers 502 to all requests gives its clients no reason to leave but a new session.
+func TestNewSessionLeavesEjectedBackend(t *testing.T) {
+	for name, tt := range map[string]struct {
+		option wsproxy.Option
+		want   string
+	}{
+		"by cookie":              {byCookie, "200 b"},
+		"by cookie, with Refuse": {wsproxy.WithAffinity(wsproxy.Affinity{Keys: [][]byte{affinityKey}, Refuse: true}), "502 down"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newHTTPScene(t, tt.option)
+				b := s.newBrowser(1)
+				b.wantAsk("200 a", true)
+				s.set("a", proxytest.FakeBackend{Answer: proxytest.Refusing(502, "down", "Connection: close") + "{end}"})
+				backendtest.Set(s.backend("a"), backendtest.State{Flags: []string{"ejected"}})
+				b.wantAsk("502 down", false)
+				for range 2 {
+					if got, _ := b.ask("GET", "/socket.io/?EIO=4&transport=polling"); got != tt.want {
+						t.Errorf("a new session got %q; want %q", got, tt.want)
+					}
+				}
+			})
+		})
+	}
+}
+
 // While a backend drains, its sessions over plain HTTP end there. A WebSocket is moved.
 func TestDrainingBackendServesBoundPlainHTTP(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

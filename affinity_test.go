@@ -42,6 +42,7 @@ func (b *browser) send(path string, lines ...string) (*wstest.Peer, *http.Respon
 	}
 	c := b.s.send(b.client, path, lines...)
 	resp := c.ReadResponse()
+	synctest.Wait() // the hook that adds to opened is called after the 101
 	for _, cookie := range resp.Cookies() {
 		b.cookie = cookie.Name + "=" + cookie.Value
 	}

@@ -34,7 +34,7 @@ func (c *http2Client) begin() {
 // check looks for the server's ResponseWriter behind the wrappers that middleware puts around
 // it.
 func (c *http2Client) check() error {
-	w := c.innermost()
+	w := unwrapAll(c.w)
 	if isStream(w) {
 		return nil
 	}
@@ -42,9 +42,8 @@ func (c *http2Client) check() error {
 	return fmt.Errorf("wsproxy: %T has no Unwrap, and no Flush or no SetWriteDeadline: %w", w, http.ErrNotSupported)
 }
 
-// innermost returns the ResponseWriter behind the last Unwrap.
-func (c *http2Client) innermost() http.ResponseWriter {
-	w := c.w
+// unwrapAll returns the ResponseWriter behind the last Unwrap.
+func unwrapAll(w http.ResponseWriter) http.ResponseWriter {
 	for {
 		t, ok := w.(interface{ Unwrap() http.ResponseWriter })
 		if !ok {
@@ -95,7 +94,7 @@ func (c *http2Client) announce(h http.Header) error {
 // hijack takes the stream. The server reads nothing ahead that a read of it does not return.
 func (c *http2Client) hijack() (net.Conn, *bufio.Reader, error) {
 	c.isTaken = true
-	return c.connect.take(c.innermost(), c.u.r), nil, nil
+	return c.connect.take(unwrapAll(c.w), c.u.r), nil, nil
 }
 
 // forward sends the backend's response as that to any other request: neither the client's
@@ -143,7 +142,7 @@ func (c *http2Client) refuse(i *RefusedInfo) {
 // refuseByClose accepts the client's WebSocket and closes it: see [Refusal.ByClose].
 func (c *http2Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 	code, ok := i.closeCode()
-	if !ok || !isStream(c.innermost()) || c.connect.state.Load() != connectWaiting || !c.u.p.beginLinger() {
+	if !ok || !isStream(unwrapAll(c.w)) || c.connect.state.Load() != connectWaiting || !c.u.p.beginLinger() {
 		return false
 	}
 	defer c.u.p.endLinger()

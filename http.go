@@ -18,7 +18,8 @@ import (
 //   - Another backend is tried only where the connection has failed, so that nothing was sent,
 //     and only for GET, HEAD and OPTIONS without a body. The bounds are those of pick.go.
 //   - The transport itself sends such a request again to the same backend, if a connection that
-//     it has used before turns out to be closed.
+//     it has used before turns out to be closed; also one of another method without a body, if its
+//     client has marked it as idempotent by an Idempotency-Key.
 //   - Any response is the client's, whatever its status.
 
 // A plainRequest is a request that is no upgrade, on its way to a backend and until the client
@@ -149,9 +150,7 @@ func (q *plainRequest) refuse(err error) {
 
 // RoundTrip returns the response of a backend. Of outreq it uses the body.
 func (q *plainRequest) RoundTrip(outreq *http.Request) (*http.Response, error) {
-	if q.p.handshakeTimeout > 0 {
-		q.deadline = time.Now().Add(q.p.handshakeTimeout)
-	}
+	q.setDeadline(time.Now())
 	mayRetry := q.mayRetry()
 	if mayRetry {
 		q.p.retries.addUpgrade(q.p.now())
@@ -163,7 +162,7 @@ func (q *plainRequest) RoundTrip(outreq *http.Request) (*http.Response, error) {
 		}
 		if err == nil {
 			var resp *http.Response
-			if resp, err = a.run(outreq.Body, mayRetry); err == nil {
+			if resp, err = a.run(outreq.Body); err == nil {
 				return resp, nil
 			}
 			failure, ok := err.(*BackendError)
@@ -180,6 +179,13 @@ func (q *plainRequest) RoundTrip(outreq *http.Request) (*http.Response, error) {
 		}
 		q.stage = ReasonUnreachable
 		return nil, &attemptErrors{q.failed}
+	}
+}
+
+// setDeadline sets the deadline for all connects that begin at now or later.
+func (q *plainRequest) setDeadline(now time.Time) {
+	if q.p.handshakeTimeout > 0 {
+		q.deadline = now.Add(q.p.handshakeTimeout)
 	}
 }
 

@@ -18,8 +18,8 @@ type plainAttempt struct {
 	q *plainRequest
 	choice
 
-	connectBy   time.Time // zero: no deadline
-	proxyHeader []byte    // of its connection; nil: none
+	connectBy   atomic.Pointer[time.Time] // nil: no deadline
+	proxyHeader []byte                    // of its connection; nil: none
 	isConnected bool
 	isReused    bool        // the connection has carried another request before
 	isAnswering atomic.Bool // the backend's response has begun
@@ -28,7 +28,7 @@ type plainAttempt struct {
 // run sends the request to the backend and returns its response. If it does not succeed, the
 // backend counts the request no longer; the error is a [*BackendError] if the backend is at
 // fault.
-func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Response, err error) {
+func (a *plainAttempt) run(body io.ReadCloser) (resp *http.Response, err error) {
 	q := a.q
 	isDone := false
 	defer func() { // also if something panics or ends the goroutine
@@ -47,8 +47,9 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		return nil, err
 	}
 	start := time.Now()
-	if err := a.setConnectBy(start, mayRetry); err != nil {
-		return nil, err
+	if !a.setConnectBy(start) { // a hook may have used up the time
+		q.stage = ReasonDeadline
+		return nil, context.DeadlineExceeded
 	}
 	a.proxyHeader = q.transport.target.proxyHeader(q.r, &q.info)
 	resp, err = a.send(out)
@@ -78,7 +79,7 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 		isDone = true
 		q.p.registry.responded.Add(1)
 		q.allowEarly(sent)
-		resp.Body = &responseBody{resp.Body, q}
+		resp.Body = &responseBody{resp.Body, resp, q}
 		return resp, nil
 	}
 	if bodyErr != nil {
@@ -88,23 +89,20 @@ func (a *plainAttempt) run(body io.ReadCloser, mayRetry bool) (resp *http.Respon
 	return nil, err
 }
 
-// setConnectBy sets the time by which an attempt that begins at now has its connection. While
-// another backend is left to try, that is half of the remaining time.
-func (a *plainAttempt) setConnectBy(now time.Time, mayRetry bool) error {
+// setConnectBy sets the deadline for the attempt's connection at now. It returns false if no time is
+// left.
+func (a *plainAttempt) setConnectBy(now time.Time) bool {
 	q := a.q
 	if q.deadline.IsZero() {
-		return nil
+		return true
 	}
 	left := q.deadline.Sub(now)
-	if left <= 0 { // a hook may have used up the time
-		q.stage = ReasonDeadline
-		return context.DeadlineExceeded
-	}
-	if mayRetry && q.isLeft() {
+	if q.mayRetry() && q.isLeft() {
 		left /= 2
 	}
-	a.connectBy = now.Add(left)
-	return nil
+	by := now.Add(left)
+	a.connectBy.Store(&by)
+	return left > 0
 }
 
 // newRequest returns the request for target, which is b's, after the Rewrite hook, and its body.
@@ -131,6 +129,9 @@ func (q *plainRequest) newRequest(b *Backend, target *target, body io.ReadCloser
 	}
 	sent := &requestBody{ReadCloser: body, r: q.r, trailer: handshake.PlainTrailer(q.r)}
 	out.Body, out.ContentLength, out.Trailer = sent, q.r.ContentLength, sent.trailer
+	if out.Trailer != nil {
+		out.ContentLength = -1 // over HTTP/2 a request may have both, over HTTP/1.1 a trailer needs chunks
+	}
 	out.Close = out.Header["Expect"] != nil // otherwise the transport sends the body even after a 401
 	return out, sent, nil
 }
@@ -156,10 +157,11 @@ func (q *plainRequest) allowEarly(sent *requestBody) {
 // send sends out over a connection to the backend, and returns the response after a check. An
 // error is a [*BackendError], or a dialer has panicked.
 func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
-	interim := &interimSender{w: a.q.w, isOff: !a.q.r.ProtoAtLeast(1, 1)}
+	interim := &interimSender{w: unwrapAll(a.q.w), isOff: !a.q.r.ProtoAtLeast(1, 1)}
 	defer interim.stop()
 	ctx := context.WithValue(a.q.r.Context(), plainAttemptKey{}, a)
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn:              a.connects,
 		GotConn:              a.connected,
 		GotFirstResponseByte: func() { a.isAnswering.Store(true) },
 		Got1xxResponse:       interim.send,
@@ -173,6 +175,16 @@ func (a *plainAttempt) send(out *http.Request) (*http.Response, error) {
 		return nil, a.failure(err)
 	}
 	return resp, nil
+}
+
+// connects is called when the request needs a connection. If it had one before, that one was closed
+// without a response, perhaps after a long poll: so the time begins anew.
+func (a *plainAttempt) connects(string) {
+	if a.isConnected {
+		now := time.Now()
+		a.q.setDeadline(now)
+		a.setConnectBy(now)
+	}
 }
 
 // connected is called when the request has its connection. From then on the backend may take

@@ -14,12 +14,15 @@ import (
 // A responseBody is the body of a backend's response.
 type responseBody struct {
 	io.ReadCloser
-	q *plainRequest
+	resp *http.Response // its trailer is complete at the end
+	q    *plainRequest
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && !b.q.isBroken {
+	if err == io.EOF {
+		handshake.CleanTrailer(b.resp.Trailer)
+	} else if err != nil && !b.q.isBroken {
 		b.q.isBroken = true
 		if contextErr(b.q.r.Context()) == nil {
 			b.q.p.logBroken(&b.q.inbound, err)
@@ -100,12 +103,13 @@ func bodyError(err error) error {
 }
 
 // An interimSender passes interim responses (103) on to the client. A 100 is the server's to
-// send: it does so when the body is read.
+// send: it does so when the body is read. Middleware sees none of them: that of echo would take
+// it for the response, and drop the one that follows.
 type interimSender struct {
 	isOff bool // an HTTP/1.0 client must not get one
 
-	mu sync.Mutex // held while w is used
-	w  http.ResponseWriter
+	mu sync.Mutex          // held while w is used
+	w  http.ResponseWriter // the server's
 }
 
 // send is called by the transport's goroutine.

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -122,6 +123,7 @@ func TestHTTPResponseIsNotChanged(t *testing.T) {
 		{"204", "GET", "HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n"},
 		{"gzip", "GET", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"},
 		{"chunks", "GET", "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"},
+		{"trailer", "GET", "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n0\r\nX-Sum: 1\r\nContent-Length: 5\r\nTransfer-Encoding: x\r\nConnection: y\r\nX-Late: 2\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Late: 2\r\nX-Sum: 1\r\n\r\n"},
 		{"until the end", "GET", "HTTP/1.0 200 OK\r\nContent-Type: a/b\r\n\r\nabc{end}", "HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"},
 		{"empty", "GET", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
 		{"302", "GET", "HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /b\r\n\r\n"},
@@ -361,7 +363,11 @@ func TestHTTPTrailersAndInterimResponsesPass(t *testing.T) {
 		})
 		url, client := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Middleware", "here")
-			p.ServeHTTP(w, r)
+			recorder := &statusWriter{ResponseWriter: w}
+			p.ServeHTTP(recorder, r)
+			if !slices.Equal(recorder.statuses, []int{200}) {
+				t.Errorf("middleware saw the statuses %v; want 200 only", recorder.statuses)
+			}
 		}))
 		var hints http.Header
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
@@ -388,6 +394,37 @@ func TestHTTPTrailersAndInterimResponsesPass(t *testing.T) {
 		proxytest.WantField(t, resp.Trailer, "X-Late", "2")
 		proxytest.WantField(t, got, "X-Check", "3")
 		proxytest.WantField(t, got, "X-Forwarded-For")
+	})
+}
+
+// Over HTTP/2 a request may have a Content-Length and a trailer.
+func TestHTTPTrailerOfABodyOfKnownLengthPasses(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, serve func(http.Handler) (string, *http.Client)) {
+		var got *http.Request
+		p := startHTTP(t, func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			got = r
+		})
+		hasTrailer := false
+		url, client := serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			hasTrailer = len(r.Trailer) > 0
+			p.ServeHTTP(w, r)
+		}))
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", url, strings.NewReader("body"))
+		r.Trailer = http.Header{"X-Check": {"3"}}
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if want := resp.ProtoMajor == 2; hasTrailer != want {
+			t.Fatalf("the client's request has a trailer: %t; want %t", hasTrailer, want)
+		}
+		if hasTrailer {
+			proxytest.WantField(t, got.Trailer, "X-Check", "3")
+		} else if got.ContentLength != 4 {
+			t.Errorf("backend got the length %d; want 4", got.ContentLength)
+		}
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 )
 
 // plainAttemptKey is the context key of the plainAttempt that needs a connection.
@@ -93,12 +94,16 @@ func (h *httpTransport) dial(ctx context.Context, _, _ string) (conn net.Conn, e
 	}
 	defer h.p.catch("the dialer", a.q.info.id, &err) // this goroutine is the transport's
 	c := new(canceler)
-	conn, _, err = h.p.dialTarget(ctx, c, &outboundRequest{target: h.target}, a.connectBy)
+	var deadline time.Time
+	if by := a.connectBy.Load(); by != nil {
+		deadline = *by
+	}
+	conn, _, err = h.p.dialTarget(ctx, c, &outboundRequest{target: h.target}, deadline)
 	op := "dial"
 	if err == nil && conn == nil {
 		err = errNoConn
 	}
-	ctx, cancel := c.dialContext(ctx, a.connectBy)
+	ctx, cancel := c.dialContext(ctx, deadline)
 	defer cancel()
 	if err == nil && a.proxyHeader != nil {
 		op = "handshake"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -88,24 +89,60 @@ func TestHTTPLeavesNoIdleConnectionOfABackendThatIsGone(t *testing.T) {
 
 // A backend may close an idle connection in the moment in which it is used again.
 func TestHTTPIdleConnectionThatIsClosedIsNoFault(t *testing.T) {
-	for method, want := range map[string]int{"GET": 200, "POST": 502} {
+	for _, tt := range []struct {
+		method, line string
+		want         int
+	}{{"GET", "Accept: */*", 200}, {"POST", "Accept: */*", 502}, {"POST", "Idempotency-Key: 1", 200}} {
 		synctest.Test(t, func(t *testing.T) {
 			backend := proxytest.NewBackendInMemory(t)
 			p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a"), backend.Option(), withHTTP)
 			client, leg := exchangePlain(t, proxytest.ServeInMemory(t, p), backend)
-			client.WriteRequest(proxytest.Head(method+" / HTTP/1.1", "Host: a", "Content-Length: 0"))
+			client.WriteRequest(proxytest.Head(tt.method+" / HTTP/1.1", "Host: a", "Content-Length: 0", tt.line))
 			leg.ReadRequest()
 			leg.Close()
 			synctest.Wait()
-			if method == "GET" {
+			if tt.want == 200 {
 				leg = backend.Accept(t) // it is sent again
 				leg.ReadRequest()
 				leg.Write([]byte(plainKind.answer))
 			}
-			proxytest.WantStatus(t, client.ReadResponse(), want)
+			proxytest.WantStatus(t, client.ReadResponse(), tt.want)
 			if f := p.Backends()[0].Health().Flags; len(f) > 0 {
-				t.Errorf("%s: the backend has %v; want no flag", method, f)
+				t.Errorf("%s: the backend has %v; want no flag", tt.method, f)
 			}
+		})
+	}
+}
+
+// The backend ends a long poll by closing the connection, at a time at which a connect that began
+// with the request would have no time left.
+func TestHTTPLongPollThatIsSentAgainHasTimeToConnect(t *testing.T) {
+	for name, isDown := range map[string]bool{"to the same backend": false, "to another backend": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				backend := proxytest.NewBackendInMemory(t)
+				var numDials int
+				p := proxytest.NewProxy(t, wsproxy.WithBackends("http://a", "http://b"), withHTTP, proxytest.FirstCandidate,
+					wsproxy.WithDialer(func(ctx context.Context, network, addr string) (net.Conn, error) {
+						if numDials++; isDown && numDials == 2 {
+							return nil, errors.New("refused")
+						}
+						return backend.Dial(ctx, network, addr)
+					}))
+				client, leg := exchangePlain(t, proxytest.ServeInMemory(t, p), backend)
+				client.WriteRequest(plainKind.request)
+				leg.ReadRequest()
+				time.Sleep(25 * time.Second)
+				leg.Close()
+				leg = backend.Accept(t)
+				leg.ReadRequest()
+				leg.Write([]byte(plainKind.answer))
+				proxytest.WantStatus(t, client.ReadResponse(), 200)
+				if f := p.Backends()[0].Health().Flags; len(f) > 0 != isDown {
+					t.Errorf("the backend has %v; want a flag only if it is down", f)
+				}
+				client.Close()
+			})
 		})
 	}
 }

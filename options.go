@@ -404,7 +404,8 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // its backend while that drains; upgrades are moved then, because all clients whose tunnels the
 // drain has closed would come back. A client with a cookie is also moved by the first request of
 // a session: one of Socket.IO with transport=polling and no sid, /info of SockJS, and /negotiate
-// of SignalR.
+// of SignalR. Without [Affinity.Refuse] such a request also leaves a backend that has
+// [FlagEjected].
 //
 // By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
 // unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
@@ -532,17 +533,18 @@ func WithLimits(l Limits) Option {
 //
 // Such a request goes to a backend that is chosen as for an upgrade, over HTTP/1.1 and
 // connections that are used again: 256 idle ones for each backend, each for at most 4 s. Bodies
-// are streamed in both directions, and so are trailers and interim responses; a response such as
-// an event stream is flushed as it comes. If the client leaves, the backend's request is
-// canceled; if the backend's response breaks off, so does the client's. [WithOriginPatterns],
-// [WithAdmit], [WithRewrite], [WithResponse], [WithErrorHandler] and [Trace] apply as to
-// upgrades. What differs:
+// are streamed in both directions, and so are trailers and interim responses, which middleware
+// does not see; a response such as an event stream is flushed as it comes. If the client leaves, the
+// backend's request is canceled; if the backend's response breaks off, so does the client's.
+// [WithOriginPatterns], [WithAdmit], [WithRewrite], [WithResponse], [WithErrorHandler] and [Trace]
+// apply as to upgrades. What differs:
 //
 //   - [Timeouts.Handshake] bounds the time until a connection is made: a long poll may take 25 s
 //     and more. For the rest the server's own timeouts hold.
 //   - Another backend is tried only if the connection failed, and only for GET, HEAD and OPTIONS
-//     without a body. A 502, 503 or 504 of a backend goes to the client. A GET is sent again
-//     to the same backend if a connection that was used before turns out to be closed.
+//     without a body. A 502, 503 or 504 of a backend goes to the client. Such a request, or any
+//     without a body that has an Idempotency-Key, is sent again to the same backend if a connection
+//     that was used before turns out to be closed.
 //   - While it is in flight, the request counts for [Backend.Load] and [LeastTunnels], and for
 //     [Limits.PerClient] apart from tunnels, but not for [Backend.NumTunnels],
 //     [BackendConfig.MaxTunnels] and [Limits.Tunnels]. It never waits in [Limits.Queue].

@@ -85,11 +85,13 @@ func (s *Signer) expiry(now int64) int64 {
 	return min(max(now, 0)+s.ttl, never-1)
 }
 
-// isDue reports whether a binding that has not expired is to be made anew at now: half of its
-// time is over, or it has more time than a new one, because it was made for another ttl.
-func (s *Signer) isDue(expiry, now int64) bool {
+// isDue reports whether a binding by that key which has not expired is to be made anew at now: half of
+// its time is over, or it has more time than a new one, because it was made for another ttl. If
+// bindings do not expire, it is also due if the key is not the one that signs, so that its
+// secret can be removed some day.
+func (s *Signer) isDue(key int, expiry, now int64) bool {
 	if s.ttl == 0 {
-		return expiry != never
+		return expiry != never || key > 0
 	}
 	return expiry-now < s.ttl-s.ttl/2 || expiry-now > s.ttl
 }
@@ -142,7 +144,7 @@ func (t *Table[B]) Find(value string, now int64) (b B, isDue, ok bool) {
 		}
 		mac := t.signer.keys[i].mac(raw[:bindingLen])
 		if subtle.ConstantTimeCompare(mac[:], raw[bindingLen:]) == 1 {
-			return found, t.signer.isDue(expiry, now), true
+			return found, t.signer.isDue(i, expiry, now), true
 		}
 	}
 	return b, false, false

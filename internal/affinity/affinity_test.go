@@ -136,6 +136,26 @@ func TestBindingOfAnotherTTLIsDue(t *testing.T) {
 	}
 }
 
+// With an end, all bindings by an old key end by themselves.
+func TestBindingWithoutEndIsDueIfItsKeySignsNoLonger(t *testing.T) {
+	for _, tt := range []struct {
+		ttl     time.Duration
+		secrets [][]byte
+		isDue   bool
+	}{
+		{-1, [][]byte{secretA}, false},
+		{-1, [][]byte{secretA, secretB}, false},
+		{-1, [][]byte{secretB, secretA}, true},
+		{time.Hour, [][]byte{secretB, secretA}, false},
+	} {
+		value := New("wsproxy", [][]byte{secretA}, tt.ttl).Sign(newTestSigner(secretA).Hashes("a"), now)
+		s := New("wsproxy", tt.secrets, tt.ttl)
+		if _, isDue, ok := newTestTable(s, "a").Find(value, now); isDue != tt.isDue || !ok {
+			t.Errorf("ttl %v, secrets %q: due %t, %t; want %t, true", tt.ttl, tt.secrets, isDue, ok, tt.isDue)
+		}
+	}
+}
+
 func TestEachKeyVerifiesAndTheFirstSigns(t *testing.T) {
 	signers := map[string]*Signer{
 		"a":  newTestSigner(secretA),

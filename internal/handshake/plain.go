@@ -104,8 +104,7 @@ func PlainTrailer(in *http.Request) http.Header {
 	nominated := connectionOptions(in.Header)
 	for name := range in.Trailer {
 		canonical := http.CanonicalHeaderKey(name)
-		if !httpguts.ValidTrailerHeader(canonical) || isHopByHop(canonical) || nominated[canonical] ||
-			isForwarding(canonical) || isWebSocketField(canonical) {
+		if !isTrailerField(canonical) || nominated[canonical] || isForwarding(canonical) {
 			continue
 		}
 		if trailer == nil {
@@ -116,11 +115,29 @@ func PlainTrailer(in *http.Request) http.Header {
 	return trailer
 }
 
+// isTrailerField reports whether a trailer that is forwarded may have a field with that canonical key.
+func isTrailerField(canonical string) bool {
+	return httpguts.ValidTrailerHeader(canonical) && !isHopByHop(canonical) && !isWebSocketField(canonical)
+}
+
 // SetTrailer sets the fields that trailer has to the values of in, the trailer of a request
 // that has been read to its end. Values that would break their line are left out.
 func SetTrailer(trailer, in http.Header) {
 	for name := range trailer {
 		trailer[name] = slices.DeleteFunc(slices.Clone(in[name]), func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) })
+	}
+}
+
+// CleanTrailer removes from the trailer of a backend's response what must not be forwarded: fields
+// that a client could take for those of the framing, and values that would break their line. A
+// backend can send fields that it has not announced.
+func CleanTrailer(trailer http.Header) {
+	for name, lines := range trailer {
+		if !isTrailerField(http.CanonicalHeaderKey(name)) || !httpguts.ValidHeaderFieldName(name) {
+			delete(trailer, name)
+			continue
+		}
+		trailer[name] = slices.DeleteFunc(lines, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) })
 	}
 }
 

@@ -142,6 +142,18 @@ func TestPlainTrailerHasWhatMayBeForwarded(t *testing.T) {
 	}
 }
 
+func TestCleanTrailerRemovesWhatMustNotBeForwarded(t *testing.T) {
+	trailer := http.Header{
+		"X-Sum": {"1", "a\nb"}, "Content-Length": {"5"}, "Transfer-Encoding": {"x"}, "Connection": {"y"},
+		"Sec-Websocket-Accept": {"z"}, "bad name": {"1"},
+	}
+	CleanTrailer(trailer)
+	if want := (http.Header{"X-Sum": {"1"}}); !reflect.DeepEqual(trailer, want) {
+		t.Errorf("trailer is %v; want %v", trailer, want)
+	}
+	CleanTrailer(nil)
+}
+
 func TestPlainAnswerIsChecked(t *testing.T) {
 	for status, isOK := range map[int]bool{101: false, 103: false, 7: false, 200: true, 404: true, 599: true, 600: false, 999: false} {
 		err := CheckPlainAnswer(&http.Response{Status: "x", StatusCode: status})

@@ -2,6 +2,8 @@ package proxytest
 
 import (
 	"bufio"
+	"context"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -66,7 +68,12 @@ func NewBackendInMemory(t testing.TB) *BackendInMemory {
 }
 
 // Option makes a proxy dial b, whatever the address.
-func (b *BackendInMemory) Option() wsproxy.Option { return wsproxy.WithDialer(b.ln.DialContext) }
+func (b *BackendInMemory) Option() wsproxy.Option { return wsproxy.WithDialer(b.Dial) }
+
+// Dial connects to b. It is a [wsproxy.DialFunc] that ignores the address.
+func (b *BackendInMemory) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return b.ln.DialContext(ctx, network, addr)
+}
 
 // Accept returns the other end of the proxy's next connection.
 func (b *BackendInMemory) Accept(t testing.TB) *wstest.Peer {

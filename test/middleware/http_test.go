@@ -11,7 +11,8 @@ import (
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
-// With WithHTTP a response is streamed through all stacks, and a middleware records its status.
+// With WithHTTP a response is streamed through all stacks, and a middleware records its status, not
+// that of an interim response before it.
 func TestMiddlewareStreamsHTTPResponse(t *testing.T) {
 	for _, tt := range stacks {
 		for name, front := range fronts {
@@ -19,6 +20,7 @@ func TestMiddlewareStreamsHTTPResponse(t *testing.T) {
 				t.Parallel()
 				hasFirst := make(chan struct{})
 				backend := proxytest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.WriteHeader(http.StatusEarlyHints)
 					w.WriteHeader(http.StatusAccepted)
 					io.WriteString(w, "first\n")
 					http.NewResponseController(w).Flush()
@@ -32,6 +34,7 @@ func TestMiddlewareStreamsHTTPResponse(t *testing.T) {
 				s, errs := serve(t, front(stack))
 				client := wstest.Dial(t, s.URL)
 				client.WriteRequest(proxytest.Head("GET /ws?transport=polling HTTP/1.1", "Host: chat.example"))
+				proxytest.WantStatus(t, client.ReadResponse(), http.StatusEarlyHints)
 				resp := client.ReadResponse()
 				proxytest.WantStatus(t, resp, http.StatusAccepted)
 				body := bufio.NewReader(resp.Body)
