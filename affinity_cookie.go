@@ -7,9 +7,9 @@ import (
 
 // A cookieTemplate makes the values of Set-Cookie fields.
 type cookieTemplate struct {
-	name   string
-	plain  string // the text behind the value
-	secure string // the same, with Secure
+	name     string
+	insecure string // the text behind the value
+	secure   string // the same, with Secure
 }
 
 // field returns the value of a Set-Cookie field.
@@ -17,7 +17,7 @@ func (t *cookieTemplate) field(value string, isSecure bool) string {
 	if isSecure {
 		return t.name + "=" + value + t.secure
 	}
-	return t.name + "=" + value + t.plain
+	return t.name + "=" + value + t.insecure
 }
 
 // compile checks c, which may be nil, and fills its defaults in.
@@ -60,7 +60,7 @@ func (t *cookieTemplate) compile(c *http.Cookie, bad func(field string, value an
 		bad(".Cookie", own.Name, `browsers want the path "/" and no Domain`)
 	}
 	t.name = own.Name
-	t.plain = strings.TrimPrefix(own.String(), own.Name+"=")
+	t.insecure = strings.TrimPrefix(own.String(), own.Name+"=")
 	own.Secure = true
 	t.secure = strings.TrimPrefix(own.String(), own.Name+"=")
 }

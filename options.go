@@ -567,7 +567,7 @@ func WithLimits(l Limits) Option {
 // HTTP/1.0), is proxied without Upgrade. An upgrade that breaks RFC 6455 is refused as ever, and
 // so are CONNECT and TRACE, with 405.
 func WithHTTP(on bool) Option {
-	return optionFunc(func(s *settings) { s.http = on })
+	return optionFunc(func(s *settings) { s.proxiesHTTP = on })
 }
 
 // WithDetached makes [Proxy.ServeHTTP] return as soon as the tunnel is open. The server

@@ -113,7 +113,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case isUpgrade:
 		p.serveUpgrade(w, r)
-	case p.http:
+	case p.proxiesHTTP:
 		p.servePlain(w, r)
 	default:
 		if handshake.IsFallback(r) {

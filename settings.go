@@ -36,7 +36,7 @@ type settings struct {
 	slowStart      time.Duration
 	affinity       *Affinity    // nil: none
 	healthCheck    *HealthCheck // nil: none
-	http           bool
+	proxiesHTTP    bool
 	detached       bool
 	logger         *slog.Logger
 	trace          *Trace
@@ -68,7 +68,7 @@ type config struct {
 	slowStart        time.Duration // 0: none
 	affinity         *affinityRule // nil: none
 	healthCheck      *HealthCheck  // defaults filled in; nil: none
-	http             bool
+	proxiesHTTP      bool
 	detached         bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
@@ -98,7 +98,7 @@ func (s *settings) compile() (config, []error) {
 		limits:           s.limits,
 		refusal:          s.refusal,
 		slowStart:        max(s.slowStart, 0),
-		http:             s.http,
+		proxiesHTTP:      s.proxiesHTTP,
 		detached:         s.detached,
 		logger:           s.logger,
 	}

@@ -26,7 +26,7 @@ type flags struct {
 	limits          wsproxy.Limits
 	tlsCert, tlsKey string
 	ca              string
-	isHTTP          bool
+	proxiesHTTP     bool
 	isDetached      bool
 	grace           time.Duration
 	isVerbose       bool
@@ -76,7 +76,7 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "`file` with the server's TLS certificate and its chain")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "`file` with the certificate's key")
 	fs.StringVar(&f.ca, "ca", "", "`file` with the root certificates for backends (default: the system's)")
-	fs.BoolVar(&f.isHTTP, "http", false, "proxy requests that are no upgrade too, for SockJS, Socket.IO and SignalR")
+	fs.BoolVar(&f.proxiesHTTP, "http", false, "proxy requests that are no upgrade too, for SockJS, Socket.IO and SignalR")
 	fs.BoolVar(&f.isDetached, "detach", false, "release the server's goroutine and buffers when a tunnel is open")
 	fs.DurationVar(&f.grace, "grace", 30*time.Second, "maximum time of a shutdown, after which tunnels are cut")
 	fs.BoolVar(&f.isVerbose, "v", false, "log every tunnel")
@@ -96,7 +96,7 @@ func (f *flags) options() ([]wsproxy.Option, error) {
 		wsproxy.WithTimeouts(f.timeouts),
 		wsproxy.WithPing(f.ping),
 		wsproxy.WithLimits(f.limits),
-		wsproxy.WithHTTP(f.isHTTP),
+		wsproxy.WithHTTP(f.proxiesHTTP),
 		wsproxy.WithDetached(f.isDetached),
 	}
 	if len(f.origins) > 0 {

@@ -25,7 +25,7 @@ const requireVar = "WSPROXY_REQUIRE_E2E"
 // debianPackages have the commands that tests need.
 var debianPackages = map[string]string{
 	"chromium": "chromium", "haproxy": "haproxy", "mosquitto": "mosquitto",
-	"nginx": "nginx-light", "node": "nodejs", "python3": "python3-websockets",
+	"nginx": "nginx", "node": "nodejs", "python3": "python3-websockets",
 }
 
 // Need skips the test unless all commands are installed, and node's packages too, with a line
