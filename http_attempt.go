@@ -259,7 +259,7 @@ func (q *plainRequest) accept(resp *http.Response, b *Backend) error {
 		}
 		h = r.Header
 	}
-	h, err := handshake.FinishPlainAnswer(h, resp.Header)
+	h, err := handshake.FinishPlainAnswer(resp.StatusCode, h, resp.Header)
 	if err != nil {
 		return &responseError{err}
 	}
