@@ -253,7 +253,7 @@ func (q *plainRequest) applyResponseHook(resp *http.Response, b *Backend) error 
 		}
 		h = r.Header
 	}
-	h, err := handshake.FinishPlainAnswer(h, resp.Header)
+	h, err := handshake.FinishPlainAnswer(resp.StatusCode, h, resp.Header)
 	if err != nil {
 		return &responseError{err}
 	}

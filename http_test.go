@@ -148,6 +148,22 @@ func TestHTTPResponseIsNotChanged(t *testing.T) {
 	}
 }
 
+// The Content-Length of a 304 is that of the 200 in its place.
+func TestHTTPResponseWithoutABodyHasNoLength(t *testing.T) {
+	forEachVersion(t, func(t *testing.T, serve func(http.Handler) (string, *http.Client)) {
+		for _, status := range []int{204, 304} {
+			backend := wstest.StartRaw(t, proxytest.Head(fmt.Sprintf("HTTP/1.1 %d X", status), "Content-Length: 5"))
+			url, client := serve(proxytest.NewProxy(t, wsproxy.WithBackends(backend.URL()), withHTTP))
+			resp, body := do(t, client, "GET", url, nil)
+			proxytest.WantStatus(t, resp, status)
+			proxytest.WantField(t, resp.Header, "Content-Length")
+			if body != "" {
+				t.Errorf("client got %q", body)
+			}
+		}
+	})
+}
+
 // A body that is streamed reaches the other side part by part.
 func TestHTTPBodiesAreStreamed(t *testing.T) {
 	forEachVersion(t, func(t *testing.T, serve func(http.Handler) (string, *http.Client)) {

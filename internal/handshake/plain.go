@@ -153,14 +153,14 @@ func CheckPlainAnswer(resp *http.Response) error {
 
 // FinishPlainAnswer returns the header for the client of a response to a request that is no
 // upgrade. H is the result of [AnswerHeader] after the hook, backend the header of the response.
-// Hop-by-hop fields are left out, and Content-Length is the backend's. A field that would break
-// its line is an error.
-func FinishPlainAnswer(h, backend http.Header) (http.Header, error) {
+// Hop-by-hop fields are left out, and Content-Length is the backend's, but not that of a 204 or 304:
+// clients over HTTP/2 would miss the body. A field that would break its line is an error.
+func FinishPlainAnswer(status int, h, backend http.Header) (http.Header, error) {
 	valid, err := validFields(h)
 	if err != nil {
 		return nil, err
 	}
-	if lines := backend["Content-Length"]; len(lines) > 0 {
+	if lines := backend["Content-Length"]; len(lines) > 0 && status != http.StatusNoContent && status != http.StatusNotModified {
 		valid["Content-Length"] = slices.Clone(lines)
 	}
 	return valid, nil

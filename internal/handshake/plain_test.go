@@ -168,11 +168,11 @@ func TestPlainAnswerIsChecked(t *testing.T) {
 
 func TestFinishPlainAnswerKeepsContentLength(t *testing.T) {
 	backend := http.Header{"Content-Length": {"5"}}
-	h, err := FinishPlainAnswer(http.Header{"Content-Length": {"9"}, "transfer-encoding": {"chunked"}, "Set-Cookie": {"a", "b"}}, backend)
+	h, err := FinishPlainAnswer(200, http.Header{"Content-Length": {"9"}, "transfer-encoding": {"chunked"}, "Set-Cookie": {"a", "b"}}, backend)
 	if want := (http.Header{"Content-Length": {"5"}, "Set-Cookie": {"a", "b"}}); err != nil || !reflect.DeepEqual(h, want) {
 		t.Errorf("header is %v, %v; want %v", h, err, want)
 	}
-	if h, err = FinishPlainAnswer(http.Header{"X-A": {"a\r\nb"}}, backend); err == nil {
+	if h, err = FinishPlainAnswer(200, http.Header{"X-A": {"a\r\nb"}}, backend); err == nil {
 		t.Errorf("header is %v; want an error", h)
 	}
 }
