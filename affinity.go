@@ -276,11 +276,11 @@ func isBoundError(err error) bool {
 }
 
 // bindTo adds the cookie that binds the client to b to h, the header of b's response, unless the
-// client has it or is bound by its key. A backend that responds with 502, 503 or 504 has not
-// taken the client.
+// client has it or is bound by its key. A backend that responds with 500 or more has not taken the
+// client: its next request may find a better one.
 func (in *inbound) bindTo(b *Backend, status int, h http.Header) {
 	a := in.p.affinity
-	if a == nil || a.signer == nil || in.binding.hasKey || isRetryable(status) {
+	if a == nil || a.signer == nil || in.binding.hasKey || status >= 500 {
 		return
 	}
 	if in.binding.backend != b || in.binding.isDue {

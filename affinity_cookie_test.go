@@ -190,7 +190,7 @@ func TestCookieIsSetWithResponses(t *testing.T) {
 	for _, tt := range []struct {
 		status     int
 		wantCookie bool
-	}{{101, true}, {302, true}, {400, true}, {401, true}, {404, true}, {500, true}, {502, false}, {503, false}, {504, false}} {
+	}{{101, true}, {302, true}, {400, true}, {401, true}, {404, true}, {500, false}, {502, false}, {503, false}, {504, false}} {
 		synctest.Test(t, func(t *testing.T) {
 			var seen []string // by the hook
 			s := newScene(t, byCookie, backendsAt("a"), wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {

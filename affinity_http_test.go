@@ -386,7 +386,7 @@ func TestCookieIsSetWithResponsesToPlainHTTP(t *testing.T) {
 	for _, tt := range []struct {
 		status int
 		want   bool
-	}{{200, true}, {304, true}, {400, true}, {404, true}, {500, true}, {502, false}, {503, false}, {504, false}} {
+	}{{200, true}, {304, true}, {400, true}, {404, true}, {500, false}, {502, false}, {503, false}, {504, false}} {
 		synctest.Test(t, func(t *testing.T) {
 			hasSeen := false
 			s := newHTTPScene(t, byCookie, wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {

@@ -407,7 +407,7 @@ func WithAdmit(hook func(*http.Request) (value any, err error)) Option {
 // of SignalR. Without [Affinity.Refuse] such a request also leaves a backend that has
 // [FlagEjected].
 //
-// By cookie: the response of a backend, a 101 or any other but 502, 503 and 504, sets a cookie,
+// By cookie: the response of a backend, a 101 or any other below 500, sets a cookie,
 // unless the client has that of this backend already. The hook of [WithResponse] sees it. It has a
 // keyed hash of the backend's ID, and not the ID. Replicas of the program that have the same Keys
 // agree about it without communication, whatever the order of their backends. A cookie that was

@@ -26,7 +26,7 @@ import (
 // ServeHTTP2 is Serve over HTTP/2 and TLS. The test's binary must import http2ws.
 func ServeHTTP2(t testing.TB, h http.Handler, configure ...func(*http.Server)) *Site {
 	t.Helper()
-	s := new(Site)
+	s := newSite()
 	srv := httptest.NewUnstartedServer(s.count(h))
 	srv.Config.ErrorLog = DiscardLog
 	for _, f := range configure {

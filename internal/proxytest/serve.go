@@ -33,15 +33,25 @@ func NewProxy(t testing.TB, opts ...wsproxy.Option) *wsproxy.Proxy {
 
 // A Site is a server on 127.0.0.1, or in memory.
 type Site struct {
-	URL      string
-	ln       *memnet.Listener // of a server in memory
-	handling sync.WaitGroup   // calls of its handler
+	URL string
+	ln  *memnet.Listener // of a server in memory
+
+	// No WaitGroup: some tests wait while other calls begin.
+	mu       sync.Mutex
+	isIdle   *sync.Cond // signals that handling is 0
+	handling int        // calls of its handler; guarded by mu
+}
+
+func newSite() *Site {
+	s := new(Site)
+	s.isIdle = sync.NewCond(&s.mu)
+	return s
 }
 
 // Serve serves h until the test ends. The functions configure the server.
 func Serve(t testing.TB, h http.Handler, configure ...func(*http.Server)) *Site {
 	t.Helper()
-	s := new(Site)
+	s := newSite()
 	srv := httptest.NewUnstartedServer(s.count(h))
 	srv.Config.ErrorLog = DiscardLog
 	for _, f := range configure {
@@ -56,7 +66,8 @@ func Serve(t testing.TB, h http.Handler, configure ...func(*http.Server)) *Site 
 // ServeInMemory is Serve in a synctest bubble.
 func ServeInMemory(t testing.TB, h http.Handler, configure ...func(*http.Server)) *Site {
 	t.Helper()
-	s := &Site{ln: memnet.Listen(4096)}
+	s := newSite()
+	s.ln = memnet.Listen(4096)
 	srv := &http.Server{Handler: s.count(h), ErrorLog: DiscardLog}
 	for _, f := range configure {
 		f(srv)
@@ -89,15 +100,29 @@ func (s *Site) DialContext(ctx context.Context, network, addr string) (net.Conn,
 // count counts the calls of h.
 func (s *Site) count(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.handling.Add(1)
-		defer s.handling.Done()
+		s.addHandling(1)
+		defer s.addHandling(-1)
 		h.ServeHTTP(w, r)
 	})
 }
 
 // Wait waits until all calls of the handler have returned. The test must have seen an
 // effect of each.
-func (s *Site) Wait() { s.handling.Wait() }
+func (s *Site) Wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.handling > 0 {
+		s.isIdle.Wait()
+	}
+}
+
+func (s *Site) addHandling(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.handling += n; s.handling == 0 {
+		s.isIdle.Broadcast()
+	}
+}
 
 // Start serves a new proxy until the test ends.
 func Start(t testing.TB, opts ...wsproxy.Option) (*wsproxy.Proxy, *Site) {
