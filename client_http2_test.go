@@ -34,8 +34,12 @@ type http2Pair struct {
 func openHTTP2(t *testing.T, opts ...wsproxy.Option) *http2Pair {
 	t.Helper()
 	b := wstest.StartBackend(t)
-	ends, trace := proxytest.TraceEnds()
-	p := &http2Pair{ends: ends}
+	p := &http2Pair{ends: make(chan wsproxy.TunnelEnd, 100)}
+	opened := make(chan bool, 1)
+	trace := wsproxy.WithTrace(&wsproxy.Trace{
+		Opened: func(wsproxy.OpenedInfo) { opened <- true },
+		Closed: func(e wsproxy.TunnelEnd) { p.ends <- e },
+	})
 	p.proxy = proxytest.NewProxy(t, append([]wsproxy.Option{wsproxy.WithBackends(b.URL()), trace}, opts...)...)
 	p.site = proxytest.ServeHTTP2(t, p.proxy)
 	p.browser = proxytest.NewHTTP2Client(t, p.site.URL)
@@ -44,6 +48,7 @@ func openHTTP2(t *testing.T, opts ...wsproxy.Option) *http2Pair {
 	p.backend.AcceptUpgrade(nil)
 	proxytest.WantStatus(t, s.Response(t), 200)
 	p.client = wstest.NewClient(t, s)
+	<-opened // which may be after the client has its 200: a tunnel that is cut before has no end
 	return p
 }
 
