@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
@@ -32,11 +34,13 @@ type parser struct {
 	bind   map[string]string
 	args   []string
 	local  map[string]string // by scheme: how X-Seen begins after LOCAL
+	quit   syscall.Signal    // ends it in order
 }
 
 // The configuration of nginx is that of docs/production.md, so that $remote_addr is checked too.
 var parsers = []parser{{
 	name: "nginx",
+	quit: syscall.SIGQUIT,
 	args: []string{"-e", "stderr", "-c"},
 	config: `daemon off;
 master_process off;
@@ -76,6 +80,7 @@ http {
 	local: map[string]string{"http": "|||", "https": "|||", "unix": "|||"},
 }, {
 	name: "haproxy",
+	quit: syscall.SIGUSR1,
 	args: []string{"-db", "-f"},
 	config: `global
 	log stdout format raw daemon
@@ -124,7 +129,10 @@ func (p parser) start(t *testing.T, scheme, next string) (config wsproxy.Backend
 	e2etest.WaitForListener(t, network, addr)
 	config = wsproxy.BackendConfig{ID: p.name, URL: scheme + "://" + addr, ProxyProtocol: true}
 	return config, wsproxy.WithTLSConfig(&tls.Config{RootCAs: roots}), func() string {
-		program.Stop()
+		program.Signal(p.quit) // it ends when it has logged all connections
+		late := time.AfterFunc(10*time.Second, program.Stop)
+		defer late.Stop()
+		program.Wait()
 		text, _ := os.ReadFile(filepath.Join(dir, "log")) // nginx's
 		for line := range program.Lines {
 			text = append(text, line+"\n"...)
