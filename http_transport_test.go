@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,7 +173,7 @@ func TestHTTPReachesBackendsOverTLSAndUnixSockets(t *testing.T) {
 	t.Cleanup(over.Close)
 	roots := x509.NewCertPool()
 	roots.AddCert(over.Certificate())
-	socket := filepath.Join(t.TempDir(), "s")
+	socket := proxytest.SocketPath(t)
 	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -93,7 +92,7 @@ func TestProbesPassForBackendThatWorks(t *testing.T) {
 			}
 		})
 		t.Run(name+" over a unix socket", func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "s")
+			path := proxytest.SocketPath(t)
 			ln, err := net.Listen("unix", path)
 			if err != nil {
 				t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -97,7 +96,7 @@ func startProxyProtocol(t *testing.T, scheme string) (config wsproxy.BackendConf
 	t.Helper()
 	network, addr := "tcp", "127.0.0.1:0"
 	if scheme == "unix" {
-		network, addr = "unix", filepath.Join(t.TempDir(), "backend")
+		network, addr = "unix", proxytest.SocketPath(t)
 	}
 	l := &headerListener{listenAt(t, network, addr), make(chan string, 1000)}
 	mux := http.NewServeMux()
@@ -233,7 +232,7 @@ func dialSite(t *testing.T, addr string, h http.Handler) net.Conn {
 	var ln net.Listener
 	switch addr {
 	case "unix":
-		ln = listenAt(t, "unix", filepath.Join(t.TempDir(), "site"))
+		ln = listenAt(t, "unix", proxytest.SocketPath(t))
 		addr = ln.Addr().String()
 	case "both":
 		ln = listenAt(t, "tcp", "[::]:0")

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -148,7 +147,7 @@ func TestBackendGetsHostOfClientWithItsPort(t *testing.T) {
 }
 
 func TestUnixBackendGetsHostOfClient(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
+	path := proxytest.SocketPath(t)
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)

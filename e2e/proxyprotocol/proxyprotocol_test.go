@@ -114,7 +114,7 @@ func (p parser) start(t *testing.T, scheme, next string) (config wsproxy.Backend
 	t.Helper()
 	e2etest.Need(t, p.name)
 	dir := t.TempDir()
-	network, addr := "unix", filepath.Join(dir, "socket")
+	network, addr := "unix", proxytest.SocketPath(t)
 	if scheme != "unix" {
 		network, addr = "tcp", e2etest.FreeAddr(t)
 	}
@@ -213,7 +213,7 @@ func dialSite(t *testing.T, addr string, h http.Handler) *wstest.Peer {
 	t.Helper()
 	network := "tcp"
 	if addr == "unix" {
-		network, addr = "unix", filepath.Join(t.TempDir(), "site")
+		network, addr = "unix", proxytest.SocketPath(t)
 	}
 	ln, err := net.Listen(network, addr)
 	if err != nil {

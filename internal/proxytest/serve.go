@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -129,4 +131,16 @@ func Start(t testing.TB, opts ...wsproxy.Option) (*wsproxy.Proxy, *Site) {
 	t.Helper()
 	p := NewProxy(t, opts...)
 	return p, Serve(t, p)
+}
+
+// SocketPath returns a name for a unix socket of the test. It is short: the system allows 107
+// bytes, and the directory of [testing.TB.TempDir] has the name of the test in it.
+func SocketPath(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ws")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
 }
