@@ -232,20 +232,13 @@ func (in *inbound) amongCheckFailed(set *backendSet, now time.Duration) *Backend
 	if err != nil || c.tier != health.TierCheckFailed {
 		return nil
 	}
-	if !in.binding.hasKey {
-		if slices.Contains(c.backends, in.binding.backend) {
-			return in.binding.backend
-		}
-		return nil
+	switch {
+	case in.binding.hasKey:
+		return highestScored(c.backends, in.binding.key)
+	case slices.Contains(c.backends, in.binding.backend):
+		return in.binding.backend
 	}
-	var best *Backend
-	var highest score
-	for _, b := range c.backends {
-		if s := b.score(in.binding.key); s.better(highest) {
-			best, highest = b, s
-		}
-	}
-	return best
+	return nil
 }
 
 // isConfined reports whether no other backend may be tried: the request is to be refused if its

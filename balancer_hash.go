@@ -45,18 +45,10 @@ func (h *rendezvous) Pick(r *http.Request, candidates []*Backend) (*Backend, err
 	if key == "" {
 		return h.keyless.Pick(r, candidates)
 	}
-	k := hashString(key)
-	var best *Backend
-	var highest score
-	for _, b := range candidates {
-		if s := b.score(k); s.better(highest) {
-			best, highest = b, s
-		}
+	if b := highestScored(candidates, hashString(key)); b != nil {
+		return b, nil
 	}
-	if best == nil {
-		return nil, ErrNoBackend
-	}
-	return best, nil
+	return nil, ErrNoBackend
 }
 
 // BoundedHash returns a [Balancer] that chooses as [Hash] does, but skips backends with
@@ -142,6 +134,19 @@ type score struct {
 // would move, and replicas with two versions of this package would disagree.
 func (b *Backend) score(k uint64) score {
 	return score{hash: mix(k^b.idHash) >> 11, weight: float64(b.Weight())}
+}
+
+// highestScored returns the backend with the highest score for the key with hash k, or nil if
+// there is none.
+func highestScored(backends []*Backend, k uint64) *Backend {
+	var best *Backend
+	var highest score
+	for _, b := range backends {
+		if s := b.score(k); s.better(highest) {
+			best, highest = b, s
+		}
+	}
+	return best
 }
 
 // better reports whether s is higher than t. The zero score is below all others.
