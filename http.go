@@ -1,7 +1,6 @@
 package wsproxy
 
 import (
-	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -205,15 +204,8 @@ func (q *plainRequest) isLeft() bool { return len(q.tried) < maxAttempts && q.ha
 func (q *plainRequest) pick() (*plainAttempt, error) {
 	for {
 		b, c, err := q.choose(false)
-		switch {
-		case isBoundError(err):
-			q.stage = ReasonUnreachable
-		case errors.Is(err, ErrLimit):
-			q.stage = ReasonBackendLimit
-		case errors.Is(err, ErrNoBackend):
-			q.stage = ReasonNoBackend
-		}
 		if err != nil {
+			q.setNoCandidateStage(err)
 			return nil, err
 		}
 		a := &plainAttempt{q: q}

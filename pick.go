@@ -243,17 +243,27 @@ var errUnreachable = errors.New("wsproxy: every backend is unreachable")
 // for want of a place, or of a backend that can be reached, the upgrade waits, and r says who
 // else is stuck.
 func (u *upgrade) noCandidate(err error, r limit.Result) error {
+	u.setNoCandidateStage(err)
 	switch {
 	case errors.Is(err, ErrLimit):
-		u.stage, u.pickResult, u.waitCause = ReasonBackendLimit, r, err
-	case isBoundError(err):
-		u.stage, u.pickResult, u.waitCause = ReasonUnreachable, r, cmp.Or(u.waitCause, err)
-	case err == errUnreachable:
+		u.pickResult, u.waitCause = r, err
+	case isBoundError(err), err == errUnreachable:
 		u.pickResult, u.waitCause = r, cmp.Or(u.waitCause, err) // its own attempts say more
-	case errors.Is(err, ErrNoBackend):
-		u.stage = ReasonNoBackend
 	}
 	return err
+}
+
+// setNoCandidateStage sets the stage of a request for which no backend was picked because of err,
+// if it is for want of one.
+func (in *inbound) setNoCandidateStage(err error) {
+	switch {
+	case errors.Is(err, ErrLimit):
+		in.stage = ReasonBackendLimit
+	case isBoundError(err):
+		in.stage = ReasonUnreachable
+	case errors.Is(err, ErrNoBackend):
+		in.stage = ReasonNoBackend
+	}
 }
 
 func (in *inbound) tracePicked(c *choice) error {
