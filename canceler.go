@@ -43,7 +43,10 @@ func (c *canceler) cancel(cause error) {
 
 // interrupt makes reads and writes of conn fail. The connection is not used again: its
 // handshake is canceled.
-func interrupt(conn net.Conn) { conn.SetDeadline(time.Unix(1, 0)) }
+func interrupt(conn net.Conn) { conn.SetDeadline(longAgo) }
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
 
 // err returns why the handshake was canceled, or nil.
 func (c *canceler) err() error {

@@ -138,17 +138,11 @@ func (c *http1Client) hijack() (net.Conn, *bufio.Reader, error) {
 // that could be used again. Redirects are not followed.
 func (c *http1Client) forward(a *attempt) error {
 	header := c.w.Header()
-	for name, values := range a.header {
-		header[name] = append(header[name], values...)
-	}
+	a.addTo(header)
 	if a.resp.StatusCode == http.StatusUpgradeRequired {
 		header.Set("Upgrade", "websocket") // what this proxy upgrades to, whatever the backend offers
 	}
-	header.Set(requestIDHeader, c.u.info.id)
 	closeAfter(c.u.r, header)
-	if a.resp.ContentLength > 0 {
-		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
-	}
 	if http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(responseTimeout)) != nil {
 		// A wrapper hides the deadline. It must hold, or a client that does not read
 		// would keep the backend's place for ever.
@@ -156,6 +150,17 @@ func (c *http1Client) forward(a *attempt) error {
 	}
 	copyResponse(c.w, a)
 	return nil
+}
+
+// addTo adds the fields of the client's response to header, which has those of middleware.
+func (a *attempt) addTo(header http.Header) {
+	for name, values := range a.header {
+		header[name] = append(header[name], values...)
+	}
+	header.Set(requestIDHeader, a.u.info.id)
+	if a.resp.ContentLength > 0 {
+		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
+	}
 }
 
 // copyResponse sends the backend's response over rw, which has its header. It panics with

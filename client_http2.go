@@ -102,20 +102,14 @@ func (c *http2Client) hijack() (net.Conn, *bufio.Reader, error) {
 // open a WebSocket.
 func (c *http2Client) forward(a *attempt) error {
 	header := c.w.Header()
-	for name, values := range a.header {
-		header[name] = append(header[name], values...)
-	}
+	a.addTo(header)
 	header.Del("Upgrade")
-	header.Set(requestIDHeader, c.u.info.id)
 	if a.resp.StatusCode < 300 {
 		a.reportRefused()
 		deleteContentFields(header)
 		c.connect.SetWriteDeadline(time.Now().Add(responseTimeout))
 		http.Error(c.w, "the backend did not open a WebSocket", http.StatusBadGateway)
 		return nil
-	}
-	if a.resp.ContentLength > 0 {
-		header.Set("Content-Length", fmt.Sprint(a.resp.ContentLength))
 	}
 	copyResponse(c.w, a)
 	return nil
@@ -166,7 +160,7 @@ func (c *http2Client) refuseByClose(i *RefusedInfo) (isDone bool) {
 		return true
 	}
 	c.u.p.registry.removeUpgrade(c.u) // Shutdown does not wait for the client
-	stop = context.AfterFunc(c.u.p.lingering, func() { stream.SetReadDeadline(time.Unix(1, 0)) })
+	stop = context.AfterFunc(c.u.p.lingering, func() { stream.SetReadDeadline(longAgo) })
 	defer stop()
 	readToClose(stream) // the client waits for the end of the stream
 	return true
