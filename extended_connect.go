@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/wsproxy/wsproxy/internal/h2stream"
 	"github.com/wsproxy/wsproxy/internal/handshake"
@@ -23,7 +22,7 @@ import (
 // A status of 2xx is the acceptance of a WebSocket here, so that only a Proxy may send one: the
 // client would read the page of another handler as frames.
 func serveConnect(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	c := &connectWriter{w: w, body: r.Body, unserved: http.StatusNotImplemented}
+	c := &connectWriter{innerWriter: innerWriter{w}, body: r.Body, unserved: http.StatusNotImplemented}
 	hasReturned := false
 	defer func() {
 		wasReset := c.stream != nil && c.stream.Finish()
@@ -61,11 +60,11 @@ func connectOf(r *http.Request) *connectWriter {
 // A connectWriter is the ResponseWriter of an extended CONNECT: beneath middleware with [Front],
 // else around what the Proxy was given.
 type connectWriter struct {
-	w        http.ResponseWriter // immutable
-	body     io.ReadCloser       // immutable: what the client sends
-	state    atomic.Uint32       // a middleware's timer may call WriteHeader at any time
-	unserved int                 // the status in place of a 2xx that is not a Proxy's
-	stream   *h2stream.Conn      // nil if there is none
+	innerWriter                // immutable
+	body        io.ReadCloser  // immutable: what the client sends
+	state       atomic.Uint32  // a middleware's timer may call WriteHeader at any time
+	unserved    int            // the status in place of a 2xx that is not a Proxy's
+	stream      *h2stream.Conn // nil if there is none
 }
 
 // States of a connectWriter.
@@ -98,11 +97,6 @@ func (c *connectWriter) asGet(r *http.Request) *http.Request {
 	get.Body, get.ContentLength, get.TransferEncoding, get.Trailer = http.NoBody, 0, nil, nil
 	return get
 }
-
-// Unwrap returns the ResponseWriter beneath, for [http.ResponseController].
-func (c *connectWriter) Unwrap() http.ResponseWriter { return c.w }
-
-func (c *connectWriter) Header() http.Header { return c.w.Header() }
 
 func (c *connectWriter) WriteHeader(status int) {
 	isFinal := status >= 200
@@ -185,24 +179,6 @@ func (c *connectWriter) FlushError() error {
 		return err
 	}
 	return http.NewResponseController(c.w).Flush()
-}
-
-// CloseNotify implements the deprecated [http.CloseNotifier], which some middleware
-// requires.
-func (c *connectWriter) CloseNotify() <-chan bool {
-	//lint:ignore SA1019 middleware calls it, such as gin's Stream
-	if w, ok := c.w.(http.CloseNotifier); ok {
-		return w.CloseNotify()
-	}
-	return make(chan bool) // never ready, as for a client that stays
-}
-
-func (c *connectWriter) SetReadDeadline(t time.Time) error {
-	return http.NewResponseController(c.w).SetReadDeadline(t)
-}
-
-func (c *connectWriter) SetWriteDeadline(t time.Time) error {
-	return http.NewResponseController(c.w).SetWriteDeadline(t)
 }
 
 // take makes a connection of the stream, over w, which is c.w or beneath it. The next write to

@@ -69,7 +69,7 @@ func Front(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		f := &frontWriter{w: w}
+		f := &frontWriter{innerWriter: innerWriter{w}}
 		next.ServeHTTP(f, r.WithContext(context.WithValue(r.Context(), frontKey{}, f)))
 	})
 }
@@ -90,7 +90,7 @@ func frontOf(ctx context.Context) *frontWriter {
 // A frontWriter is the ResponseWriter that [Front] puts between the server's and those of
 // middleware. It has all methods of the server's, because middleware looks for them.
 type frontWriter struct {
-	w     http.ResponseWriter
+	innerWriter
 	state atomic.Uint32 // a middleware's timer may call WriteHeader at any time
 }
 
@@ -122,11 +122,6 @@ func (f *frontWriter) finish() {
 		f.state.Store(frontDone)
 	}
 }
-
-// Unwrap returns the server's ResponseWriter, for [http.ResponseController].
-func (f *frontWriter) Unwrap() http.ResponseWriter { return f.w }
-
-func (f *frontWriter) Header() http.Header { return f.w.Header() }
 
 func (f *frontWriter) WriteHeader(status int) {
 	switch f.state.Load() {
@@ -195,24 +190,33 @@ func (f *frontWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return f.w.(http.Hijacker).Hijack()
 }
 
+func (f *frontWriter) EnableFullDuplex() error {
+	return http.NewResponseController(f.w).EnableFullDuplex()
+}
+
+// An innerWriter is the ResponseWriter beneath a frontWriter or a connectWriter. Its methods are
+// those that both only pass on.
+type innerWriter struct{ w http.ResponseWriter }
+
+// Unwrap returns the ResponseWriter beneath, for [http.ResponseController].
+func (i innerWriter) Unwrap() http.ResponseWriter { return i.w }
+
+func (i innerWriter) Header() http.Header { return i.w.Header() }
+
 // CloseNotify implements the deprecated [http.CloseNotifier], which some middleware
 // requires.
-func (f *frontWriter) CloseNotify() <-chan bool {
+func (i innerWriter) CloseNotify() <-chan bool {
 	//lint:ignore SA1019 middleware calls it, such as gin's Stream
-	if w, ok := f.w.(http.CloseNotifier); ok {
+	if w, ok := i.w.(http.CloseNotifier); ok {
 		return w.CloseNotify()
 	}
 	return make(chan bool) // never ready, as for a client that stays
 }
 
-func (f *frontWriter) SetReadDeadline(t time.Time) error {
-	return http.NewResponseController(f.w).SetReadDeadline(t)
+func (i innerWriter) SetReadDeadline(t time.Time) error {
+	return http.NewResponseController(i.w).SetReadDeadline(t)
 }
 
-func (f *frontWriter) SetWriteDeadline(t time.Time) error {
-	return http.NewResponseController(f.w).SetWriteDeadline(t)
-}
-
-func (f *frontWriter) EnableFullDuplex() error {
-	return http.NewResponseController(f.w).EnableFullDuplex()
+func (i innerWriter) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(i.w).SetWriteDeadline(t)
 }
