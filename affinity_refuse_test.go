@@ -2,7 +2,6 @@ package wsproxy_test
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -256,19 +255,7 @@ func TestRebalanceStopsIfClientsAreBound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScene(t, opt)
-				s.set("abc", accepting)
-				c := newReconnectors(s, time.Second)
-				c.join(upTo(300)...)
-				c.thin("b", 30)
-				c.thin("c", 30)
-				n, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
-				if !errors.Is(err, wsproxy.ErrNotMoving) {
-					t.Errorf("Rebalance() = %d, %v; want %v; tunnels %v", n, err, wsproxy.ErrNotMoving, s.tunnelsOfEach())
-				}
-				time.Sleep(5 * time.Second)
-				if moved := c.wantClosedOnce(); moved != n || n < 10 || n > 12 {
-					t.Errorf("Rebalance() = %d, and %d clients were closed; want 10 both times, or few more", n, moved)
-				}
+				wantNotMoving(t, s)
 			})
 		})
 	}

@@ -256,21 +256,28 @@ func TestRebalanceStopsIfClientsComeBackToTheirBackend(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScene(t, wsproxy.WithBalancer(balancer))
-				s.set("abc", accepting)
-				c := newReconnectors(s, time.Second)
-				c.join(upTo(300)...)
-				c.thin("b", 30)
-				c.thin("c", 30)
-				n, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
-				if !errors.Is(err, wsproxy.ErrNotMoving) {
-					t.Errorf("Rebalance() = %d, %v; want %v; tunnels %v", n, err, wsproxy.ErrNotMoving, s.tunnelsOfEach())
-				}
-				time.Sleep(5 * time.Second)
-				if moved := c.wantClosedOnce(); moved != n || n < 10 || n > 12 {
-					t.Errorf("Rebalance() = %d, and %d clients were closed; want 10 both times, or few more", n, moved)
-				}
+				wantNotMoving(t, s)
 			})
 		})
+	}
+}
+
+// wantNotMoving wants Rebalance to find out, soon, that the clients of s come back to the backend
+// that closes them.
+func wantNotMoving(t *testing.T, s *scene) {
+	t.Helper()
+	s.set("abc", accepting)
+	c := newReconnectors(s, time.Second)
+	c.join(upTo(300)...)
+	c.thin("b", 30)
+	c.thin("c", 30)
+	n, err := s.p.Rebalance(t.Context(), wsproxy.RebalanceConfig{})
+	if !errors.Is(err, wsproxy.ErrNotMoving) {
+		t.Errorf("Rebalance() = %d, %v; want %v; tunnels %v", n, err, wsproxy.ErrNotMoving, s.tunnelsOfEach())
+	}
+	time.Sleep(5 * time.Second)
+	if moved := c.wantClosedOnce(); moved != n || n < 10 || n > 12 {
+		t.Errorf("Rebalance() = %d, and %d clients were closed; want 10 both times, or few more", n, moved)
 	}
 }
 
