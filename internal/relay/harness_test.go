@@ -335,6 +335,18 @@ func (s *scene) hangUp() {
 	s.wantEOFs()
 }
 
+// hangUpLate is hangUp of a client that may have sent its Close frame, or what was before it, too
+// late.
+func (s *scene) hangUpLate() {
+	s.t.Helper()
+	s.backend.CloseWrite()
+	s.endClient()
+	s.client.WantEOFOrReset()
+	s.client.Close()
+	s.backend.WantEOF()
+	s.backend.Close()
+}
+
 // endShutdown lets both peers answer the Close frames of a shutdown that has begun.
 func (s *scene) endShutdown() {
 	s.t.Helper()
@@ -349,13 +361,18 @@ func (s *scene) endShutdown() {
 // wantEOFs is hangUp after the backend has ended its stream.
 func (s *scene) wantEOFs() {
 	s.t.Helper()
-	if s.cannotHalfClose { // the client ends first
-		s.client.Conn().(interface{ CloseWrite() error }).CloseWrite()
-	}
+	s.endClient()
 	s.client.WantEOF()
 	s.client.Close()
 	s.backend.WantEOF()
 	s.backend.Close()
+}
+
+// endClient ends the client's stream, if the proxy waits for that: it cannot end its own alone.
+func (s *scene) endClient() {
+	if s.cannotHalfClose {
+		s.client.Conn().(interface{ CloseWrite() error }).CloseWrite()
+	}
 }
 
 // wantShutdown wants both sides to get the Close frame of a shutdown, the client after
@@ -374,7 +391,7 @@ func (s *scene) answerShutdown() {
 	s.backend.WriteFrames(wstest.Close(1001, ""))
 	s.client.WantClose(1001)
 	s.client.WriteFrames(wstest.Close(1001, ""))
-	s.hangUp()
+	s.hangUpLate()
 	s.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
 }
 

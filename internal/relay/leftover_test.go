@@ -139,7 +139,7 @@ func TestShutdownComesAfterTheLeftover(t *testing.T) {
 		b.wantAll()
 		b.client.WantClose(1001)
 		b.client.WriteFrames(wstest.Close(1001, "")) // too late on a machine with much to do
-		b.hangUp()
+		b.hangUpLate()
 		b.wantEnd(End{Side: Proxy, Cause: CauseShutdown, Code: 1001})
 	})
 }

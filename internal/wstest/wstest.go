@@ -153,15 +153,30 @@ func (p *Peer) WantRaw(s string) {
 // does a byte before the end of stream.
 func (p *Peer) WantEOF() {
 	p.t.Helper()
-	p.setReadTimeout()
-	switch _, err := p.r.Peek(1); err {
-	case io.EOF:
-	case nil:
-		b, _ := p.r.Peek(p.r.Buffered())
-		p.t.Fatalf("%s: got %s; want EOF", p.role, excerpt(b))
-	default:
+	if err := p.readEnd(); err != io.EOF {
 		p.t.Fatalf("%s: got error %v; want EOF", p.role, err)
 	}
+}
+
+// WantEOFOrReset is WantEOF for a peer that may have sent something too late: its system reports
+// a reset if the other end has not read it before it closed the connection.
+func (p *Peer) WantEOFOrReset() {
+	p.t.Helper()
+	if err := p.readEnd(); err != io.EOF && !isReset(err) {
+		p.t.Fatalf("%s: got error %v; want EOF or a reset", p.role, err)
+	}
+}
+
+// readEnd waits for the end of the stream and returns its error. A byte before it fails the test.
+func (p *Peer) readEnd() error {
+	p.t.Helper()
+	p.setReadTimeout()
+	_, err := p.r.Peek(1)
+	if err == nil {
+		b, _ := p.r.Peek(p.r.Buffered())
+		p.t.Fatalf("%s: got %s; want the end of the stream", p.role, excerpt(b))
+	}
+	return err
 }
 
 // WantReset waits for a reset. It skips the bytes before it: how many of them
