@@ -157,6 +157,16 @@ func (b *Backend) URL() string { return b.target.Load().config.URL }
 // Weight returns the backend's weight as it was configured, at least 1.
 func (b *Backend) Weight() int { return b.target.Load().config.Weight }
 
+// MaxTunnels returns the limit of the backend's tunnels as it was configured; 0 means none.
+func (b *Backend) MaxTunnels() int { return max(b.target.Load().config.MaxTunnels, 0) }
+
+// Priority returns the backend's priority as it was configured.
+func (b *Backend) Priority() int { return b.target.Load().config.Priority }
+
+// StateSince returns when [Backend.State] last changed; at first, when the backend came into
+// the set.
+func (b *Backend) StateSince() time.Time { return b.p.start }
+
 // NumTunnels returns the number of the backend's tunnels, including upgrades under way
 // that have picked it.
 func (b *Backend) NumTunnels() int { return int(b.tunnels.Load()) }

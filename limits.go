@@ -217,3 +217,6 @@ func (b *retryBudget) allow(now time.Duration) bool {
 	defer b.mu.Unlock()
 	return b.budget.AllowRetry(now)
 }
+
+// Limits returns the limits of [WithLimits] as they were given.
+func (p *Proxy) Limits() Limits { return p.limits }

@@ -595,3 +595,8 @@ func WithLogger(l *slog.Logger) Option {
 func WithTrace(t *Trace) Option {
 	return optionFunc(func(s *settings) { s.trace = t })
 }
+
+// WithAccessLog logs one line at the level Info when a tunnel opens and one when it closes, with
+// the addresses, the backend, the times and what was relayed. Default: off; the lines then have
+// the level Debug.
+func WithAccessLog(on bool) Option { return optionFunc(func(s *settings) { s.accessLog = on }) }

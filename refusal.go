@@ -79,6 +79,8 @@ type RefusedInfo struct {
 	Err   error // what the handler of [WithErrorHandler] gets; nil if Reason is ReasonAnswer
 	Value any   // what the hook of [WithAdmit] returned; nil if it returned an error
 
+	Times UpgradeTimes // of an upgrade; zero for another request
+
 	isPlain bool // see WithHTTP
 }
 

@@ -38,6 +38,7 @@ type settings struct {
 	healthCheck    *HealthCheck // nil: none
 	proxiesHTTP    bool
 	detached       bool
+	accessLog      bool
 	logger         *slog.Logger
 	trace          *Trace
 }
@@ -70,6 +71,7 @@ type config struct {
 	healthCheck      *HealthCheck  // defaults filled in; nil: none
 	proxiesHTTP      bool
 	detached         bool
+	accessLog        bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
 	trace            Trace
 	hasRequestHooks  bool // functions of the program get requests
@@ -100,6 +102,7 @@ func (s *settings) compile() (config, []error) {
 		slowStart:        max(s.slowStart, 0),
 		proxiesHTTP:      s.proxiesHTTP,
 		detached:         s.detached,
+		accessLog:        s.accessLog,
 		logger:           s.logger,
 	}
 	if c.balancer == nil {

@@ -25,6 +25,20 @@ type Stats struct {
 	Refused uint64
 	Failed  uint64 // no backend gave a proper response, there was no backend, or it waited for one in vain
 
+	// Those of Refused and of Failed for which no backend was picked.
+	RefusedUnpicked, FailedUnpicked uint64
+
+	// Refusals has the requests of Refused and Failed by their reason: see [RefusalCount].
+	Refusals []RefusalCount
+
+	// Phases has the parts of the time of upgrades: see [UpgradeTimes]. QueueWaits has only
+	// those upgrades that waited: see Limits.Queue.
+	Phases     PhaseHistograms
+	QueueWaits Histogram
+
+	Retries       uint64 // attempts after the first one of a request
+	RetriesDenied uint64 // those that were not made because the budget was used up
+
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
 	Requests  int    // in flight, from their arrival to the end of their response
@@ -41,6 +55,21 @@ type Stats struct {
 	// 1 ms to 10 s.
 	ClientRoundTrips, BackendRoundTrips Histogram
 
+	// Pings that were not answered in time, each of which has ended its tunnel.
+	ClientPingsUnanswered, BackendPingsUnanswered uint64
+
+	Cut            uint64         // tunnels in Ended that were cut: see [TunnelEnd.Cut]
+	CloseCodes     []CodeCount    // tunnels in Ended by [TunnelEnd.Code]: see CodeCount
+	LifetimesByEnd []EndLifetimes // tunnels in Ended: see EndLifetimes
+
+	EventLoopTunnels int       // those of Tunnels that an event loop relays
+	Stalled          int       // tunnels of which a side has taken nothing for a second or more, though something waits for it
+	Buffered         int64     // bytes that wait in the proxy's own memory for sides that do not take them
+	EventLoopLag     Histogram // how long the event loops took from one look at their connections to the next; buckets from 100 µs to 1 s
+
+	Affinity   AffinityCounts
+	HookPanics []PanicCount // panics of the program's hooks: see PanicCount
+
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
 }
@@ -51,9 +80,17 @@ type BackendStats struct {
 	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has
 	Opened  uint64 // tunnels that have opened
 
+	// Upgrades that got no tunnel, by [RefusedInfo.Backend]. They count in the Refused and Failed
+	// of [Stats].
+	UpgradesRefused, UpgradesFailed uint64
+
 	// Requests that are no upgrade: see WithHTTP.
 	Requests  int    // in flight: Load counts them
 	Responded uint64 // attempts with a response; those without one are in Failed, Unreached and Abandoned
+
+	// ResponseClasses has the responses of Responded by the first digit of their status, from 1
+	// to 5.
+	ResponseClasses [5]uint64
 
 	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.
 	Accepted  uint64 // it responded with 101
@@ -62,6 +99,16 @@ type BackendStats struct {
 	Failed    uint64 // it was reached, and gave no proper response: see [FlagResting]
 	Unreached uint64 // the connection failed: see [FlagUnreachable]
 	Abandoned uint64 // the client left, the proxy was shut down, or its own host was at fault
+
+	// How often [FlagEjected] was raised, because responses failed, and because tunnels were lost.
+	EjectedByResponses, EjectedByTunnels uint64
+
+	// Probes of [WithHealthCheck], and the result of the last one: see [CheckResult].
+	ProbesPassed, ProbesFailed uint64
+	LastProbe                  CheckResult
+
+	// Drains counts the calls of [Proxy.Drain] that have ended.
+	Drains DrainCounts
 
 	// Traffic of all its tunnels, open ones included, without frames that the proxy itself
 	// sent.
@@ -72,6 +119,75 @@ type BackendStats struct {
 
 	Handshakes Histogram // from the dial to the 101, for each that is Accepted; buckets from 1 ms to 10 s
 	Lifetimes  Histogram // from the 101 to the end, for each tunnel in Ended; buckets from 1 s to 7 days
+}
+
+// A RefusalCount counts the requests that were refused or failed for one reason. A list of
+// them has each reason that has happened, in ascending order.
+type RefusalCount struct {
+	Reason Reason
+	Count  uint64
+}
+
+// UpgradeTimes are the parts of the time that an upgrade has taken, until it opened a tunnel or
+// was refused. Those that it has not reached are zero.
+type UpgradeTimes struct {
+	Admit  time.Duration // from its arrival until it was let in: checks, limits, and the hook of [WithAdmit]
+	Queue  time.Duration // waiting for a backend: see Limits.Queue
+	Dial   time.Duration // connecting to backends, TLS included, all attempts together
+	Answer time.Duration // from the connections to the backends' responses, all attempts together
+}
+
+// PhaseHistograms have the [UpgradeTimes] of all upgrades that have reached the part, with
+// buckets from 1 ms to 10 s.
+type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }
+
+// A CodeCount counts the tunnels that ended with one Close code, by the side that ended them. A
+// list of them has each pair that has happened, by side and code in ascending order. Codes that
+// RFC 6455 does not name, and those below 1000 other than 0, count as -1: peers choose them.
+type CodeCount struct {
+	Side  Side
+	Code  int
+	Count uint64
+}
+
+// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, with
+// buckets from 1 s to 7 days. A list of them is ordered as one of EndCount.
+type EndLifetimes struct {
+	Side      Side
+	Cause     Cause
+	Lifetimes Histogram
+}
+
+// AffinityCounts count requests by what [WithAffinity] did with them. Without it all are zero.
+type AffinityCounts struct {
+	Bound   uint64 // a cookie or a key led to its backend
+	New     uint64 // there was no cookie, and the response has got one
+	Rebound uint64 // the backend of the cookie was not to be had: another one was picked
+	Invalid uint64 // the cookie was forged, expired, or of another proxy
+}
+
+// A PanicCount counts the panics of one hook. A list of them has each hook that has panicked, in
+// alphabetical order.
+type PanicCount struct {
+	Hook  string // "Balancer.Pick", "WithRewrite", "Trace.Closed" and so on
+	Count uint64
+}
+
+// A CheckResult is the result of the last probe of a backend.
+type CheckResult uint8
+
+const (
+	CheckNone   CheckResult = iota // there was none
+	CheckPassed                    // it passed
+	CheckFailed                    // it failed
+)
+
+// DrainCounts count the calls of [Proxy.Drain] by how they ended.
+type DrainCounts struct {
+	Emptied    uint64 // the backend had no tunnels left
+	Left       uint64 // the context ended first, or the proxy was shut down
+	Resumed    uint64 // by [Proxy.Resume]
+	Superseded uint64 // another call took over
 }
 
 // An EndCount counts the tunnels that ended by one side and one cause. A list of them

@@ -76,6 +76,7 @@ type AttemptInfo struct {
 type OpenedInfo struct {
 	Tunnel  *Tunnel
 	Request *http.Request // the client's; must not be modified or retained
+	Times   UpgradeTimes
 }
 
 // A HealthInfo describes a change of a backend's flags.
@@ -86,3 +87,14 @@ type HealthInfo struct {
 	State   BackendState // of the backend after the change
 	Err     error        // why the flag is raised; nil if it is cleared
 }
+
+// TraceAll returns a Trace that calls the hooks of all traces, in their order. Nil traces are
+// left out. A hook that panics does not keep those after it from being called; the first panic
+// then has the effect that [Trace] describes.
+func TraceAll(traces ...*Trace) *Trace { panic("not built") }
+
+// Observe adds the hooks of t to those of [WithTrace], for what happens from now on, until stop
+// is called. Hooks for an upgrade or a tunnel that began before are called too: Closed without
+// an Opened before it, for instance. A hook may still be running when stop returns. Stop may be
+// called more than once.
+func (p *Proxy) Observe(t *Trace) (stop func()) { return func() {} }
