@@ -18,12 +18,13 @@ import (
 func (r *registry) snapshot() (Stats, []*Tunnel) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	c := &r.counters
 	return Stats{
 		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
-		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
-		Requests: int(r.requests.Load()), Responded: r.responded.Load(),
-		ToBackend: r.ended.toBackend, ToClient: r.ended.toClient, Ended: r.ended.sorted(),
-		Handshakes: newHistogram(r.handshakes), Lifetimes: newHistogram(r.lifetimes),
+		Opened: c.opened.Load(), Refused: c.refused.Load(), Failed: c.failed.Load(),
+		Requests: int(c.requests.Load()), Responded: c.responded.Load(),
+		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
+		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
 	}, r.tunnelsLocked()
 }
 
@@ -53,8 +54,22 @@ func newHistogram(h *histogram.Histogram) Histogram {
 	return Histogram{Count: s.Count, Sum: s.Sum, Buckets: buckets}
 }
 
-// backendCounters are the counters of one backend. To count an upgrade takes a few atomic
-// additions.
+// proxyCounters are the counters of a Proxy, backendCounters those of one backend. To count an
+// upgrade takes a few atomic additions.
+type proxyCounters struct {
+	opened, refused, failed atomic.Uint64
+	responded               atomic.Uint64
+	requests                atomic.Int64 // in flight
+	handshakes              *histogram.Histogram
+	lifetimes               *histogram.Histogram
+
+	ended endedTunnels // guarded by registry.mu
+}
+
+func (c *proxyCounters) init() {
+	c.handshakes, c.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
+}
+
 type backendCounters struct {
 	opened     atomic.Uint64
 	responded  atomic.Uint64
@@ -83,7 +98,7 @@ func (p *Proxy) countAttempt(b *Backend, o health.Outcome, took time.Duration) {
 	b.counters.attempts[o].Add(1)
 	if o == health.Opened {
 		b.counters.handshakes.Observe(took)
-		p.registry.handshakes.Observe(took)
+		p.registry.counters.handshakes.Observe(took)
 	}
 }
 
