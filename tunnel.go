@@ -131,7 +131,7 @@ func (t *Tunnel) close() {
 // runTunnel calls the hook and logs for t, which is open, and relays until t has ended; if
 // the proxy is detached, it returns at once.
 func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
-	p.registry.opened.Add(1)
+	p.registry.counters.opened.Add(1)
 	t.backend.counters.opened.Add(1)
 	p.recordLife(t)
 	if r := p.rebalancing.Load(); r != nil {
