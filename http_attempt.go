@@ -224,7 +224,7 @@ func (a *plainAttempt) recordOutcome(resp *http.Response, err, bodyErr error) {
 		r.status = resp.StatusCode
 	}
 	e := health.Event{Outcome: r.outcome()}
-	a.backend.counters.countRequest(e.Outcome, resp != nil)
+	a.backend.counters.countRequest(e.Outcome, r.status)
 	if a.hasMoved() {
 		return
 	}

@@ -208,6 +208,9 @@ func (in *inbound) begin(ch *choice, b *Backend, c *candidates, mayWait bool) bo
 	}
 	in.tried, in.picked = append(in.tried, b), b
 	in.numAttempts++
+	if len(in.tried) > 1 {
+		in.p.registry.counters.retries.Add(1)
+	}
 	*ch = choice{backend: b, numMoves: numMoves, numCandidates: len(c.backends), isProbation: isProbation}
 	return true
 }

@@ -19,19 +19,21 @@ type Stats struct {
 	Refused uint64
 	Failed  uint64 // no backend gave a proper response, there was no backend, or it waited for one in vain
 
-	// Those of Refused and of Failed for which no backend was picked.
-	RefusedUnpicked, FailedUnpicked uint64
-
 	// Refusals has the requests of Refused and Failed by their reason: see [RefusalCount].
 	Refusals []RefusalCount
+
+	// The upgrades of Refused and of Failed for which no backend was picked. The others are in
+	// UpgradesRefused and UpgradesFailed of [BackendStats]. Without [WithHTTP] a request that is no
+	// upgrade counts as one that fails its check.
+	RefusedUnpicked, FailedUnpicked uint64
 
 	// Phases has the parts of the time of upgrades: see [UpgradeTimes]. QueueWaits has only
 	// those upgrades that waited: see Limits.Queue.
 	Phases     PhaseHistograms
 	QueueWaits Histogram
 
-	Retries       uint64 // attempts after the first one of a request
-	RetriesDenied uint64 // those that were not made because the budget was used up
+	Retries       uint64 // attempts on another backend because one had failed, without those of an upgrade that has waited since then
+	RetriesDenied uint64 // how often there was none because the budget was used up
 
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
@@ -61,8 +63,8 @@ type Stats struct {
 	Buffered         int64     // bytes that wait in the proxy's own memory for sides that do not take them
 	EventLoopLag     Histogram // how long the event loops took from one look at their connections to the next; buckets from 100 µs to 1 s
 
-	Affinity   AffinityCounts
-	HookPanics []PanicCount // panics of the program's hooks: see PanicCount
+	Affinity   AffinityCounts // requests that got a backend's response, by what [WithAffinity] did with them
+	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
 
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
@@ -76,16 +78,16 @@ type BackendStats struct {
 
 	Upgrading int // upgrades under way that have picked it
 
-	// Upgrades that got no tunnel, by [RefusedInfo.Backend]. They count in the Refused and Failed
-	// of [Stats].
+	// Upgrades that got no tunnel, and whose [RefusedInfo.Backend] is this one. They are in Refused
+	// and Failed of [Stats] too.
 	UpgradesRefused, UpgradesFailed uint64
 
 	// Requests that are no upgrade: see WithHTTP.
 	Requests  int    // in flight: Load counts them
 	Responded uint64 // attempts with a response; those without one are in Failed, Unreached and Abandoned
 
-	// ResponseClasses has the responses of Responded by the first digit of their status, from 1
-	// to 5.
+	// ResponseClasses has the responses of Responded by the first digit of their status: index 0
+	// is for 1xx, and is 0, and index 4 is for 5xx.
 	ResponseClasses [5]uint64
 
 	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.
@@ -163,9 +165,14 @@ type AffinityCounts struct {
 }
 
 // A PanicCount counts the panics of one hook. A list of them has each hook that has panicked, in
-// alphabetical order.
+// alphabetical order. A panic with [http.ErrAbortHandler] does not count, and neither does one of
+// the handler of [WithErrorHandler], which is the server's to recover.
 type PanicCount struct {
-	Hook  string // "Balancer.Pick", "WithRewrite", "Trace.Closed" and so on
+	// Hook is the option that has the hook, as "WithRewrite", or the type and the field or method,
+	// as "Balancer.Pick", "HealthCheck.Probe" or "Trace.Closed". It is "CloseTunnels" for the
+	// function that was given to [Proxy.CloseTunnels], "WithLogger" for the handler of the logger,
+	// and "Proxy.ServeHTTP" for what is outside all hooks: a method of a connection, for instance.
+	Hook  string
 	Count uint64
 }
 
@@ -219,6 +226,8 @@ type Traffic struct {
 func (p *Proxy) Stats() Stats {
 	s, tunnels := p.registry.snapshot()
 	s.Waiting = int(p.queue.numWaiting.Load())
+	s.RetriesDenied = p.retries.denied.Load()
+	s.HookPanics = p.panics.sorted()
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
@@ -230,6 +239,7 @@ func (p *Proxy) Stats() Stats {
 // of the backend's open tunnels, which delays no upgrade.
 func (b *Backend) Stats() BackendStats {
 	s, tunnels := b.p.registry.backendSnapshot(b)
+	s.Upgrading = int(b.upgrading.Load())
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
 }

@@ -257,7 +257,7 @@ func (u *upgrade) canceled() error {
 
 // newOutboundRequest returns the request for b, after the Rewrite hook.
 func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
-	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1}
+	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1, requestID: u.info.id}
 	url, refusal := handshake.OutboundURL(u.r.URL, out.target.prefix)
 	if refusal != nil {
 		u.stage = ReasonCheck
