@@ -25,6 +25,7 @@ func (r *registry) snapshot() (Stats, []*Tunnel) {
 		Opened: c.opened.Load(), Retries: c.retries.Load(),
 		Requests: int(c.requests.Load()), Responded: c.responded.Load(),
 		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
+		Cut: c.ends.cut, CloseCodes: c.ends.sortedCodes(), LifetimesByEnd: c.ends.sortedLifetimes(),
 		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
 	}
 	s.RefusedUnpicked, s.FailedUnpicked = c.unpicked.load() // before refusals, which has all of them
@@ -92,6 +93,7 @@ type proxyCounters struct {
 	lifetimes  *histogram.Histogram
 
 	ended endedTunnels // guarded by registry.mu
+	ends  tunnelEnds   // guarded by registry.mu
 }
 
 func (c *proxyCounters) init() {
@@ -212,6 +214,79 @@ func (e *endedTunnels) sorted() []EndCount {
 	return slices.SortedFunc(slices.Values(e.counts), func(a, b EndCount) int {
 		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Cause, b.Cause))
 	})
+}
+
+// tunnelEnds count the ends of tunnels by more than endedTunnels does, for all backends together.
+// The lists are small, and in no order.
+type tunnelEnds struct {
+	cut       uint64
+	codes     []CodeCount
+	lifetimes []endLifetimes
+}
+
+// endLifetimes are EndLifetimes that are still counted.
+type endLifetimes struct {
+	side  Side
+	cause Cause
+	lived *histogram.Histogram
+}
+
+// add adds a tunnel that has lived for so long.
+func (e *tunnelEnds) add(end *relay.End, lived time.Duration) {
+	if end.Cut {
+		e.cut++
+	}
+	e.addCode(Side(end.Side), countedCode(end.Code))
+	e.lifetimesOf(Side(end.Side), Cause(end.Cause)).Observe(lived)
+}
+
+func (e *tunnelEnds) addCode(side Side, code int) {
+	for i := range e.codes {
+		if c := &e.codes[i]; c.Side == side && c.Code == code {
+			c.Count++
+			return
+		}
+	}
+	e.codes = append(e.codes, CodeCount{side, code, 1})
+}
+
+// countedCode returns the code as which a Close code counts: see [CodeCount].
+func countedCode(code int) int {
+	if code == 0 || code >= 1000 && code <= 1015 {
+		return code
+	}
+	return -1
+}
+
+// lifetimesOf returns the lifetimes of the tunnels with such an end, which begin with the first one.
+func (e *tunnelEnds) lifetimesOf(side Side, cause Cause) *histogram.Histogram {
+	for _, l := range e.lifetimes {
+		if l.side == side && l.cause == cause {
+			return l.lived
+		}
+	}
+	h := histogram.NewLifetime()
+	e.lifetimes = append(e.lifetimes, endLifetimes{side, cause, h})
+	return h
+}
+
+// sortedCodes returns a copy of the codes.
+func (e *tunnelEnds) sortedCodes() []CodeCount {
+	return slices.SortedFunc(slices.Values(e.codes), func(a, b CodeCount) int {
+		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Code, b.Code))
+	})
+}
+
+// sortedLifetimes returns the lifetimes so far.
+func (e *tunnelEnds) sortedLifetimes() []EndLifetimes {
+	var all []EndLifetimes
+	for _, l := range e.lifetimes {
+		all = append(all, EndLifetimes{l.side, l.cause, newHistogram(l.lived)})
+	}
+	slices.SortFunc(all, func(a, b EndLifetimes) int {
+		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Cause, b.Cause))
+	})
+	return all
 }
 
 // addOpenTraffic adds the traffic of tunnels that were open when the totals were read. The caller

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
+	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
 // wantRefusal checks that s has counted one refusal since before, for reason, and that it is that
@@ -276,6 +277,104 @@ func TestBackendStatsCountResponsesByClass(t *testing.T) {
 		st := s.backend("a").Stats()
 		if want := [5]uint64{0, 3, 1, 2, 3}; st.ResponseClasses != want || st.Responded != 9 {
 			t.Errorf("ResponseClasses = %v, Responded = %d; want %v, 9", st.ResponseClasses, st.Responded, want)
+		}
+	})
+}
+
+func TestStatsCountCloseCodesBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, backendsAt("a"))
+		s.set("a", accepting)
+		for i, code := range []uint16{1000, 1000, 1001, 1014, 3000, 4000, 4999} {
+			c, _ := s.open(i)
+			c.Send(wstest.Close(code, ""))
+			c.WantClose(code)
+			c.Close()
+			synctest.Wait()
+		}
+		c, _ := s.open(10)
+		c.Send(wstest.Close(0, ""))
+		synctest.Wait()
+		c.Close()
+		synctest.Wait()
+		c, _ = s.open(11)
+		c.Close() // without a Close frame, and none is sent
+		synctest.Wait()
+		for i, code := range []int{1008, 4001} {
+			c, _ := s.open(12 + i)
+			proxytest.OnlyTunnel(t, s.p).Close(code, "")
+			c.WantClose(uint16(code))
+			c.Close()
+			synctest.Wait()
+		}
+		want := []wsproxy.CodeCount{
+			{Side: wsproxy.SideProxy, Code: -1, Count: 1},
+			{Side: wsproxy.SideProxy, Code: 1008, Count: 1},
+			{Side: wsproxy.SideClient, Code: -1, Count: 3},
+			{Side: wsproxy.SideClient, Code: 0, Count: 1},
+			{Side: wsproxy.SideClient, Code: 1000, Count: 2},
+			{Side: wsproxy.SideClient, Code: 1001, Count: 1},
+			{Side: wsproxy.SideClient, Code: 1005, Count: 1},
+			{Side: wsproxy.SideClient, Code: 1014, Count: 1},
+		}
+		if got := s.p.Stats().CloseCodes; !slices.Equal(got, want) {
+			t.Errorf("Stats().CloseCodes = %+v; want %+v", got, want)
+		}
+	})
+}
+
+func TestStatsCountTunnelsThatWereCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, backendsAt("a"))
+		s.set("a", accepting)
+		s.visit(1)
+		s.open(2)
+		s.open(3)
+		if n := s.p.Stats().Cut; n != 0 {
+			t.Errorf("Stats().Cut = %d before a tunnel was cut; want 0", n)
+		}
+		s.p.Close()
+		synctest.Wait()
+		if n := s.p.Stats().Cut; n != 2 {
+			t.Errorf("Stats().Cut = %d after Proxy.Close of two tunnels; want 2", n)
+		}
+	})
+}
+
+func TestStatsHaveLifetimesByEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, backendsAt("a"), proxytest.FirstCandidate)
+		s.set("a", accepting)
+		if got := s.p.Stats().LifetimesByEnd; len(got) != 0 {
+			t.Errorf("Stats().LifetimesByEnd = %+v before the first end; want none", got)
+		}
+		closed, _ := s.open(1)
+		lost, _ := s.open(2)
+		time.Sleep(time.Minute)
+		proxytest.HangUp(t, closed)
+		synctest.Wait()
+		time.Sleep(time.Hour)
+		lost.Close()
+		synctest.Wait()
+		s.visit(3)
+		got := s.p.Stats()
+		if len(got.LifetimesByEnd) != len(got.Ended) {
+			t.Fatalf("Stats().LifetimesByEnd = %+v; want the ends of %+v", got.LifetimesByEnd, got.Ended)
+		}
+		for i, want := range []struct {
+			end wsproxy.EndCount
+			sum time.Duration
+		}{
+			{wsproxy.EndCount{Side: wsproxy.SideClient, Cause: wsproxy.CauseClosed, Count: 2}, time.Minute},
+			{wsproxy.EndCount{Side: wsproxy.SideClient, Cause: wsproxy.CauseLost, Count: 1}, time.Hour + time.Minute},
+		} {
+			l := got.LifetimesByEnd[i]
+			if end := (wsproxy.EndCount{Side: l.Side, Cause: l.Cause, Count: l.Lifetimes.Count}); end != want.end || end != got.Ended[i] || l.Lifetimes.Sum != want.sum {
+				t.Errorf("LifetimesByEnd[%d] = %+v, Ended[%d] = %+v; want %+v and %v in all", i, l, i, got.Ended[i], want.end, want.sum)
+			}
+		}
+		if n := got.Lifetimes.Count; n != 3 {
+			t.Errorf("Stats().Lifetimes has %d; want 3", n)
 		}
 	})
 }

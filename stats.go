@@ -55,8 +55,8 @@ type Stats struct {
 	ClientPingsUnanswered, BackendPingsUnanswered uint64
 
 	Cut            uint64         // tunnels in Ended that were cut: see [TunnelEnd.Cut]
-	CloseCodes     []CodeCount    // tunnels in Ended by [TunnelEnd.Code]: see CodeCount
-	LifetimesByEnd []EndLifetimes // tunnels in Ended: see EndLifetimes
+	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
+	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
 	EventLoopTunnels int       // those of Tunnels that an event loop relays
 	Stalled          int       // tunnels of which a side has taken nothing for a second or more, though something waits for it
@@ -139,17 +139,22 @@ type UpgradeTimes struct {
 // buckets from 1 ms to 10 s.
 type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }
 
-// A CodeCount counts the tunnels that ended with one Close code, by the side that ended them. A
-// list of them has each pair that has happened, by side and code in ascending order. Codes that
-// RFC 6455 does not name, and those below 1000 other than 0, count as -1: peers choose them.
+// A CodeCount counts the tunnels that ended by one side with one Close code. A list of them has
+// each pair that has happened, by side and code in ascending order.
 type CodeCount struct {
-	Side  Side
-	Code  int
+	Side Side
+
+	// Code is a [TunnelEnd.Code] from 1000 to 1015; 0 for none; or -1 for any other one: peers
+	// choose them, and there would be no bound for their number.
+	// https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
+	Code int
+
 	Count uint64
 }
 
-// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, with
-// buckets from 1 s to 7 days. A list of them is ordered as one of EndCount.
+// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, from the
+// 101 to the end, with buckets from 1 s to 7 days. A list of them has each pair that has happened,
+// by side and cause in ascending order.
 type EndLifetimes struct {
 	Side      Side
 	Cause     Cause
