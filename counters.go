@@ -23,6 +23,10 @@ func (r *registry) snapshot() (Stats, []*Tunnel) {
 	s := Stats{
 		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
 		Opened: c.opened.Load(), Retries: c.retries.Load(),
+		Affinity: AffinityCounts{
+			Bound: c.affinity[affinityBound].Load(), New: c.affinity[affinityNew].Load(),
+			Rebound: c.affinity[affinityRebound].Load(), Invalid: c.affinity[affinityInvalid].Load(),
+		},
 		Requests: int(c.requests.Load()), Responded: c.responded.Load(),
 		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
 		Cut: c.ends.cut, CloseCodes: c.ends.sortedCodes(), LifetimesByEnd: c.ends.sortedLifetimes(),
@@ -87,6 +91,7 @@ type proxyCounters struct {
 	refusals   [len(reasonNames)]atomic.Uint64 // by reason
 	unpicked   refusedCounts                   // see Stats.RefusedUnpicked
 	retries    atomic.Uint64
+	affinity   [numAffinityResults]atomic.Uint64
 	responded  atomic.Uint64
 	requests   atomic.Int64 // in flight
 	handshakes *histogram.Histogram

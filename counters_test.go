@@ -378,3 +378,92 @@ func TestStatsHaveLifetimesByEnd(t *testing.T) {
 		}
 	})
 }
+
+func TestStatsCountWhatAffinityDid(t *testing.T) {
+	const forged = "wsproxy=forged"
+	dropA := wsproxy.WithResponse(func(r *wsproxy.ProxyResponse) error {
+		if r.Backend.ID() == "a" {
+			return wsproxy.ErrTryNext
+		}
+		return nil
+	})
+	refusing := func(status int) proxytest.FakeBackend {
+		return proxytest.FakeBackend{Answer: proxytest.Refusing(status, "")}
+	}
+	for _, tt := range []struct {
+		name   string
+		opts   []wsproxy.Option
+		isNew  bool // else the client has a cookie of a
+		cookie string
+		before func(s *scene)
+		path   string
+		want   wsproxy.AffinityCounts
+	}{
+		{name: "the first visit", isNew: true, want: wsproxy.AffinityCounts{New: 1}},
+		{name: "the next one", want: wsproxy.AffinityCounts{Bound: 1}},
+		{name: "with half of its time", before: func(*scene) { time.Sleep(13 * time.Hour) }, want: wsproxy.AffinityCounts{Bound: 1}},
+		{name: "an expired cookie", before: func(*scene) { time.Sleep(25 * time.Hour) }, want: wsproxy.AffinityCounts{Invalid: 1}},
+		{name: "a forged cookie", cookie: forged, want: wsproxy.AffinityCounts{Invalid: 1}},
+		{name: "an empty cookie", cookie: "wsproxy=", want: wsproxy.AffinityCounts{Invalid: 1}},
+		{name: "another cookie", isNew: true, cookie: "session=1", want: wsproxy.AffinityCounts{New: 1}},
+		{name: "the backend drains", before: func(s *scene) { s.p.Drain(s.t.Context(), "a", 0) }, want: wsproxy.AffinityCounts{Rebound: 1}},
+		{name: "the backend was removed", before: func(s *scene) { s.setBackends("bc") }, want: wsproxy.AffinityCounts{Rebound: 1}},
+		{name: "the backend is found to be unreachable", before: func(s *scene) { s.set("a", unreachable) }, want: wsproxy.AffinityCounts{Rebound: 1}},
+		{name: "the backend is known to be unreachable", before: func(s *scene) { s.set("a", unreachable); s.send(9, "/chat") }, want: wsproxy.AffinityCounts{New: 1, Rebound: 1}},
+		{name: "the backend refuses", before: func(s *scene) { s.set("a", refusing(404)) }, want: wsproxy.AffinityCounts{Bound: 1}},
+		{name: "the backend fails for it", before: func(s *scene) { s.set("a", refusing(500)) }, want: wsproxy.AffinityCounts{Bound: 1}},
+		{name: "a backend fails for a new client", isNew: true, before: func(s *scene) { s.set("a", refusing(500)) }},
+		{name: "no backend responds", before: func(s *scene) { s.set("abc", unreachable) }},
+		{name: "a hook drops the first response", isNew: true, opts: []wsproxy.Option{dropA}, want: wsproxy.AffinityCounts{New: 1}},
+		{name: "a hook refuses the client", isNew: true, opts: []wsproxy.Option{wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { return http.ErrNotSupported })}},
+		{name: "a key", isNew: true, opts: []wsproxy.Option{byRoom}, path: "/chat?room=1", want: wsproxy.AffinityCounts{Bound: 1}},
+		{name: "no key", isNew: true, opts: []wsproxy.Option{byRoom}},
+		{name: "no backend for a key", isNew: true, opts: []wsproxy.Option{byRoom}, path: "/chat?room=1",
+			before: func(s *scene) { s.set("abc", unreachable) }},
+		{name: "plain", opts: []wsproxy.Option{withHTTP}, path: "plain", want: wsproxy.AffinityCounts{Bound: 1}},
+		{name: "a new one, plain", isNew: true, opts: []wsproxy.Option{withHTTP}, path: "plain", want: wsproxy.AffinityCounts{New: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, append([]wsproxy.Option{byCookie, proxytest.FirstCandidate}, tt.opts...)...)
+				for _, id := range []string{"a", "b", "c"} {
+					s.network.Set(id, serving(id))
+				}
+				b := s.newBrowser(1)
+				var visited wsproxy.AffinityCounts
+				if !tt.isNew {
+					b.wantVisit("a", true)
+					visited = wsproxy.AffinityCounts{New: 1}
+				}
+				if tt.before != nil {
+					tt.before(s)
+				}
+				if tt.cookie != "" {
+					b.cookie = tt.cookie
+				}
+				if tt.path == "plain" {
+					b.ask("GET", "/chat")
+				} else {
+					c, _ := b.send(cmp.Or(tt.path, "/chat"))
+					c.Close()
+				}
+				synctest.Wait()
+				tt.want.New += visited.New
+				if got := s.p.Stats().Affinity; got != tt.want {
+					t.Errorf("Stats().Affinity = %+v; want %+v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestStatsCountNoAffinityWithoutTheOption(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScene(t, backendsAt("a"))
+		s.set("a", accepting)
+		s.visit(1)
+		if got := s.p.Stats().Affinity; got != (wsproxy.AffinityCounts{}) {
+			t.Errorf("Stats().Affinity = %+v; want none", got)
+		}
+	})
+}

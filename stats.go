@@ -63,7 +63,7 @@ type Stats struct {
 	Buffered         int64     // bytes that wait in the proxy's own memory for sides that do not take them
 	EventLoopLag     Histogram // how long the event loops took from one look at their connections to the next; buckets from 100 µs to 1 s
 
-	Affinity   AffinityCounts // requests that got a backend's response, by what [WithAffinity] did with them
+	Affinity   AffinityCounts // what became of bindings: see [AffinityCounts]
 	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
 
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
@@ -161,12 +161,13 @@ type EndLifetimes struct {
 	Lifetimes Histogram
 }
 
-// AffinityCounts count requests by what [WithAffinity] did with them. Without it all are zero.
+// AffinityCounts count the requests that got a backend's response, by what [WithAffinity] did with
+// them. Each counts once at most, by the backend that responded. Without the option all are zero.
 type AffinityCounts struct {
-	Bound   uint64 // a cookie or a key led to its backend
-	New     uint64 // there was no cookie, and the response has got one
-	Rebound uint64 // the backend of the cookie was not to be had: another one was picked
-	Invalid uint64 // the cookie was forged, expired, or of another proxy
+	Bound   uint64 // it is the backend of the cookie, or one to which the key leads
+	New     uint64 // there was neither a cookie nor a key, and the response has got a cookie
+	Rebound uint64 // it is another one than that of the cookie, which was not to be had or was removed; or no backend of the key was to be had
+	Invalid uint64 // the cookie was forged, had expired, or was signed with a key that is none of Affinity.Keys
 }
 
 // A PanicCount counts the panics of one hook. A list of them has each hook that has panicked, in

@@ -139,6 +139,9 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 	<-done
 	stop() // before forward may hijack: fasthttp ends the context of a hijacked request without an error
 	defer u.releasePlace()
+	if u.response != nil || u.tunnel != nil {
+		u.countAffinity()
+	}
 	if u.response != nil {
 		u.err = u.forward()
 	} else if u.tunnel == nil && u.err == nil {
@@ -359,7 +362,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
-	u.bindTo(a.backend, a.resp.StatusCode, a.header)
+	u.bindTo(&a.choice, a.resp.StatusCode, a.header)
 	if u.p.response == nil {
 		return nil
 	}
