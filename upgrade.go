@@ -81,6 +81,8 @@ type upgrade struct {
 	failed []*BackendError // attempts since it has waited
 	kept   *attempt        // see attempt.isKept
 
+	times upgradeTimes
+
 	waiter     limit.Waiter // in the queue
 	hasWaited  bool
 	pickResult limit.Result // of the last pick
@@ -115,28 +117,30 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 		serveConnect(w, r, http.HandlerFunc(p.serveUpgrade))
 		return
 	}
-	if t, r := p.openTunnel(w, r); t != nil {
+	if u := p.openTunnel(w, r); u != nil {
 		// From here on w is hijacked: nothing may be written to it.
-		p.runTunnel(t, r)
+		p.runTunnel(u)
 	}
 }
 
-// openTunnel returns an open tunnel, and the request that hooks get, or nil when the client
-// has had another response.
-func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *http.Request) {
+// openTunnel returns an upgrade that has opened a tunnel, or nil when the client has had another
+// response.
+func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *upgrade {
 	u := newUpgrade(p, w, r)
+	u.times.arrived = time.Now()
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
 	if err := p.registry.addUpgrade(u); err != nil {
 		p.refuse(w, r, err, ReasonShutdown)
-		return nil, nil
+		return nil
 	}
 	defer p.registry.removeUpgrade(u)
 	u.client.begin()
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
+	p.phases.observe(&u.times)
 	stop() // before forward may hijack: fasthttp ends the context of a hijacked request without an error
 	defer u.releasePlace()
 	if u.response != nil || u.tunnel != nil {
@@ -153,7 +157,10 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		u.releasePlace() // the client may come again before it has been refused
 		u.client.refuse(&i)
 	}
-	return u.tunnel, u.r
+	if u.tunnel == nil {
+		return nil
+	}
+	return u
 }
 
 // releasePlace gives the upgrade's place back, unless its tunnel has it now.
@@ -179,6 +186,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	if u.err = u.check(); u.err != nil {
 		return
 	}
+	u.times.letIn()
 	if u.err = u.canceled(); u.err != nil {
 		return // while the Admit hook ran
 	}
@@ -237,6 +245,13 @@ func (u *upgrade) admit() error {
 // refusalError returns the error for a refusal of package handshake.
 func refusalError(f *handshake.Refusal) error {
 	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
+}
+
+// refused is [inbound.refused], with the times of the upgrade.
+func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
+	i := u.inbound.refused(err, reason)
+	i.Times = u.times.UpgradeTimes
+	return i
 }
 
 // setDeadline sets the deadline of all attempts together.

@@ -135,6 +135,7 @@ var upgradeHappenings = []happening{
 			`handshake_duration_seconds_bucket{backend="a",le="0.1"}`:                 1,
 			`handshake_duration_seconds_bucket{backend="a",le="0.05"}`:                1, // and not 0.025
 			`upgrade_phase_seconds_count{phase="admit"}`:                              1,
+			`upgrade_phase_seconds_count{phase="queue"}`:                              1,
 			`upgrade_phase_seconds_count{phase="dial"}`:                               1,
 			`upgrade_phase_seconds_count{phase="answer"}`:                             1,
 			`upgrade_phase_seconds_sum{phase="answer"}`:                               0.03,
@@ -185,7 +186,7 @@ var upgradeHappenings = []happening{
 		},
 		want: wanted{
 			"queue_length": 0, "queue_wait_seconds_count": 1, "queue_wait_seconds_sum": 2,
-			`upgrade_phase_seconds_count{phase="admit"}`: 2, `upgrade_phase_seconds_count{phase="queue"}`: 1, `upgrade_phase_seconds_sum{phase="queue"}`: 2,
+			`upgrade_phase_seconds_count{phase="admit"}`: 2, `upgrade_phase_seconds_count{phase="queue"}`: 2, `upgrade_phase_seconds_sum{phase="queue"}`: 2,
 			`upgrade_phase_seconds_count{phase="dial"}`: 2, `upgrade_phase_seconds_count{phase="answer"}`: 2,
 		},
 	},
