@@ -92,7 +92,7 @@ type Backend struct {
 	moves     atomic.Uint64 // how many new addresses it has got
 	movedAt   atomic.Int64  // when it got the last one, a time since the proxy's start
 	tunnels   atomic.Int64  // upgrades under way included
-	upgrading atomic.Int64  // the upgrades under way of tunnels
+	upgrading atomic.Int64  // upgrades under way alone
 	removed   atomic.Bool
 
 	requests  atomic.Int64                  // in flight, without upgrades: see WithHTTP

@@ -7,9 +7,8 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// table has all metrics, by subject. What is in it is an interface: dashboards and alerts of
-// users have these names and labels. A metric may be added; one that is here keeps its name, its
-// type and its labels.
+// table has all metrics, by subject. Dashboards and alerts of users name them: metrics may be added,
+// but their names, types and labels stay as they are.
 var table = []family{
 	// Upgrades, from their arrival to a tunnel.
 
@@ -79,7 +78,7 @@ var table = []family{
 			addLimit(out, s.limits.HandshakesPerClient.PerSecond, "client_handshakes_per_second")
 		}},
 
-	// Attempts, and what follows from them.
+	// Attempts and retries.
 
 	{Metric{"wsproxy_attempts_total", "Attempts to open a tunnel by their outcome: the backend accepted; refused with a response such as 404 or 500; " +
 		"was full (503 with Retry-After); failed, because it gave no proper response; was unreached, because the connection failed; " +
