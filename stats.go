@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/relay"
@@ -98,15 +99,17 @@ type BackendStats struct {
 	Unreached uint64 // the connection failed: see [FlagUnreachable]
 	Abandoned uint64 // the client left, the proxy was shut down, or its own host was at fault
 
-	// How often [FlagEjected] was raised, because responses failed, and because tunnels were lost.
+	// How often the backend was ejected because responses failed, and because tunnels were lost: see
+	// [Ejection]. It counts each time that [FlagEjected] was raised, and each time that the backend
+	// was ejected again because the flag's time was over and it still failed.
 	EjectedByResponses, EjectedByTunnels uint64
 
-	// Probes of [WithHealthCheck], and the result of the last one: see [CheckResult].
+	// Probes of [WithHealthCheck], and the result of the last one at the present address. One that
+	// has not returned in time has failed, and again after each further interval.
 	ProbesPassed, ProbesFailed uint64
 	LastProbe                  CheckResult
 
-	// Drains counts the calls of [Proxy.Drain] that have ended.
-	Drains DrainCounts
+	Drains DrainCounts // calls of [Proxy.Drain] that have ended
 
 	// Traffic of all its tunnels, open ones included, without frames that the proxy itself
 	// sent.
@@ -186,21 +189,36 @@ type PanicCount struct {
 	Count uint64
 }
 
-// A CheckResult is the result of the last probe of a backend.
+// A CheckResult is the result of the last probe of a backend. It is not [FlagCheckFailed], for
+// which several probes may have to fail: see [HealthCheck].
 type CheckResult uint8
 
 const (
 	CheckNone   CheckResult = iota // there was none
-	CheckPassed                    // it passed
-	CheckFailed                    // it failed
+	CheckPassed                    // the backend works
+	CheckFailed                    // it does not
 )
 
-// DrainCounts count the calls of [Proxy.Drain] by how they ended.
+// String returns "none", "passed" or "failed".
+func (r CheckResult) String() string {
+	switch r {
+	case CheckNone:
+		return "none"
+	case CheckPassed:
+		return "passed"
+	case CheckFailed:
+		return "failed"
+	}
+	return fmt.Sprintf("CheckResult(%d)", uint8(r))
+}
+
+// DrainCounts count the calls of [Proxy.Drain] by how they ended. Each counts once; what
+// [BackendConfig.Drain] does is not counted.
 type DrainCounts struct {
 	Emptied    uint64 // the backend had no tunnels left
 	Left       uint64 // the context ended first, or the proxy was shut down
 	Resumed    uint64 // by [Proxy.Resume]
-	Superseded uint64 // another call took over
+	Superseded uint64 // another call for the backend took over, whatever the earlier one has returned
 }
 
 // An EndCount counts the tunnels that ended by one side and one cause. A list of them
