@@ -59,10 +59,14 @@ type Stats struct {
 	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
 	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
-	EventLoopTunnels int       // those of Tunnels that an event loop relays
-	Stalled          int       // tunnels of which a side has taken nothing for a second or more, though something waits for it
-	Buffered         int64     // bytes that wait in the proxy's own memory for sides that do not take them
-	EventLoopLag     Histogram // how long the event loops took from one look at their connections to the next; buckets from 100 µs to 1 s
+	EventLoopTunnels int   // those of Tunnels that an event loop relays: see [EngineEventLoop]
+	Stalled          int   // those of Tunnels that are not ending, and of which a side has taken nothing for a second or more, though something waits for it
+	Buffered         int64 // bytes that wait in the proxy's own memory for sides that do not take them, to within half a second
+
+	// EventLoopLag has how long event loops took from one look at their connections to the next,
+	// which is how long a message may have waited for its loop, with buckets from 100 µs to 1 s.
+	// The time in which a loop has nothing to do is not in it.
+	EventLoopLag Histogram
 
 	Affinity   AffinityCounts // what became of bindings: see [AffinityCounts]
 	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
@@ -258,9 +262,18 @@ func (p *Proxy) Stats() Stats {
 	s.HookPanics = p.panics.sorted()
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
+	p.addEngine(&s)
 	p.phases.addTo(&s)
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
+}
+
+// addEngine sets the fields of s that the engine counts.
+func (p *Proxy) addEngine(s *Stats) {
+	e := p.engine.Stats()
+	s.EventLoopTunnels = min(e.EventLoop, s.Tunnels) // some may have opened since those were counted
+	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.LoopDelay)
+	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.Unanswered[0], e.Unanswered[1]
 }
 
 // Stats returns the current counters. They belong to the ID: they are kept while the ID is in
