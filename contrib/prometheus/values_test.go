@@ -495,8 +495,8 @@ var tunnelHappenings = []happening{
 		want: wanted{"tunnels_stalled": 0, "buffered_bytes": 0, "tunnels_cut_total": 1, `tunnels_ended_total{backend="a",cause="stalled",side="client"}`: 1},
 	},
 	{
-		name: "a client answers pings",
-		opts: []wsproxy.Option{wsproxy.WithPing(wsproxy.Ping{Client: 10 * time.Second})},
+		name: "a client answers a ping",
+		opts: []wsproxy.Option{wsproxy.WithPing(wsproxy.Ping{Client: 10 * time.Second, Timeout: time.Minute})},
 		play: func(s *scene) {
 			client, _ := s.open()
 			after(11 * time.Second)
