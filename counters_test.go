@@ -700,3 +700,125 @@ func TestBackendHasMaxTunnelsAndPriorityOfItsConfiguration(t *testing.T) {
 	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://a"})
 	want(0, 0, 0)
 }
+
+// What is counted never goes down, whoever reads it meanwhile.
+func TestCountersNeverGoDown(t *testing.T) {
+	const numClients, numVisits = 4, 60
+	network := proxytest.NewNetwork()
+	network.Set("a", proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
+		status, refuses := map[string]int{"0": 502, "1": 404, "2": 200}[r.Header.Get("X-Case")]
+		if !refuses {
+			return serving("a").Choose(r)
+		}
+		return proxytest.FakeBackend{Answer: proxytest.Refusing(status, "", "Connection: close") + "{end}"}
+	}})
+	network.Set("b", serving("b"))
+	p, site := proxytest.Start(t, backendsAt("a", "b"), wsproxy.WithDialer(network.Dial), withHTTP, byCookie,
+		wsproxy.WithEjection(wsproxy.Ejection{Failures: 1, Backoff: time.Millisecond}),
+		wsproxy.WithTrace(&wsproxy.Trace{Closed: func(wsproxy.TunnelEnd) { panic("boom") }}))
+
+	var visiting, watching sync.WaitGroup
+	stop := make(chan struct{})
+	watching.Go(func() { // ends with stop, or with a counter that goes down
+		last := make(map[string]uint64)
+		for !isStopped(stop) {
+			s := p.Stats()
+			if total(s) != s.Refused+s.Failed || s.RefusedUnpicked > s.Refused || s.FailedUnpicked > s.Failed {
+				t.Errorf("Stats() = %+v; want refusals that agree", s)
+				return
+			}
+			now := make(map[string]uint64)
+			addCounters(now, "proxy", reflect.ValueOf(s))
+			for _, b := range p.Backends() {
+				addCounters(now, b.ID(), reflect.ValueOf(b.Stats()))
+			}
+			for name, n := range last {
+				if now[name] < n {
+					t.Errorf("%s = %d after %d", name, now[name], n)
+					return
+				}
+			}
+			last = now
+		}
+	})
+	for i := range numClients {
+		visiting.Go(func() { // ends after all visits
+			for j := range numVisits {
+				c := wstest.Dial(t, site.URL)
+				sort := fmt.Sprint("X-Case: ", (i+j)%5)
+				if j%7 == 0 {
+					c.Write([]byte(proxytest.Head("GET / HTTP/1.1", "Host: a", "Connection: close", sort)))
+				} else {
+					c.Write([]byte(proxytest.UpgradeTo("/chat", sort)))
+				}
+				c.Read(make([]byte, 1)) // its response has begun
+				c.Close()
+				if j%20 == 0 {
+					p.Drain(t.Context(), "b", -1)
+					p.Resume("b")
+				}
+			}
+		})
+	}
+	visiting.Wait()
+	site.Wait()
+	close(stop)
+	watching.Wait()
+	s := p.Stats()
+	if n := s.Opened + s.Refused + s.Failed + s.Responded; n != numClients*numVisits {
+		t.Errorf("Stats() has %d opened, %d refused, %d failed, %d responded; want %d in all", s.Opened, s.Refused, s.Failed, s.Responded, numClients*numVisits)
+	}
+	var ended, codes, lived uint64
+	for _, e := range s.Ended {
+		ended += e.Count
+	}
+	for _, c := range s.CloseCodes {
+		codes += c.Count
+	}
+	for _, l := range s.LifetimesByEnd {
+		lived += l.Lifetimes.Count
+	}
+	if ended != s.Opened || codes != s.Opened || lived != s.Opened || panicsOf(p) != fmt.Sprint("Trace.Closed ", s.Opened) {
+		t.Errorf("%d tunnels have opened, %d have ended, %d by code, %d by lifetime, and of the hook %s; want the same of each", s.Opened, ended, codes, lived, panicsOf(p))
+	}
+	a, b := p.Backends()[0].Stats(), p.Backends()[1].Stats()
+	if a.Opened+b.Opened != s.Opened || a.UpgradesRefused+b.UpgradesRefused+s.RefusedUnpicked+a.UpgradesFailed+b.UpgradesFailed+s.FailedUnpicked != s.Refused+s.Failed {
+		t.Errorf("backends have opened %d and %d, refused %d and %d, failed %d and %d; want, with %d and %d without one, %d opened, %d refused, %d failed",
+			a.Opened, b.Opened, a.UpgradesRefused, b.UpgradesRefused, a.UpgradesFailed, b.UpgradesFailed, s.RefusedUnpicked, s.FailedUnpicked, s.Opened, s.Refused, s.Failed)
+	}
+}
+
+func isStopped(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// addCounters adds the counters of v, a struct, by their names. An element of a list is named by
+// its other fields.
+func addCounters(all map[string]uint64, name string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Uint64:
+		all[name] = v.Uint()
+	case reflect.Array, reflect.Slice:
+		for i := range v.Len() {
+			e, label := v.Index(i), fmt.Sprint(i)
+			if e.Kind() == reflect.Struct {
+				label = ""
+				for f := range e.NumField() {
+					if k := e.Field(f).Kind(); k != reflect.Uint64 && k != reflect.Struct {
+						label += fmt.Sprint(" ", e.Field(f))
+					}
+				}
+			}
+			addCounters(all, name+" "+label, e)
+		}
+	case reflect.Struct:
+		for f := range v.NumField() {
+			addCounters(all, name+"."+v.Type().Field(f).Name, v.Field(f))
+		}
+	}
+}
