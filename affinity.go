@@ -69,8 +69,8 @@ type binding struct {
 	cookie  cookieState
 }
 
-// A cookieState says what the cookie of a request is worth. If there are several, it is that of the
-// first valid one, or else of the first one.
+// A cookieState is the state of a request's cookie. If there are several, it is that of the first
+// valid one, or else of the first one.
 type cookieState uint8
 
 const (
@@ -306,7 +306,7 @@ func (in *inbound) bindTo(c *choice, status int, h http.Header) {
 	in.affinityResult = in.binding.result(c, setsCookie)
 }
 
-// An affinityResult is what became of a request with WithAffinity: see [AffinityCounts].
+// An affinityResult is the result of WithAffinity for a request: see [AffinityCounts].
 type affinityResult uint8
 
 const (

@@ -252,8 +252,8 @@ func (b *Backend) State() BackendState {
 // stateBits is how many bits a BackendState needs.
 const stateBits = 2
 
-// updateState records since when the backend has its state. It is called after each change of
-// what State looks at.
+// updateState records since when the backend has its state. It is called after each change of a
+// field that State reads.
 func (b *Backend) updateState() {
 	for { // until the state is the recorded one: another goroutine may change it meanwhile
 		last, state := b.stateSince.Load(), int64(b.State())

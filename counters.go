@@ -13,7 +13,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// This file counts: what [Stats] and [BackendStats] are made of.
+// This file has the counters of [Stats] and [BackendStats].
 
 // snapshot returns the counters without the traffic of open tunnels, and these tunnels.
 func (r *registry) snapshot() (Stats, []*Tunnel) {
@@ -268,15 +268,15 @@ func (e *endedTunnels) sorted() []EndCount {
 	})
 }
 
-// tunnelEnds count the ends of tunnels by more than endedTunnels does, for all backends together.
-// The lists are small, and in no order.
+// tunnelEnds are further totals of tunnels that have ended, for all backends together. The lists
+// are small, and in no order.
 type tunnelEnds struct {
 	cut       uint64
 	codes     []CodeCount
 	lifetimes []endLifetimes
 }
 
-// endLifetimes are EndLifetimes that are still counted.
+// endLifetimes count the lifetimes of one EndLifetimes.
 type endLifetimes struct {
 	side  Side
 	cause Cause

@@ -706,15 +706,11 @@ func TestCountersNeverGoDown(t *testing.T) {
 	const numClients, numVisits = 4, 60
 	network := proxytest.NewNetwork()
 	network.Set("a", proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
-		switch r.Header.Get("X-Case") {
-		case "0":
-			return proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}
-		case "1":
-			return proxytest.FakeBackend{Answer: proxytest.Refusing(404, "")}
-		case "2":
-			return proxytest.FakeBackend{Answer: proxytest.Refusing(200, "page")}
+		status, refuses := map[string]int{"0": 502, "1": 404, "2": 200}[r.Header.Get("X-Case")]
+		if !refuses {
+			return serving("a").Choose(r)
 		}
-		return serving("a").Choose(r)
+		return proxytest.FakeBackend{Answer: proxytest.Refusing(status, "", "Connection: close") + "{end}"}
 	}})
 	network.Set("b", serving("b"))
 	p, site := proxytest.Start(t, backendsAt("a", "b"), wsproxy.WithDialer(network.Dial), withHTTP, byCookie,

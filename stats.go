@@ -68,7 +68,7 @@ type Stats struct {
 	// The time in which a loop has nothing to do is not in it.
 	EventLoopLag Histogram
 
-	Affinity   AffinityCounts // what became of bindings: see [AffinityCounts]
+	Affinity   AffinityCounts // requests by the result of [WithAffinity]
 	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
 
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
@@ -175,9 +175,9 @@ type EndLifetimes struct {
 // AffinityCounts count the requests that got a backend's response, by what [WithAffinity] did with
 // them. Each counts once at most, by the backend that responded. Without the option all are zero.
 type AffinityCounts struct {
-	Bound   uint64 // it is the backend of the cookie, or one to which the key leads
-	New     uint64 // there was neither a cookie nor a key, and the response has got a cookie
-	Rebound uint64 // it is another one than that of the cookie, which was not to be had or was removed; or no backend of the key was to be had
+	Bound   uint64 // the cookie or the key led to it
+	New     uint64 // there was no cookie and no key, and the response has got a cookie
+	Rebound uint64 // the backend of the cookie was removed or could not be used, or none could be used by the key
 	Invalid uint64 // the cookie was forged, had expired, or was signed with a key that is none of Affinity.Keys
 }
 
