@@ -33,7 +33,7 @@ type attempt struct {
 
 // close closes the connections and gives the place back.
 func (a *attempt) close() {
-	defer a.u.p.release(a.backend) // even if Close panics
+	defer a.u.p.releaseUpgrade(a.backend) // even if Close panics
 	if a.client != nil {
 		defer a.client.Close()
 	}
@@ -67,6 +67,7 @@ func (a *attempt) run() error {
 	deadline := u.attemptDeadline(start, a)
 	a.backendResponse, err = u.p.roundTrip(u.r.Context(), &u.canceler, out, deadline)
 	took := time.Since(start)
+	u.times.addAttempt(start, a.connected, took)
 	var hookErr error
 	if err == nil {
 		hookErr = a.decide()

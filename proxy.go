@@ -32,12 +32,16 @@ type Proxy struct {
 	queue     *queue
 	retries   retryBudget
 	forwarded forwardedCount
+	panics    panicCounts
 
 	// Clients that were refused by a Close frame are waited for until stopLingering is
 	// called, which ends the context lingering. See Refusal.
 	lingering     context.Context
 	stopLingering context.CancelFunc
 	numLingering  atomic.Int64
+
+	observers observers
+	phases    phases // immutable
 
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
@@ -75,7 +79,7 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	c, bad := s.compile()
 	errs = append(errs, bad...)
-	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
+	p := &Proxy{config: c, start: time.Now(), phases: newPhases(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{
 		CloseTimeout: c.closeTimeout, WriteStall: c.writeStall, Stalled: c.maxStalled,
 		ClientMessages: limit.Rate(c.limits.ClientMessages), ClientBytes: limit.Rate(c.limits.ClientBytes),
@@ -86,6 +90,7 @@ func New(opts ...Option) (*Proxy, error) {
 	p.queue = newQueue(p, c.limits.Queue)
 	p.lingering, p.stopLingering = context.WithCancel(context.Background())
 	p.registry.init()
+	p.observers.change(func([]*Trace) []*Trace { return []*Trace{s.trace} })
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
 	}

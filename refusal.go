@@ -79,6 +79,8 @@ type RefusedInfo struct {
 	Err   error // what the handler of [WithErrorHandler] gets; nil if Reason is ReasonAnswer
 	Value any   // what the hook of [WithAdmit] returned; nil if it returned an error
 
+	Times UpgradeTimes // of an upgrade; zero for another request
+
 	isPlain bool // see WithHTTP
 }
 
@@ -86,13 +88,9 @@ type RefusedInfo struct {
 // the backend's response that the client gets, or nil. If a hook wants the connection to be
 // closed without a response, reportRefused panics.
 func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
-	if i.Reason.isFailure() {
-		p.registry.failed.Add(1)
-	} else {
-		p.registry.refused.Add(1)
-	}
+	p.registry.counters.countRefused(&i)
 	p.logRefused(&i, resp)
-	callHook(p, "Trace.Refused", i.RequestID, p.trace.Refused, i)
+	callHooks(p, "Trace.Refused", i.RequestID, p.traceHooks().refused, i)
 	if panicked, ok := errors.AsType[*hookPanic](i.Err); ok && panicked.value == http.ErrAbortHandler {
 		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
 	}

@@ -27,6 +27,7 @@ type inbound struct {
 
 	binding        binding // zero without WithAffinity
 	isBindingKnown bool
+	affinityResult affinityResult // of the last response
 
 	tried       []*Backend // one for each attempt, for an upgrade since it has waited
 	triedArray  [maxAttempts]*Backend
@@ -150,7 +151,7 @@ func (p *Proxy) identify(r *http.Request, i *requestInfo) *http.Request {
 	if i.id == "" {
 		i.id = newRequestID()
 	}
-	if !i.isTrusted && !p.hasRequestHooks {
+	if !i.isTrusted && !p.hasRequestHooks && !p.traceHooks().getRequests() {
 		return r // the copy would be 300 bytes for each upgrade
 	}
 	return r.WithContext(i)

@@ -81,6 +81,8 @@ type upgrade struct {
 	failed []*BackendError // attempts since it has waited
 	kept   *attempt        // see attempt.isKept
 
+	times upgradeTimes
+
 	waiter     limit.Waiter // in the queue
 	hasWaited  bool
 	pickResult limit.Result // of the last pick
@@ -115,30 +117,35 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 		serveConnect(w, r, http.HandlerFunc(p.serveUpgrade))
 		return
 	}
-	if t, r := p.openTunnel(w, r); t != nil {
+	if u := p.openTunnel(w, r); u != nil {
 		// From here on w is hijacked: nothing may be written to it.
-		p.runTunnel(t, r)
+		p.runTunnel(u)
 	}
 }
 
-// openTunnel returns an open tunnel, and the request that hooks get, or nil when the client
-// has had another response.
-func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *http.Request) {
+// openTunnel returns an upgrade that has opened a tunnel, or nil when the client has had another
+// response.
+func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *upgrade {
 	u := newUpgrade(p, w, r)
+	u.times.arrived = time.Now()
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
 	if err := p.registry.addUpgrade(u); err != nil {
 		p.refuse(w, r, err, ReasonShutdown)
-		return nil, nil
+		return nil
 	}
 	defer p.registry.removeUpgrade(u)
 	u.client.begin()
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
+	p.phases.observe(&u.times)
 	stop() // before forward may hijack: fasthttp ends the context of a hijacked request without an error
 	defer u.releasePlace()
+	if u.response != nil || u.tunnel != nil {
+		u.countAffinity()
+	}
 	if u.response != nil {
 		u.err = u.forward()
 	} else if u.tunnel == nil && u.err == nil {
@@ -150,7 +157,10 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		u.releasePlace() // the client may come again before it has been refused
 		u.client.refuse(&i)
 	}
-	return u.tunnel, u.r
+	if u.tunnel == nil {
+		return nil
+	}
+	return u
 }
 
 // releasePlace gives the upgrade's place back, unless its tunnel has it now.
@@ -176,6 +186,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	if u.err = u.check(); u.err != nil {
 		return
 	}
+	u.times.letIn()
 	if u.err = u.canceled(); u.err != nil {
 		return // while the Admit hook ran
 	}
@@ -236,6 +247,13 @@ func refusalError(f *handshake.Refusal) error {
 	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
 }
 
+// refused is [inbound.refused], with the times of the upgrade.
+func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
+	i := u.inbound.refused(err, reason)
+	i.Times = u.times.UpgradeTimes
+	return i
+}
+
 // setDeadline sets the deadline of all attempts together.
 func (u *upgrade) setDeadline() {
 	if u.p.handshakeTimeout > 0 {
@@ -257,7 +275,7 @@ func (u *upgrade) canceled() error {
 
 // newOutboundRequest returns the request for b, after the Rewrite hook.
 func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
-	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1}
+	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1, requestID: u.info.id}
 	url, refusal := handshake.OutboundURL(u.r.URL, out.target.prefix)
 	if refusal != nil {
 		u.stage = ReasonCheck
@@ -359,7 +377,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
-	u.bindTo(a.backend, a.resp.StatusCode, a.header)
+	u.bindTo(&a.choice, a.resp.StatusCode, a.header)
 	if u.p.response == nil {
 		return nil
 	}
