@@ -185,3 +185,8 @@ func summary(all []event) string {
 
 // inBubble runs a test where time passes at once.
 func inBubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
+
+// letInAs authorizes each request as that of one actor.
+func letInAs(actor string) func(*http.Request) (string, error) {
+	return func(*http.Request) (string, error) { return actor, nil }
+}
