@@ -76,6 +76,7 @@ func TestOverviewHasTrafficASecond(t *testing.T) {
 		}
 		client := wstest.NewClient(t, conn)
 		client.Handshake("/room", nil)
+		synctest.Wait() // until the tunnel counts
 		s.overview()
 		for range 10 {
 			client.Send(wstest.Text("hello"))
@@ -183,14 +184,13 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		s.overview().want("refusals.total", perSecond*seconds, "refusals.per_second", perSecond)
-		events, count := s.events().Refusals, 0
+		events := s.events().Refusals
 		for _, e := range events {
-			count += e.Count
 			if len(e.Path) > maxPath+len("…") {
 				t.Errorf("an event has a path of %d bytes; want %d at most", len(e.Path), maxPath)
 			}
 		}
-		if len(events) > seconds+1 || count != perSecond*seconds {
+		if count := countOf(events); len(events) > seconds+1 || count != perSecond*seconds {
 			t.Errorf("%d events stand for %d refusals; want about one a second for %d", len(events), count, perSecond*seconds)
 		}
 	})
