@@ -351,6 +351,28 @@ func TestStreamOutlivesTheServersWriteTimeout(t *testing.T) {
 	}
 }
 
+func TestViewerThatTakesNothingIsCutOff(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		server := proxytest.ServeInMemory(t, s.h)
+		stuck, healthy := server.Dial(t), s.watch("")
+		stuck.WriteRequest("GET /stream HTTP/1.1\r\nHost: admin.example\r\n\r\n")
+		healthy.next()
+		for range 30 {
+			healthy.next()
+		}
+		if feed := s.h.(*handler).feed; numViewers(feed) != 1 {
+			t.Errorf("after 30 s there are %d viewers; want the healthy one alone", numViewers(feed))
+		}
+	})
+}
+
+func numViewers(f *feed) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.viewers)
+}
+
 func TestStreamIsAuthorizedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
