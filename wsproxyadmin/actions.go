@@ -26,7 +26,7 @@ type action struct {
 	client string // the address of the sender, for the log
 	shown  string // the same for the event
 	target string
-	then   func() // what is done after the action was recorded; may be nil
+	then   func() // called when the action is recorded; may be nil
 }
 
 // An actionError is why an action was not done, with the status of the response.
@@ -155,7 +155,7 @@ func (h *handler) resume(body resumeAction) (status int, result string, err erro
 	return http.StatusOK, "resumed", nil
 }
 
-// defaultCode is what a client is sent if no code is given: it may come again.
+// defaultCode is the code for the client if none is given. It may come again.
 const defaultCode = 1001
 
 func (h *handler) closeTunnel(body closeAction) (status int, result string, err error) {

@@ -1,15 +1,21 @@
 package wsproxyadmin
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 	"github.com/wsproxy/wsproxy/wsproxytest"
 )
@@ -64,6 +70,33 @@ func TestOverviewHasHistoryOfBeforeTheFirstViewer(t *testing.T) {
 			}
 		}
 		o.want("history.to", int(time.Now().Unix()-1))
+	})
+}
+
+func TestOverviewHasTheTimesOfUpgrades(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a", wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+			if r.URL.Path == "/slow" {
+				time.Sleep(2 * time.Second)
+			}
+			time.Sleep(40 * time.Millisecond)
+			return nil, nil
+		}))
+		s.open(90)
+		for range 10 {
+			s.connect("/slow")
+		}
+		time.Sleep(time.Second)
+		o := s.overview()
+		o.want("upgrade.count", 100, "upgrade.phases.0.phase", "admit", "upgrade.phases.0.count", 100, "upgrade.phases.1.phase", "queue", "upgrade.phases.1.count", 0,
+			"upgrade.phases.2.phase", "dial", "upgrade.phases.3.phase", "answer")
+		for path, want := range map[string][2]float64{
+			"upgrade.p50_ms": {30, 50}, "upgrade.p99_ms": {2000, 3000}, "upgrade.phases.0.p50_ms": {30, 50}, "upgrade.phases.3.p99_ms": {0, 1},
+		} {
+			if got := o.at(path).(float64); got < want[0] || got > want[1] {
+				t.Errorf("%s is %v; want %v to %v, the bounds of its bucket", path, got, want[0], want[1])
+			}
+		}
 	})
 }
 
@@ -230,4 +263,34 @@ func TestRedactHidesClientsAndValues(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRedactHidesClientsInErrors(t *testing.T) {
+	s := newSite(t, Options{Redact: true}, "a")
+	s.open(1)
+	client := netip.MustParseAddr("203.0.113.77")
+	reset := &net.OpError{Op: "read", Net: "tcp", Addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 51234)), Err: errors.New("connection reset by peer")}
+	end := wsproxy.TunnelEnd{TunnelInfo: proxytest.OnlyTunnel(t, s.scene.Proxy).Info(), Side: wsproxy.SideClient, Cause: wsproxy.CauseLost, Err: reset}
+	end.ClientAddr = client
+	s.h.(*handler).recorder.recordClosed(end)
+	var texts []string
+	for _, e := range s.events().Tunnels {
+		texts = append(texts, e.Error)
+	}
+	if want := "read tcp 203.0.113.0/24:51234: connection reset by peer"; !slices.Contains(texts, want) {
+		t.Errorf("errors are %q; want %q", texts, want)
+	}
+}
+
+// A message is made of parts, and not of the type.
+func TestOverviewHasTheFieldsOfItsType(t *testing.T) {
+	s := newSite(t, Options{}, "a")
+	var got map[string]any
+	if err := json.Unmarshal(s.get("/overview").Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := parseBody(t, encode(&overview{})).v.(map[string]any)
+	if g, w := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)); !slices.Equal(g, w) {
+		t.Errorf("/overview has %q; want the fields of overview, %q", g, w)
+	}
 }
