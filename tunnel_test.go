@@ -419,3 +419,11 @@ func TestTunnelIsFoundByItsID(t *testing.T) {
 		t.Error("Tunnel(1) is found after its end")
 	}
 }
+
+func TestTunnelHasItsBackend(t *testing.T) {
+	p := proxytest.OpenPair(t).Proxy
+	tunnel, want := proxytest.OnlyTunnel(t, p), p.Backends()[0]
+	if got := tunnel.Backend(); got != want || got != tunnel.Info().Backend {
+		t.Errorf("Backend() = %v; want %v, as Info has it", got, want)
+	}
+}

@@ -33,6 +33,8 @@ type packageRule struct {
 var packageRules = map[string]packageRule{
 	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
+	// What it shows, the root exports.
+	"wsproxyadmin": {imports: []string{"."}},
 	// It reads what the root counts.
 	"wsproxymetrics": {imports: []string{"."}},
 
