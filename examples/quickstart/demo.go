@@ -62,7 +62,9 @@ func newDemo(logf logFunc, front string, backs [3]string) (*demo, error) {
 	if err := d.newProxy(); err != nil {
 		return nil, err
 	}
-	d.server = &http.Server{Handler: d.newHandler(), ReadHeaderTimeout: headerTimeout}
+	ctx, stop := context.WithCancel(context.Background())
+	d.server = &http.Server{Handler: d.newHandler(ctx), ReadHeaderTimeout: headerTimeout}
+	d.server.RegisterOnShutdown(stop)
 	go d.serve(ln) // ends with shutdown
 	return d, nil
 }
@@ -106,7 +108,8 @@ func (d *demo) configs() []wsproxy.BackendConfig {
 	return configs
 }
 
-func (d *demo) newHandler() http.Handler {
+// newHandler returns the handler of the server, which is shut down when ctx ends.
+func (d *demo) newHandler(ctx context.Context) http.Handler {
 	page, err := fs.Sub(pageFiles, "page")
 	if err != nil {
 		panic("BUG: " + err.Error())
@@ -114,6 +117,7 @@ func (d *demo) newHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/chat", d.proxy)
 	mux.Handle("/", withPolicy(http.FileServerFS(page)))
+	mux.Handle(adminPath+"/", d.newAdmin(ctx))
 	mux.HandleFunc("GET /status", d.serveStatus)
 	mux.HandleFunc("GET /events", d.serveEvents)
 	mux.HandleFunc("POST /backends/{id}/{action}", d.serveSwitch)
