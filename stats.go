@@ -80,6 +80,8 @@ type BackendStats struct {
 	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has
 	Opened  uint64 // tunnels that have opened
 
+	Upgrading int // upgrades under way that have picked it
+
 	// Upgrades that got no tunnel, by [RefusedInfo.Backend]. They count in the Refused and Failed
 	// of [Stats].
 	UpgradesRefused, UpgradesFailed uint64
@@ -274,7 +276,7 @@ func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
 	c := &b.counters
 	attempts := func(o health.Outcome) uint64 { return c.attempts[o].Load() }
 	return BackendStats{
-		Tunnels: len(b.open), Opened: c.opened.Load(),
+		Tunnels: len(b.open), Opened: c.opened.Load(), Upgrading: int(b.upgrading.Load()),
 		Requests: int(b.requests.Load()), Responded: c.responded.Load(),
 		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
 		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),

@@ -104,6 +104,7 @@ func (p *Proxy) newTunnel(u *upgrade, a *attempt, early []byte) *Tunnel {
 		MaxMessage: uint64(p.messageSize),
 		Owner:      tunnelOwner{t},
 	})
+	a.backend.upgrading.Add(-1)
 	return t
 }
 
