@@ -36,6 +36,9 @@ var packageRules = map[string]packageRule{
 	// It reads what the root counts.
 	"wsproxymetrics": {imports: []string{"."}},
 
+	// What it shows, the root exports.
+	"wsproxyadmin": {imports: []string{"."}},
+
 	// It must be initialized before net/http: see TestHTTP2WSImportsOSAlone.
 	"http2ws": {},
 
