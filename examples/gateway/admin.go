@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/wsproxyadmin"
 )
 
@@ -19,32 +20,33 @@ import (
 // and backends are drained. With -admin-token-file it asks for the token, and uses the
 // certificate of -tls-cert if there is one. Without, it is for this machine only.
 func (g *gateway) newAdminServer(ctx context.Context) (*opsServer, error) {
-	f := g.flags
-	o := wsproxyadmin.Options{Authorize: authorizeLocal, Instance: f.name, Logger: g.logger}
-	if f.adminTokenFile != "" {
-		if _, err := readToken(f.adminTokenFile); err != nil {
+	hasToken := g.flags.adminTokenFile != ""
+	authorize := authorizeLocal
+	if hasToken {
+		if _, err := readToken(g.flags.adminTokenFile); err != nil {
 			return nil, err
 		}
-		o.Authorize = authorizeByToken(f.adminTokenFile)
+		authorize = g.authorizeByToken
 	}
-	ln, err := net.Listen("tcp", f.admin)
+	ln, err := net.Listen("tcp", g.flags.admin)
 	if err != nil {
 		return nil, err
 	}
-	if f.adminTokenFile == "" && !isLoopback(ln.Addr().String()) {
+	addr := ln.Addr().String()
+	if !hasToken && !isLoopback(addr) {
 		ln.Close()
 		return nil, errors.New("without -admin-token-file it must be a loopback address, such as 127.0.0.1:9000")
 	}
-	handler := wsproxyadmin.Handler(g.proxy, o)
 	mux := newOpsMux(ctx)
-	s := newOpsServer("admin page", "http://"+ln.Addr().String()+"/", ln, mux)
-	if f.adminTokenFile != "" {
-		handler = askForPassword(o.Authorize, handler)
-		if f.tlsCert != "" {
-			s.hasTLS, s.url = true, "https://"+ln.Addr().String()+"/"
-		}
+	mux.Handle("/", wsproxyadmin.Handler(g.proxy, wsproxyadmin.Options{
+		Authorize: authorize,
+		Instance:  g.flags.name,
+		Logger:    g.logger,
+	}))
+	s := newOpsServer("admin page", "http://"+addr+"/", ln, mux)
+	if hasToken && g.flags.tlsCert != "" {
+		s.hasTLS, s.url = true, "https://"+addr+"/"
 	}
-	mux.Handle("/", handler)
 	return s, nil
 }
 
@@ -54,10 +56,10 @@ func (g *gateway) newAdminServer(ctx context.Context) (*opsServer, error) {
 // is the Host of the request.
 func authorizeLocal(r *http.Request) (actor string, err error) {
 	if !isLoopback(r.RemoteAddr) {
-		return "", errors.New("without -admin-token-file the page is for this machine only")
+		return "", refuse(http.StatusForbidden, "without -admin-token-file the page is for this machine only")
 	}
 	if !isLoopback(r.Host) {
-		return "", fmt.Errorf("the host %q is not this machine: use 127.0.0.1 or localhost, or -admin-token-file", r.Host)
+		return "", refuse(http.StatusForbidden, "without -admin-token-file the page is at 127.0.0.1 or localhost only")
 	}
 	return "local", nil
 }
@@ -76,25 +78,32 @@ func isLoopback(addr string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// authorizeByToken lets in requests with the token in file as the password, whatever
-// their user name is, which is the actor. The file is read each time, so that a new token
-// holds at once.
-func authorizeByToken(file string) func(*http.Request) (actor string, err error) {
-	return func(r *http.Request) (string, error) {
-		user, password, ok := r.BasicAuth()
-		if !ok || user == "" {
-			return "", errors.New("log in with your name, and the token as the password")
-		}
-		want, err := readToken(file)
-		if err != nil {
-			return "", err
-		}
-		got := sha256.Sum256([]byte(password))
-		if subtle.ConstantTimeCompare(got[:], want[:]) == 0 { // of hashes: the time must not tell the length either
-			return "", errors.New("the password is not the token")
-		}
-		return user, nil
+// authorizeByToken lets in requests with the token as the password, whatever their user
+// name is: that is the actor. The file is read each time, so that a new token holds at
+// once.
+func (g *gateway) authorizeByToken(r *http.Request) (actor string, err error) {
+	want, err := readToken(g.flags.adminTokenFile)
+	if err != nil {
+		g.logger.Error("the admin page lets nobody in", "err", err)
+		return "", refuse(http.StatusInternalServerError, "the token cannot be read: see the log")
 	}
+	user, password, _ := r.BasicAuth()
+	got := sha256.Sum256([]byte(password))
+	// Hashes are compared, so that the time does not depend on the length either.
+	if subtle.ConstantTimeCompare(got[:], want[:]) == 0 || user == "" {
+		return "", refuse(http.StatusUnauthorized, "log in with your name, and the token as the password")
+	}
+	return user, nil
+}
+
+// refuse returns an error that gives the client that status and text. With 401 a browser
+// asks for a name and a password.
+func refuse(status int, text string) error {
+	err := &wsproxy.StatusError{Status: status, Err: errors.New(text)}
+	if status == http.StatusUnauthorized {
+		err.Header = http.Header{"Www-Authenticate": {`Basic realm="wsproxy", charset="UTF-8"`}}
+	}
+	return err
 }
 
 // readToken returns the hash of the token in file, without the end of the line.
@@ -108,17 +117,4 @@ func readToken(file string) (hash [sha256.Size]byte, err error) {
 		return hash, fmt.Errorf("%s: no token in it", file)
 	}
 	return sha256.Sum256([]byte(token)), nil
-}
-
-// askForPassword makes a browser ask for a name and a password, for which next itself
-// has no response.
-func askForPassword(authorize func(*http.Request) (string, error), next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := authorize(r); err != nil {
-			w.Header().Set("WWW-Authenticate", `Basic realm="wsproxy", charset="UTF-8"`)
-			http.Error(w, err.Error(), http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

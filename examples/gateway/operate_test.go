@@ -79,9 +79,9 @@ func TestAdminPageAsksForTheToken(t *testing.T) {
 	want("old token", 401, logIn("ann", "secret"))
 	want("new token", 200, logIn("ann", "new secret"))
 	setToken("")
-	want("empty file", 401, logIn("ann", ""))
+	want("empty file", 500, logIn("ann", ""))
 	os.Remove(file)
-	want("no file", 401, logIn("ann", "new secret"))
+	want("no file", 500, logIn("ann", "new secret"))
 }
 
 func TestAdminPageWithATokenUsesTheCertificate(t *testing.T) {

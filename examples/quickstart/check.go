@@ -91,11 +91,10 @@ func (c *checker) page(ctx context.Context) (string, error) {
 	if !strings.Contains(body, "app.js") {
 		return "", fmt.Errorf("GET / = %q; want the page", body)
 	}
-	admin := adminPath + "/"
-	if _, err := c.get(ctx, admin); err != nil {
+	if _, err := c.get(ctx, adminPath); err != nil {
 		return "", err
 	}
-	return "is served at " + c.demo.url() + ", and the admin page at " + admin, nil
+	return "is served at " + c.demo.url() + ", and the admin page at " + adminPath, nil
 }
 
 func (c *checker) meet(ctx context.Context) (saw string, err error) {

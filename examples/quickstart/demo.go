@@ -62,9 +62,7 @@ func newDemo(logf logFunc, front string, backs [3]string) (*demo, error) {
 	if err := d.newProxy(); err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	d.server = &http.Server{Handler: d.newHandler(ctx), ReadHeaderTimeout: headerTimeout}
-	d.server.RegisterOnShutdown(stop)
+	d.server = &http.Server{Handler: d.newHandler(), ReadHeaderTimeout: headerTimeout}
 	go d.serve(ln) // ends with shutdown
 	return d, nil
 }
@@ -108,8 +106,7 @@ func (d *demo) configs() []wsproxy.BackendConfig {
 	return configs
 }
 
-// newHandler returns the handler of the server, which is shut down when ctx ends.
-func (d *demo) newHandler(ctx context.Context) http.Handler {
+func (d *demo) newHandler() http.Handler {
 	page, err := fs.Sub(pageFiles, "page")
 	if err != nil {
 		panic("BUG: " + err.Error())
@@ -117,7 +114,7 @@ func (d *demo) newHandler(ctx context.Context) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/chat", d.proxy)
 	mux.Handle("/", withPolicy(http.FileServerFS(page)))
-	mux.Handle(adminPath+"/", d.newAdmin(ctx))
+	mux.Handle(adminPath, d.newAdmin())
 	mux.HandleFunc("GET /status", d.serveStatus)
 	mux.HandleFunc("GET /events", d.serveEvents)
 	mux.HandleFunc("POST /backends/{id}/{action}", d.serveSwitch)

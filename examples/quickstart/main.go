@@ -58,7 +58,7 @@ func serve(ctx context.Context, out io.Writer, listen string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, welcomeText, d.url(), d.url(), d.url()+adminPath+"/")
+	fmt.Fprintf(out, welcomeText, d.url(), d.url(), d.url()+adminPath)
 	if err := d.wait(ctx); err != nil {
 		return err
 	}

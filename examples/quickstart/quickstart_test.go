@@ -67,7 +67,7 @@ func TestAdminPageIsForThisMachine(t *testing.T) {
 
 func TestShutdownEndsTheStreamOfTheAdminPage(t *testing.T) {
 	d := startDemo(t)
-	resp, err := http.Get(d.url() + adminPath + "/stream")
+	resp, err := http.Get(d.url() + adminPath + "stream")
 	if err != nil {
 		t.Fatal(err)
 	}
