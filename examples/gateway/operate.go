@@ -14,7 +14,7 @@ import (
 // own, so that clients cannot reach it by any path.
 type opsServer struct {
 	*http.Server
-	name   string // what is there
+	name   string // "admin page" or "metrics"
 	url    string
 	ln     net.Listener
 	hasTLS bool
@@ -41,8 +41,8 @@ func (g *gateway) newOpsServers(ctx context.Context) (servers []*opsServer, err 
 	return servers, nil
 }
 
-// newMetricsServer returns the server of -metrics. It asks nobody for a password: what
-// it shows has no client's address or name.
+// newMetricsServer returns the server of -metrics. It asks for no password: the metrics
+// have no addresses and no names of clients.
 func (g *gateway) newMetricsServer(ctx context.Context) (*opsServer, error) {
 	ln, err := net.Listen("tcp", g.flags.metrics)
 	if err != nil {
@@ -75,11 +75,11 @@ func newOpsMux(ctx context.Context) *http.ServeMux {
 	return mux
 }
 
-// closeServers closes all connections too. The admin page has one that does not end by
-// itself.
+// closeServers closes the servers with all their connections. A stream of the admin page
+// does not end by itself.
 func closeServers(servers []*opsServer) {
 	for _, s := range servers {
 		s.Close()
-		s.ln.Close() // which the server does not know before it serves
+		s.ln.Close() // a server that does not serve yet does not know its listener
 	}
 }
