@@ -4,6 +4,9 @@
 //	go run ./examples/gateway -listen :8000 -backend http://10.0.0.1:8080 -backend http://10.0.0.2:8080
 //	go run ./examples/gateway -h
 //
+// flags.go has its settings. operate.go serves metrics and the probes of an orchestrator,
+// admin.go the admin page: both on listeners that clients do not reach.
+//
 // All tunnels end when their program exits. If a service is deployed often, put its
 // tunnels into a small program like this one, which is deployed rarely.
 package main
