@@ -183,5 +183,18 @@ func summary(all []event) string {
 	return strings.TrimSuffix(b.String(), "; ")
 }
 
+// countOf returns how many events all stand for.
+func countOf(all []event) (n int) {
+	for _, e := range all {
+		n += e.Count
+	}
+	return n
+}
+
 // inBubble runs a test where time passes at once.
 func inBubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
+
+// letInAs authorizes each request as that of one actor.
+func letInAs(actor string) func(*http.Request) (string, error) {
+	return func(*http.Request) (string, error) { return actor, nil }
+}

@@ -204,10 +204,17 @@ func (f *feed) refresh() {
 	}
 }
 
-// writeTimeout is how long a viewer may take to take a frame.
-const writeTimeout = 10 * time.Second
+const (
+	// writeTimeout is how long a viewer may take to take a frame.
+	writeTimeout = 10 * time.Second
 
-// serveStream serves /stream until the viewer leaves, or its server shuts down.
+	// maxStream is how long a stream lasts. An EventSource opens another one after retryTime,
+	// and misses nothing. So a viewer who may not watch any longer does not watch for ever.
+	maxStream = 15 * time.Minute
+	retryTime = 500 * time.Millisecond
+)
+
+// serveStream serves /stream until the viewer leaves, the time is over, or its server shuts down.
 func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor string) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -226,15 +233,21 @@ func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor stri
 		}
 	}()
 	s := &streamWriter{w, http.NewResponseController(w)}
+	if err := s.control.Flush(); err != nil {
+		http.Error(w, "A middleware hides the connection: its ResponseWriter has neither Flush nor Unwrap.", http.StatusInternalServerError)
+		return
+	}
 	defer s.control.SetWriteDeadline(time.Time{})
+	ctx, cancel := context.WithTimeout(r.Context(), maxStream)
+	defer cancel()
 	f := h.reader.frame(frameInterval)
 	c, isResumed := f.resume(r.Header.Get("Last-Event-ID"))
 	for isFirst := true; ; isFirst = false {
-		if err := s.write(f, f.message(c, isFirst && !isResumed, actor)); err != nil {
+		if err := s.write(f, f.message(c, isFirst && !isResumed, actor), isFirst); err != nil {
 			return
 		}
 		c = f.end
-		if f = v.next(r.Context(), f); f == nil {
+		if f = v.next(ctx, f); f == nil {
 			return
 		}
 	}
@@ -262,13 +275,17 @@ type streamWriter struct {
 	control *http.ResponseController
 }
 
-func (s *streamWriter) write(f *frame, message []byte) error {
+// write writes an event with the data of a message.
+func (s *streamWriter) write(f *frame, message []byte, isFirst bool) error {
 	// Instead of the server's WriteTimeout, which is for whole responses.
 	err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	var b bytes.Buffer
+	if isFirst {
+		fmt.Fprintf(&b, "retry: %d\n", retryTime.Milliseconds())
+	}
 	fmt.Fprintf(&b, "id: %s\ndata: %s\n\n", f.id(), message)
 	if _, err := s.w.Write(b.Bytes()); err != nil {
 		return err

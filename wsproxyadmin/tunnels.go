@@ -99,11 +99,18 @@ func (q *tunnelQuery) matches(i *wsproxy.TunnelInfo, redact bool) bool {
 	return q.value == "" || strings.Contains(strings.ToLower(valueText(i.Value)), q.value)
 }
 
-// A candidate is a tunnel with what it is ordered by.
+// A candidate is a tunnel with the numbers by which it is ordered, the smallest first.
 type candidate struct {
-	t          *wsproxy.Tunnel
-	rate       float64   // of busiest
-	lastActive time.Time // of quietest
+	t   *wsproxy.Tunnel
+	key int64
+	id  uint64 // the oldest has the smallest
+}
+
+func compareCandidates(a, b candidate) int {
+	if a.key != b.key {
+		return cmp.Compare(a.key, b.key)
+	}
+	return cmp.Compare(a.id, b.id)
 }
 
 // listTunnels answers a query. With a filter by client, value or request ID it describes each
@@ -122,19 +129,17 @@ func (h *handler) listTunnels(q tunnelQuery, now time.Time) tunnelList {
 				continue
 			}
 		}
-		c := candidate{t: t}
+		c := candidate{t: t, id: t.ID()}
 		switch q.order {
 		case "busiest":
-			c.rate = perSecond(t)
+			c.key = -int64(1000 * perSecond(t))
 		case "quietest":
-			c.lastActive = t.LastActive()
+			c.key = t.LastActive().UnixNano()
 		}
 		found = append(found, c)
 	}
 	list.Matched = len(found)
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(b.rate, a.rate), a.lastActive.Compare(b.lastActive), cmp.Compare(a.t.ID(), b.t.ID()))
-	})
+	slices.SortFunc(found, compareCandidates)
 	for _, c := range found[:min(len(found), q.limit)] {
 		list.Tunnels = append(list.Tunnels, h.describe(c.t, perSecond(c.t)))
 	}

@@ -30,14 +30,14 @@ func TestWindowCountsTheLastSecondAndMinute(t *testing.T) {
 	if got, want := r.opens(100), (rate{100, 0, 30}); got != want {
 		t.Errorf("opens() = %+v; want %+v", got, want)
 	}
-	gotEnds := r.ends([]wsproxy.EndCount{{wsproxy.SideProxy, wsproxy.CauseDrain, 5}, {wsproxy.SideClient, wsproxy.CauseLost, 60}, {wsproxy.SideBackend, wsproxy.CauseLost, 1}})
+	gotEnds := r.ends([]wsproxy.EndCount{{Side: wsproxy.SideProxy, Cause: wsproxy.CauseDrain, Count: 5}, {Side: wsproxy.SideClient, Cause: wsproxy.CauseLost, Count: 60}, {Side: wsproxy.SideBackend, Cause: wsproxy.CauseLost, Count: 1}})
 	wantEnds := ends{rate{66, 2, 32}, []endRate{
 		{wsproxy.SideProxy, wsproxy.CauseDrain, rate{5, 1, 1}}, {wsproxy.SideClient, wsproxy.CauseLost, rate{60, 1, 31}}, {wsproxy.SideBackend, wsproxy.CauseLost, rate{1, 0, 0}},
 	}}
 	if diff := cmp.Diff(wantEnds, gotEnds, cmp.AllowUnexported(ends{}, endRate{})); diff != "" {
 		t.Errorf("ends() (-want +got):\n%s", diff)
 	}
-	gotRefusals := r.refusals(33, []wsproxy.RefusalCount{{wsproxy.ReasonOrigin, 2}, {wsproxy.ReasonRate, 31}})
+	gotRefusals := r.refusals(33, []wsproxy.RefusalCount{{Reason: wsproxy.ReasonOrigin, Count: 2}, {Reason: wsproxy.ReasonRate, Count: 31}})
 	wantRefusals := refusals{rate{33, 1, 31}, []refusalRate{{wsproxy.ReasonOrigin, rate{2, 1, 1}}, {wsproxy.ReasonRate, rate{31, 0, 30}}}}
 	if diff := cmp.Diff(wantRefusals, gotRefusals, cmp.AllowUnexported(refusals{}, refusalRate{})); diff != "" {
 		t.Errorf("refusals() (-want +got):\n%s", diff)
