@@ -40,5 +40,5 @@ run() {
 run internal/epoll
 run internal/relay
 run .
-run test/process "^TestSIGTERMAfterPreStopCutsNobody$" # it builds a program of the repository
+run test/process "^TestSIGTERMWithDrainDelayCutsNobody$" # it builds a program of the repository
 run test/soak

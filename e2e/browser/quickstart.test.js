@@ -68,6 +68,8 @@ async function drive(page, demo, { width, colorScheme }) {
   assert.equal(await page.getByRole("heading", { level: 1 }).textContent(), " wsproxy");
   await headline("Everyone in #design is on backend A");
   assert.equal(await page.getByRole("article").count(), 2);
+  const admin = new URL(await page.getByRole("link", { name: "Admin page" }).getAttribute("href"), demo.url);
+  assert.equal((await page.request.get(admin.href)).status(), 200);
   const [ann, bob] = [await person("Ann").boundingBox(), await person("Bob").boundingBox()];
   if (isPhone) assert.ok(bob.y >= ann.y + ann.height, "Bob is not below Ann");
   else assert.ok(bob.y === ann.y && bob.x >= ann.x + ann.width, "Ann and Bob are not side by side");

@@ -28,7 +28,13 @@ type flags struct {
 	ca              string
 	proxiesHTTP     bool
 	isDetached      bool
+	drainDelay      time.Duration
 	grace           time.Duration
+	admin           string
+	adminTokenFile  string
+	metrics         string
+	name            string
+	logsAccess      bool
 	isVerbose       bool
 }
 
@@ -51,6 +57,8 @@ func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 		return nil, errors.New("no -backend given; see -h")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return nil, errors.New("-tls-cert and -tls-key go together")
+	case f.adminTokenFile != "" && f.admin == "":
+		return nil, errors.New("-admin-token-file needs -admin")
 	}
 	return f, nil
 }
@@ -78,8 +86,14 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.StringVar(&f.ca, "ca", "", "`file` with the root certificates for backends (default: the system's)")
 	fs.BoolVar(&f.proxiesHTTP, "http", false, "proxy requests that are no upgrade too, for SockJS, Socket.IO and SignalR")
 	fs.BoolVar(&f.isDetached, "detach", false, "release the server's goroutine and buffers when a tunnel is open")
+	fs.DurationVar(&f.drainDelay, "drain-delay", 0, "`time` from SIGTERM to the shutdown, in which /readyz fails and new clients are still served (default none)")
 	fs.DurationVar(&f.grace, "grace", 30*time.Second, "maximum time of a shutdown, after which tunnels are cut")
-	fs.BoolVar(&f.isVerbose, "v", false, "log every tunnel")
+	fs.StringVar(&f.admin, "admin", "", "`address` of the admin page, /livez and /readyz; without -admin-token-file a loopback address (default none)")
+	fs.StringVar(&f.adminTokenFile, "admin-token-file", "", "`file` with the password for -admin, where any user name is taken as the one who acts; read at each request")
+	fs.StringVar(&f.metrics, "metrics", "", "`address`, another one than that of -admin, of /metrics for Prometheus, /livez and /readyz, all without a password (default none)")
+	fs.StringVar(&f.name, "name", "", "`name` of this gateway on the admin page (default: the host's), and in the label proxy of metrics (default: no label)")
+	fs.BoolVar(&f.logsAccess, "access-log", false, "log a line when a tunnel opens, and one when it closes")
+	fs.BoolVar(&f.isVerbose, "v", false, "log every tunnel, every refusal and more")
 	return fs
 }
 
@@ -98,6 +112,7 @@ func (f *flags) options() ([]wsproxy.Option, error) {
 		wsproxy.WithLimits(f.limits),
 		wsproxy.WithHTTP(f.proxiesHTTP),
 		wsproxy.WithDetached(f.isDetached),
+		wsproxy.WithAccessLog(f.logsAccess),
 	}
 	if len(f.origins) > 0 {
 		opts = append(opts, wsproxy.WithOriginPatterns(f.origins...))

@@ -121,6 +121,12 @@ func TestGatewayExplainsBadFlags(t *testing.T) {
 		{backend + " -tls-cert=x", "-tls-key"},
 		{backend + " -ca=/does/not/exist", "/does/not/exist"},
 		{backend + " -fast", "-fast"},
+		{backend + " -admin-token-file=x", "-admin-token-file needs -admin"},
+		{backend + " -listen=127.0.0.1:0 -admin=:0", "-admin-token-file"},
+		{backend + " -listen=127.0.0.1:0 -admin=:0 -admin-token-file=/does/not/exist", "/does/not/exist"},
+		{backend + " -listen=127.0.0.1:0 -admin=:0 -admin-token-file=" + os.DevNull, "no token"},
+		{backend + " -listen=127.0.0.1:0 -admin=nowhere", "-admin nowhere"},
+		{backend + " -listen=127.0.0.1:0 -admin=127.0.0.1:0 -metrics=nowhere", "-metrics nowhere"},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // so that run returns even if it finds no error
@@ -144,6 +150,14 @@ func TestEveryBalancerHasAName(t *testing.T) {
 // start runs a gateway until ctx ends, and returns the address of its listener.
 func start(ctx context.Context, t *testing.T, args ...string) (addr string, errc chan error) {
 	t.Helper()
+	addrs, errc := startLines(ctx, t, 1, args...)
+	return addrs[0], errc
+}
+
+// startLines is start for a gateway that prints n lines. It returns what is behind "on" in
+// each of them.
+func startLines(ctx context.Context, t *testing.T, n int, args ...string) (addrs []string, errc chan error) {
+	t.Helper()
 	r, w := io.Pipe()
 	errc = make(chan error, 1)
 	go func() { // ends with ctx
@@ -151,11 +165,16 @@ func start(ctx context.Context, t *testing.T, args ...string) (addr string, errc
 		w.CloseWithError(io.ErrUnexpectedEOF)
 		errc <- err
 	}()
-	line, err := bufio.NewReader(r).ReadString('\n')
-	if err != nil {
-		t.Fatalf("run(%q) = %v; want it to listen", args, <-errc)
+	lines := bufio.NewReader(r)
+	for range n {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			t.Fatalf("run(%q) = %v; want it to listen", args, <-errc)
+		}
+		_, addr, _ := strings.Cut(strings.TrimSpace(line), " on ")
+		addrs = append(addrs, addr)
 	}
-	return strings.TrimPrefix(strings.TrimSpace(line), "listening on "), errc
+	return addrs, errc
 }
 
 func dial(t *testing.T, url string, client *http.Client) *websocket.Conn {

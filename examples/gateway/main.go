@@ -4,6 +4,9 @@
 //	go run ./examples/gateway -listen :8000 -backend http://10.0.0.1:8080 -backend http://10.0.0.2:8080
 //	go run ./examples/gateway -h
 //
+// flags.go has its settings. operate.go serves metrics and the probes of an orchestrator,
+// admin.go the admin page: both on listeners that clients do not reach.
+//
 // All tunnels end when their program exits. If a service is deployed often, put its
 // tunnels into a small program like this one, which is deployed rarely.
 package main
@@ -40,8 +43,8 @@ func main() {
 	}
 }
 
-// run runs a gateway until ctx ends, and then shuts it down. It prints the address
-// of the listener to stdout.
+// run runs a gateway until ctx ends, and then shuts it down. It prints the addresses
+// of the listeners to stdout.
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	f, err := parseFlags(args, stdout)
 	if err != nil {
@@ -51,7 +54,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	logger := newLogger(f.isVerbose)
+	logger := newLogger(f)
 	proxy, err := wsproxy.New(append(opts, wsproxy.WithLogger(logger))...)
 	if err != nil {
 		return err
@@ -61,15 +64,23 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "listening on %s\n", ln.Addr())
-	g := &gateway{f, logger, proxy, newServer(proxy), make(chan error, 1)}
-	go g.serve(ln) // ends with shutdown
-	select {
-	case err := <-g.servec:
+	defer ln.Close()
+	g := &gateway{f, logger, proxy, newServer(proxy), make(chan error, 3)}
+	ops, err := g.newOpsServers(ctx)
+	if err != nil {
 		return err
-	case <-ctx.Done():
-		return g.shutdown()
 	}
+	defer closeServers(ops)
+	fmt.Fprintf(stdout, "listening on %s\n", ln.Addr())
+	go g.serve(g.server, ln, f.tlsCert != "") // ends with shutdown
+	for _, s := range ops {
+		fmt.Fprintf(stdout, "%s on %s\n", s.name, s.url)
+		go g.serve(s.Server, s.ln, s.hasTLS) // ends with closeServers
+	}
+	if err := g.wait(ctx); err != nil {
+		return err
+	}
+	return g.shutdown()
 }
 
 // A gateway is the server and its proxy.
@@ -78,7 +89,7 @@ type gateway struct {
 	logger *slog.Logger
 	proxy  *wsproxy.Proxy
 	server *http.Server
-	servec chan error // receives the result of server.Serve
+	servec chan error // receives the result of Serve of each server
 }
 
 // newServer returns the server for clients. The proxy is its handler, without an
@@ -90,16 +101,34 @@ func newServer(proxy *wsproxy.Proxy) *http.Server {
 	return &http.Server{
 		Handler:           proxy,
 		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second, // ends with the header, so it does not limit tunnels
+		ReadHeaderTimeout: headerTimeout,
 	}
 }
 
-func (g *gateway) serve(ln net.Listener) {
-	if g.flags.tlsCert != "" {
-		g.servec <- g.server.ServeTLS(ln, g.flags.tlsCert, g.flags.tlsKey)
+const headerTimeout = 10 * time.Second // ends with the header, so it does not limit tunnels
+
+func (g *gateway) serve(server *http.Server, ln net.Listener, hasTLS bool) {
+	if hasTLS {
+		g.servec <- server.ServeTLS(ln, g.flags.tlsCert, g.flags.tlsKey)
 		return
 	}
-	g.servec <- g.server.Serve(ln)
+	g.servec <- server.Serve(ln)
+}
+
+// wait waits until ctx ends, and for -drain-delay after it: what sends clients here takes
+// some seconds to notice that /readyz fails. It returns early if a server fails.
+func (g *gateway) wait(ctx context.Context) error {
+	select {
+	case err := <-g.servec:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-g.servec:
+		return err
+	case <-time.After(g.flags.drainDelay):
+		return nil
+	}
 }
 
 // shutdown shuts the server and the proxy down at the same time, with one deadline.
@@ -122,12 +151,15 @@ func (g *gateway) shutdown() error {
 	return errors.Join(serverErr, proxyErr)
 }
 
-// newLogger returns a logger to stderr for warnings and errors or, with -v, for
-// everything.
-func newLogger(isVerbose bool) *slog.Logger {
+// newLogger returns a logger to stderr: for warnings and errors; with -access-log, and
+// with -admin, whose actions are logged, also for information; with -v for everything.
+func newLogger(f *flags) *slog.Logger {
 	level := slog.LevelWarn
-	if isVerbose {
+	switch {
+	case f.isVerbose:
 		level = slog.LevelDebug
+	case f.logsAccess || f.admin != "":
+		level = slog.LevelInfo
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 }

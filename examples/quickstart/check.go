@@ -91,7 +91,10 @@ func (c *checker) page(ctx context.Context) (string, error) {
 	if !strings.Contains(body, "app.js") {
 		return "", fmt.Errorf("GET / = %q; want the page", body)
 	}
-	return "is served at " + c.demo.url(), nil
+	if _, err := c.get(ctx, adminPath); err != nil {
+		return "", err
+	}
+	return "is served at " + c.demo.url() + ", and the admin page at " + adminPath, nil
 }
 
 func (c *checker) meet(ctx context.Context) (saw string, err error) {
@@ -461,6 +464,9 @@ func (c *checker) get(ctx context.Context, path string) (string, error) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("GET %s = %s %q; want 200", path, resp.Status, body)
+	}
 	return string(body), err
 }
 

@@ -114,6 +114,7 @@ func (d *demo) newHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/chat", d.proxy)
 	mux.Handle("/", withPolicy(http.FileServerFS(page)))
+	mux.Handle(adminPath, d.newAdmin())
 	mux.HandleFunc("GET /status", d.serveStatus)
 	mux.HandleFunc("GET /events", d.serveEvents)
 	mux.HandleFunc("POST /backends/{id}/{action}", d.serveSwitch)

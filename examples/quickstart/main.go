@@ -6,8 +6,8 @@
 //	go run ./examples/quickstart -check   # the same without a browser
 //
 // demo.go contains the proxy. control.go adds, removes and drains backends. events.go observes
-// the proxy with a Trace. freeze.go makes a backend hang. chat.go is an ordinary WebSocket server, which does not know
-// the proxy. page/person.js shows how a client should reconnect when its connection
+// the proxy with a Trace. admin.go mounts the admin page of wsproxy. freeze.go makes a backend hang. chat.go is an
+// ordinary WebSocket server, which does not know the proxy. page/person.js shows how a client should reconnect when its connection
 // ends.
 //
 // With -check two clients meet in a room, rooms reach both backends, a backend
@@ -58,7 +58,7 @@ func serve(ctx context.Context, out io.Writer, listen string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, welcomeText, d.url(), d.url())
+	fmt.Fprintf(out, welcomeText, d.url(), d.url(), d.url()+adminPath)
 	if err := d.wait(ctx); err != nil {
 		return err
 	}
@@ -75,6 +75,8 @@ Open it. Ann and Bob are in the same room, so they are on the same backend and s
 each other. You can stop and start the backends on the page, or with curl:
 
     curl -X POST %s/backends/B/stop     (or crash, start, drain, resume, freeze, continue)
+
+The admin page, as a service would have it, is %s
 
 Ctrl-C ends everything.
 

@@ -41,6 +41,47 @@ func TestListenUsesAnotherPortWhenTaken(t *testing.T) {
 	}
 }
 
+func TestAdminPageIsForThisMachine(t *testing.T) {
+	tests := []struct {
+		peer, host string
+		want       bool
+	}{
+		{"127.0.0.1:1234", "127.0.0.1:8000", true},
+		{"127.0.0.1:1234", "localhost:8000", true},
+		{"127.0.0.1:1234", "localhost", true},
+		{"[::1]:1234", "[::1]:8000", true},
+		{"[::1]:1234", "[::1]", true},
+		{"192.0.2.1:1234", "127.0.0.1:8000", false},
+		{"127.0.0.1:1234", "rebound.example:8000", false},
+		{"127.0.0.1:1234", "127.0.0.1.example", false},
+		{"127.0.0.1:1234", "", false},
+		{"", "127.0.0.1:8000", false},
+	}
+	for _, tt := range tests {
+		_, err := authorizeLocal(&http.Request{RemoteAddr: tt.peer, Host: tt.host})
+		if got := err == nil; got != tt.want {
+			t.Errorf("from %q to host %q: error %v; want it let in: %t", tt.peer, tt.host, err, tt.want)
+		}
+	}
+}
+
+func TestShutdownEndsTheStreamOfTheAdminPage(t *testing.T) {
+	d := startDemo(t)
+	resp, err := http.Get(d.url() + adminPath + "stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Content-Type"); resp.StatusCode != http.StatusOK || got != "text/event-stream" {
+		t.Fatalf("the stream is %s, %q; want 200 and server-sent events", resp.Status, got)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), shutdownTimeout/2) // Shutdown would wait for the stream
+	defer cancel()
+	if err := d.shutdown(ctx); err != nil {
+		t.Errorf("with a stream, shutdown() = %v; want nil", err)
+	}
+}
+
 func TestRoomNamesAreChecked(t *testing.T) {
 	tests := []struct {
 		name string

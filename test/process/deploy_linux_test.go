@@ -26,33 +26,46 @@ import (
 )
 
 // A pod of a gateway is replaced as docs/production.md, "Deploys", configures it.
-func TestSIGTERMAfterPreStopCutsNobody(t *testing.T) {
+func TestSIGTERMWithDrainDelayCutsNobody(t *testing.T) {
 	t.Parallel()                       // most of it is waiting
-	const numClients, hurry = 100, 5.0 // hurry divides the time of preStop
+	const numClients, hurry = 100, 2.5 // hurry divides the time of -drain-delay
 	d := readDeploy(t)
-	if d.killed < d.preStop+d.grace+time.Second {
-		t.Errorf("Kubernetes kills the pod after %v; want more than preStop's %v and -grace=%v", d.killed, d.preStop, d.grace)
+	if d.killed < d.delay+d.grace+time.Second {
+		t.Errorf("Kubernetes kills the pod after %v; want more than -drain-delay=%v and -grace=%v", d.killed, d.delay, d.grace)
 	}
-	pause := d.preStop
+	delay := d.delay
 	if proxytest.SoakTime(t) == 0 {
-		pause = time.Duration(float64(pause) / hurry)
+		delay = time.Duration(float64(delay) / hurry)
 	}
-	g := startGateway(t, d.args, startCounters(t), startCounters(t))
+	g := startGateway(t, append(d.args, fmt.Sprint("-drain-delay=", delay)), startCounters(t), startCounters(t))
+	if got := g.probe(t, d.ready); got != http.StatusOK {
+		t.Errorf("before SIGTERM, %s = %d; want 200", d.ready, got)
+	}
 	var clients []*counted
 	for range numClients {
 		clients = append(clients, g.openCounted(t))
 	}
 
 	// The pod is deleted. Clients still come, because not everything has noticed.
-	for end := time.Now().Add(pause); time.Now().Before(end); <-time.After(20 * time.Millisecond) {
-		clients = append(clients, g.openCounted(t))
-	}
 	sent := time.Now()
-	g.terminate(t, d.killed-d.preStop)
+	g.terminate(t)
+	for g.probe(t, d.ready) != http.StatusServiceUnavailable { // until the signal has arrived
+		if time.Since(sent) > delay/2 {
+			t.Fatalf("%v after SIGTERM, %s is not 503", delay/2, d.ready)
+		}
+	}
+	for more := true; more; <-time.After(20 * time.Millisecond) {
+		clients = append(clients, g.openCounted(t))
+		more = time.Since(sent) < delay/4 // so that a slow host opens the last one in time
+	}
+	if got := g.probe(t, "/livez"); got != http.StatusOK {
+		t.Errorf("after SIGTERM, /livez = %d; want 200", got)
+	}
+	g.wait(t, d.killed)
 	took := time.Since(sent)
 	t.Logf("with %d clients the gateway has exited %v after SIGTERM", len(clients), took)
-	if took > d.grace {
-		t.Errorf("the gateway has exited %v after SIGTERM; want at most its -grace=%v", took, d.grace)
+	if took < delay || took > delay+d.grace {
+		t.Errorf("the gateway has exited %v after SIGTERM; want its -drain-delay=%v, and at most its -grace=%v after that", took, delay, d.grace)
 	}
 	for i, c := range clients {
 		if err := <-c.ended; err != nil {
@@ -63,10 +76,11 @@ func TestSIGTERMAfterPreStopCutsNobody(t *testing.T) {
 
 // A deploy is what docs/production.md says about the pods of the gateway.
 type deploy struct {
-	preStop time.Duration
-	killed  time.Duration // after the pod was deleted
-	grace   time.Duration
-	args    []string // of the gateway
+	killed time.Duration // after the pod was deleted
+	delay  time.Duration // -drain-delay
+	grace  time.Duration // -grace
+	ready  string        // the path of the readiness probe
+	args   []string      // of the gateway
 }
 
 func readDeploy(t *testing.T) deploy {
@@ -98,29 +112,33 @@ func readDeploy(t *testing.T) deploy {
 		return d
 	}
 	return deploy{
-		preStop: duration(find(`preStop:\s+sleep: \{seconds: (\d+)\}`) + "s"),
-		killed:  duration(find(`terminationGracePeriodSeconds: (\d+)`) + "s"),
-		grace:   duration(find(`"-grace=(\w+)"`)),
-		args:    strings.Split(strings.ReplaceAll(find(`args: \[(.*)\]`), `"`, ""), ", "),
+		killed: duration(find(`terminationGracePeriodSeconds: (\d+)`) + "s"),
+		delay:  duration(find(`"-drain-delay=(\w+)"`)),
+		grace:  duration(find(`"-grace=(\w+)"`)),
+		ready:  find(`readinessProbe:\s+httpGet: \{path: (\S+), port: 9090\}`),
+		args:   strings.Split(strings.ReplaceAll(find(`args: \[(.*)\]`), `"`, ""), ", "),
 	}
 }
 
 // A gateway is a process of examples/gateway.
 type gateway struct {
-	cmd    *exec.Cmd
-	addr   string
-	stderr bytes.Buffer
+	cmd     *exec.Cmd
+	addr    string
+	metrics string // the URL of -metrics, without a path
+	stderr  bytes.Buffer
 }
 
-// startGateway runs a gateway with these arguments, but with other backends and on a free port.
+// startGateway runs a gateway with these arguments, but with other backends and on free ports.
 func startGateway(t *testing.T, args []string, backends ...string) *gateway {
 	t.Helper()
-	own := []string{"-listen=127.0.0.1:0"}
+	own := []string{"-listen=127.0.0.1:0", "-metrics=127.0.0.1:0"}
 	for _, url := range backends {
 		own = append(own, "-backend="+url)
 	}
 	for _, a := range args {
-		if !strings.HasPrefix(a, "-listen=") && !strings.HasPrefix(a, "-backend=") {
+		switch name, _, _ := strings.Cut(a, "="); name {
+		case "-listen", "-metrics", "-backend":
+		default:
 			own = append(own, a)
 		}
 	}
@@ -137,11 +155,12 @@ func startGateway(t *testing.T, args []string, backends ...string) *gateway {
 		g.cmd.Process.Kill() // if the test has failed before terminate
 		g.cmd.Wait()
 	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
+	if _, err := fmt.Fscanf(stdout, "listening on %s\nmetrics on %s\n", &g.addr, &g.metrics); err != nil {
+		g.cmd.Process.Kill()
+		g.cmd.Wait()
 		t.Fatalf("%v: %v\n%s", g.cmd.Args, err, &g.stderr)
 	}
-	g.addr = strings.TrimPrefix(strings.TrimSpace(line), "listening on ")
+	g.metrics = strings.TrimSuffix(g.metrics, "/metrics")
 	return g
 }
 
@@ -165,13 +184,33 @@ func buildGateway(t *testing.T) (file string) {
 	return file
 }
 
-// terminate sends SIGTERM, and waits until the gateway has exited. It must exit with status 0,
-// cut no tunnel, and not use all of its time.
-func (g *gateway) terminate(t *testing.T, most time.Duration) {
+// probe returns the status of a path of the listener of -metrics.
+func (g *gateway) probe(t *testing.T, path string) (status int) {
+	t.Helper()
+	r, err := http.NewRequest("GET", g.metrics+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close = true
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatalf("a probe gets %v; want a response", err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
+func (g *gateway) terminate(t *testing.T) {
 	t.Helper()
 	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// wait waits until the gateway has exited. It must exit with status 0, cut no tunnel, and not
+// use all of its time.
+func (g *gateway) wait(t *testing.T, most time.Duration) {
+	t.Helper()
 	kill := time.AfterFunc(most, func() { g.cmd.Process.Kill() })
 	defer kill.Stop()
 	if err := g.cmd.Wait(); err != nil {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/wsproxy/wsproxy/wsproxymetrics"
 )
 
 // documents are what users read beside the reference.
@@ -98,6 +100,21 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		for _, name := range mention.FindAllString(read(t, doc), -1) {
 			if !declared[name] && name != "TestAPI" && name != "TestIdleTunnel" { // which are patterns
 				t.Errorf("%s names %s, which does not exist", doc, name)
+			}
+		}
+	}
+}
+
+func TestDocumentsNameMetricsThatExist(t *testing.T) {
+	atRoot(t)
+	exists := make(map[string]bool)
+	for _, m := range wsproxymetrics.Metrics() {
+		exists[m.Name] = true
+	}
+	for _, doc := range documents {
+		for _, name := range regexp.MustCompile(`\bwsproxy_[a-z_]+`).FindAllString(read(t, doc), -1) {
+			if !exists[name] && name != "wsproxy_portable" { // a build tag
+				t.Errorf("%s names the metric %s, which does not exist", doc, name)
 			}
 		}
 	}
