@@ -53,7 +53,7 @@ function showDrain(backend, overview) {
   setText($("drain-text"), backend.tunnels === 0 ? "It has no tunnels, and gets no new ones until it is resumed."
     : `It gets no new tunnels until it is resumed. Its ${plural(backend.tunnels, "tunnel")} ${backend.tunnels === 1 ? "is" : "are"} closed with 1012, which asks ` +
       `${backend.tunnels === 1 ? "its client" : "their clients"} to come again${where}.`);
-  $("drain-over-label").hidden = backend.tunnels === 0;
+  $("drain-over-field").hidden = backend.tunnels === 0;
   $("drain-warning").hidden = others > 0;
   setText($("drain-warning"), backend.state === "removed" ? "" : "No other backend is up: new clients will be refused.");
   setText($("drain-ok"), backend.drain ? "Change the pace" : "Drain");

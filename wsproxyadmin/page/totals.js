@@ -10,21 +10,21 @@ import { isAlarm } from "./verdict.js";
 class Total {
   constructor(title) {
     this.figure = el("span");
-    this.unit = el("small");
+    this.unit = el("span");
     this.sparkline = new Sparkline();
     const parts = el("ul", { className: "parts" });
     this.parts = new Rows(parts, (name) => el("li", {}, el("span", { title: name }, name), el("span")), (row, [, value, isBad]) => {
       setText(row.lastElementChild, value);
       row.lastElementChild.classList.toggle("is-bad", !!isBad);
     });
-    this.element = el("article", { className: "total" }, el("h3", {}, title),
-      el("p", { className: "figure" }, this.figure, this.unit), this.sparkline.svg, parts);
+    this.element = el("article", { className: "total" }, el("h3", {}, title, this.unit),
+      el("p", { className: "figure" }, this.figure), this.sparkline.svg, parts);
   }
 
   // Parts are pairs of a name and a text.
   show(figure, unit, values, parts, isBad = false) {
     setText(this.figure, figure);
-    setText(this.unit, unit);
+    setText(this.unit, unit); // beside the title, so that it does not move with the figure
     this.sparkline.show(values, seconds);
     this.parts.show(parts, ([name]) => name);
     this.element.classList.toggle("is-bad", isBad);
@@ -50,30 +50,30 @@ $("totals").append(...Object.values(totals).map((t) => t.element), inside.parent
 
 export function showTotals(o, history) {
   const t = o.totals;
-  totals.tunnels.show(count(t.tunnels), t.tunnels_limit ? `of ${count(t.tunnels_limit)}` : "", history.tunnels, [
+  totals.tunnels.show(count(t.tunnels), t.tunnels_limit ? ` of ${count(t.tunnels_limit)}` : "", history.tunnels, [
     ["upgrades under way", count(t.upgrading)],
     ["waiting", t.waiting_limit ? `${count(t.waiting)} of ${count(t.waiting_limit)}` : count(t.waiting)],
     ["on the event loop", count(t.event_loop_tunnels)],
   ]);
-  totals.opened.show(rate(o.opens.per_second), "a second", history.opened, [
+  totals.opened.show(rate(o.opens.per_second), " a second", history.opened, [
     ["last minute", count(o.opens.last_minute)],
     ["since the start", count(o.opens.total)],
   ]);
-  totals.ended.show(rate(o.ends.per_second), "a second", history.ended, [
+  totals.ended.show(rate(o.ends.per_second), " a second", history.ended, [
     ["last minute", count(o.ends.last_minute)],
     ...mostFrequent(o.ends.by_cause).map((e) => [`${e.side}: ${e.cause}`, count(e.last_minute)]),
   ]);
   const hasAlarm = o.refusals.by_reason.some((r) => isAlarm(r.reason) && r.last_minute > 0);
-  totals.refused.show(rate(o.refusals.per_second), "a second", history.refused, [
+  totals.refused.show(rate(o.refusals.per_second), " a second", history.refused, [
     ["last minute", count(o.refusals.last_minute)],
     ...mostFrequent(o.refusals.by_reason).map((r) => [r.reason, count(r.last_minute), isAlarm(r.reason) && r.last_minute > 0]),
   ], hasAlarm);
-  totals.upgrade.show(ms(o.upgrade.p99_ms), o.upgrade.p99_ms === null ? "none in the last minute" : "p99", history.upgrade_p99_ms, [
+  totals.upgrade.show(ms(o.upgrade.p99_ms), ", p99", history.upgrade_p99_ms, [
     ["p50", ms(o.upgrade.p50_ms)],
     ...o.upgrade.phases.map((p) => [`p99 of ${p.phase}`, ms(p.p99_ms)]),
   ]);
   const { to_backend: up, to_client: down } = t;
-  totals.traffic.show(perSecond(sum(up.bytes_per_second, down.bytes_per_second), bytes), "a second", history.traffic, [
+  totals.traffic.show(perSecond(sum(up.bytes_per_second, down.bytes_per_second), bytes), " a second", history.traffic, [
     ["bytes to backends", perSecond(up.bytes_per_second, bytes)],
     ["bytes to clients", perSecond(down.bytes_per_second, bytes)],
     ["messages to backends", perSecond(up.messages_per_second, rate)],

@@ -7,7 +7,7 @@ import { bytes, count, duration, plural, timeOfDay } from "./format.js";
 
 const fewRows = 25, manyRows = 100;
 const period = 2000; // ms between refreshes
-const pause = 50;    // ms after a key until the filter is applied
+const pause = 30;    // ms after a key until the filter is applied
 
 const columns = ["#", "Client", "Backend", "Request", "Open for", "Idle for", "A second", "Traffic", ""];
 
@@ -22,13 +22,16 @@ const rows = new Rows(body, build, update);
 const filters = $("filters");
 let list = { tunnels: [] };
 let limit = fewRows;
-let isReadOnly = false;
+let mayAct = false; // until the first overview says so
 let request; // the AbortController of the last one
 let timer;
 
 // showOptions is called with each overview.
 export function showOptions(o) {
-  isReadOnly = o.read_only;
+  if (mayAct === o.read_only) {
+    mayAct = !o.read_only;
+    for (const row of body.rows) update(row, row.tunnel);
+  }
   const select = filters.elements.backend;
   const ids = ["", ...o.backends.map((b) => b.id)];
   if (select.value && !ids.includes(select.value)) ids.push(select.value); // it was removed
@@ -169,5 +172,5 @@ function update(row, t) {
   setText(p.rate, bytes(t.bytes_per_second));
   setText(p.up, `↑ ${bytes(t.to_backend.bytes)}`);
   setText(p.down, `↓ ${bytes(t.to_client.bytes)}`);
-  p.close.hidden = isReadOnly || !!t.isGone;
+  p.close.hidden = !mayAct || !!t.isGone;
 }

@@ -39,7 +39,7 @@ export function judge(o, refused) {
       more: `since ${since(Date.parse(b.since), now)}, for ${duration((now - Date.parse(b.since)) / 1000)}`,
     });
   }
-  for (const b of inSet.filter((b) => b.refusing)) {
+  for (const b of inSet.filter((b) => b.refusing && b.state === "up")) {
     bad.push(`${b.id} refuses clients`);
     problems.push({ key: `refusing ${b.id}`, what: b.id, says: "refuses more upgrades than it accepts", more: "" });
   }
