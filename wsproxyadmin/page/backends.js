@@ -2,7 +2,7 @@
 
 import { openDrain, openResume } from "./dialogs.js";
 import { $, el, Rows, setText, setTitled } from "./el.js";
-import { about, count, duration, percent, rate, since } from "./format.js";
+import { about, count, duration, percent, rate, shortError, since } from "./format.js";
 
 const columns = ["Backend", "State", "Tunnels", "Share", "Load", "Opened/s", "Failed attempts", ""];
 
@@ -100,7 +100,7 @@ function reasonsOf(b, now) {
     const verb = f.flag === "ejected" ? "ejected" : "avoided";
     const until = f.until === null ? "" : wait > 0 ? `${verb} for ${duration(Math.ceil(wait))} more` : "on probation";
     return {
-      key: f.flag, className: f.flag === "full" || f.flag === "resting" ? "is-mild" : "", what: f.flag, says: f.reason,
+      key: f.flag, className: f.flag === "full" || f.flag === "resting" ? "is-mild" : "", what: f.flag, says: shortError(f.reason, b.id),
       since: `since ${since(Date.parse(f.since), now)}`, until,
     };
   });
@@ -120,15 +120,17 @@ function reasonsOf(b, now) {
   return reasons;
 }
 
-const buildReason = () => el("li", {}, el("b"), el("span"), el("span"), el("span", { className: "until" }));
+const buildReason = () => el("li", {}, el("b"), el("span", { className: "until" }), el("span"), el("span"));
 
 function updateReason(row, r) {
-  const [what, says, from, until] = row.children;
+  const [what, until, says, from] = row.children;
   row.className = r.className;
   setText(what, r.what);
+  setText(until, r.until && `, ${r.until}`);
   setText(says, r.says && `: ${r.says}`);
   setText(from, r.since && (r.what ? ` · ${r.since}` : r.since));
-  setText(until, r.until && ` · ${r.until}`);
+  const all = row.textContent;
+  if (row.title !== all) row.title = all; // all but the first one are cut off
 }
 
 const bar = (className) => el("span", { className: `bar ${className}`, ariaHidden: "true" }, el("span"));

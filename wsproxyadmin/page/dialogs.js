@@ -2,7 +2,7 @@
 
 import { post, toast } from "./actions.js";
 import { $, el, setText } from "./el.js";
-import { bytes, count, duration, plural, since } from "./format.js";
+import { bytes, count, duration as exactDuration, plural, since } from "./format.js";
 
 // A Dialog sends an action when its form is submitted. It stays open, with the reason, if that
 // fails.
@@ -62,6 +62,7 @@ function showDrain(backend, overview) {
 
 function showPace() {
   const n = draining.tunnels, over = Number($("drain-over").value);
+  const duration = (s) => exactDuration(s).replace(/ 00 \w+$/, "");
   let text = `Closes ${plural(n, "tunnel")} over ${duration(over)}, about ${count(Math.max(1, Math.round(n / over)))} a second.`;
   if (over > 0 && n < over) text = `Closes ${plural(n, "tunnel")} over ${duration(over)}, one every ${duration(over / Math.max(n, 1))}.`;
   if (over === 0) text = `Closes ${plural(n, "tunnel")} at ${count(defaultPerSecond)} a second: within ${duration(Math.ceil(n / defaultPerSecond))}.`;
@@ -111,7 +112,7 @@ export function openClose(tunnel, at) {
   const facts = {
     Client: tunnel.client, Value: tunnel.value, Backend: tunnel.backend, Request: tunnel.host + tunnel.path,
     "Request ID": tunnel.request_id, Subprotocol: tunnel.subprotocol,
-    Opened: `${since(opened, now)}, ${duration((now - opened) / 1000)} ago`,
+    Opened: `${since(opened, now)}, ${exactDuration((now - opened) / 1000)} ago`,
     "To backend": `${bytes(tunnel.to_backend.bytes)} in ${plural(tunnel.to_backend.messages, "message")}`,
     "To client": `${bytes(tunnel.to_client.bytes)} in ${plural(tunnel.to_client.messages, "message")}`,
     Engine: tunnel.engine + (tunnel.http2 ? ", HTTP/2" : ""),

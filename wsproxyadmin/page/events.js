@@ -1,7 +1,7 @@
 // The three lists of events, the newest first.
 
 import { $, el, Rows, setText } from "./el.js";
-import { count, latency, timeOfDay } from "./format.js";
+import { count, latency, shortError, timeOfDay } from "./format.js";
 
 const fewEvents = 20;
 
@@ -22,17 +22,18 @@ class EventList {
 
   add(events, isComplete) {
     if (isComplete) this.all = [];
-    this.all = [...events.toReversed(), ...this.all].slice(0, this.capacity);
+    // An event may be noticed after a later one.
+    this.all = [...events, ...this.all].sort((a, b) => Date.parse(b.at) - Date.parse(a.at) || b.number - a.number).slice(0, this.capacity);
     this.show(isComplete);
   }
 
   show(isForced) {
     const isHeld = !isForced && (this.list.scrollTop > 0 || this.list.matches(":focus-visible")
       || matchMedia("(hover: hover)").matches && this.list.matches(":hover"));
-    const numNew = this.all.findIndex((e) => e.number <= this.shownUpTo);
-    const numHeld = isHeld && this.list.childElementCount > 0 ? (numNew < 0 ? this.all.length : numNew) : 0;
+    const numNew = this.all.filter((e) => e.number > this.shownUpTo).length;
+    const numHeld = isHeld && this.list.childElementCount > 0 ? numNew : 0;
     if (numHeld === 0) {
-      this.shownUpTo = this.all[0]?.number ?? 0;
+      this.shownUpTo = Math.max(0, ...this.all.map((e) => e.number));
       this.rows.show(this.isShort ? this.all.slice(0, fewEvents) : this.all, (e) => e.number);
     }
     setText(this.summary, numHeld > 0 ? `${numHeld} newer` : "");
@@ -81,7 +82,7 @@ export function findEvent(requestID, client) {
 
 function describeChange(e) {
   switch (e.kind) {
-    case "flag raised": return { tone: "is-bad", what: e.backend, says: ` ${e.flag}${e.error ? `: ${e.error}` : ""}` };
+    case "flag raised": return { tone: "is-bad", what: e.backend, says: ` ${e.flag}${e.error ? `: ${shortError(e.error, e.backend)}` : ""}` };
     case "flag cleared": return { tone: e.state === "up" ? "is-good" : "", what: e.backend, says: ` no longer ${e.flag}${e.state === "up" ? ", up" : ""}` };
     case "state": return { tone: { up: "is-good", draining: "is-busy", failing: "is-bad" }[e.state], what: e.backend, says: ` ${e.state}` };
     case "action": return { tone: "is-busy", what: e.actor || "somebody", says: ` (${e.client}): ${e.action} ${e.target}, ${e.result}` };
@@ -91,7 +92,7 @@ function describeChange(e) {
 }
 
 function describeRefusal(e) {
-  const parts = [e.client, e.path, e.status && `status ${e.status}`, e.backend, e.error].filter(Boolean);
+  const parts = [e.client, e.path, e.status && `status ${e.status}`, e.backend, e.error && shortError(e.error, e.backend)].filter(Boolean);
   return { tone: "is-bad", what: e.reason, says: ` ${parts.join(" · ")}` };
 }
 

@@ -57,3 +57,11 @@ export const timeOfDay = (t) => clock.format(new Date(t));
 
 // since returns the time of day, and the date if that is more than half a day away from now.
 export const since = (t, now) => (Math.abs(now - t) < 43_200_000 ? timeOfDay(t) : date.format(new Date(t)));
+
+// shortError returns the text of an error without what is known where it is shown: the prefix of
+// the package, and that it is about the backend with that ID.
+export function shortError(text, id = "") {
+  const own = text.replace(/^wsproxy: /, "");
+  const about = id && [`dial backend ${id}: `, `probe of backend ${id}: `, `backend ${id}: `].find((prefix) => own.startsWith(prefix));
+  return about ? own.slice(about.length) : own;
+}

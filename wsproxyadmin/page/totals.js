@@ -74,10 +74,10 @@ export function showTotals(o, history) {
   ]);
   const { to_backend: up, to_client: down } = t;
   totals.traffic.show(perSecond(sum(up.bytes_per_second, down.bytes_per_second), bytes), " a second", history.traffic, [
-    ["bytes to backends", perSecond(up.bytes_per_second, bytes)],
-    ["bytes to clients", perSecond(down.bytes_per_second, bytes)],
-    ["messages to backends", perSecond(up.messages_per_second, rate)],
-    ["messages to clients", perSecond(down.messages_per_second, rate)],
+    ["↑ to backends", perSecond(up.bytes_per_second, bytes)],
+    ["↑ messages", perSecond(up.messages_per_second, rate)],
+    ["↓ to clients", perSecond(down.bytes_per_second, bytes)],
+    ["↓ messages", perSecond(down.messages_per_second, rate)],
   ]);
   showInside(t);
 }

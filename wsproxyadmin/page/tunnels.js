@@ -3,7 +3,7 @@
 import { openClose } from "./dialogs.js";
 import { $, el, Rows, setText, setTitled } from "./el.js";
 import { findEvent } from "./events.js";
-import { bytes, count, duration, plural, timeOfDay } from "./format.js";
+import { bytes, count, duration, plural, shortError, timeOfDay } from "./format.js";
 
 const fewRows = 25, manyRows = 100;
 const period = 2000; // ms between refreshes
@@ -131,7 +131,7 @@ function whyNone() {
   if (!event) return none;
   const who = id.value.trim() ? "The request" : "The client's last request";
   if (event.kind === "refused") {
-    const error = event.error ? ` (${event.error})` : "";
+    const error = event.error ? ` (${shortError(event.error, event.backend)})` : "";
     return `${none} ${who} was refused at ${timeOfDay(event.at)}: ${event.reason}, status ${event.status}${error}.`;
   }
   if (event.kind === "closed") {

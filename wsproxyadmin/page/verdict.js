@@ -1,6 +1,6 @@
 // What is wrong, in a sentence: from an overview to texts. Nothing here touches the page.
 
-import { count, duration, plural, since } from "./format.js";
+import { count, duration, plural, shortError, since } from "./format.js";
 
 // ownReasons are those for which the clients are at fault, or nobody: they are no alarm unless
 // there are suddenly more of them.
@@ -35,8 +35,8 @@ export function judge(o, refused) {
   }
   for (const b of failing) {
     problems.push({
-      key: `failing ${b.id}`, what: b.id, says: b.flags.length > 0 ? `${b.flags[0].flag}: ${b.flags[0].reason}` : b.reason,
-      more: `since ${since(Date.parse(b.since), now)}, for ${duration((now - Date.parse(b.since)) / 1000)}`,
+      key: `failing ${b.id}`, what: b.id, says: b.flags.length > 0 ? `${b.flags[0].flag}: ${shortError(b.flags[0].reason, b.id)}` : b.reason,
+      more: `since ${since(Date.parse(b.since), now)} (${duration((now - Date.parse(b.since)) / 1000)})`,
     });
   }
   for (const b of inSet.filter((b) => b.refusing && b.state === "up")) {
