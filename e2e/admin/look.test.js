@@ -45,7 +45,7 @@ async function live() {
 }
 
 for (const colorScheme of ["light", "dark"]) {
-  for (const [width, height] of [[1280, 1080], [400, 800]]) {
+  for (const [width, height] of [[1280, 1180], [400, 800]]) {
     test(`what is wrong stands out, ${width} px, ${colorScheme}`, async () => {
       const page = await openAdmin(browser, site, { viewport: { width, height }, colorScheme, reducedMotion: "reduce" });
       await waitForText(page, "#headline", /1 of 4 backends is failing.*chat-4 drains/i);

@@ -17,8 +17,11 @@ type LogBook struct {
 }
 
 // Option makes a proxy log into l, at all levels.
-func (l *LogBook) Option() wsproxy.Option {
-	return wsproxy.WithLogger(slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})))
+func (l *LogBook) Option() wsproxy.Option { return wsproxy.WithLogger(l.Logger()) }
+
+// Logger returns a logger that logs into l, at all levels.
+func (l *LogBook) Logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // Write implements [io.Writer].

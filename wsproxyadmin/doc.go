@@ -1,0 +1,2 @@
+// Package wsproxyadmin serves an admin page for a [wsproxy.Proxy].
+package wsproxyadmin

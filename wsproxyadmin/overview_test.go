@@ -1,0 +1,233 @@
+package wsproxyadmin
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/wstest"
+	"github.com/wsproxy/wsproxy/wsproxytest"
+)
+
+func TestOverviewHasWhatHappened(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{Instance: "edge-1"}, "a b", wsproxy.WithLimits(wsproxy.Limits{Tunnels: 100, Queue: 10}))
+		s.overview().want("instance", "edge-1", "totals.tunnels", 0, "totals.tunnels_limit", 100, "totals.waiting_limit", 10,
+			"opens.total", 0, "upgrade.p99_ms", nil, "complete", true, "read_only", false, "redacted", false,
+			"totals.to_client.bytes_per_second", nil)
+		clients := s.open(6)
+		clients[0].Close()
+		clients[1].Close()
+		s.scene.SetBehavior("b", wsproxytest.Down())
+		synctest.Wait()
+		time.Sleep(time.Second)
+		o := s.overview()
+		o.want("totals.tunnels", 2, "opens.total", 6, "opens.per_second", 6, "opens.last_minute", 6,
+			"ends.total", 4, "ends.per_second", 4, "upgrade.count", 6,
+			"backends.0.id", "a", "backends.0.tunnels", 2, "backends.0.share", 1, "backends.0.load", 2, "backends.0.opened", 3,
+			"backends.0.ended", 1, "backends.0.accepted", 3, "backends.1.tunnels", 0, "backends.1.ended", 3)
+		byCause := map[string]any{}
+		for i := range o.at("ends.by_cause").([]any) {
+			e := body{t, o.at("ends.by_cause").([]any)[i]}
+			byCause[e.at("side").(string)+" "+e.at("cause").(string)] = e.at("total")
+		}
+		if len(byCause) != 2 || byCause["client closed"] != 2.0 || byCause["backend lost"] != 2.0 {
+			t.Errorf("ends by cause: %v; want 2 that clients closed, and 2 that the backend lost", byCause)
+		}
+		time.Sleep(70 * time.Second)
+		s.overview().want("opens.total", 6, "opens.per_second", 0, "opens.last_minute", 0, "ends.last_minute", 0, "upgrade.count", 0)
+	})
+}
+
+func TestOverviewHasHistoryOfBeforeTheFirstViewer(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		clients := s.open(2)
+		time.Sleep(time.Second)
+		clients[0].Close()
+		synctest.Wait()
+		time.Sleep(time.Second)
+		s.connect("/room")
+		time.Sleep(time.Second)
+		o := s.overview()
+		for name, want := range map[string][]any{
+			"history.tunnels": {2.0, 1.0, 2.0}, "history.opened": {2.0, 0.0, 1.0}, "history.ended": {0.0, 1.0, 0.0}, "history.refused": {0.0, 0.0, 0.0},
+		} {
+			got := o.at(name).([]any)
+			if len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
+				t.Errorf("%s is %v; want %v", name, got, want)
+			}
+		}
+		o.want("history.to", int(time.Now().Unix()-1))
+	})
+}
+
+func TestOverviewHasTrafficASecond(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		conn, err := s.scene.DialContext(t.Context(), "tcp", "proxy.example:80")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := wstest.NewClient(t, conn)
+		client.Handshake("/room", nil)
+		s.overview()
+		for range 10 {
+			client.Send(wstest.Text("hello"))
+			client.Want(wstest.Text("hello"))
+		}
+		time.Sleep(2 * time.Second)
+		// A frame of the client has a mask: 2 + 4 + 5 bytes.
+		s.overview().want("totals.to_backend.bytes", 110, "totals.to_backend.bytes_per_second", 55, "totals.to_backend.messages_per_second", 5,
+			"totals.to_client.bytes", 70, "totals.to_client.messages", 10, "backends.0.opened_per_second", 0)
+	})
+}
+
+func TestOverviewHasFlagsWithTheirReason(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a b")
+		s.scene.SetBehavior("a", wsproxytest.Down())
+		s.open(3)
+		o := s.overview()
+		o.want("backends.0.state", "failing", "backends.0.flags.0.flag", "unreachable", "backends.1.flags", []any{}, "backends.1.reason", "")
+		reason := o.at("backends.0.reason").(string)
+		if !strings.Contains(reason, "connection refused") || reason != o.at("backends.0.flags.0.reason") {
+			t.Errorf("the reason is %q; want that of the dial", reason)
+		}
+		since, err := time.Parse(time.RFC3339Nano, o.at("backends.0.flags.0.since").(string))
+		if err != nil || !since.Equal(time.Now()) {
+			t.Errorf("since is %v, %v; want now", since, err)
+		}
+		until, err := time.Parse(time.RFC3339Nano, o.at("backends.0.flags.0.until").(string))
+		if err != nil || !until.After(time.Now()) {
+			t.Errorf("until is %v, %v; want later than now", until, err)
+		}
+		s.scene.SetBehavior("a", wsproxytest.Echo())
+		time.Sleep(2 * time.Second)
+		s.open(3)
+		s.scene.Proxy.Stats()
+		if got, want := summary(s.events().Changes), "flag raised a unreachable failing; flag cleared a unreachable up"; got != want {
+			t.Errorf("changes: %s; want %s", got, want)
+		}
+	})
+}
+
+func TestOverviewHasRefusalsByReason(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a", wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+			if r.URL.Query().Get("token") == "" {
+				return nil, &wsproxy.StatusError{Status: 401, Err: errors.New("no token of bob")}
+			}
+			return "ann", nil
+		}), wsproxy.WithOriginPatterns("https://chat.example"))
+		for range 5 {
+			s.connect("/room?secret=1")
+		}
+		r := httptest.NewRequest("GET", "/chat?token=x", nil)
+		r.Header.Set("Origin", "https://evil.example")
+		s.scene.Connect(r)
+		s.scene.SetBehavior("a", wsproxytest.Refuse(404, nil))
+		s.connect("/room?token=x")
+		time.Sleep(time.Second)
+		o := s.overview()
+		o.want("refusals.total", 7, "refusals.per_second", 7, "refusals.last_minute", 7)
+		events := s.events().Refusals
+		if got, want := summary(events), "refused admit; refused origin; refused a answer; refused admit ×4"; got != want {
+			t.Errorf("refusals: %s; want %s", got, want)
+		}
+		e := events[0]
+		if e.Status != 401 || e.Path != "/room" || e.RequestID == "" || e.Client == "" || !strings.Contains(e.Error, "no token of bob") {
+			t.Errorf("the first refusal is %+v; want its status, path, request ID, client and error", e)
+		}
+		if text := s.get("/overview").Body.String(); strings.Contains(text, "secret") {
+			t.Errorf("/overview has a query in it: %s", text)
+		}
+	})
+}
+
+func TestEventsHaveTunnelsThatOpenedAndClosed(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		c := s.connect("/room?secret=1")
+		time.Sleep(90 * time.Second)
+		c.Close()
+		synctest.Wait()
+		events := s.events().Tunnels
+		if got, want := summary(events), "opened a; closed a closed"; got != want {
+			t.Fatalf("tunnels: %s; want %s", got, want)
+		}
+		opened, closed := events[0], events[1]
+		if opened.Tunnel != 1 || opened.Path != "/room" || opened.RequestID == "" || opened.RequestID != closed.RequestID || opened.Client != closed.Client {
+			t.Errorf("events: %+v; want both to describe tunnel 1", events)
+		}
+		if closed.Side != "client" || closed.Code != 1000 || closed.Cut || closed.DurationSeconds == nil || *closed.DurationSeconds != 90 {
+			t.Errorf("event: %+v; want the end by the client with 1000 after 90 s", closed)
+		}
+	})
+}
+
+func TestFloodOfRefusalsIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		const perSecond, seconds = 1000, 10 // and events_test.go has ten times as many
+		s := newSite(t, Options{}, "a")
+		for range seconds {
+			for range perSecond {
+				w := httptest.NewRecorder()
+				s.scene.Proxy.ServeHTTP(w, httptest.NewRequest("GET", "/"+strings.Repeat("x", 1000), nil))
+			}
+			time.Sleep(time.Second)
+		}
+		s.overview().want("refusals.total", perSecond*seconds, "refusals.per_second", perSecond)
+		events, count := s.events().Refusals, 0
+		for _, e := range events {
+			count += e.Count
+			if len(e.Path) > maxPath+len("…") {
+				t.Errorf("an event has a path of %d bytes; want %d at most", len(e.Path), maxPath)
+			}
+		}
+		if len(events) > seconds+1 || count != perSecond*seconds {
+			t.Errorf("%d events stand for %d refusals; want about one a second for %d", len(events), count, perSecond*seconds)
+		}
+	})
+}
+
+func TestRedactHidesClientsAndValues(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		opts := wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+			if strings.HasPrefix(r.URL.Path, "/no") {
+				return nil, errors.New("ann is not allowed")
+			}
+			return "ann", nil
+		})
+		for _, redact := range []bool{false, true} {
+			s := newSite(t, Options{Redact: redact}, "a", opts)
+			r := httptest.NewRequest("GET", "/room", nil)
+			r.RemoteAddr = "203.0.113.77:1234"
+			c := s.scene.Connect(r)
+			r = httptest.NewRequest("GET", "/no", nil)
+			r.RemoteAddr = "[2001:db8:1:2::3]:1234"
+			s.scene.Connect(r)
+			tunnels := s.get("/tunnels").Body.String()
+			c.Close()
+			synctest.Wait()
+			s.overview().want("redacted", redact)
+			r = httptest.NewRequest("POST", "/resume", nil)
+			r.RemoteAddr = "198.51.100.7:99"
+			s.do(r)
+			all := tunnels + s.get("/overview").Body.String()
+			for _, text := range []string{"203.0.113.77", "2001:db8:1:2", "198.51.100.7", `"value":"ann"`, "ann is not"} {
+				if isShown := strings.Contains(all, text); isShown == redact {
+					t.Errorf("with Redact %v, %q is shown: %v", redact, text, isShown)
+				}
+			}
+			if redact && (!strings.Contains(all, "203.0.113.0/24") || !strings.Contains(all, "2001:db8:1::/48")) {
+				t.Errorf("with Redact the networks are not shown: %s", all)
+			}
+		}
+	})
+}

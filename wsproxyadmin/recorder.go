@@ -1,0 +1,176 @@
+package wsproxyadmin
+
+import (
+	"sync"
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// A recorder records what happens to a proxy, whether there are viewers or not. What it keeps is
+// bounded: see window and eventLog. It keeps no request.
+type recorder struct {
+	p      *wsproxy.Proxy
+	redact bool
+
+	mu     sync.Mutex // nothing of the program's is called under it
+	window window
+	log    *eventLog
+	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces
+}
+
+// A backendPlace is what was last seen of a backend.
+type backendPlace struct {
+	state wsproxy.BackendState // up in place of failing, of which flags tell
+	from  int                  // the most tunnels that it was seen with in this state
+}
+
+func newRecorder(p *wsproxy.Proxy, redact bool) *recorder {
+	r := &recorder{p: p, redact: redact, log: newEventLog(), places: make(map[*wsproxy.Backend]*backendPlace)}
+	r.window.began = time.Now().Unix()
+	for _, b := range p.Backends() {
+		r.places[b] = newPlace(b)
+	}
+	return r
+}
+
+// trace returns the hooks of r. Each takes the lock for less than a microsecond.
+func (r *recorder) trace() *wsproxy.Trace {
+	return &wsproxy.Trace{Health: r.recordHealth, Refused: r.recordRefused, Opened: r.recordOpened, Closed: r.recordClosed}
+}
+
+func (r *recorder) recordHealth(i wsproxy.HealthInfo) {
+	e := event{At: time.Now(), Kind: kindFlagCleared, Backend: i.Backend.ID(), Flag: i.Flag.String(), State: i.State.String()}
+	if i.Raised {
+		e.Kind, e.Error = kindFlagRaised, errorText(i.Err)
+	}
+	r.addChange(e)
+}
+
+// addChange keeps an event about a backend, or an action.
+func (r *recorder) addChange(e event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log.add(&r.log.changes, e)
+}
+
+func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
+	now, key := time.Now(), sampleKey{kindRefused, 0, uint8(i.Reason)}
+	r.mu.Lock()
+	r.window.recordRefused(now, i.Reason)
+	isNeeded := r.log.begin(&r.log.refusals, key, now)
+	r.mu.Unlock()
+	if !isNeeded {
+		return
+	}
+	e := event{
+		At: now, Kind: kindRefused, Reason: i.Reason.String(), RequestID: clip(i.RequestID, maxPath), Status: i.Status,
+		Client: clientText(r.p.ClientIP(i.Request), r.redact), Path: clip(i.Request.URL.Path, maxPath),
+	}
+	if i.Backend != nil {
+		e.Backend = i.Backend.ID()
+	}
+	if isHooks := i.Reason == wsproxy.ReasonAdmit || i.Reason == wsproxy.ReasonHook; !r.redact || !isHooks {
+		e.Error = errorText(i.Err)
+	}
+	r.finish(key, e, now)
+}
+
+func (r *recorder) recordOpened(i wsproxy.OpenedInfo) {
+	now, key := time.Now(), sampleKey{kindOpened, 0, 0}
+	r.mu.Lock()
+	r.window.recordOpened(now, i.Times)
+	isNeeded := r.log.begin(&r.log.tunnels, key, now)
+	r.mu.Unlock()
+	if isNeeded {
+		info := i.Tunnel.Info()
+		r.finish(key, r.tunnelEvent(now, kindOpened, &info), now)
+	}
+}
+
+func (r *recorder) recordClosed(end wsproxy.TunnelEnd) {
+	now, key := time.Now(), sampleKey{kindClosed, uint8(end.Side), uint8(end.Cause)}
+	r.mu.Lock()
+	r.window.recordEnded(now, end.Side, end.Cause)
+	isNeeded := r.log.begin(&r.log.tunnels, key, now)
+	r.mu.Unlock()
+	if !isNeeded {
+		return
+	}
+	e := r.tunnelEvent(now, kindClosed, &end.TunnelInfo)
+	e.Side, e.Cause, e.Code, e.Cut = end.Side.String(), end.Cause.String(), end.Code, end.Cut
+	seconds := end.Duration.Seconds()
+	e.DurationSeconds, e.Error = &seconds, errorText(end.Err)
+	r.finish(key, e, now)
+}
+
+func (r *recorder) tunnelEvent(now time.Time, kind string, i *wsproxy.TunnelInfo) event {
+	return event{
+		At: now, Kind: kind, Tunnel: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: i.Backend.ID(),
+		Client: clientText(i.ClientAddr, r.redact), Path: clip(i.URL.Path, maxPath),
+	}
+}
+
+func (r *recorder) finish(key sampleKey, e event, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log.finish(key, e, now)
+}
+
+// flush keeps the sampled events whose second is over, and returns the number of the last event,
+// and the counts of the last minute.
+func (r *recorder) flush(now time.Time) (lastEvent uint64, counts *recent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log.flush(now)
+	return r.log.last, r.window.recent(now)
+}
+
+// since returns the events after one number and up to another, and the history after a second
+// and before now.
+func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, numTunnels int) (events, history) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.between(event, lastEvent), r.window.history(second, now, numTunnels)
+}
+
+// recordPlaces keeps an event for each backend that was added, drained, resumed or removed since
+// the last call: no hook tells it. It returns how many tunnels those that drain had when
+// they were first seen to.
+func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	places, from := make(map[*wsproxy.Backend]*backendPlace, len(backends)), make(map[*wsproxy.Backend]int)
+	for _, b := range backends {
+		old, now := r.places[b], newPlace(b)
+		if old == nil || old.state != now.state {
+			r.addPlaceLocked(b, now)
+		} else {
+			now.from = max(now.from, old.from)
+		}
+		places[b] = now
+		if now.state == wsproxy.BackendDraining {
+			from[b] = now.from
+		}
+		delete(r.places, b)
+	}
+	for b, old := range r.places { // those that are gone
+		if now := newPlace(b); old.state != now.state {
+			r.addPlaceLocked(b, now)
+		}
+	}
+	r.places = places
+	return from
+}
+
+func newPlace(b *wsproxy.Backend) *backendPlace {
+	s := b.State()
+	if s == wsproxy.BackendFailing {
+		s = wsproxy.BackendUp
+	}
+	return &backendPlace{s, b.NumTunnels()}
+}
+
+func (r *recorder) addPlaceLocked(b *wsproxy.Backend, now *backendPlace) {
+	r.log.add(&r.log.changes, event{At: b.StateSince(), Kind: kindState, Backend: b.ID(), State: now.state.String()})
+}

@@ -1,0 +1,119 @@
+package wsproxyadmin
+
+import (
+	"encoding"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+// This file makes the texts of what clients and programs choose.
+
+// Bounds of texts in bytes, so that the rings, and a list of tunnels, have a bounded size.
+const (
+	maxPath  = 200
+	maxValue = 200
+	maxError = 300
+)
+
+// clip returns a copy of s, or of its beginning with an ellipsis, with at most maxBytes and the
+// bytes of the ellipsis. The copy keeps nothing else in memory.
+func clip(s string, maxBytes int) string {
+	if len(s) <= maxBytes {
+		return strings.Clone(s)
+	}
+	end := maxBytes
+	for end > maxBytes-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end] + "…"
+}
+
+// errorText returns the text of err, which may be nil. Its method may be the program's, and panic.
+func errorText(err error) (text string) {
+	if err == nil {
+		return ""
+	}
+	defer func() {
+		if recover() != nil {
+			text = fmt.Sprintf("%T", err)
+		}
+	}()
+	return clip(err.Error(), maxError)
+}
+
+// clientText returns an address as the page shows it.
+func clientText(a netip.Addr, redact bool) string {
+	if !a.IsValid() {
+		return "unix"
+	}
+	a = a.Unmap().WithZone("")
+	if !redact {
+		return a.String()
+	}
+	p, _ := a.Prefix(redactedBits(a))
+	return p.String()
+}
+
+// valueText returns the value of a tunnel as text: a string, number or bool, or what its
+// MarshalText, String, Error or LogValue method returns. Of any other value it returns the type:
+// its fields may be secrets, and may change meanwhile.
+func valueText(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		return clip(v, maxValue)
+	}
+	text, err := callText(v)
+	if err != nil {
+		return clip(fmt.Sprintf("%T: %v", v, err), maxValue)
+	}
+	return clip(text, maxValue)
+}
+
+// callText returns the text of v. A panic of its method is an error.
+func callText(v any) (text string, err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("panic: %v", value)
+		}
+	}()
+	switch v := v.(type) {
+	case slog.LogValuer: // first: it may hide what the others show
+		resolved := v.LogValue().Resolve()
+		if resolved.Kind() == slog.KindAny {
+			return fmt.Sprintf("%T", v), nil
+		}
+		return resolved.String(), nil
+	case encoding.TextMarshaler:
+		b, err := v.MarshalText()
+		return string(b), err
+	case fmt.Stringer:
+		return v.String(), nil
+	case error:
+		return v.Error(), nil
+	}
+	switch k := reflect.TypeOf(v).Kind(); {
+	case k == reflect.String, k >= reflect.Bool && k <= reflect.Complex128:
+		return fmt.Sprint(v), nil
+	}
+	return fmt.Sprintf("%T", v), nil
+}
+
+// redactedBits returns how many bits of an address are shown where addresses are shortened.
+func redactedBits(a netip.Addr) int {
+	if a.Is4() {
+		return 24
+	}
+	return 48
+}
+
+// parsePeer returns the address of a peer, as [http.Request.RemoteAddr] has it.
+func parsePeer(remoteAddr string) (netip.Addr, bool) {
+	p, err := netip.ParseAddrPort(remoteAddr)
+	return p.Addr().Unmap().WithZone(""), err == nil
+}
