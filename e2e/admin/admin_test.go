@@ -31,6 +31,9 @@ func TestPageShowsWhatIsWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("SCREENSHOTS", dir)
+	if *update {
+		t.Setenv("PICTURE", "1")
+	}
 	runTests(t, "look.test.js")
 	if *update {
 		updatePicture(t, filepath.Join(dir, "1280-light.png"))

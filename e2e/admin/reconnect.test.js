@@ -38,3 +38,19 @@ test("the stream reconnects after the server restarts", async () => {
   // The browser reports what was asked of the server while there was none.
   assert.deepEqual(page.faults.filter((f) => !/^Failed to load resource: net::ERR_/.test(f)), []);
 });
+
+test("a page in the background has no stream", async () => {
+  const site = await newSite({ backends: ["a"] });
+  const page = await openAdmin(browser, site);
+  const show = (state) => page.evaluate((state) => {
+    Object.defineProperty(document, "visibilityState", { configurable: true, value: state });
+    document.dispatchEvent(new Event("visibilitychange"));
+  }, state);
+  await show("hidden");
+  await waitForText(page, "#connection-state", "Paused");
+  await site.act("connect", { count: 7, path: "/rooms/a", client: "203.0.113.1" });
+  await show("visible");
+  await waitForText(page, "#connection-state", "Live");
+  await waitForText(page, ".total:first-child .figure span", "7");
+  assert.deepEqual(page.faults, []);
+});

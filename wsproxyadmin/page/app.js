@@ -46,7 +46,7 @@ function showHeader(o) {
 
 function showConnection(state) {
   $("connection").dataset.state = state === "refused" ? "lost" : state;
-  setText($("connection-state"), { connecting: "Connecting", live: "Live", lost: "Lost", refused: "Not allowed" }[state]);
+  setText($("connection-state"), { connecting: "Connecting", live: "Live", lost: "Lost", refused: "Not allowed", paused: "Paused" }[state]);
   document.body.classList.toggle("is-lost", state === "lost" || state === "refused");
   if (state === "lost" || state === "refused") showLost(state);
 }

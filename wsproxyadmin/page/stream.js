@@ -7,19 +7,21 @@ const waits = [500, 1000, 2000]; // ms until the next attempt; the last one is r
 // A Stream calls
 //
 //	received(overview)  for each overview
-//	changed(state)      when it becomes "connecting", "live", "lost" or "refused"
+//	changed(state)      when it becomes "live", "lost", "refused" or "paused"
 //
-// Its error says why it is refused: the server's own words.
+// Its error says why it is refused: the server's own words. It is paused while the page is not
+// visible, because a browser has few connections to a server: tabs in the background would use
+// them up.
 export class Stream {
   constructor(url, { received, changed }) {
     Object.assign(this, { url, received, changed });
     this.state = "connecting";
     this.error = "";
     this.attempts = 0; // since the last overview
-    // A page that was in the background, or a machine that slept, does not wait for the timer.
     addEventListener("online", () => this.connect());
     document.addEventListener("visibilitychange", () => {
-      if (document.visibilityState === "visible" && this.state !== "live") this.connect();
+      if (document.visibilityState === "visible") this.connect();
+      else this.pause();
     });
     this.connect();
   }
@@ -35,8 +37,15 @@ export class Stream {
       this.set("live");
     });
     // The browser would try again by itself, but not after each kind of error.
-    source.addEventListener("error", () => this.lose());
+    source.addEventListener("error", () => { if (this.source === source) this.lose(); });
     this.expect();
+  }
+
+  pause() {
+    this.source.close();
+    this.source = undefined;
+    clearTimeout(this.timer);
+    this.set("paused");
   }
 
   // expect sets the time until which the next overview must have come.

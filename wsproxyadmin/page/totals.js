@@ -4,7 +4,7 @@ import { $, el, Rows, setText } from "./el.js";
 import { bytes, count, latency, plural, rate } from "./format.js";
 import { seconds } from "./history.js";
 import { Sparkline } from "./sparkline.js";
-import { isAlarm } from "./verdict.js";
+import { isAlarm, isRising } from "./verdict.js";
 
 // A Total is one figure with its unit, a sparkline, and the parts that it consists of.
 class Total {
@@ -67,7 +67,7 @@ export function showTotals(o, history) {
   totals.refused.show(rate(o.refusals.per_second), " a second", history.refused, [
     ["last minute", count(o.refusals.last_minute)],
     ...mostFrequent(o.refusals.by_reason).map((r) => [r.reason, count(r.last_minute), isAlarm(r.reason) && r.last_minute > 0]),
-  ], hasAlarm);
+  ], hasAlarm || isRising(history.refused));
   totals.upgrade.show(ms(o.upgrade.p99_ms), ", p99", history.upgrade_p99_ms, [
     ["p50", ms(o.upgrade.p50_ms)],
     ...o.upgrade.phases.map((p) => [`p99 of ${p.phase}`, ms(p.p99_ms)]),
