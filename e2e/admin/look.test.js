@@ -18,7 +18,7 @@ const backgrounds = new Map(); // by colour scheme
 before(async () => {
   browser = await launchBrowser();
   site = await newSite({ backends: ["chat-1", "chat-2", "chat-3", "chat-4"], maxTunnels: 1000, checks: true });
-  await site.act("connect", { count: 1180, path: "/rooms/general", client: "203.0.113.1", user: "ann" });
+  await site.act("connect", { count: 1180, stays: true, path: "/rooms/general", client: "203.0.113.1", user: "ann" });
   await site.act("talk", { count: 12, client: "198.51.100.200" });
   await site.act("behave", { backend: "chat-3", behavior: "down" });
   life = live();
@@ -38,7 +38,7 @@ async function live() {
   for (let i = 0; !isOver; i++) {
     const host = `203.0.113.${i % 250}`;
     await site.act("connect", { count: 3 + i % 4, path: "/rooms/general", client: host, user: "bob" });
-    await site.act("leave", { count: 3 + i % 5 });
+    await site.act("leave", { count: 2 + i % 6 });
     if (i % 3 === 0) await site.act("connect", { path: "/rooms/vip", client: host, user: "mallory" });
     if (i % 4 === 0) await site.act("connect", { path: "/rooms/general", client: host, origin: "https://evil.example" });
     await new Promise((done) => setTimeout(done, 150));

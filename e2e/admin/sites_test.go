@@ -43,7 +43,7 @@ type site struct {
 	mu      sync.Mutex
 	server  *http.Server
 	addr    string
-	clients []*wsproxytest.Client
+	clients []*wsproxytest.Client // that do not stay
 	running sync.WaitGroup
 }
 
@@ -173,6 +173,7 @@ func (s *site) act(action string, r *http.Request) (any, error) {
 		RequestID string
 		Backend   string
 		Behavior  string
+		Stays     bool
 		On        bool
 	}
 	if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
@@ -190,12 +191,14 @@ func (s *site) act(action string, r *http.Request) (any, error) {
 			header(req, "X-Request-Id", a.RequestID)
 			c := s.scene.Connect(req)
 			statuses = append(statuses, c.Status)
-			s.mu.Lock()
-			s.clients = append(s.clients, c)
-			s.mu.Unlock()
+			if !a.Stays {
+				s.mu.Lock()
+				s.clients = append(s.clients, c)
+				s.mu.Unlock()
+			}
 		}
 		return statuses, nil
-	case "leave": // the first Count clients
+	case "leave": // the first Count clients of those that do not stay
 		s.mu.Lock()
 		n := min(a.Count, len(s.clients))
 		leaving := slices.Clone(s.clients[:n])
