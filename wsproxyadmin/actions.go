@@ -26,6 +26,7 @@ type action struct {
 	client string // the address of the sender, for the log
 	shown  string // the same for the event
 	target string
+	then   func() // called when the action is recorded; may be nil
 }
 
 // An actionError is why an action was not done, with the status of the response.
@@ -55,6 +56,9 @@ func (h *handler) serveAction(w http.ResponseWriter, r *http.Request, name, acto
 	}
 	h.logAction(a, cmp.Or(body.Error, body.Result))
 	h.recordAction(a, cmp.Or(body.Error, body.Result))
+	if a.then != nil {
+		a.then()
+	}
 	h.feed.refresh()
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -120,9 +124,10 @@ func (h *handler) drain(a *action, body drainAction) (status int, result string,
 		return 0, "", failed(http.StatusBadRequest, "over_seconds is %v; at most %v", body.OverSeconds, maxOver.Seconds())
 	}
 	over := time.Duration(max(body.OverSeconds, -1) * float64(time.Second))
-	n := b.NumTunnels()
-	go h.runDrain(body.Backend, over) // ends when b is empty or resumed, and when the proxy is shut down
-	return http.StatusAccepted, fmt.Sprintf("draining, %d tunnels", n), nil
+	a.then = func() {
+		go h.runDrain(body.Backend, over) // ends when b is empty or resumed, and when the proxy is shut down
+	}
+	return http.StatusAccepted, fmt.Sprintf("draining, %d tunnels", b.NumTunnels()), nil
 }
 
 // runDrain drains a backend, and keeps an event of its end.
@@ -150,7 +155,7 @@ func (h *handler) resume(body resumeAction) (status int, result string, err erro
 	return http.StatusOK, "resumed", nil
 }
 
-// defaultCode is what a client is sent if no code is given: it may come again.
+// defaultCode is the code for the client if none is given. It may come again.
 const defaultCode = 1001
 
 func (h *handler) closeTunnel(body closeAction) (status int, result string, err error) {

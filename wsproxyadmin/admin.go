@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/wsproxy/wsproxy"
@@ -16,15 +17,15 @@ import (
 type Options struct {
 	// Authorize lets a request in, and returns the name of its sender, which log lines and
 	// events have. It is called for each request, also for the files of the page. If it returns
-	// an error, the client gets 403 and no more; if that is a [*wsproxy.StatusError], the client
+	// an error, the client gets 403 without its text; if that is a [*wsproxy.StatusError], the client
 	// gets its Status, its Header and the text of its Err. So 401 with WWW-Authenticate makes a
-	// browser ask for a password. Default: nobody is let in.
+	// browser ask for a password. Default: each request gets 403.
 	//
 	// A hook that lets in all requests of the own machine must check the Host of the request:
 	// a browser there may have resolved another site's name to 127.0.0.1.
 	Authorize func(*http.Request) (actor string, err error)
 
-	// ReadOnly refuses all actions. Default: whoever is let in may act.
+	// ReadOnly refuses all actions. Default: all senders that Authorize lets in may act.
 	ReadOnly bool
 
 	// Prefix is the path at which the handler is mounted, such as "/admin/", without what
@@ -114,7 +115,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// route serves what has that name below the prefix.
+// route serves the path below the prefix.
 func (h *handler) route(w http.ResponseWriter, r *http.Request, name, actor string) {
 	var read func(http.ResponseWriter, *http.Request, string)
 	switch name {
@@ -171,7 +172,7 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 			code = status.Status
 		}
 		for name, values := range status.Header {
-			w.Header()[name] = values
+			w.Header()[name] = slices.Clone(values)
 		}
 		text = http.StatusText(code)
 		if status.Err != nil {
@@ -185,7 +186,7 @@ func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 func setSecurityHeader(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "+
-		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")

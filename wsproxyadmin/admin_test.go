@@ -98,7 +98,7 @@ func TestEachResponseHasSecurityHeader(t *testing.T) {
 		with.do(crossSite), without.get("/"),
 	} {
 		proxytest.WantField(t, w.Header(), "Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; "+
-			"img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+			"img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
 		proxytest.WantField(t, w.Header(), "X-Content-Type-Options", "nosniff")
 		proxytest.WantField(t, w.Header(), "Cache-Control", "no-store")
 		proxytest.WantField(t, w.Header(), "Referrer-Policy", "no-referrer")

@@ -2,7 +2,7 @@ package wsproxyadmin
 
 import "time"
 
-// An eventLog keeps the last events, in three rings of fixed sizes. It takes times as
+// An eventLog keeps the last events, in three lists of bounded sizes. It takes times as
 // parameters, and no lock.
 //
 // Refusals and tunnels may come at any rate, so they are sampled: for each [sampleKey] at most
@@ -41,7 +41,7 @@ type sampleKey struct {
 type sample struct {
 	ring     *ring
 	kept     time.Time // when an event was kept last
-	count    int       // of those that wait for the end of the second, 0 if there is none
+	count    int       // of the events that wait for the end of the second
 	waiting  event     // the first of these
 	hasEvent bool      // waiting is set: the caller of begin has made it
 }
@@ -67,7 +67,7 @@ func (l *eventLog) begin(r *ring, key sampleKey, now time.Time) (isNeeded bool) 
 	return s.count == 1
 }
 
-// finish gives the event for which begin has returned true.
+// finish takes the event after begin has returned true.
 func (l *eventLog) finish(key sampleKey, e event, now time.Time) {
 	s := l.samples[key]
 	s.waiting, s.hasEvent = e, true
@@ -99,7 +99,7 @@ func (l *eventLog) between(after, last uint64) events {
 	}
 }
 
-// A ring keeps the last events up to its size.
+// A ring is a circular buffer.
 type ring struct {
 	size   int
 	events []event // of size in the end; the oldest one is at next

@@ -183,6 +183,14 @@ func summary(all []event) string {
 	return strings.TrimSuffix(b.String(), "; ")
 }
 
+// countOf returns how many events all stand for.
+func countOf(all []event) (n int) {
+	for _, e := range all {
+		n += e.Count
+	}
+	return n
+}
+
 // inBubble runs a test where time passes at once.
 func inBubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
 

@@ -6,22 +6,22 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// This file is what the page reads: the JSON of /overview, /stream and /tunnels, and what the
-// actions get and answer. Times are RFC 3339, durations are numbers of the unit in the field's
+// This file has the JSON of /overview, /stream and /tunnels, and of the requests and responses of
+// actions. Times are RFC 3339, durations are numbers of the unit in the field's
 // name. Lists are never null. Sides, causes, reasons, flags, states and engines are the texts
 // that their String methods return.
 
 // An overview is the body of /overview, and the data of each event of /stream.
 //
 // A stream has one event a second, without a name. Its first one is Complete: it has the whole
-// History and all Events that are kept. Later ones have what is new since the one before. The ID
-// of an event is what a stream that reconnects sends as Last-Event-ID, which an EventSource does
-// by itself: its first event is then not Complete, and has what was missed. If the program was
-// restarted meanwhile it is Complete, and Run has changed.
+// History and all Events that are kept. Later ones have the news since the one before. A stream
+// that reconnects sends the ID of its last event as Last-Event-ID, which an EventSource does by
+// itself: its first event is then not Complete, and has the news since that one. If the program
+// was restarted meanwhile it is Complete, and Run has changed.
 type overview struct {
 	state
 
-	Actor    string  `json:"actor"`    // whom Options.Authorize let in
+	Actor    string  `json:"actor"`    // the viewer, as Options.Authorize named it
 	Complete bool    `json:"complete"` // replace history and events that are shown; else append
 	History  history `json:"history"`
 	Events   events  `json:"events"`
@@ -55,7 +55,7 @@ type totals struct {
 	Requests         int `json:"requests"`      // in flight, that are no upgrade
 	EventLoopTunnels int `json:"event_loop_tunnels"`
 
-	Stalled       int    `json:"stalled"`        // tunnels of which a side takes nothing
+	Stalled       int    `json:"stalled"`        // tunnels with a side that takes nothing
 	BufferedBytes int64  `json:"buffered_bytes"` // in the proxy's own memory
 	Cut           uint64 `json:"cut"`            // tunnels that were cut, since the start
 
@@ -193,7 +193,7 @@ type history struct {
 	UpgradeP99MS []*float64 `json:"upgrade_p99_ms"` // of the upgrades of this second alone; null without one
 }
 
-// events are what has happened, the oldest first, in three lists of which the last ones are kept.
+// events are the last events in three lists, the oldest first.
 type events struct {
 	Changes  []event `json:"changes"`  // of backends, and actions: 200
 	Refusals []event `json:"refusals"` // at most one for each reason and second: 200
@@ -251,7 +251,7 @@ type event struct {
 type tunnelList struct {
 	At      time.Time `json:"at"`
 	Open    int       `json:"open"`    // all open tunnels
-	Matched int       `json:"matched"` // those that the filters match, of which Tunnels has the first ones
+	Matched int       `json:"matched"` // all tunnels that match; Tunnels has the first ones
 	Tunnels []tunnel  `json:"tunnels"`
 }
 
@@ -263,7 +263,7 @@ type tunnel struct {
 	Client      string         `json:"client"` // an IP address, shortened where redacted is set; "unix" on a unix socket
 	Host        string         `json:"host"`
 	Path        string         `json:"path"`  // without the query
-	Value       string         `json:"value"` // what the Admit hook returned, as text; empty without one
+	Value       string         `json:"value"` // TunnelInfo.Value as text; empty without one
 	Subprotocol string         `json:"subprotocol"`
 	Engine      wsproxy.Engine `json:"engine"` // portable or event loop
 	HTTP2       bool           `json:"http2"`
@@ -282,8 +282,8 @@ type tunnelFlow struct {
 	Messages uint64 `json:"messages"`
 }
 
-// What POST requests have as their bodies, with Content-Type application/json. Each is answered
-// with an actionResult.
+// The bodies of POST requests, with Content-Type application/json. The response to each is an
+// actionResult.
 type (
 	// drainAction is that of /drain. It is answered at once with 202; the drain goes on in
 	// the background, and an event of the kind kindDrainEnded has its end.

@@ -1,15 +1,21 @@
 package wsproxyadmin
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 	"github.com/wsproxy/wsproxy/wsproxytest"
 )
@@ -67,6 +73,33 @@ func TestOverviewHasHistoryOfBeforeTheFirstViewer(t *testing.T) {
 	})
 }
 
+func TestOverviewHasTheTimesOfUpgrades(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a", wsproxy.WithAdmit(func(r *http.Request) (any, error) {
+			if r.URL.Path == "/slow" {
+				time.Sleep(2 * time.Second)
+			}
+			time.Sleep(40 * time.Millisecond)
+			return nil, nil
+		}))
+		s.open(90)
+		for range 10 {
+			s.connect("/slow")
+		}
+		time.Sleep(time.Second)
+		o := s.overview()
+		o.want("upgrade.count", 100, "upgrade.phases.0.phase", "admit", "upgrade.phases.0.count", 100, "upgrade.phases.1.phase", "queue", "upgrade.phases.1.count", 0,
+			"upgrade.phases.2.phase", "dial", "upgrade.phases.3.phase", "answer")
+		for path, want := range map[string][2]float64{
+			"upgrade.p50_ms": {30, 50}, "upgrade.p99_ms": {2000, 3000}, "upgrade.phases.0.p50_ms": {30, 50}, "upgrade.phases.3.p99_ms": {0, 1},
+		} {
+			if got := o.at(path).(float64); got < want[0] || got > want[1] {
+				t.Errorf("%s is %v; want %v to %v, the bounds of its bucket", path, got, want[0], want[1])
+			}
+		}
+	})
+}
+
 func TestOverviewHasTrafficASecond(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
@@ -76,6 +109,7 @@ func TestOverviewHasTrafficASecond(t *testing.T) {
 		}
 		client := wstest.NewClient(t, conn)
 		client.Handshake("/room", nil)
+		synctest.Wait() // until the tunnel counts
 		s.overview()
 		for range 10 {
 			client.Send(wstest.Text("hello"))
@@ -183,14 +217,13 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		s.overview().want("refusals.total", perSecond*seconds, "refusals.per_second", perSecond)
-		events, count := s.events().Refusals, 0
+		events := s.events().Refusals
 		for _, e := range events {
-			count += e.Count
 			if len(e.Path) > maxPath+len("…") {
 				t.Errorf("an event has a path of %d bytes; want %d at most", len(e.Path), maxPath)
 			}
 		}
-		if len(events) > seconds+1 || count != perSecond*seconds {
+		if count := countOf(events); len(events) > seconds+1 || count != perSecond*seconds {
 			t.Errorf("%d events stand for %d refusals; want about one a second for %d", len(events), count, perSecond*seconds)
 		}
 	})
@@ -230,4 +263,34 @@ func TestRedactHidesClientsAndValues(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRedactHidesClientsInErrors(t *testing.T) {
+	s := newSite(t, Options{Redact: true}, "a")
+	s.open(1)
+	client := netip.MustParseAddr("203.0.113.77")
+	reset := &net.OpError{Op: "read", Net: "tcp", Addr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(client, 51234)), Err: errors.New("connection reset by peer")}
+	end := wsproxy.TunnelEnd{TunnelInfo: proxytest.OnlyTunnel(t, s.scene.Proxy).Info(), Side: wsproxy.SideClient, Cause: wsproxy.CauseLost, Err: reset}
+	end.ClientAddr = client
+	s.h.(*handler).recorder.recordClosed(end)
+	var texts []string
+	for _, e := range s.events().Tunnels {
+		texts = append(texts, e.Error)
+	}
+	if want := "read tcp 203.0.113.0/24:51234: connection reset by peer"; !slices.Contains(texts, want) {
+		t.Errorf("errors are %q; want %q", texts, want)
+	}
+}
+
+// A message is made of parts, and not of the type.
+func TestOverviewHasTheFieldsOfItsType(t *testing.T) {
+	s := newSite(t, Options{}, "a")
+	var got map[string]any
+	if err := json.Unmarshal(s.get("/overview").Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := parseBody(t, encode(&overview{})).v.(map[string]any)
+	if g, w := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)); !slices.Equal(g, w) {
+		t.Errorf("/overview has %q; want the fields of overview, %q", g, w)
+	}
 }

@@ -1,14 +1,16 @@
 package wsproxyadmin
 
 import (
+	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
 )
 
-// A recorder records what happens to a proxy, whether there are viewers or not. What it keeps is
-// bounded: see window and eventLog. It keeps no request.
+// A recorder counts the events of a proxy, also without viewers, and keeps the last ones. Both have
+// bounds: see window and eventLog. It keeps no request.
 type recorder struct {
 	p      *wsproxy.Proxy
 	redact bool
@@ -19,9 +21,9 @@ type recorder struct {
 	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces
 }
 
-// A backendPlace is what was last seen of a backend.
+// A backendPlace is the last known state of a backend.
 type backendPlace struct {
-	state wsproxy.BackendState // up in place of failing, of which flags tell
+	state wsproxy.BackendState // up in place of failing: flags have events of their own
 	from  int                  // the most tunnels that it was seen with in this state
 }
 
@@ -63,15 +65,16 @@ func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
 	if !isNeeded {
 		return
 	}
+	client := r.p.ClientIP(i.Request)
 	e := event{
 		At: now, Kind: kindRefused, Reason: i.Reason.String(), RequestID: clip(i.RequestID, maxPath), Status: i.Status,
-		Client: clientText(r.p.ClientIP(i.Request), r.redact), Path: clip(i.Request.URL.Path, maxPath),
+		Client: clientText(client, r.redact), Path: clip(i.Request.URL.Path, maxPath),
 	}
 	if i.Backend != nil {
 		e.Backend = i.Backend.ID()
 	}
 	if isHooks := i.Reason == wsproxy.ReasonAdmit || i.Reason == wsproxy.ReasonHook; !r.redact || !isHooks {
-		e.Error = errorText(i.Err)
+		e.Error = r.errorText(i.Err, client)
 	}
 	r.finish(key, e, now)
 }
@@ -100,8 +103,18 @@ func (r *recorder) recordClosed(end wsproxy.TunnelEnd) {
 	e := r.tunnelEvent(now, kindClosed, &end.TunnelInfo)
 	e.Side, e.Cause, e.Code, e.Cut = end.Side.String(), end.Cause.String(), end.Code, end.Cut
 	seconds := end.Duration.Seconds()
-	e.DurationSeconds, e.Error = &seconds, errorText(end.Err)
+	e.DurationSeconds, e.Error = &seconds, r.errorText(end.Err, end.ClientAddr)
 	r.finish(key, e, now)
+}
+
+// errorText returns the text of err, which may have the address of the client in it: that of a
+// connection that was reset has.
+func (r *recorder) errorText(err error, client netip.Addr) string {
+	text := errorText(err)
+	if r.redact && client.IsValid() {
+		text = strings.ReplaceAll(text, clientText(client, false), clientText(client, true))
+	}
+	return text
 }
 
 func (r *recorder) tunnelEvent(now time.Time, kind string, i *wsproxy.TunnelInfo) event {
@@ -135,8 +148,8 @@ func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, n
 }
 
 // recordPlaces keeps an event for each backend that was added, drained, resumed or removed since
-// the last call: no hook tells it. It returns how many tunnels those that drain had when
-// they were first seen to.
+// the last call: no hook reports that. It returns the number of tunnels with which each drain was
+// first seen.
 func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -154,7 +167,7 @@ func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backen
 		}
 		delete(r.places, b)
 	}
-	for b, old := range r.places { // those that are gone
+	for b, old := range r.places { // neither in the set nor with tunnels
 		if now := newPlace(b); old.state != now.state {
 			r.addPlaceLocked(b, now)
 		}

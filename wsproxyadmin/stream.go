@@ -18,16 +18,16 @@ type frame struct {
 	at       time.Time
 	run      string
 	tunnels  int
-	end      cursor // what a viewer has that got this frame
+	end      cursor // where a viewer is after this frame
 	state    []byte // a JSON object without its last brace
 
 	mu    sync.Mutex
 	start cursor // of tail
-	tail  []byte // what is new since start, which most viewers get; nil before the first one
+	tail  []byte // the news since start, the same for most viewers; nil before the first one
 }
 
-// A cursor says what a viewer has got already: all events up to a number, and the history up to
-// a second. The zero cursor is that of a viewer without anything.
+// A cursor is the place of a viewer in the stream: it has all events up to a number, and the history
+// up to a second. The zero cursor is the beginning.
 type cursor struct {
 	event  uint64
 	second int64 // Unix time
@@ -53,7 +53,7 @@ func (f *frame) message(c cursor, isComplete bool, actor string) []byte {
 	return append(b, tail...)
 }
 
-// news returns the end of a message, with what is new for a viewer that is at c.
+// news returns the end of a message: the history and the events after c.
 func (f *frame) news(c cursor) []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -96,7 +96,7 @@ type feed struct {
 	viewers  map[*viewer]struct{}
 	stop     chan struct{}         // closed to end run; nil: it does not run
 	wake     chan struct{}         // capacity 1: a frame is to be made at once
-	watching map[*http.Server]bool // those whose shutdown ends their streams
+	watching map[*http.Server]bool // servers whose shutdown ends their streams
 }
 
 // maxViewers bounds how many streams there are.
@@ -105,7 +105,7 @@ const maxViewers = 100
 // A viewer is one stream.
 type viewer struct {
 	server *http.Server  // that serves it; nil if it is not known
-	frames chan *frame   // capacity 1: the newest one that it has not got
+	frames chan *frame   // capacity 1: the newest one
 	ended  chan struct{} // closed when its server shuts down
 }
 
@@ -178,8 +178,8 @@ func (f *feed) run(stop chan struct{}) {
 	}
 }
 
-// send hands a frame to all viewers. It waits for none: one that has not taken the frame before
-// gets this one in its place.
+// send passes a frame to all viewers. It does not wait: a viewer that is still busy with an earlier
+// frame skips the frames between.
 func (f *feed) send(fr *frame) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -204,10 +204,17 @@ func (f *feed) refresh() {
 	}
 }
 
-// writeTimeout is how long a viewer may take to take a frame.
-const writeTimeout = 10 * time.Second
+const (
+	// writeTimeout is how long a viewer may take to take a frame.
+	writeTimeout = 10 * time.Second
 
-// serveStream serves /stream until the viewer leaves, or its server shuts down.
+	// maxStream is how long a stream lasts. An EventSource opens another one after retryTime,
+	// and misses nothing. So a viewer who may not watch any longer does not watch for ever.
+	maxStream = 15 * time.Minute
+	retryTime = 500 * time.Millisecond
+)
+
+// serveStream serves /stream until the viewer leaves, the time is over, or its server shuts down.
 func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor string) {
 	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -226,15 +233,21 @@ func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor stri
 		}
 	}()
 	s := &streamWriter{w, http.NewResponseController(w)}
+	if err := s.control.Flush(); err != nil {
+		http.Error(w, "A middleware hides the connection: its ResponseWriter has neither Flush nor Unwrap.", http.StatusInternalServerError)
+		return
+	}
 	defer s.control.SetWriteDeadline(time.Time{})
+	ctx, cancel := context.WithTimeout(r.Context(), maxStream)
+	defer cancel()
 	f := h.reader.frame(frameInterval)
 	c, isResumed := f.resume(r.Header.Get("Last-Event-ID"))
 	for isFirst := true; ; isFirst = false {
-		if err := s.write(f, f.message(c, isFirst && !isResumed, actor)); err != nil {
+		if err := s.write(f, f.message(c, isFirst && !isResumed, actor), isFirst); err != nil {
 			return
 		}
 		c = f.end
-		if f = v.next(r.Context(), f); f == nil {
+		if f = v.next(ctx, f); f == nil {
 			return
 		}
 	}
@@ -262,13 +275,17 @@ type streamWriter struct {
 	control *http.ResponseController
 }
 
-func (s *streamWriter) write(f *frame, message []byte) error {
+// write writes an event with the data of a message.
+func (s *streamWriter) write(f *frame, message []byte, isFirst bool) error {
 	// Instead of the server's WriteTimeout, which is for whole responses.
 	err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	var b bytes.Buffer
+	if isFirst {
+		fmt.Fprintf(&b, "retry: %d\n", retryTime.Milliseconds())
+	}
 	fmt.Fprintf(&b, "id: %s\ndata: %s\n\n", f.id(), message)
 	if _, err := s.w.Write(b.Bytes()); err != nil {
 		return err

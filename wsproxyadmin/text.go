@@ -10,9 +10,9 @@ import (
 	"unicode/utf8"
 )
 
-// This file makes the texts of what clients and programs choose.
+// This file makes texts of addresses, values and errors, which clients and programs choose.
 
-// Bounds of texts in bytes, so that the rings, and a list of tunnels, have a bounded size.
+// Bounds of texts in bytes. They bound the memory of events, and the size of a list of tunnels.
 const (
 	maxPath  = 200
 	maxValue = 200
@@ -83,7 +83,7 @@ func callText(v any) (text string, err error) {
 		}
 	}()
 	switch v := v.(type) {
-	case slog.LogValuer: // first: it may hide what the others show
+	case slog.LogValuer: // first: it may hide a secret that the others show
 		resolved := v.LogValue().Resolve()
 		if resolved.Kind() == slog.KindAny {
 			return fmt.Sprintf("%T", v), nil

@@ -63,8 +63,8 @@ func parseQuery(v url.Values, redact bool) (q tunnelQuery, err error) {
 	return q, q.setClient(redact)
 }
 
-// setClient sets what an address must be. Where addresses are shortened a filter must not find
-// out more of them than is shown.
+// setClient parses the filter by address. Where addresses are shortened, a filter must not reveal
+// the rest of them.
 func (q *tunnelQuery) setClient(redact bool) error {
 	if p, err := netip.ParsePrefix(q.client); err == nil {
 		bits := p.Bits()
@@ -83,7 +83,7 @@ func (q *tunnelQuery) setClient(redact bool) error {
 	return nil
 }
 
-// needsInfo reports whether tunnels are compared by what only [wsproxy.Tunnel.Info] has.
+// needsInfo reports whether the filters need [wsproxy.Tunnel.Info].
 func (q *tunnelQuery) needsInfo() bool { return q.client != "" || q.value != "" || q.requestID != "" }
 
 // matches reports whether a tunnel is listed, by all but its backend.
@@ -99,15 +99,22 @@ func (q *tunnelQuery) matches(i *wsproxy.TunnelInfo, redact bool) bool {
 	return q.value == "" || strings.Contains(strings.ToLower(valueText(i.Value)), q.value)
 }
 
-// A candidate is a tunnel with what it is ordered by.
+// A candidate is a tunnel with its numbers for sorting, the smallest first.
 type candidate struct {
-	t          *wsproxy.Tunnel
-	rate       float64   // of busiest
-	lastActive time.Time // of quietest
+	t   *wsproxy.Tunnel
+	key int64
+	id  uint64 // the oldest has the smallest
 }
 
-// listTunnels answers a query. With a filter by client, value or request ID it describes each
-// tunnel, and otherwise only those that it lists.
+func compareCandidates(a, b candidate) int {
+	if a.key != b.key {
+		return cmp.Compare(a.key, b.key)
+	}
+	return cmp.Compare(a.id, b.id)
+}
+
+// listTunnels answers a query. With a filter by client, value or request ID it calls Info
+// for each tunnel, and otherwise only for the listed ones.
 func (h *handler) listTunnels(q tunnelQuery, now time.Time) tunnelList {
 	all := slices.Collect(h.p.Tunnels())
 	perSecond := h.rates.update(all, now)
@@ -122,26 +129,24 @@ func (h *handler) listTunnels(q tunnelQuery, now time.Time) tunnelList {
 				continue
 			}
 		}
-		c := candidate{t: t}
+		c := candidate{t: t, id: t.ID()}
 		switch q.order {
 		case "busiest":
-			c.rate = perSecond(t)
+			c.key = -int64(1000 * perSecond(t))
 		case "quietest":
-			c.lastActive = t.LastActive()
+			c.key = t.LastActive().UnixNano()
 		}
 		found = append(found, c)
 	}
 	list.Matched = len(found)
-	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(b.rate, a.rate), a.lastActive.Compare(b.lastActive), cmp.Compare(a.t.ID(), b.t.ID()))
-	})
+	slices.SortFunc(found, compareCandidates)
 	for _, c := range found[:min(len(found), q.limit)] {
 		list.Tunnels = append(list.Tunnels, h.describe(c.t, perSecond(c.t)))
 	}
 	return list
 }
 
-// describe returns what the page shows of a tunnel.
+// describe returns the description of a tunnel.
 func (h *handler) describe(t *wsproxy.Tunnel, perSecond float64) tunnel {
 	i := t.Info()
 	toBackend, toClient := t.Traffic()

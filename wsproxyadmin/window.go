@@ -159,7 +159,7 @@ func (r *recent) opens(total uint64) rate {
 	return rate{total, uint64(r.last.opened), uint64(r.minute.opened)}
 }
 
-// ends returns the rates of ends, of which counts are the totals.
+// ends returns the rates of ends. Counts are the totals.
 func (r *recent) ends(counts []wsproxy.EndCount) ends {
 	e := ends{rate: rate{0, uint64(r.last.ended), uint64(r.minute.ended)}, ByCause: []endRate{}}
 	for _, c := range counts {
@@ -173,7 +173,7 @@ func (r *recent) ends(counts []wsproxy.EndCount) ends {
 	return e
 }
 
-// refusals returns the rates of refusals, of which counts are the totals by reason.
+// refusals returns the rates of refusals. Total and counts are the totals, in all and by reason.
 func (r *recent) refusals(total uint64, counts []wsproxy.RefusalCount) refusals {
 	e := refusals{rate: rate{total, uint64(r.last.refused), uint64(r.minute.refused)}, ByReason: []refusalRate{}}
 	for _, c := range counts {
