@@ -59,7 +59,7 @@ for (const colorScheme of ["light", "dark"]) {
       await page.locator("#events li", { hasText: "admit" }).first().waitFor();
       await page.locator("#events li", { hasText: "origin" }).first().waitFor();
 
-      await waitForRefreshes(page, process.env.PICTURE && page.viewportSize().width === 1280 ? 100 : 4); // the picture has a past
+      await waitForRefreshes(page, process.env.PICTURE && width === 1280 && colorScheme === "light" ? 100 : 4); // the picture has a past
       await page.screenshot({ path: `${process.env.SCREENSHOTS}/${width}-${colorScheme}.png` });
       await page.screenshot({ path: `${process.env.SCREENSHOTS}/${width}-${colorScheme}-full.png`, fullPage: true });
       await assertFits(page);
