@@ -147,18 +147,7 @@ func (r *reader) addRates(s *state, backends []*wsproxy.Backend, now *sampled) {
 
 // backends returns the backends of the set, and removed ones that have tunnels.
 func (r *reader) backends() []*wsproxy.Backend {
-	all := r.p.Backends()
-	known := make(map[*wsproxy.Backend]bool, len(all))
-	for _, b := range all {
-		known[b] = true
-	}
-	for t := range r.p.Tunnels() {
-		if b := t.Backend(); !known[b] {
-			known[b] = true
-			all = append(all, b)
-		}
-	}
-	return all
+	return append(r.p.Backends(), r.p.RemovedBackends()...)
 }
 
 func (r *reader) totals(s *wsproxy.Stats) totals {

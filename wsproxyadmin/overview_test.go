@@ -1,8 +1,10 @@
 package wsproxyadmin
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -180,6 +182,46 @@ func TestOverviewHasRefusalsByReason(t *testing.T) {
 		}
 		if text := s.get("/overview").Body.String(); strings.Contains(text, "secret") {
 			t.Errorf("/overview has a query in it: %s", text)
+		}
+	})
+}
+
+func TestOverviewHasWhatTheProxyCounts(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a b",
+			proxytest.FirstCandidate, wsproxy.WithEjection(wsproxy.Ejection{Failures: 1}),
+			wsproxy.WithOriginPatterns("https://chat.example"),
+			wsproxy.WithHealthCheck(wsproxy.HealthCheck{Interval: time.Hour, Probe: func(_ context.Context, b *wsproxy.Backend) error {
+				if b.ID() == "b" {
+					return errors.New("not ready")
+				}
+				return nil
+			}}),
+			wsproxy.WithTrace(&wsproxy.Trace{Closed: func(wsproxy.TunnelEnd) { panic("broken") }}))
+		began := time.Now()
+		time.Sleep(2 * time.Hour) // until all are probed
+		s.scene.SetBehavior("a", wsproxytest.Refuse(502, nil))
+		s.open(1) // on b, though its check has failed
+		s.scene.SetBehavior("b", wsproxytest.Down())
+		r := httptest.NewRequest("GET", "/room", nil)
+		r.Header.Set("Origin", "https://evil.example")
+		s.scene.Connect(r)
+		w := httptest.NewRecorder()
+		s.scene.Proxy.ServeHTTP(w, httptest.NewRequest("GET", "/", nil)) // no upgrade
+		synctest.Wait()
+		time.Sleep(time.Second)
+		o := s.overview()
+		o.want("refusals.total", 2, "refusals.by_reason.0.reason", "check", "refusals.by_reason.0.total", 1, "refusals.by_reason.0.last_minute", 1,
+			"refusals.by_reason.1.reason", "origin", "refusals.by_reason.1.per_second", 1,
+			"totals.retries", 1, "totals.hook_panics.0.hook", "Trace.Closed", "totals.hook_panics.0.count", 1,
+			"backends.0.check", "passed", "backends.0.failed", 1, "backends.0.ejections", 1, "backends.0.state", "failing", "backends.0.flags.0.flag", "ejected",
+			"backends.1.check", "failed", "backends.1.state", "failing", "backends.1.flags.0.flag", "check failed", "backends.1.flags.0.until", nil,
+			"ends.by_cause.0.side", "backend", "ends.by_cause.0.cause", "lost", "ends.by_cause.0.per_second", 1)
+		for i, want := range []time.Duration{2 * time.Hour, time.Hour} { // b has failed at the first probe
+			since, err := time.Parse(time.RFC3339Nano, o.at(fmt.Sprintf("backends.%d.since", i)).(string))
+			if after := since.Sub(began); err != nil || after > want || after < want-time.Hour {
+				t.Errorf("backend %d has its state since %v after the start, %v; want %v", i, after, err, want)
+			}
 		}
 	})
 }
