@@ -1,0 +1,69 @@
+// Package admin_test runs the *.test.js files, which drive the page of wsproxyadmin in Chromium.
+package admin_test
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/wsproxy/wsproxy/e2e/internal/e2etest"
+)
+
+var (
+	screenshots = flag.String("screenshots", "", "write screenshots of the page to this `directory`")
+	update      = flag.Bool("update", false, "write docs/admin.png, the picture of README.md")
+)
+
+const maxPictureBytes = 350_000
+
+// At 1280 and 400 px, in light and dark mode.
+func TestPageShowsWhatIsWrong(t *testing.T) {
+	dir := *screenshots
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o777)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SCREENSHOTS", dir)
+	if *update {
+		t.Setenv("PICTURE", "1")
+	}
+	runTests(t, "look.test.js")
+	if *update {
+		updatePicture(t, filepath.Join(dir, "1280-light.png"))
+	}
+}
+
+func updatePicture(t *testing.T, name string) {
+	picture, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(picture) > maxPictureBytes {
+		t.Fatalf("the picture has %d bytes; want at most %d", len(picture), maxPictureBytes)
+	}
+	if err := os.WriteFile("../../docs/admin.png", picture, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPageDrainsAndCloses(t *testing.T) { runTests(t, "actions.test.js") }
+
+func TestPageExplainsWhatIsMissing(t *testing.T) { runTests(t, "empty.test.js") }
+
+func TestPageReconnects(t *testing.T) { runTests(t, "reconnect.test.js") }
+
+func TestPageIsFastWithManyTunnels(t *testing.T) { runTests(t, "crowd.test.js") }
+
+// runTests runs a file of tests, which starts sites by requests to the URL in SITES.
+func runTests(t *testing.T, file string) {
+	e2etest.Need(t, "node", "chromium")
+	t.Setenv("SITES", serveSites(t))
+	t.Log(e2etest.RunNode(t, file))
+}
