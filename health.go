@@ -319,10 +319,10 @@ func (p *Proxy) reportHealth(b *Backend, c health.Change, err error) {
 		switch i := f.internal(); {
 		case c.Raised.Has(i):
 			p.logFailing(b, f, err)
-			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, Raised: true, State: b.State(), Err: err})
+			callHooks(p, "Trace.Health", "", p.traceHooks().health, HealthInfo{Backend: b, Flag: f, Raised: true, State: b.State(), Err: err})
 		case c.Cleared.Has(i):
 			p.logRecovered(b, f)
-			callHook(p, "Trace.Health", "", p.trace.Health, HealthInfo{Backend: b, Flag: f, State: b.State()})
+			callHooks(p, "Trace.Health", "", p.traceHooks().health, HealthInfo{Backend: b, Flag: f, State: b.State()})
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -85,11 +86,25 @@ func (p *Proxy) callMatch(match func(*Tunnel) bool, t *Tunnel) (isMatch bool, er
 	return match(t), nil
 }
 
-// callHook calls a hook of [Trace], which may be nil. The error is that of a panic.
-func callHook[T any](p *Proxy, name, requestID string, hook func(T), info T) (err error) {
-	if hook == nil {
+// callHooks calls the hooks that several traces have for one event, all of them: also if one
+// panics or ends its goroutine. The error is that of the first panic.
+func callHooks[T any](p *Proxy, name, requestID string, hooks []func(T), info T) error {
+	if len(hooks) == 0 {
 		return nil
 	}
+	hasReturned := false
+	defer func() {
+		if !hasReturned {
+			callHooks(p, name, requestID, hooks[1:], info)
+		}
+	}()
+	err := callHook(p, name, requestID, hooks[0], info)
+	hasReturned = true
+	return cmp.Or(err, callHooks(p, name, requestID, hooks[1:], info))
+}
+
+// callHook calls a hook of [Trace]. The error is that of a panic.
+func callHook[T any](p *Proxy, name, requestID string, hook func(T), info T) (err error) {
 	defer p.catch(name, requestID, &err)
 	hook(info)
 	return nil

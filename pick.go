@@ -267,7 +267,7 @@ func (in *inbound) setNoCandidateStage(err error) {
 }
 
 func (in *inbound) tracePicked(c *choice) error {
-	return callHook(in.p, "Trace.Picked", in.info.id, in.p.trace.Picked,
+	return callHooks(in.p, "Trace.Picked", in.info.id, in.p.traceHooks().picked,
 		PickedInfo{Request: in.r, RequestID: in.info.id, Backend: c.backend, Attempt: in.numAttempts, Candidates: c.numCandidates})
 }
 
@@ -284,7 +284,7 @@ func (c *choice) endProbation() {
 }
 
 func (in *inbound) traceAttempted(b *Backend, took time.Duration, status int, err error) error {
-	return callHook(in.p, "Trace.Attempted", in.info.id, in.p.trace.Attempted, AttemptInfo{
+	return callHooks(in.p, "Trace.Attempted", in.info.id, in.p.traceHooks().attempted, AttemptInfo{
 		Request: in.r, RequestID: in.info.id, Backend: b, Attempt: in.numAttempts, Duration: took, Status: status, Err: err,
 	})
 }

@@ -39,6 +39,8 @@ type Proxy struct {
 	stopLingering context.CancelFunc
 	numLingering  atomic.Int64
 
+	observers observers
+
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
 
@@ -86,6 +88,7 @@ func New(opts ...Option) (*Proxy, error) {
 	p.queue = newQueue(p, c.limits.Queue)
 	p.lingering, p.stopLingering = context.WithCancel(context.Background())
 	p.registry.init()
+	p.observers.change(func([]*Trace) []*Trace { return []*Trace{s.trace} })
 	if err := p.setBackends(s.backendsOption, s.backends); err != nil {
 		errs = append(errs, err)
 	}

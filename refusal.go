@@ -94,7 +94,7 @@ func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
 		p.registry.refused.Add(1)
 	}
 	p.logRefused(&i, resp)
-	callHook(p, "Trace.Refused", i.RequestID, p.trace.Refused, i)
+	callHooks(p, "Trace.Refused", i.RequestID, p.traceHooks().refused, i)
 	if panicked, ok := errors.AsType[*hookPanic](i.Err); ok && panicked.value == http.ErrAbortHandler {
 		panic(http.ErrAbortHandler) // what net/http understands, on its goroutine
 	}

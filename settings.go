@@ -73,8 +73,7 @@ type config struct {
 	detached         bool
 	accessLog        bool
 	logger           *slog.Logger // nil: slog.Default(), called each time
-	trace            Trace
-	hasRequestHooks  bool // functions of the program get requests
+	hasRequestHooks  bool         // functions of the program other than those of trace get requests
 }
 
 // compile checks all settings together. Errors are [*ConfigError] values.
@@ -117,9 +116,6 @@ func (s *settings) compile() (config, []error) {
 		c.dial = new(net.Dialer).DialContext
 		c.isDefaultDial = true
 	}
-	if s.trace != nil {
-		c.trace = *s.trace
-	}
 	errs = s.checkRates(errs)
 	errs = s.compileEjection(errs, &c)
 	errs = s.compileHealthCheck(errs, &c)
@@ -134,17 +130,16 @@ func (s *settings) compile() (config, []error) {
 	return c, errs
 }
 
-// hasRequestHooks reports whether a function of the program gets requests. A balancer that
-// is not known to look at no request counts as one, because of its KeyFunc.
+// hasRequestHooks reports whether a function of the program gets requests, other than the hooks of
+// a [Trace]: see [hooks.getRequests]. A balancer that is not known to look at no request counts as
+// one, because of its KeyFunc.
 func (s *settings) hasRequestHooks() bool {
 	switch s.balancer.(type) {
 	case nil, *leastTunnels, *roundRobin, random:
 	default:
 		return true
 	}
-	t := s.trace
-	return s.affinity != nil && s.affinity.Key != nil || s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil ||
-		t != nil && (t.Picked != nil || t.Attempted != nil || t.Refused != nil || t.Opened != nil)
+	return s.affinity != nil && s.affinity.Key != nil || s.limits.ClientKey != nil || s.admit != nil || s.rewrite != nil || s.response != nil || s.errorHandler != nil
 }
 
 func (s *settings) checkRates(errs []error) []error {

@@ -2,6 +2,9 @@ package wsproxy
 
 import (
 	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -91,10 +94,130 @@ type HealthInfo struct {
 // TraceAll returns a Trace that calls the hooks of all traces, in their order. Nil traces are
 // left out. A hook that panics does not keep those after it from being called; the first panic
 // then has the effect that [Trace] describes.
-func TraceAll(traces ...*Trace) *Trace { panic("not built") }
+func TraceAll(traces ...*Trace) *Trace {
+	h := new(hooks)
+	for _, t := range traces {
+		h.add(t)
+	}
+	return &Trace{
+		Picked: joinHooks(h.picked), Attempted: joinHooks(h.attempted), Health: joinHooks(h.health),
+		Refused: joinHooks(h.refused), Opened: joinHooks(h.opened), Closed: joinHooks(h.closed),
+	}
+}
 
-// Observe adds the hooks of t to those of [WithTrace], for what happens from now on, until stop
-// is called. Hooks for an upgrade or a tunnel that began before are called too: Closed without
-// an Opened before it, for instance. A hook may still be running when stop returns. Stop may be
-// called more than once.
-func (p *Proxy) Observe(t *Trace) (stop func()) { return func() {} }
+// joinHooks returns a function that calls all hooks; nil if there is none.
+func joinHooks[T any](hooks []func(T)) func(T) {
+	switch len(hooks) {
+	case 0:
+		return nil
+	case 1:
+		return hooks[0]
+	}
+	return func(info T) { callJoined(hooks, info) }
+}
+
+// callJoined calls all hooks. If some panic, it panics as the first of them, with its stack.
+func callJoined[T any](hooks []func(T), info T) {
+	if len(hooks) == 0 {
+		return
+	}
+	hasReturned := false
+	defer func() {
+		if hasReturned {
+			return
+		}
+		isDone := false
+		defer func() {
+			if !isDone {
+				recover() // a later panic would replace the first
+			}
+		}()
+		callJoined(hooks[1:], info)
+		isDone = true
+	}()
+	hooks[0](info)
+	hasReturned = true
+	callJoined(hooks[1:], info)
+}
+
+// Observe adds the hooks of t to those of [WithTrace], for all events from now on, until stop is
+// called. They are called last, in the order of the calls of Observe. A hook that panics does not
+// keep the others from being called; the first panic then has the effect that [Trace] describes.
+//
+// Hooks for an upgrade or a tunnel that began before are called too: Closed without an Opened
+// before it, for instance. [RequestID] and [Admitted] may find nothing in the request of such an
+// upgrade: the ID is in the info as well, or in [Tunnel.Info].
+//
+// A hook may still be running when stop returns, and may be called for an event that is being
+// reported. Stop may be called more than once. Hooks may call Observe and stop. If t is nil,
+// Observe does nothing.
+func (p *Proxy) Observe(t *Trace) (stop func()) {
+	if t == nil {
+		return func() {}
+	}
+	t = new(*t) // its own pointer, also if t is given twice
+	p.observers.change(func(traces []*Trace) []*Trace { return append(traces, t) })
+	return func() {
+		p.observers.change(func(traces []*Trace) []*Trace {
+			return slices.DeleteFunc(traces, func(x *Trace) bool { return x == t })
+		})
+	}
+}
+
+// observers are the traces of a Proxy: that of WithTrace, then those of Observe.
+type observers struct {
+	hooks atomic.Pointer[hooks] // of all traces; a value is never changed
+
+	mu     sync.Mutex // held to change hooks
+	traces []*Trace
+}
+
+// change replaces the traces by those that f makes of them.
+func (o *observers) change(f func([]*Trace) []*Trace) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.traces = f(o.traces)
+	h := new(hooks)
+	for _, t := range o.traces {
+		h.add(t)
+	}
+	o.hooks.Store(h)
+}
+
+// hooks are those of several traces, each list in their order.
+type hooks struct {
+	picked    []func(PickedInfo)
+	attempted []func(AttemptInfo)
+	health    []func(HealthInfo)
+	refused   []func(RefusedInfo)
+	opened    []func(OpenedInfo)
+	closed    []func(TunnelEnd)
+}
+
+// add adds the hooks of t, which may be nil.
+func (h *hooks) add(t *Trace) {
+	if t == nil {
+		return
+	}
+	h.picked = appendHook(h.picked, t.Picked)
+	h.attempted = appendHook(h.attempted, t.Attempted)
+	h.health = appendHook(h.health, t.Health)
+	h.refused = appendHook(h.refused, t.Refused)
+	h.opened = appendHook(h.opened, t.Opened)
+	h.closed = appendHook(h.closed, t.Closed)
+}
+
+func appendHook[T any](hooks []func(T), hook func(T)) []func(T) {
+	if hook == nil {
+		return hooks
+	}
+	return append(hooks, hook)
+}
+
+// getRequests reports whether a hook gets requests.
+func (h *hooks) getRequests() bool {
+	return len(h.picked)+len(h.attempted)+len(h.refused)+len(h.opened) > 0
+}
+
+// traceHooks returns the hooks of all traces at this moment.
+func (p *Proxy) traceHooks() *hooks { return p.observers.hooks.Load() }

@@ -127,9 +127,10 @@ func (t *Tunnel) close() {
 	t.relay.Run()
 }
 
-// runTunnel calls the hook and logs for t, which is open, and relays until t has ended; if
-// the proxy is detached, it returns at once.
-func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
+// runTunnel calls the hook and logs for the tunnel that u has opened, and relays until it has
+// ended; if the proxy is detached, it returns at once. It does not keep u.
+func (p *Proxy) runTunnel(u *upgrade) {
+	t, r := u.tunnel, u.r
 	p.registry.opened.Add(1)
 	t.backend.counters.opened.Add(1)
 	p.recordLife(t)
@@ -137,8 +138,8 @@ func (p *Proxy) runTunnel(t *Tunnel, r *http.Request) {
 		r.recordOpened(t)
 	}
 	p.logOpened(t)
-	if p.trace.Opened != nil {
-		p.callOpened(OpenedInfo{Tunnel: t, Request: r})
+	if hooks := p.traceHooks().opened; len(hooks) > 0 {
+		p.callOpened(hooks, u.info.id, OpenedInfo{Tunnel: t, Request: r})
 	}
 	p.relayTunnel(t, r)
 }
@@ -153,9 +154,9 @@ func (p *Proxy) relayTunnel(t *Tunnel, r *http.Request) {
 	t.finish(t.relay.Run())
 }
 
-// callOpened calls the hook. If the hook panics or ends its goroutine, the tunnel ends
-// with a closing handshake.
-func (p *Proxy) callOpened(i OpenedInfo) {
+// callOpened calls the hooks. If one panics or ends its goroutine, the tunnel ends with a
+// closing handshake.
+func (p *Proxy) callOpened(hooks []func(OpenedInfo), requestID string, i OpenedInfo) {
 	t := i.Tunnel
 	isDone := false
 	defer func() {
@@ -164,7 +165,7 @@ func (p *Proxy) callOpened(i OpenedInfo) {
 			p.relayTunnel(t, i.Request)
 		}
 	}()
-	if err := callHook(p, "Trace.Opened", RequestID(i.Request), p.trace.Opened, i); err != nil {
+	if err := callHooks(p, "Trace.Opened", requestID, hooks, i); err != nil {
 		t.relay.Close(relay.CausePanic, 0, "")
 	}
 	isDone = true
@@ -176,7 +177,7 @@ func (t *Tunnel) finish(end relay.End) {
 	defer t.p.registry.removeTunnel(t, &end, t.p.now()-t.opened) // until now, whatever the hook takes
 	t.releasePlace()                                             // the client may come again before the hook returns
 	t.recordUse(end)
-	if t.p.trace.Closed != nil || t.p.logs(slog.LevelDebug) {
+	if len(t.p.traceHooks().closed) > 0 || t.p.logs(slog.LevelDebug) {
 		t.reportEnd(end)
 	}
 }
@@ -253,5 +254,5 @@ func (t *Tunnel) reportEnd(end relay.End) {
 		ToBackend: toBackend, ToClient: toClient,
 	}
 	t.p.logClosed(&e)
-	callHook(t.p, "Trace.Closed", e.RequestID, t.p.trace.Closed, e)
+	callHooks(t.p, "Trace.Closed", e.RequestID, t.p.traceHooks().closed, e)
 }

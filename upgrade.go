@@ -115,22 +115,22 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 		serveConnect(w, r, http.HandlerFunc(p.serveUpgrade))
 		return
 	}
-	if t, r := p.openTunnel(w, r); t != nil {
+	if u := p.openTunnel(w, r); u != nil {
 		// From here on w is hijacked: nothing may be written to it.
-		p.runTunnel(t, r)
+		p.runTunnel(u)
 	}
 }
 
-// openTunnel returns an open tunnel, and the request that hooks get, or nil when the client
-// has had another response.
-func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *http.Request) {
+// openTunnel returns an upgrade that has opened a tunnel, or nil when the client has had another
+// response.
+func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *upgrade {
 	u := newUpgrade(p, w, r)
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
 	if err := p.registry.addUpgrade(u); err != nil {
 		p.refuse(w, r, err, ReasonShutdown)
-		return nil, nil
+		return nil
 	}
 	defer p.registry.removeUpgrade(u)
 	u.client.begin()
@@ -150,7 +150,10 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) (*Tunnel, *ht
 		u.releasePlace() // the client may come again before it has been refused
 		u.client.refuse(&i)
 	}
-	return u.tunnel, u.r
+	if u.tunnel == nil {
+		return nil
+	}
+	return u
 }
 
 // releasePlace gives the upgrade's place back, unless its tunnel has it now.
