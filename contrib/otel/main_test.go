@@ -1,9 +1,0 @@
-package wsotel
-
-import (
-	"testing"
-
-	"github.com/wsproxy/wsproxy/internal/leaktest"
-)
-
-func TestMain(m *testing.M) { leaktest.Main(m) }
