@@ -33,7 +33,7 @@ type attempt struct {
 
 // close closes the connections and gives the place back.
 func (a *attempt) close() {
-	defer a.u.p.release(a.backend) // even if Close panics
+	defer a.u.p.releaseUpgrade(a.backend) // even if Close panics
 	if a.client != nil {
 		defer a.client.Close()
 	}

@@ -89,10 +89,11 @@ type Backend struct {
 
 	target atomic.Pointer[target]
 
-	moves   atomic.Uint64 // how many new addresses it has got
-	movedAt atomic.Int64  // when it got the last one, a time since the proxy's start
-	tunnels atomic.Int64  // upgrades under way included
-	removed atomic.Bool
+	moves     atomic.Uint64 // how many new addresses it has got
+	movedAt   atomic.Int64  // when it got the last one, a time since the proxy's start
+	tunnels   atomic.Int64  // upgrades under way included
+	upgrading atomic.Int64  // the upgrades under way of tunnels
+	removed   atomic.Bool
 
 	requests  atomic.Int64                  // in flight, without upgrades: see WithHTTP
 	transport atomic.Pointer[httpTransport] // for them; nil before the first one
@@ -244,8 +245,8 @@ func (b *Backend) State() BackendState {
 // hasMaxTunnels reports whether the backend has its MaxTunnels.
 func (b *Backend) hasMaxTunnels() bool { return b.target.Load().isMax(b.tunnels.Load()) }
 
-// reserve counts one more tunnel, unless the backend has its MaxTunnels. [Proxy.release]
-// undoes it.
+// reserve counts one more upgrade, unless the backend has its MaxTunnels. [Proxy.releaseUpgrade]
+// undoes it, or newTunnel and then [Proxy.release].
 func (b *Backend) reserve() bool {
 	t := b.target.Load()
 	for {
@@ -254,6 +255,7 @@ func (b *Backend) reserve() bool {
 			return false
 		}
 		if b.tunnels.CompareAndSwap(n, n+1) {
+			b.upgrading.Add(1)
 			return true
 		}
 	}

@@ -337,3 +337,36 @@ func TestBackendCountsConcurrentFailuresOnce(t *testing.T) {
 		wantDials(t, network, "a at 0s")
 	})
 }
+
+func TestBackendStatsCountUpgradesUnderWay(t *testing.T) {
+	b := wstest.StartBackend(t)
+	p, s := proxytest.Start(t, wsproxy.WithBackends(b.URL()))
+	want := func(when string, upgrading, tunnels int) {
+		t.Helper()
+		backend := p.Backends()[0]
+		if !proxytest.Becomes(func() bool {
+			st := backend.Stats()
+			return st.Upgrading == upgrading && st.Tunnels == tunnels && backend.NumTunnels() == upgrading+tunnels
+		}) {
+			st := backend.Stats()
+			t.Errorf("%s: %d upgrading, %d tunnels, NumTunnels() = %d; want %d and %d", when, st.Upgrading, st.Tunnels, backend.NumTunnels(), upgrading, tunnels)
+		}
+	}
+	client := wstest.Dial(t, s.URL)
+	client.RequestUpgrade("/", nil)
+	backend := b.Accepted(t)
+	want("before the response", 1, 0)
+	backend.AcceptUpgrade(nil)
+	client.WantUpgrade()
+	want("after the 101", 0, 1)
+
+	leaving := wstest.Dial(t, s.URL)
+	leaving.RequestUpgrade("/", nil)
+	b.Accepted(t)
+	want("with a second client", 1, 1)
+	leaving.Close()
+	want("after it has left", 0, 1)
+	client.Close()
+	backend.Close()
+	want("in the end", 0, 0)
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/affinity"
@@ -120,6 +121,21 @@ func (p *Proxy) SetBackends(configs ...BackendConfig) error {
 // Backends returns the backends of the current set, in configuration order.
 func (p *Proxy) Backends() []*Backend { return slices.Clone(p.set.Load().all) }
 
+// RemovedBackends returns the backends that are not in the set any longer and still have tunnels,
+// by ID.
+func (p *Proxy) RemovedBackends() []*Backend {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var removed []*Backend
+	for _, b := range p.known {
+		if b.removed.Load() {
+			removed = append(removed, b)
+		}
+	}
+	slices.SortFunc(removed, func(a, b *Backend) int { return strings.Compare(a.id, b.id) })
+	return removed
+}
+
 // setBackends compiles configs and makes them the set.
 func (p *Proxy) setBackends(option string, configs []BackendConfig) error {
 	targets, err := compileTargets(option, configs)
@@ -193,7 +209,13 @@ func (p *Proxy) forgetLocked(b *Backend) {
 	}
 }
 
-// release undoes reserve.
+// releaseUpgrade undoes reserve for an upgrade that has no tunnel.
+func (p *Proxy) releaseUpgrade(b *Backend) {
+	b.upgrading.Add(-1)
+	p.release(b)
+}
+
+// release gives back the place of a tunnel.
 func (p *Proxy) release(b *Backend) {
 	left := b.tunnels.Add(-1)
 	p.queue.wake()

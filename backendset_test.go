@@ -159,3 +159,40 @@ func TestSetBackendsStopsUpgradeToPickedBackend(t *testing.T) {
 		})
 	}
 }
+
+func TestRemovedBackendsAreThoseThatStillHaveTunnels(t *testing.T) {
+	url := wstest.StartEcho(t)
+	configs := []wsproxy.BackendConfig{{ID: "b", URL: url}, {ID: "a", URL: url}, {ID: "unused", URL: url}}
+	var first string // candidate
+	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(configs...), wsproxy.WithBalancer(wsproxy.BalancerFunc(
+		func(_ *http.Request, candidates []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			i := slices.IndexFunc(candidates, func(b *wsproxy.Backend) bool { return b.ID() == first })
+			return candidates[i], nil
+		})))
+	var clients []*wstest.Peer
+	for _, first = range []string{"a", "b"} {
+		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+		clients = append(clients, client)
+	}
+	wantRemoved := func(want ...string) {
+		t.Helper()
+		var got []string
+		if !proxytest.Becomes(func() bool {
+			got = nil
+			for _, b := range p.RemovedBackends() {
+				got = append(got, b.ID())
+			}
+			return slices.Equal(got, want)
+		}) {
+			t.Errorf("RemovedBackends() = %q; want %q", got, want)
+		}
+	}
+	wantRemoved()
+	p.SetBackends()
+	wantRemoved("a", "b")
+	p.SetBackends(configs[0])
+	wantRemoved("a")
+	proxytest.HangUp(t, clients[0])
+	wantRemoved()
+	proxytest.HangUp(t, clients[1])
+}

@@ -77,7 +77,7 @@ func (a *plainAttempt) run(body io.ReadCloser) (resp *http.Response, err error) 
 	}
 	if err == nil {
 		isDone = true
-		q.p.registry.responded.Add(1)
+		q.p.registry.counters.responded.Add(1)
 		q.allowEarly(sent)
 		resp.Body = &responseBody{resp.Body, resp, q}
 		return resp, nil

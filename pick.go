@@ -147,12 +147,12 @@ func (u *upgrade) pick() (*attempt, error) {
 			continue // other upgrades have taken the last places in the meantime
 		}
 		if b.removed.Load() || b.drains() { // read after reserve, so that SetBackends and Drain see the place or pick sees the removal or the drain
-			u.p.release(b)
+			u.p.releaseUpgrade(b)
 			continue
 		}
 		a := &attempt{u: u}
 		if !u.begin(&a.choice, b, &c, mayWait) {
-			u.p.release(b)
+			u.p.releaseUpgrade(b)
 			continue // another upgrade has begun to try it in the meantime
 		}
 		a.isOneOfMany = mayWait && c.tier == health.TierUnreachable && len(c.set.active) > 1

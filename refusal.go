@@ -89,9 +89,9 @@ type RefusedInfo struct {
 // closed without a response, reportRefused panics.
 func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
 	if i.Reason.isFailure() {
-		p.registry.failed.Add(1)
+		p.registry.counters.failed.Add(1)
 	} else {
-		p.registry.refused.Add(1)
+		p.registry.counters.refused.Add(1)
 	}
 	p.logRefused(&i, resp)
 	callHooks(p, "Trace.Refused", i.RequestID, p.traceHooks().refused, i)

@@ -28,7 +28,7 @@ func TestAPIMatchesFile(t *testing.T) {
 	atRoot(t)
 	var lines []string
 	importPackage := packages(t)
-	for _, p := range []string{modulePath, modulePath + "/wsproxytest", modulePath + "/wsproxytest/memnet"} {
+	for _, p := range []string{modulePath, modulePath + "/wsproxytest", modulePath + "/wsproxytest/memnet", modulePath + "/wsproxymetrics"} {
 		pkg, err := importPackage(p)
 		if err != nil {
 			t.Fatal(err)
@@ -56,7 +56,7 @@ func TestAPIMatchesFile(t *testing.T) {
 // packages returns a function that returns packages as the compiler knows them.
 func packages(t *testing.T) func(importPath string) (*types.Package, error) {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Export", ".", "./wsproxytest", "./wsproxytest/memnet").Output()
+	out, err := exec.Command("go", "list", "-export", "-deps", "-json=ImportPath,Export", ".", "./wsproxytest", "./wsproxytest/memnet", "./wsproxymetrics").Output()
 	if err != nil {
 		var exit *exec.ExitError
 		if errors.As(err, &exit) {

@@ -33,6 +33,9 @@ type packageRule struct {
 var packageRules = map[string]packageRule{
 	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
+	// It reads what the root counts.
+	"wsproxymetrics": {imports: []string{"."}},
+
 	// It must be initialized before net/http: see TestHTTP2WSImportsOSAlone.
 	"http2ws": {},
 

@@ -1,0 +1,125 @@
+package wsproxymetrics
+
+import (
+	"cmp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/wsproxy/wsproxy"
+)
+
+// A snapshot has all that the metrics of one Read are made of.
+type snapshot struct {
+	stats    wsproxy.Stats
+	limits   wsproxy.Limits
+	backends []backend
+	build    build
+}
+
+// A backend is one backend of a snapshot.
+type backend struct {
+	id         string // UTF-8
+	state      wsproxy.BackendState
+	flags      map[wsproxy.Flag]bool // those that are raised
+	maxTunnels int                   // 0: none
+	numTunnels int                   // upgrades under way included
+	stats      wsproxy.BackendStats
+}
+
+// A build says what the program was built from.
+type build struct{ version, goVersion string }
+
+// newSnapshot reads the counters of p. Those of the backends come first: what they have counted
+// is in those of the proxy.
+func newSnapshot(p *wsproxy.Proxy) *snapshot {
+	s := &snapshot{limits: p.Limits(), build: readBuild()}
+	seen := make(map[string]bool) // a backend may be removed between the two calls
+	for _, b := range append(p.Backends(), p.RemovedBackends()...) {
+		if !seen[b.ID()] {
+			seen[b.ID()] = true
+			s.backends = append(s.backends, newBackend(b))
+		}
+	}
+	s.stats = p.Stats()
+	return s
+}
+
+func newBackend(b *wsproxy.Backend) backend {
+	s := backend{
+		id: validUTF8(b.ID()), state: b.State(), flags: make(map[wsproxy.Flag]bool),
+		maxTunnels: b.MaxTunnels(), numTunnels: b.NumTunnels(), stats: b.Stats(),
+	}
+	for _, f := range b.Health().Flags {
+		s.flags[f.Flag] = true
+	}
+	return s
+}
+
+// validUTF8 returns s, quoted if it is not UTF-8, which the value of a label must be. Two strings
+// stay different.
+func validUTF8(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strconv.QuoteToASCII(s)
+}
+
+// inFlight returns how many upgrades, or other requests, are under way in all, and have no backend
+// yet. The counters were not read at one moment, so that the backends may have more.
+func inFlight(total, ofBackends int) int { return max(total-ofBackends, 0) }
+
+const modulePath = "github.com/wsproxy/wsproxy"
+
+// readBuild returns what the program was built from. It does not change.
+var readBuild = sync.OnceValue(func() build {
+	b := build{version: "unknown", goVersion: "unknown"}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	b.goVersion = info.GoVersion
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path != modulePath {
+			continue
+		}
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		b.version = cmp.Or(m.Version, "(devel)") // a directory has none
+	}
+	return b
+})
+
+// word returns the text of a value of the root package as the value of a label: "queue full" is queue_full,
+// "Balancer.Pick" is balancer_pick, and "WithRewrite" is rewrite.
+func word(text string) string {
+	text = strings.TrimPrefix(text, "With")
+	var b strings.Builder
+	wasLower := false
+	for _, r := range text {
+		switch {
+		case r == ' ' || r == '.':
+			r = '_'
+		case unicode.IsUpper(r) && wasLower:
+			b.WriteByte('_')
+		}
+		wasLower = unicode.IsLower(r)
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// codeWord returns a Close code as the value of a label.
+func codeWord(code int) string {
+	switch code {
+	case 0:
+		return "none"
+	case -1:
+		return "other"
+	}
+	return strconv.Itoa(code)
+}
