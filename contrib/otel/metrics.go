@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -148,7 +149,7 @@ func (m *metrics) observeHistogram(o metric.Observer, name string, attrs []attri
 // recordAttempt records an opening handshake, as [wsproxy.Stats] counts it.
 func (m *metrics) recordAttempt(a wsproxy.AttemptInfo) {
 	if a.Err == nil && a.Status == 101 {
-		m.record(a.Request.Context(), m.handshake, a.Duration, m.labels("backend", a.Backend.ID()))
+		record(a.Request.Context(), m.handshake, a.Duration, m.labels("backend", validBackend(a.Backend.ID())))
 	}
 }
 
@@ -159,22 +160,34 @@ func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes) {
 	m.recordPhase(ctx, t.Dial, m.dial)
 	m.recordPhase(ctx, t.Answer, m.answer)
 	if t.Queue > 0 {
-		m.record(ctx, m.queueWait, t.Queue, m.noLabels)
+		record(ctx, m.queueWait, t.Queue, m.noLabels)
 	}
 }
 
 func (m *metrics) recordPhase(ctx context.Context, d time.Duration, labels metric.MeasurementOption) {
 	if d > 0 {
-		m.record(ctx, m.phase, d, labels)
+		record(ctx, m.phase, d, labels)
 	}
 }
 
 // recordEnd records a tunnel that has ended.
 func (m *metrics) recordEnd(ctx context.Context, e *wsproxy.TunnelEnd) {
-	m.record(ctx, m.lifetime, e.Duration, m.labels("side", e.Side.String(), "cause", e.Cause.String()))
+	record(ctx, m.lifetime, e.Duration, m.labels("side", word(e.Side.String()), "cause", word(e.Cause.String())))
 }
 
-func (m *metrics) record(ctx context.Context, h metric.Float64Histogram, d time.Duration, labels metric.MeasurementOption) {
+// word and validBackend return the text of a value, and the ID of a backend, as wsproxymetrics has
+// them in labels.
+func word(text string) string { return strings.ReplaceAll(text, " ", "_") }
+
+func validBackend(id string) string {
+	if utf8.ValidString(id) {
+		return id
+	}
+	return strconv.QuoteToASCII(id)
+}
+
+// record records a duration. The context has the trace for an exemplar.
+func record(ctx context.Context, h metric.Float64Histogram, d time.Duration, labels metric.MeasurementOption) {
 	h.Record(ctx, d.Seconds(), labels)
 }
 

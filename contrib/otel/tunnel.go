@@ -56,7 +56,7 @@ func (i *Instrumentation) closed(e wsproxy.TunnelEnd) {
 		keyToBackendBytes.Int64(int64(e.ToBackend.Bytes)), keyToBackendMessage.Int64(int64(e.ToBackend.Messages)),
 		keyToClientBytes.Int64(int64(e.ToClient.Bytes)), keyToClientMessages.Int64(int64(e.ToClient.Messages)))
 	if e.Err != nil {
-		attrs = append(attrs, keyError.String(e.Err.Error()))
+		attrs = append(attrs, text(keyError, e.Err.Error()))
 	}
 	i.emit(closedSpan, upgrade, attrs...)
 }
@@ -64,7 +64,7 @@ func (i *Instrumentation) closed(e wsproxy.TunnelEnd) {
 // tunnelAttributes returns the attributes of both spans.
 func (i *Instrumentation) tunnelAttributes(info *wsproxy.TunnelInfo) []attribute.KeyValue {
 	attrs := append(make([]attribute.KeyValue, 0, 16),
-		keyTunnel.Int64(int64(info.ID)), keyRequestID.String(info.RequestID), keyBackend.String(info.Backend.ID()))
+		keyTunnel.Int64(int64(info.ID)), keyRequestID.String(info.RequestID), text(keyBackend, info.Backend.ID()))
 	return append(attrs, i.common...)
 }
 

@@ -109,7 +109,7 @@ func (i *Instrumentation) requestAttributes(r *http.Request) []attribute.KeyValu
 		host = r.Host
 	}
 	attrs := append(make([]attribute.KeyValue, 0, 6), method,
-		semconv.URLPath(r.URL.Path), semconv.URLScheme(scheme), semconv.ServerAddress(host))
+		text(semconv.URLPathKey, r.URL.Path), semconv.URLScheme(scheme), text(semconv.ServerAddressKey, host))
 	if n, err := strconv.Atoi(port); err == nil {
 		attrs = append(attrs, semconv.ServerPort(n))
 	}
@@ -127,7 +127,7 @@ func (i *Instrumentation) peerAttributes(r *http.Request) []attribute.KeyValue {
 		attrs = append(attrs, semconv.ClientAddress(client.String()))
 	}
 	if agent := r.Header.Get("User-Agent"); agent != "" {
-		attrs = append(attrs, semconv.UserAgentOriginal(agent))
+		attrs = append(attrs, text(semconv.UserAgentOriginalKey, agent))
 	}
 	if _, route, _ := strings.Cut(" "+r.Pattern, " "); route != "" {
 		if at := strings.LastIndexByte(route, ' '); at >= 0 {
@@ -159,12 +159,12 @@ func (i *Instrumentation) attempted(a wsproxy.AttemptInfo) {
 	}
 	u.attempts = a.Attempt
 	attrs := append(make([]attribute.KeyValue, 0, 5),
-		keyBackend.String(a.Backend.ID()), keyAttempt.Int(a.Attempt), keyDuration.Float64(a.Duration.Seconds()))
+		text(keyBackend, a.Backend.ID()), keyAttempt.Int(a.Attempt), keyDuration.Float64(a.Duration.Seconds()))
 	if a.Status != 0 {
 		attrs = append(attrs, semconv.HTTPResponseStatusCode(a.Status))
 	}
 	if a.Err != nil {
-		attrs = append(attrs, keyError.String(a.Err.Error()))
+		attrs = append(attrs, text(keyError, a.Err.Error()))
 	}
 	u.span.AddEvent(attemptEvent, trace.WithAttributes(attrs...))
 }
@@ -183,7 +183,7 @@ func (i *Instrumentation) opened(o wsproxy.OpenedInfo) {
 		status = http.StatusOK
 	}
 	attrs := append(make([]attribute.KeyValue, 0, 12), keyOutcome.String("opened"),
-		keyRequestID.String(info.RequestID), keyBackend.String(info.Backend.ID()), keyAttempts.Int(info.Attempts),
+		keyRequestID.String(info.RequestID), text(keyBackend, info.Backend.ID()), keyAttempts.Int(info.Attempts),
 		semconv.HTTPResponseStatusCode(status), keyTunnel.Int64(int64(info.ID)))
 	if info.Subprotocol != "" {
 		attrs = append(attrs, keySubprotocol.String(info.Subprotocol))
@@ -204,10 +204,10 @@ func (i *Instrumentation) refused(f wsproxy.RefusedInfo) {
 	attrs := append(make([]attribute.KeyValue, 0, 12), keyOutcome.String(outcomeOf(f.Reason)),
 		keyReason.String(f.Reason.String()), keyRequestID.String(f.RequestID), keyAttempts.Int(u.attempts))
 	if f.Backend != nil {
-		attrs = append(attrs, keyBackend.String(f.Backend.ID()))
+		attrs = append(attrs, text(keyBackend, f.Backend.ID()))
 	}
 	if f.Err != nil {
-		attrs = append(attrs, keyError.String(f.Err.Error()))
+		attrs = append(attrs, text(keyError, f.Err.Error()))
 	}
 	if f.Reason != wsproxy.ReasonClientLeft { // which gets no response
 		attrs = append(attrs, semconv.HTTPResponseStatusCode(f.Status))
@@ -230,6 +230,12 @@ func (u *upgrade) end() {
 		u.span.End()
 		u.span = nil
 	}
+}
+
+// text returns an attribute whose value may come from a client or a backend. An exporter drops all
+// of a batch because of one text that is not UTF-8.
+func text(key attribute.Key, value string) attribute.KeyValue {
+	return key.String(strings.ToValidUTF8(value, "\uFFFD"))
 }
 
 // outcomeOf returns the outcome of an upgrade that was refused: as which [wsproxy.Stats] counts it.
