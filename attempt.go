@@ -67,6 +67,7 @@ func (a *attempt) run() error {
 	deadline := u.attemptDeadline(start, a)
 	a.backendResponse, err = u.p.roundTrip(u.r.Context(), &u.canceler, out, deadline)
 	took := time.Since(start)
+	u.times.addAttempt(start, a.connected, took)
 	var hookErr error
 	if err == nil {
 		hookErr = a.decide()

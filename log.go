@@ -20,12 +20,15 @@ import (
 
 // Keys of log lines.
 const (
+	logAdmit             = "admit"
+	logAnswer            = "answer"
 	logAttempts          = "attempts"
 	logBackend           = "backend"
 	logCause             = "cause"
 	logClient            = "client"
 	logCode              = "code"
 	logCut               = "cut"
+	logDial              = "dial"
 	logDuration          = "duration"
 	logErr               = "err"
 	logFlag              = "flag"
@@ -38,6 +41,7 @@ const (
 	logPhrase            = "phrase"
 	logPriority          = "priority"
 	logProto             = "proto"
+	logQueue             = "queue"
 	logReason            = "reason"
 	logRequestID         = "request_id"
 	logSide              = "side"
@@ -254,15 +258,25 @@ func (p *Proxy) logPanic(hook, requestID string, value any) {
 		slog.String(logHook, hook), slog.Any(logPanicValue, value), slog.String(logStack, string(debug.Stack())))
 }
 
-// logOpened logs a tunnel that has opened.
-func (p *Proxy) logOpened(t *Tunnel) {
-	if !p.logs(slog.LevelDebug) {
+// tunnelLevel returns the level of the lines about tunnels.
+func (p *Proxy) tunnelLevel() slog.Level {
+	if p.accessLog {
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+// logOpened logs a tunnel that has opened, and how long that took.
+func (p *Proxy) logOpened(t *Tunnel, times *UpgradeTimes) {
+	level := p.tunnelLevel()
+	if !p.logs(level) {
 		return
 	}
 	i := t.Info()
-	p.logAttrs(slog.LevelDebug, "tunnel opened",
+	p.logAttrs(level, "tunnel opened",
 		slog.Uint64(logTunnel, i.ID), slog.String(logRequestID, i.RequestID), slog.String(logBackend, i.Backend.ID()), slog.String(logClient, clientName(i.ClientAddr, i.RemoteAddr)),
-		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.String(logProto, i.proto()), slog.Int(logAttempts, i.Attempts))
+		slog.String(logHost, i.Host), slog.String(logPath, i.URL.Path), slog.String(logProto, i.proto()), slog.Int(logAttempts, i.Attempts),
+		slog.Duration(logAdmit, times.Admit), slog.Duration(logQueue, times.Queue), slog.Duration(logDial, times.Dial), slog.Duration(logAnswer, times.Answer))
 }
 
 // proto returns the version of HTTP over which the tunnel was opened.
@@ -275,7 +289,8 @@ func (i *TunnelInfo) proto() string {
 
 // logClosed logs a tunnel that has ended.
 func (p *Proxy) logClosed(e *TunnelEnd) {
-	if !p.logs(slog.LevelDebug) {
+	level := p.tunnelLevel()
+	if !p.logs(level) {
 		return
 	}
 	attrs := []slog.Attr{
@@ -288,7 +303,7 @@ func (p *Proxy) logClosed(e *TunnelEnd) {
 	if e.Err != nil {
 		attrs = append(attrs, slog.String(logErr, e.Err.Error()))
 	}
-	p.logAttrs(slog.LevelDebug, "tunnel closed", attrs...)
+	p.logAttrs(level, "tunnel closed", attrs...)
 }
 
 // log returns the logger. It calls slog.Default each time, because programs set it

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -140,6 +141,59 @@ func TestLogHasFaultsAtErrorAndTunnelsAtDebug(t *testing.T) {
 	s.Wait()
 	if n := len(book.Lines()); n == 0 || n != len(book.Lines("level=DEBUG")) {
 		t.Errorf("log has %q; want Debug lines only", book.Lines())
+	}
+}
+
+func TestAccessLogHasTunnelsAtInfo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var book proxytest.LogBook
+		network := proxytest.NewNetwork() // without a backend at a
+		network.Set("b", proxytest.FakeBackend{Delay: 20 * time.Millisecond, Answer: proxytest.Switching})
+		_, s, _ := startInMemory(t, book.Option(), wsproxy.WithAccessLog(true), wsproxy.WithBackends("http://a", "http://b"),
+			wsproxy.WithDialer(func(ctx context.Context, kind, addr string) (net.Conn, error) {
+				time.Sleep(5 * time.Millisecond)
+				return network.Dial(ctx, kind, addr)
+			}),
+			wsproxy.WithAdmit(func(*http.Request) (any, error) {
+				time.Sleep(3 * time.Millisecond)
+				return nil, nil
+			}))
+		client := s.Dial(t)
+		client.WriteRequest(secretRequest)
+		proxytest.WantSwitch(t, client)
+		proxytest.WantEcho(t, client)
+		time.Sleep(time.Minute)
+		proxytest.HangUp(t, client)
+		s.Wait()
+		wantNoSecret(t, &book)
+		for _, words := range [][]string{
+			{"tunnel opened", " tunnel=1 ", " request_id=", " backend=http://b ", " client=", " host=chat.example ", " path=/chat ", " proto=HTTP/1.1 ",
+				" attempts=2 ", " admit=3ms ", " queue=0s ", " dial=10ms ", " answer=20ms\n"},
+			{"tunnel closed", " tunnel=1 ", " request_id=", " backend=http://b ", " client=", " duration=1m0s ", " side=client ", " cause=closed ", " code=1000 ",
+				" cut=false ", " to_backend_bytes=", " to_backend_messages=1 ", " to_client_bytes=", " to_client_messages=1\n"},
+		} {
+			if n := len(book.Lines(append(words, "level=INFO")...)); n != 1 {
+				t.Errorf("log has %q; want a line at Info with %q", book.Lines(words[0]), words)
+			}
+		}
+	})
+}
+
+func TestAccessLogNeedsNoDebugLevel(t *testing.T) {
+	for _, isOn := range []bool{true, false} {
+		var book proxytest.LogBook
+		_, s := proxytest.Start(t, wsproxy.WithLogger(slog.New(slog.NewTextHandler(&book, nil))), wsproxy.WithAccessLog(isOn), wsproxy.WithBackends(wstest.StartEcho(t)))
+		client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/chat"))
+		proxytest.HangUp(t, client)
+		proxytest.Exchange(t, s.URL, proxytest.Head("GET / HTTP/1.1", "Host: a"))
+		s.Wait()
+		want := 0
+		if isOn {
+			want = 2
+		}
+		if lines := book.Lines(); len(lines) != want {
+			t.Errorf("with WithAccessLog(%t) the log has %q; want %d lines", isOn, lines, want)
+		}
 	}
 }
 

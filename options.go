@@ -583,7 +583,7 @@ func WithDetached(detached bool) Option {
 
 // WithLogger sets the logger. Faults of the program (a hidden Hijack, a panic in a
 // hook) are logged at Error, backends that begin to fail at Warn, tunnels and refusals
-// at Debug. One line at Warn names the peer if a hundred upgrades in a row bring
+// at Debug: see [WithAccessLog]. One line at Warn names the peer if a hundred upgrades in a row bring
 // X-Forwarded-For or Forwarded from one peer that [WithTrustedProxies] does not name.
 // Payloads, cookies, Authorization and Sec-WebSocket-Protocol are never logged. Default:
 // [slog.Default].
@@ -596,7 +596,10 @@ func WithTrace(t *Trace) Option {
 	return optionFunc(func(s *settings) { s.trace = t })
 }
 
-// WithAccessLog logs one line at the level Info when a tunnel opens and one when it closes, with
-// the addresses, the backend, the times and what was relayed. Default: off; the lines then have
-// the level Debug.
-func WithAccessLog(on bool) Option { return optionFunc(func(s *settings) { s.accessLog = on }) }
+// WithAccessLog makes the lines about tunnels an access log: one line at Info when a tunnel opens,
+// with its backend, the attempts and [UpgradeTimes], and one when it has closed, with the cause,
+// the duration and the traffic. Refusals are still logged at Debug. Default: false; the same lines
+// are then at Debug too.
+func WithAccessLog(on bool) Option {
+	return optionFunc(func(s *settings) { s.accessLog = on })
+}

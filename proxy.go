@@ -40,6 +40,7 @@ type Proxy struct {
 	numLingering  atomic.Int64
 
 	observers observers
+	phases    phases // immutable
 
 	engine *relay.Engine  // immutable
 	dialer *dialer.Dialer // for names, without WithDialer; immutable
@@ -77,7 +78,7 @@ func New(opts ...Option) (*Proxy, error) {
 	}
 	c, bad := s.compile()
 	errs = append(errs, bad...)
-	p := &Proxy{config: c, start: time.Now(), dialer: dialer.New(), known: make(map[string]*Backend)}
+	p := &Proxy{config: c, start: time.Now(), phases: newPhases(), dialer: dialer.New(), known: make(map[string]*Backend)}
 	p.engine = relay.NewEngine(relay.Limits{
 		CloseTimeout: c.closeTimeout, WriteStall: c.writeStall, Stalled: c.maxStalled,
 		ClientMessages: limit.Rate(c.limits.ClientMessages), ClientBytes: limit.Rate(c.limits.ClientBytes),

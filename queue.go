@@ -38,6 +38,7 @@ func (u *upgrade) wait() (*attempt, error) {
 		return nil, err
 	}
 	u.hasWaited = true
+	defer u.times.addWait(time.Now())
 	defer q.leave(&u.waiter)
 	ctx, cancel := u.canceler.dialContext(u.r.Context(), u.deadline)
 	defer cancel()

@@ -55,6 +55,7 @@ func (r *outboundRequest) encode(buf *headBuffer) error {
 // A backendResponse is a response of a backend, with its connection.
 type backendResponse struct {
 	conn      net.Conn
+	connected time.Time       // when the connection was made, TLS included; zero if it was not
 	reader    *responseReader // reads the body of resp; nil after a 101
 	resp      *http.Response
 	agreement handshake.Agreement // if resp is a 101
@@ -90,11 +91,13 @@ var errNoConn = errors.New("the dialer returned no connection")
 
 // roundTrip dials the target of out, sends out and reads the response, all by
 // deadline, which may be zero, and until c is canceled. A 101 is verified. Ctx is for
-// the dialer. An error is a [*BackendError], and leaves no connection open.
+// the dialer. An error is a [*BackendError], and leaves no connection open: the response has only
+// the time of the connection then.
 func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest, deadline time.Time) (backendResponse, error) {
-	isConnected := false
+	var r backendResponse
 	fail := func(op string, err error) (backendResponse, error) {
-		return backendResponse{}, &BackendError{ID: out.target.config.ID, Op: op, Err: err, isConnected: isConnected}
+		err = &BackendError{ID: out.target.config.ID, Op: op, Err: err, isConnected: !r.connected.IsZero()}
+		return backendResponse{connected: r.connected}, err
 	}
 	conn, dialing, err := p.dialTarget(ctx, c, out, deadline)
 	if err == nil && conn == nil {
@@ -103,7 +106,7 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 	if err != nil {
 		return fail("dial", err)
 	}
-	r := backendResponse{conn: conn}
+	r.conn = conn
 	isDone := false
 	defer func() { // also if something panics
 		if !isDone {
@@ -120,7 +123,6 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 	}
 	if err == nil {
 		err = p.exchange(&r, out)
-		isConnected = !out.target.isTLS || r.conn != conn
 	}
 	cause := c.unbind()
 	switch {
@@ -177,6 +179,7 @@ func (p *Proxy) exchange(r *backendResponse, out *outboundRequest) error {
 	} else if out.proxyHeader != nil {
 		begin = slices.Concat(out.proxyHeader, out.head) // one write, and one segment
 	}
+	r.connected = time.Now()
 	_, writeErr := r.conn.Write(begin)
 	var err error
 	r.reader = newResponseReader(r.conn)

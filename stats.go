@@ -25,8 +25,8 @@ type Stats struct {
 	// Refusals has the requests of Refused and Failed by their reason: see [RefusalCount].
 	Refusals []RefusalCount
 
-	// Phases has the parts of the time of upgrades: see [UpgradeTimes]. QueueWaits has only
-	// those upgrades that waited: see Limits.Queue.
+	// Phases has the parts of the time of upgrades: see [PhaseHistograms]. QueueWaits is
+	// Phases.Queue without the upgrades that did not wait.
 	Phases     PhaseHistograms
 	QueueWaits Histogram
 
@@ -125,16 +125,20 @@ type RefusalCount struct {
 }
 
 // UpgradeTimes are the parts of the time that an upgrade has taken, until it opened a tunnel or
-// was refused. Those that it has not reached are zero.
+// was refused. A part that it has not reached is zero, and one that it was in is as long as it was
+// in it. Together they are at most the whole time: other hooks than that of [WithAdmit], and the
+// response to the client, are in none of them.
 type UpgradeTimes struct {
 	Admit  time.Duration // from its arrival until it was let in: checks, limits, and the hook of [WithAdmit]
-	Queue  time.Duration // waiting for a backend: see Limits.Queue
-	Dial   time.Duration // connecting to backends, TLS included, all attempts together
-	Answer time.Duration // from the connections to the backends' responses, all attempts together
+	Queue  time.Duration // waiting in the queue until a backend was picked, all waits together: see Limits.Queue
+	Dial   time.Duration // connecting to backends, names and TLS included, all attempts together
+	Answer time.Duration // from the connections to the heads of the backends' responses, all attempts together
 }
 
-// PhaseHistograms have the [UpgradeTimes] of all upgrades that have reached the part, with
-// buckets from 1 ms to 10 s.
+// PhaseHistograms have the [UpgradeTimes] of upgrades that have ended, with buckets from 1 ms to
+// 10 s. Each counts once in each part that it has reached: in Admit all upgrades, but for those
+// that come after [Proxy.Shutdown]; in Queue those that were let in, most of them with 0; in Dial
+// those that have dialed; in Answer those that have connected.
 type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }
 
 // A CodeCount counts the tunnels that ended with one Close code, by the side that ended them. A
@@ -221,6 +225,7 @@ func (p *Proxy) Stats() Stats {
 	s.Waiting = int(p.queue.numWaiting.Load())
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
+	p.phases.addTo(&s)
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
 }

@@ -79,7 +79,7 @@ type AttemptInfo struct {
 type OpenedInfo struct {
 	Tunnel  *Tunnel
 	Request *http.Request // the client's; must not be modified or retained
-	Times   UpgradeTimes
+	Times   UpgradeTimes  // how long its upgrade has taken
 }
 
 // A HealthInfo describes a change of a backend's flags.

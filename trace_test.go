@@ -181,12 +181,15 @@ func TestObserveAddsHooksUntilStop(t *testing.T) {
 			},
 		}
 	}
-	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(record(&first)))
+	opened := make(chan bool, 3)
+	signal := &wsproxy.Trace{Opened: func(wsproxy.OpenedInfo) { opened <- true }}
+	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrace(wsproxy.TraceAll(record(&first), signal)))
 	hangUp := func(client *wstest.Peer) {
 		proxytest.HangUp(t, client)
 		s.Wait()
 	}
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	<-opened // after the 101
 	stop := p.Observe(record(&later))
 	stopSecond := p.Observe(record(&later))
 	stopSecond()

@@ -3,7 +3,6 @@ package wsproxy
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"time"
 	"unicode/utf8"
@@ -138,9 +137,9 @@ func (p *Proxy) runTunnel(u *upgrade) {
 	if r := p.rebalancing.Load(); r != nil {
 		r.recordOpened(t)
 	}
-	p.logOpened(t)
+	p.logOpened(t, &u.times.UpgradeTimes)
 	if hooks := p.traceHooks().opened; len(hooks) > 0 {
-		p.callOpened(hooks, u.info.id, OpenedInfo{Tunnel: t, Request: r})
+		p.callOpened(hooks, u.info.id, OpenedInfo{Tunnel: t, Request: r, Times: u.times.UpgradeTimes})
 	}
 	p.relayTunnel(t, r)
 }
@@ -178,7 +177,7 @@ func (t *Tunnel) finish(end relay.End) {
 	defer t.p.registry.removeTunnel(t, &end, t.p.now()-t.opened) // until now, whatever the hook takes
 	t.releasePlace()                                             // the client may come again before the hook returns
 	t.recordUse(end)
-	if len(t.p.traceHooks().closed) > 0 || t.p.logs(slog.LevelDebug) {
+	if len(t.p.traceHooks().closed) > 0 || t.p.logs(t.p.tunnelLevel()) {
 		t.reportEnd(end)
 	}
 }

@@ -81,6 +81,8 @@ type upgrade struct {
 	failed []*BackendError // attempts since it has waited
 	kept   *attempt        // see attempt.isKept
 
+	times upgradeTimes
+
 	waiter     limit.Waiter // in the queue
 	hasWaited  bool
 	pickResult limit.Result // of the last pick
@@ -125,6 +127,7 @@ func (p *Proxy) serveUpgrade(w http.ResponseWriter, r *http.Request) {
 // response.
 func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *upgrade {
 	u := newUpgrade(p, w, r)
+	u.times.arrived = time.Now()
 	ctx := r.Context()
 	stop := context.AfterFunc(ctx, func() { u.canceler.cancel(ctx.Err()) })
 	defer stop()
@@ -137,6 +140,7 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *upgrade {
 	done := make(chan struct{})
 	go u.run(done) // ends by u.canceler and u.deadline
 	<-done
+	p.phases.observe(&u.times)
 	stop() // before forward may hijack: fasthttp ends the context of a hijacked request without an error
 	defer u.releasePlace()
 	if u.response != nil {
@@ -179,6 +183,7 @@ func (u *upgrade) run(done chan<- struct{}) {
 	if u.err = u.check(); u.err != nil {
 		return
 	}
+	u.times.letIn()
 	if u.err = u.canceled(); u.err != nil {
 		return // while the Admit hook ran
 	}
@@ -237,6 +242,13 @@ func (u *upgrade) admit() error {
 // refusalError returns the error for a refusal of package handshake.
 func refusalError(f *handshake.Refusal) error {
 	return &StatusError{Status: f.Status, Header: f.Header, Err: errors.New(f.Reason)}
+}
+
+// refused is [inbound.refused], with the times of the upgrade.
+func (u *upgrade) refused(err error, reason Reason) RefusedInfo {
+	i := u.inbound.refused(err, reason)
+	i.Times = u.times.UpgradeTimes
+	return i
 }
 
 // setDeadline sets the deadline of all attempts together.
