@@ -153,21 +153,37 @@ func (m *metrics) recordAttempt(a wsproxy.AttemptInfo) {
 	}
 }
 
-// recordTimes records the parts of an upgrade that it has reached.
-func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes) {
-	m.recordPhase(ctx, t.Admit, m.admit)
-	m.recordPhase(ctx, t.Queue, m.queue)
-	m.recordPhase(ctx, t.Dial, m.dial)
-	m.recordPhase(ctx, t.Answer, m.answer)
+// recordTimes records the parts of an upgrade that it has reached. One that was let in has a part
+// queue, also if it did not wait.
+func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes, isLetIn bool) {
+	record(ctx, m.phase, t.Admit, m.admit)
+	if isLetIn {
+		record(ctx, m.phase, t.Queue, m.queue)
+	}
 	if t.Queue > 0 {
 		record(ctx, m.queueWait, t.Queue, m.noLabels)
 	}
+	if t.Dial > 0 {
+		record(ctx, m.phase, t.Dial, m.dial)
+	}
+	if t.Answer > 0 {
+		record(ctx, m.phase, t.Answer, m.answer)
+	}
 }
 
-func (m *metrics) recordPhase(ctx context.Context, d time.Duration, labels metric.MeasurementOption) {
-	if d > 0 {
-		record(ctx, m.phase, d, labels)
+// recordRefused records the parts of an upgrade that was refused. That it was let in is known if
+// it has reached a later part, or by the reason: a hook, or a client that left, is at neither side.
+func (m *metrics) recordRefused(f *wsproxy.RefusedInfo) {
+	if f.Times == (wsproxy.UpgradeTimes{}) {
+		return // it was no upgrade
 	}
+	isLetIn := f.Times.Queue > 0 || f.Times.Dial > 0
+	switch f.Reason {
+	case wsproxy.ReasonBackendLimit, wsproxy.ReasonQueueFull, wsproxy.ReasonQueueTimeout,
+		wsproxy.ReasonNoBackend, wsproxy.ReasonUnreachable, wsproxy.ReasonAnswer:
+		isLetIn = true
+	}
+	m.recordTimes(f.Request.Context(), f.Times, isLetIn)
 }
 
 // recordEnd records a tunnel that has ended.

@@ -299,8 +299,7 @@ func TestRemovedBackendLeavesNoObservedSeries(t *testing.T) {
 	if !hasSeries("a") || !hasSeries("b") {
 		t.Fatal("a backend has no series")
 	}
-	b, _ := p.Backend("b")
-	if err := p.SetBackends(wsproxy.BackendConfig{ID: "b", URL: b.URL()}); err != nil {
+	if err := p.SetBackends(wsproxy.BackendConfig{ID: "b", URL: p.Backends()[1].URL()}); err != nil {
 		t.Fatal(err)
 	}
 	if hasSeries("a") || !hasSeries("b") {

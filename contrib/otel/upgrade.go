@@ -171,8 +171,7 @@ func (i *Instrumentation) attempted(a wsproxy.AttemptInfo) {
 
 // opened ends the span of an upgrade that has opened a tunnel, and reports the tunnel.
 func (i *Instrumentation) opened(o wsproxy.OpenedInfo) {
-	ctx := o.Request.Context()
-	i.metrics.recordTimes(ctx, o.Times)
+	i.metrics.recordTimes(o.Request.Context(), o.Times, true)
 	u := i.upgradeOf(o.Request)
 	if u == nil {
 		return
@@ -196,7 +195,7 @@ func (i *Instrumentation) opened(o wsproxy.OpenedInfo) {
 
 // refused ends the span of an upgrade that has opened no tunnel.
 func (i *Instrumentation) refused(f wsproxy.RefusedInfo) {
-	i.metrics.recordTimes(f.Request.Context(), f.Times)
+	i.metrics.recordRefused(&f)
 	u := i.upgradeOf(f.Request)
 	if u == nil {
 		return
