@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/attribute"
@@ -380,6 +381,29 @@ func TestWrapTracesUpgradesOnly(t *testing.T) {
 	proxytest.HangUp(t, client)
 	if s.Wrap(nil) != http.Handler(s.Instrumentation) {
 		t.Error("Wrap(nil) is not the Instrumentation")
+	}
+}
+
+// An exporter would drop all of a batch because of one text that is not UTF-8.
+func TestAttributesAreUTF8(t *testing.T) {
+	s := newScene(t, wsproxy.WithBackendConfigs(wsproxy.BackendConfig{ID: "a\xff", URL: wstest.StartEcho(t)}))
+	client, _ := proxytest.Open(t, proxytest.Serve(t, s).URL, proxytest.UpgradeTo("/%ff", "User-Agent: a\xff"))
+	proxytest.HangUp(t, client)
+	s.wantNothingKept(t)
+	for _, span := range s.spans.Ended() {
+		attrs := span.Attributes()
+		for _, e := range span.Events() {
+			attrs = append(attrs, e.Attributes...)
+		}
+		for _, a := range attrs {
+			if v := a.Value.Emit(); !utf8.ValidString(v) {
+				t.Errorf("%s: %s is %q", span.Name(), a.Key, v)
+			}
+		}
+	}
+	got := attributesOf(s.ended(t, upgradeSpan).Attributes())
+	if want := "a\uFFFD"; got[keyBackend] != want || got["user_agent.original"] != want || got["url.path"] != "/\uFFFD" {
+		t.Errorf("the span has %v; want U+FFFD in place of what is not UTF-8", got)
 	}
 }
 
