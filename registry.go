@@ -102,6 +102,7 @@ func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) 
 	r.counters.ended.add(end, toBackend, toClient)
 	b.counters.ended.add(end, toBackend, toClient)
 	if end != nil {
+		r.counters.ends.add(end, lived)
 		r.counters.lifetimes.Observe(lived)
 		b.counters.lifetimes.Observe(lived)
 	}

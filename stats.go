@@ -19,19 +19,21 @@ type Stats struct {
 	Refused uint64
 	Failed  uint64 // no backend gave a proper response, there was no backend, or it waited for one in vain
 
-	// Those of Refused and of Failed for which no backend was picked.
-	RefusedUnpicked, FailedUnpicked uint64
-
 	// Refusals has the requests of Refused and Failed by their reason: see [RefusalCount].
 	Refusals []RefusalCount
+
+	// The upgrades of Refused and of Failed for which no backend was picked. The others are in
+	// UpgradesRefused and UpgradesFailed of [BackendStats]. Without [WithHTTP] a request that is no
+	// upgrade counts as one that fails its check.
+	RefusedUnpicked, FailedUnpicked uint64
 
 	// Phases has the parts of the time of upgrades: see [PhaseHistograms]. QueueWaits is
 	// Phases.Queue without the upgrades that did not wait.
 	Phases     PhaseHistograms
 	QueueWaits Histogram
 
-	Retries       uint64 // attempts after the first one of a request
-	RetriesDenied uint64 // those that were not made because the budget was used up
+	Retries       uint64 // attempts on another backend because one had failed, without those of an upgrade that has waited since then
+	RetriesDenied uint64 // how often there was none because the budget was used up
 
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
@@ -53,16 +55,16 @@ type Stats struct {
 	ClientPingsUnanswered, BackendPingsUnanswered uint64
 
 	Cut            uint64         // tunnels in Ended that were cut: see [TunnelEnd.Cut]
-	CloseCodes     []CodeCount    // tunnels in Ended by [TunnelEnd.Code]: see CodeCount
-	LifetimesByEnd []EndLifetimes // tunnels in Ended: see EndLifetimes
+	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
+	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
 	EventLoopTunnels int       // those of Tunnels that an event loop relays
 	Stalled          int       // tunnels of which a side has taken nothing for a second or more, though something waits for it
 	Buffered         int64     // bytes that wait in the proxy's own memory for sides that do not take them
 	EventLoopLag     Histogram // how long the event loops took from one look at their connections to the next; buckets from 100 µs to 1 s
 
-	Affinity   AffinityCounts
-	HookPanics []PanicCount // panics of the program's hooks: see PanicCount
+	Affinity   AffinityCounts // what became of bindings: see [AffinityCounts]
+	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
 
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
@@ -76,16 +78,16 @@ type BackendStats struct {
 
 	Upgrading int // upgrades under way that have picked it
 
-	// Upgrades that got no tunnel, by [RefusedInfo.Backend]. They count in the Refused and Failed
-	// of [Stats].
+	// Upgrades that got no tunnel, and whose [RefusedInfo.Backend] is this one. They are in Refused
+	// and Failed of [Stats] too.
 	UpgradesRefused, UpgradesFailed uint64
 
 	// Requests that are no upgrade: see WithHTTP.
 	Requests  int    // in flight: Load counts them
 	Responded uint64 // attempts with a response; those without one are in Failed, Unreached and Abandoned
 
-	// ResponseClasses has the responses of Responded by the first digit of their status, from 1
-	// to 5.
+	// ResponseClasses has the responses of Responded by the first digit of their status: index 0
+	// is for 1xx, and is 0, and index 4 is for 5xx.
 	ResponseClasses [5]uint64
 
 	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.
@@ -141,35 +143,46 @@ type UpgradeTimes struct {
 // those that have dialed; in Answer those that have connected.
 type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }
 
-// A CodeCount counts the tunnels that ended with one Close code, by the side that ended them. A
-// list of them has each pair that has happened, by side and code in ascending order. Codes that
-// RFC 6455 does not name, and those below 1000 other than 0, count as -1: peers choose them.
+// A CodeCount counts the tunnels that ended by one side with one Close code. A list of them has
+// each pair that has happened, by side and code in ascending order.
 type CodeCount struct {
-	Side  Side
-	Code  int
+	Side Side
+
+	// Code is a [TunnelEnd.Code] from 1000 to 1015; 0 for none; or -1 for any other one: peers
+	// choose them, and there would be no bound for their number.
+	// https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
+	Code int
+
 	Count uint64
 }
 
-// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, with
-// buckets from 1 s to 7 days. A list of them is ordered as one of EndCount.
+// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, from the
+// 101 to the end, with buckets from 1 s to 7 days. A list of them has each pair that has happened,
+// by side and cause in ascending order.
 type EndLifetimes struct {
 	Side      Side
 	Cause     Cause
 	Lifetimes Histogram
 }
 
-// AffinityCounts count requests by what [WithAffinity] did with them. Without it all are zero.
+// AffinityCounts count the requests that got a backend's response, by what [WithAffinity] did with
+// them. Each counts once at most, by the backend that responded. Without the option all are zero.
 type AffinityCounts struct {
-	Bound   uint64 // a cookie or a key led to its backend
-	New     uint64 // there was no cookie, and the response has got one
-	Rebound uint64 // the backend of the cookie was not to be had: another one was picked
-	Invalid uint64 // the cookie was forged, expired, or of another proxy
+	Bound   uint64 // it is the backend of the cookie, or one to which the key leads
+	New     uint64 // there was neither a cookie nor a key, and the response has got a cookie
+	Rebound uint64 // it is another one than that of the cookie, which was not to be had or was removed; or no backend of the key was to be had
+	Invalid uint64 // the cookie was forged, had expired, or was signed with a key that is none of Affinity.Keys
 }
 
 // A PanicCount counts the panics of one hook. A list of them has each hook that has panicked, in
-// alphabetical order.
+// alphabetical order. A panic with [http.ErrAbortHandler] does not count, and neither does one of
+// the handler of [WithErrorHandler], which is the server's to recover.
 type PanicCount struct {
-	Hook  string // "Balancer.Pick", "WithRewrite", "Trace.Closed" and so on
+	// Hook is the option that has the hook, as "WithRewrite", or the type and the field or method,
+	// as "Balancer.Pick", "HealthCheck.Probe" or "Trace.Closed". It is "CloseTunnels" for the
+	// function that was given to [Proxy.CloseTunnels], "WithLogger" for the handler of the logger,
+	// and "Proxy.ServeHTTP" for what is outside all hooks: a method of a connection, for instance.
+	Hook  string
 	Count uint64
 }
 
@@ -223,6 +236,8 @@ type Traffic struct {
 func (p *Proxy) Stats() Stats {
 	s, tunnels := p.registry.snapshot()
 	s.Waiting = int(p.queue.numWaiting.Load())
+	s.RetriesDenied = p.retries.denied.Load()
+	s.HookPanics = p.panics.sorted()
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
 	p.phases.addTo(&s)
@@ -235,6 +250,7 @@ func (p *Proxy) Stats() Stats {
 // of the backend's open tunnels, which delays no upgrade.
 func (b *Backend) Stats() BackendStats {
 	s, tunnels := b.p.registry.backendSnapshot(b)
+	s.Upgrading = int(b.upgrading.Load())
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
 }
