@@ -11,8 +11,8 @@
 //
 // Each upgrade has a span, wsproxy.upgrade. It begins when the handler is called, and ends when
 // the client has been sent its 101, or is refused: not with the tunnel, which may live for days.
-// The backend gets its traceparent, so that the backend's spans are beneath it. Each backend that
-// was tried is an event in it.
+// The backend gets its traceparent, so that the backend's spans are beneath it. If a
+// backend failed, each attempt is an event in it.
 //
 // Behind a middleware that has begun a span, such as otelhttp, the span is internal and a child of
 // that one. Otherwise it is the span of the server, and continues the traceparent of the request.

@@ -1,6 +1,7 @@
 package wsotel
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -151,7 +152,7 @@ func newIdleInstrumentation(t *testing.T, p *wsproxy.Proxy) *Instrumentation {
 	}
 	t.Cleanup(func() {
 		i.Close()
-		provider.Shutdown(t.Context())
+		provider.Shutdown(context.Background())
 	})
 	return i
 }

@@ -1,6 +1,7 @@
 package wsotel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -34,7 +35,7 @@ func newMeter(t *testing.T) *meter {
 	t.Helper()
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
-	t.Cleanup(func() { provider.Shutdown(t.Context()) })
+	t.Cleanup(func() { provider.Shutdown(context.Background()) })
 	return &meter{reader, provider}
 }
 

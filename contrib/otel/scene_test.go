@@ -1,6 +1,7 @@
 package wsotel
 
 import (
+	"context"
 	"maps"
 	"net/http"
 	"slices"
@@ -62,7 +63,7 @@ func newRecorder(t *testing.T, s sdktrace.Sampler) (*tracetest.SpanRecorder, *sd
 	t.Helper()
 	spans := tracetest.NewSpanRecorder()
 	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans), sdktrace.WithSampler(s))
-	t.Cleanup(func() { provider.Shutdown(t.Context()) })
+	t.Cleanup(func() { provider.Shutdown(context.Background()) })
 	return spans, provider
 }
 

@@ -36,7 +36,7 @@ func (i *Instrumentation) reportOpened(info *wsproxy.TunnelInfo, upgrade trace.S
 		return // it is only recorded in this process
 	}
 	i.tunnels.add(info.ID, upgrade)
-	i.emit(openedSpan, upgrade, i.tunnelAttributes(info)...)
+	i.emit(openedSpan, upgrade, i.tunnelAttributes(info, 4))
 }
 
 // closed reports a tunnel that has ended.
@@ -50,7 +50,7 @@ func (i *Instrumentation) closed(e wsproxy.TunnelEnd) {
 	if !isTraced {
 		return
 	}
-	attrs := append(i.tunnelAttributes(&e.TunnelInfo),
+	attrs := append(i.tunnelAttributes(&e.TunnelInfo, 14),
 		keySide.String(e.Side.String()), keyCause.String(e.Cause.String()), keyCode.Int(e.Code), keyCut.Bool(e.Cut),
 		keyDuration.Float64(e.Duration.Seconds()),
 		keyToBackendBytes.Int64(int64(e.ToBackend.Bytes)), keyToBackendMessage.Int64(int64(e.ToBackend.Messages)),
@@ -58,21 +58,22 @@ func (i *Instrumentation) closed(e wsproxy.TunnelEnd) {
 	if e.Err != nil {
 		attrs = append(attrs, text(keyError, e.Err.Error()))
 	}
-	i.emit(closedSpan, upgrade, attrs...)
+	i.emit(closedSpan, upgrade, attrs)
 }
 
-// tunnelAttributes returns the attributes of both spans.
-func (i *Instrumentation) tunnelAttributes(info *wsproxy.TunnelInfo) []attribute.KeyValue {
-	attrs := append(make([]attribute.KeyValue, 0, 16),
+// tunnelAttributes returns the attributes of both spans, with room for n in all.
+func (i *Instrumentation) tunnelAttributes(info *wsproxy.TunnelInfo, n int) []attribute.KeyValue {
+	attrs := append(make([]attribute.KeyValue, 0, n),
 		keyTunnel.Int64(int64(info.ID)), keyRequestID.String(info.RequestID), text(keyBackend, info.Backend.ID()))
 	return append(attrs, i.common...)
 }
 
 // emit makes a span without a duration, beneath that of the upgrade, so that it is sampled as that
 // one is, and with a link to it.
-func (i *Instrumentation) emit(name string, upgrade trace.SpanContext, attrs ...attribute.KeyValue) {
-	now := time.Now()
+func (i *Instrumentation) emit(name string, upgrade trace.SpanContext, attrs []attribute.KeyValue) {
+	now := trace.WithTimestamp(time.Now())
 	_, span := i.tracer.Start(trace.ContextWithSpanContext(context.Background(), upgrade), name,
-		trace.WithTimestamp(now), trace.WithLinks(trace.Link{SpanContext: upgrade}), trace.WithAttributes(attrs...))
-	span.End(trace.WithTimestamp(now))
+		now, trace.WithLinks(trace.Link{SpanContext: upgrade}))
+	span.SetAttributes(attrs...)
+	span.End(now)
 }

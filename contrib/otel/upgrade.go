@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -87,7 +88,6 @@ func (i *Instrumentation) begin(r *http.Request) (*upgrade, *http.Request) {
 	ctx, span := i.tracer.Start(ctx, upgradeSpan, trace.WithSpanKind(kind), trace.WithAttributes(i.requestAttributes(r)...))
 	var u *upgrade
 	if span.IsRecording() {
-		span.SetAttributes(i.peerAttributes(r)...)
 		u = &upgrade{span: span}
 		ctx = context.WithValue(ctx, upgradeKey{i}, u)
 	}
@@ -116,41 +116,19 @@ func (i *Instrumentation) requestAttributes(r *http.Request) []attribute.KeyValu
 	return append(attrs, i.common...)
 }
 
-// peerAttributes returns the other attributes that are known before the upgrade.
-func (i *Instrumentation) peerAttributes(r *http.Request) []attribute.KeyValue {
-	version := "1.1"
-	if r.ProtoMajor == 2 {
-		version = "2"
-	}
-	attrs := append(make([]attribute.KeyValue, 0, 4), semconv.NetworkProtocolVersion(version))
-	if client := i.proxy.ClientIP(r); client.IsValid() {
-		attrs = append(attrs, semconv.ClientAddress(client.String()))
-	}
-	if agent := r.Header.Get("User-Agent"); agent != "" {
-		attrs = append(attrs, text(semconv.UserAgentOriginalKey, agent))
-	}
-	if _, route, _ := strings.Cut(" "+r.Pattern, " "); route != "" {
-		if at := strings.LastIndexByte(route, ' '); at >= 0 {
-			route = route[at+1:] // without the method
-		}
-		attrs = append(attrs, semconv.HTTPRoute(route))
-	}
-	return attrs
-}
-
-// inject returns r with the trace of its context in its header, in place of any other. R itself is
-// not changed.
+// inject puts the trace of r's context into the header of r, in place of any other. R is a copy, and
+// gets a header of its own.
 func (i *Instrumentation) inject(r *http.Request) *http.Request {
-	injected := *r
-	injected.Header = maps.Clone(r.Header)
+	r.Header = maps.Clone(r.Header)
 	for _, field := range i.propagator.Fields() {
-		injected.Header.Del(field)
+		r.Header.Del(field)
 	}
-	i.propagator.Inject(r.Context(), propagation.HeaderCarrier(injected.Header))
-	return &injected
+	i.propagator.Inject(r.Context(), propagation.HeaderCarrier(r.Header))
+	return r
 }
 
-// attempted records an attempt.
+// attempted records an attempt. It is an event if it failed or others did before: the span has all
+// that there is to know of an upgrade with one attempt.
 func (i *Instrumentation) attempted(a wsproxy.AttemptInfo) {
 	i.metrics.recordAttempt(a)
 	u := i.upgradeOf(a.Request)
@@ -158,6 +136,9 @@ func (i *Instrumentation) attempted(a wsproxy.AttemptInfo) {
 		return
 	}
 	u.attempts = a.Attempt
+	if a.Err == nil && a.Attempt == 1 {
+		return
+	}
 	attrs := append(make([]attribute.KeyValue, 0, 5),
 		text(keyBackend, a.Backend.ID()), keyAttempt.Int(a.Attempt), keyDuration.Float64(a.Duration.Seconds()))
 	if a.Status != 0 {
@@ -181,13 +162,14 @@ func (i *Instrumentation) opened(o wsproxy.OpenedInfo) {
 	if info.Method == http.MethodConnect {
 		status = http.StatusOK
 	}
-	attrs := append(make([]attribute.KeyValue, 0, 12), keyOutcome.String("opened"),
+	attrs := append(make([]attribute.KeyValue, 0, maxAttributes), keyOutcome.String("opened"),
 		keyRequestID.String(info.RequestID), text(keyBackend, info.Backend.ID()), keyAttempts.Int(info.Attempts),
 		semconv.HTTPResponseStatusCode(status), keyTunnel.Int64(int64(info.ID)))
 	if info.Subprotocol != "" {
 		attrs = append(attrs, keySubprotocol.String(info.Subprotocol))
 	}
-	u.span.SetAttributes(appendTimes(attrs, o.Times)...)
+	attrs = appendPeer(attrs, o.Request, info.ClientAddr)
+	u.span.SetAttributes(appendTimes(attrs, o.Times)...) // all at once: the SDK copies them for each call
 	upgrade := u.span.SpanContext()
 	u.end()
 	i.reportOpened(&info, upgrade)
@@ -200,7 +182,7 @@ func (i *Instrumentation) refused(f wsproxy.RefusedInfo) {
 	if u == nil {
 		return
 	}
-	attrs := append(make([]attribute.KeyValue, 0, 12), keyOutcome.String(outcomeOf(f.Reason)),
+	attrs := append(make([]attribute.KeyValue, 0, maxAttributes), keyOutcome.String(outcomeOf(f.Reason)),
 		keyReason.String(f.Reason.String()), keyRequestID.String(f.RequestID), keyAttempts.Int(u.attempts))
 	if f.Backend != nil {
 		attrs = append(attrs, text(keyBackend, f.Backend.ID()))
@@ -219,6 +201,7 @@ func (i *Instrumentation) refused(f wsproxy.RefusedInfo) {
 			u.span.SetStatus(codes.Error, "")
 		}
 	}
+	attrs = appendPeer(attrs, f.Request, i.proxy.ClientIP(f.Request))
 	u.span.SetAttributes(appendTimes(attrs, f.Times)...)
 	u.end()
 }
@@ -244,6 +227,28 @@ func outcomeOf(r wsproxy.Reason) string {
 		return "failed"
 	}
 	return "refused"
+}
+
+// maxAttributes is how many attributes an upgrade can have at its end.
+const maxAttributes = 16
+
+// appendPeer appends the attributes of r that no sampler sees.
+func appendPeer(attrs []attribute.KeyValue, r *http.Request, client netip.Addr) []attribute.KeyValue {
+	version := "1.1"
+	if r.ProtoMajor == 2 {
+		version = "2"
+	}
+	attrs = append(attrs, semconv.NetworkProtocolVersion(version))
+	if client.IsValid() {
+		attrs = append(attrs, semconv.ClientAddress(client.String()))
+	}
+	if agent := r.Header.Get("User-Agent"); agent != "" {
+		attrs = append(attrs, text(semconv.UserAgentOriginalKey, agent))
+	}
+	if r.Pattern != "" { // "GET example.com/ws": the route is without the method
+		attrs = append(attrs, semconv.HTTPRoute(r.Pattern[strings.LastIndexByte(r.Pattern, ' ')+1:]))
+	}
+	return attrs
 }
 
 // appendTimes appends the parts of the time of an upgrade that it has reached.

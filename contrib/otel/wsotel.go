@@ -88,7 +88,7 @@ func New(p *wsproxy.Proxy, o Options) (*Instrumentation, error) {
 func (i *Instrumentation) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if i.isClosed.Load() || !asksForTunnel(r) {
 		if trace.SpanContextFromContext(r.Context()).IsValid() {
-			r = i.inject(r)
+			r = i.inject(r.WithContext(r.Context()))
 		}
 		i.proxy.ServeHTTP(w, r)
 		return
