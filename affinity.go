@@ -225,7 +225,7 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 		if u == leftForGood || u == unusable && !in.p.affinity.refuses {
 			continue
 		}
-		priority := b.priority()
+		priority := b.Priority()
 		switch {
 		case isEmpty || priority < first:
 			isEmpty, first = false, priority

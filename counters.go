@@ -63,7 +63,13 @@ func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
 		Requests: int(b.requests.Load()),
 		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
 		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
-		Abandoned: attempts(health.Neutral),
+		Abandoned:          attempts(health.Neutral),
+		EjectedByResponses: c.ejectedByResponses.Load(), EjectedByTunnels: c.ejectedByTunnels.Load(),
+		ProbesPassed: c.probesPassed.Load(), ProbesFailed: c.probesFailed.Load(), LastProbe: CheckResult(c.lastProbe.Load()),
+		Drains: DrainCounts{
+			Emptied: c.drains.emptied.Load(), Left: c.drains.left.Load(),
+			Resumed: c.drains.resumed.Load(), Superseded: c.drains.superseded.Load(),
+		},
 		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
 		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
 	}
@@ -118,10 +124,17 @@ func (c *proxyCounters) countRefused(i *RefusedInfo) {
 }
 
 type backendCounters struct {
-	opened     atomic.Uint64
-	noTunnel   refusedCounts                            // upgrades
-	classes    [5]atomic.Uint64                         // see BackendStats.ResponseClasses
-	attempts   [health.NumAttemptOutcomes]atomic.Uint64 // by outcome
+	opened   atomic.Uint64
+	noTunnel refusedCounts                            // upgrades
+	classes  [5]atomic.Uint64                         // see BackendStats.ResponseClasses
+	attempts [health.NumAttemptOutcomes]atomic.Uint64 // by outcome
+
+	ejectedByResponses, ejectedByTunnels atomic.Uint64
+	probesPassed, probesFailed           atomic.Uint64
+	lastProbe                            atomic.Uint32 // a CheckResult
+
+	drains struct{ emptied, left, resumed, superseded atomic.Uint64 } // see DrainCounts
+
 	handshakes *histogram.Histogram
 	lifetimes  *histogram.Histogram
 
@@ -188,6 +201,40 @@ func (c *panicCounts) sorted() []PanicCount {
 		counts = append(counts, PanicCount{hook, c.byHook[hook]})
 	}
 	return counts
+}
+
+// countEjection counts an ejection because of an attempt, or of a tunnel that was lost.
+func (c *backendCounters) countEjection(o health.Outcome) {
+	if o == health.Lost {
+		c.ejectedByTunnels.Add(1)
+	} else {
+		c.ejectedByResponses.Add(1)
+	}
+}
+
+// countProbe counts a probe that has ended, or that is late.
+func (c *backendCounters) countProbe(hasPassed bool) {
+	if hasPassed {
+		c.probesPassed.Add(1)
+		c.lastProbe.Store(uint32(CheckPassed))
+	} else {
+		c.probesFailed.Add(1)
+		c.lastProbe.Store(uint32(CheckFailed))
+	}
+}
+
+// countDrain counts a call of Drain that returns err.
+func (c *backendCounters) countDrain(isTakenOver bool, err error) {
+	switch {
+	case isTakenOver:
+		c.drains.superseded.Add(1)
+	case err == nil:
+		c.drains.emptied.Add(1)
+	case err == ErrResumed:
+		c.drains.resumed.Add(1)
+	default:
+		c.drains.left.Add(1)
+	}
 }
 
 // endedTunnels are the totals of tunnels that have ended.

@@ -3,17 +3,22 @@ package wsproxy_test
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
@@ -466,4 +471,358 @@ func TestStatsCountNoAffinityWithoutTheOption(t *testing.T) {
 			t.Errorf("Stats().Affinity = %+v; want none", got)
 		}
 	})
+}
+
+func TestBackendStatsCountEjectionsByWhatFailed(t *testing.T) {
+	for _, tt := range []struct {
+		name                  string
+		a                     proxytest.FakeBackend
+		byResponses, byTunnel uint64
+	}{
+		{name: "responses", a: proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}, byResponses: 1},
+		{name: "tunnels", a: losing, byTunnel: 1},
+		{name: "unreachable", a: unreachable},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScene(t, backendsAt("a"), wsproxy.WithEjection(wsproxy.Ejection{Failures: 3, Backoff: time.Minute}))
+				s.set("a", tt.a)
+				check := func(when string, n uint64) {
+					t.Helper()
+					if st := s.backend("a").Stats(); st.EjectedByResponses != n*tt.byResponses || st.EjectedByTunnels != n*tt.byTunnel {
+						t.Errorf("%s the backend was ejected %d times by responses and %d times by tunnels; want %d and %d",
+							when, st.EjectedByResponses, st.EjectedByTunnels, n*tt.byResponses, n*tt.byTunnel)
+					}
+				}
+				for i := range 2 {
+					s.send(i, "/chat")
+				}
+				check("after two failures", 0)
+				for i := range 5 {
+					s.send(2+i, "/chat")
+				}
+				check("after seven", 1)
+				time.Sleep(time.Minute) // more than what it is ejected for
+				s.send(8, "/chat")
+				check("after one more, when the time is over,", 2)
+			})
+		})
+	}
+}
+
+func TestBackendStatsCountProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var isDown atomic.Bool
+		s := newScene(t, backendsAt("a"), wsproxy.WithHealthCheck(wsproxy.HealthCheck{
+			Interval: 10 * time.Second, Fall: 3,
+			Probe: func(context.Context, *wsproxy.Backend) error {
+				if isDown.Load() {
+					return errors.New("down")
+				}
+				return nil
+			},
+		}))
+		want := func(passed, failed uint64, last wsproxy.CheckResult) {
+			t.Helper()
+			synctest.Wait()
+			if st := s.backend("a").Stats(); st.ProbesPassed != passed || st.ProbesFailed != failed || st.LastProbe != last {
+				t.Errorf("at %v %d probes have passed, %d have failed, the last one %v; want %d, %d, %v",
+					time.Since(s.start), st.ProbesPassed, st.ProbesFailed, st.LastProbe, passed, failed, last)
+			}
+		}
+		want(0, 0, wsproxy.CheckNone)
+		time.Sleep(5 * time.Second)
+		want(1, 0, wsproxy.CheckPassed)
+		isDown.Store(true)
+		time.Sleep(12 * time.Second)
+		want(1, 1, wsproxy.CheckFailed)
+		if state := s.backend("a").State(); state != wsproxy.BackendUp {
+			t.Errorf("after one probe that has failed the backend is %v; want up", state)
+		}
+		s.p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://b"})
+		want(1, 1, wsproxy.CheckNone)
+		isDown.Store(false)
+		time.Sleep(5 * time.Second)
+		want(2, 1, wsproxy.CheckPassed)
+	})
+}
+
+func TestCheckResultHasAName(t *testing.T) {
+	for r, want := range map[wsproxy.CheckResult]string{
+		wsproxy.CheckNone: "none", wsproxy.CheckPassed: "passed", wsproxy.CheckFailed: "failed", 3: "CheckResult(3)",
+	} {
+		if got := r.String(); got != want {
+			t.Errorf("CheckResult %d is called %q; want %q", uint8(r), got, want)
+		}
+	}
+}
+
+func TestBackendStatsCountDrainsByHowTheyEnd(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		drain func(s *scene)
+		want  wsproxy.DrainCounts
+	}{
+		{"emptied", func(s *scene) { s.p.Drain(s.t.Context(), "a", time.Minute) }, wsproxy.DrainCounts{Emptied: 1}},
+		{"its context ends", func(s *scene) {
+			ctx, cancel := context.WithTimeout(s.t.Context(), time.Second)
+			defer cancel()
+			s.p.Drain(ctx, "a", time.Hour)
+		}, wsproxy.DrainCounts{Left: 1}},
+		{"shutdown", func(s *scene) { s.startDrain(s.t.Context(), "a", time.Hour); s.p.Close() }, wsproxy.DrainCounts{Left: 1}},
+		{"resumed", func(s *scene) { s.startDrain(s.t.Context(), "a", time.Hour); s.p.Resume("a") }, wsproxy.DrainCounts{Resumed: 1}},
+		{"two at once", func(s *scene) {
+			s.startDrain(s.t.Context(), "a", time.Hour)
+			s.p.Drain(s.t.Context(), "a", time.Minute)
+		}, wsproxy.DrainCounts{Emptied: 1, Superseded: 1}},
+		{"two at once, resumed", func(s *scene) {
+			s.startDrain(s.t.Context(), "a", time.Hour)
+			s.startDrain(s.t.Context(), "a", time.Hour)
+			s.p.Resume("a")
+		}, wsproxy.DrainCounts{Resumed: 1, Superseded: 1}},
+		{"one after the other", func(s *scene) {
+			s.p.Drain(s.t.Context(), "a", time.Minute)
+			s.p.Drain(s.t.Context(), "a", time.Minute)
+		}, wsproxy.DrainCounts{Emptied: 2}},
+		{"under way", func(s *scene) { s.startDrain(s.t.Context(), "a", time.Hour) }, wsproxy.DrainCounts{}},
+		{"no such backend", func(s *scene) { s.p.Drain(s.t.Context(), "z", 0) }, wsproxy.DrainCounts{}},
+		{"by its configuration", func(s *scene) { s.setBackends("Abc"); time.Sleep(time.Minute) }, wsproxy.DrainCounts{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, _ := newCrowdedScene(t, 9)
+				a := s.backend("a")
+				tt.drain(s)
+				synctest.Wait()
+				if got := a.Stats().Drains; got != tt.want {
+					t.Errorf("Stats().Drains = %+v; want %+v", got, tt.want)
+				}
+			})
+		})
+	}
+}
+
+func TestStateSinceIsWhenTheStateChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		s := newScene(t, backendsAt("a", "b"), proxytest.FirstCandidate)
+		a := s.backend("a")
+		since := time.Now()
+		step := func(name string, do func(), state wsproxy.BackendState, isChange bool) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			do()
+			if isChange {
+				since = time.Now()
+			}
+			time.Sleep(time.Minute)
+			if got := a.State(); got != state || !a.StateSince().Equal(since) {
+				t.Errorf("%s: backend is %v since %v; want %v since %v", name, got, a.StateSince(), state, since)
+			}
+		}
+		answer := func(b proxytest.FakeBackend) func() {
+			return func() { s.set("ab", b); s.send(1, "/chat").Close(); synctest.Wait() }
+		}
+		busy := proxytest.FakeBackend{Answer: proxytest.Refusing(503, "", "Retry-After: 30")}
+		step("at first", func() {}, wsproxy.BackendUp, false)
+		step("it is full", answer(busy), wsproxy.BackendUp, false)
+		step("it fails", answer(proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}), wsproxy.BackendFailing, true)
+		step("it is unreachable too", answer(unreachable), wsproxy.BackendFailing, false)
+		step("it works", answer(accepting), wsproxy.BackendUp, true)
+		step("it drains", func() { s.p.Drain(t.Context(), "a", 0) }, wsproxy.BackendDraining, true)
+		step("it drains by its configuration too", func() { s.setBackends("Ab") }, wsproxy.BackendDraining, false)
+		step("Drain is over, its configuration is not", func() { s.p.Resume("a") }, wsproxy.BackendDraining, false)
+		step("its configuration is", func() { s.setBackends("ab"); s.p.Resume("a") }, wsproxy.BackendUp, true)
+		step("another backend comes", func() { s.setBackends("abc") }, wsproxy.BackendUp, false)
+		step("it has a tunnel", func() { s.set("a", accepting); s.open(2) }, wsproxy.BackendUp, false)
+		step("it is removed", func() { s.setBackends("bc") }, wsproxy.BackendRemoved, true)
+		step("it comes back", func() { s.setBackends("ab") }, wsproxy.BackendUp, true)
+		step("it fails again", answer(unreachable), wsproxy.BackendFailing, true)
+		step("it has a new address", func() { s.p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://c"}) }, wsproxy.BackendUp, true)
+	})
+}
+
+// Whatever changes at once, the last change is the one that is recorded.
+func TestStateSinceFollowsChangesAtOnce(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(configsOf("ab")...))
+	a := p.Backends()[0]
+	for range 200 {
+		before := a.StateSince()
+		var changing sync.WaitGroup
+		for _, change := range []func(){
+			func() { p.SetBackends(configsOf("Ab")...); p.SetBackends(configsOf("ab")...) },
+			func() { p.Drain(t.Context(), "a", -1); p.Resume("a") },
+			func() {
+				backendtest.Set(a, backendtest.State{Flags: []string{"resting"}})
+				backendtest.Set(a, backendtest.State{})
+			},
+		} {
+			changing.Go(change) // ends with its changes
+		}
+		changing.Wait()
+		p.Resume("a") // which a set with Drain has refused
+		if a.State() != wsproxy.BackendUp {
+			t.Fatalf("backend is %v after all changes; want up", a.State())
+		}
+		since := a.StateSince()
+		p.Drain(t.Context(), "a", -1)
+		if !since.After(before) || !a.StateSince().After(since) {
+			t.Fatalf("backend is up since %v, and drains since %v; it was up since %v before", since, a.StateSince(), before)
+		}
+		p.Resume("a")
+	}
+}
+
+func TestLimitsAreThoseThatWereGiven(t *testing.T) {
+	given := wsproxy.Limits{
+		Tunnels: 10, PerClient: -1, Queue: 3, Handshakes: wsproxy.Rate{PerSecond: 5}, MessageSize: 1 << 20, StalledTunnels: 7, SocketBuffer: -5,
+	}
+	if got := proxytest.NewProxy(t, wsproxy.WithBackends(), wsproxy.WithLimits(given)).Limits(); !reflect.DeepEqual(got, given) {
+		t.Errorf("Limits() = %+v; want %+v", got, given)
+	}
+	if got := proxytest.NewProxy(t, wsproxy.WithBackends()).Limits(); !reflect.DeepEqual(got, wsproxy.Limits{}) {
+		t.Errorf("Limits() = %+v without WithLimits; want none", got)
+	}
+}
+
+func TestBackendHasMaxTunnelsAndPriorityOfItsConfiguration(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(
+		wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 5, Priority: 2},
+		wsproxy.BackendConfig{ID: "b", URL: "http://b", MaxTunnels: -5, Priority: -2}))
+	want := func(i, maxTunnels, priority int) {
+		t.Helper()
+		if b := p.Backends()[i]; b.MaxTunnels() != maxTunnels || b.Priority() != priority {
+			t.Errorf("backend %s has MaxTunnels %d, Priority %d; want %d, %d", b.ID(), b.MaxTunnels(), b.Priority(), maxTunnels, priority)
+		}
+	}
+	want(0, 5, 2)
+	want(1, 0, -2)
+	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://a"})
+	want(0, 0, 0)
+}
+
+// What is counted never goes down, whoever reads it meanwhile.
+func TestCountersNeverGoDown(t *testing.T) {
+	const numClients, numVisits = 4, 60
+	network := proxytest.NewNetwork()
+	network.Set("a", proxytest.FakeBackend{Choose: func(r *http.Request) proxytest.FakeBackend {
+		switch r.Header.Get("X-Case") {
+		case "0":
+			return proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}
+		case "1":
+			return proxytest.FakeBackend{Answer: proxytest.Refusing(404, "")}
+		case "2":
+			return proxytest.FakeBackend{Answer: proxytest.Refusing(200, "page")}
+		}
+		return serving("a").Choose(r)
+	}})
+	network.Set("b", serving("b"))
+	p, site := proxytest.Start(t, backendsAt("a", "b"), wsproxy.WithDialer(network.Dial), withHTTP, byCookie,
+		wsproxy.WithEjection(wsproxy.Ejection{Failures: 1, Backoff: time.Millisecond}),
+		wsproxy.WithTrace(&wsproxy.Trace{Closed: func(wsproxy.TunnelEnd) { panic("boom") }}))
+
+	var visiting, watching sync.WaitGroup
+	stop := make(chan struct{})
+	watching.Go(func() { // ends with stop, or with a counter that goes down
+		last := make(map[string]uint64)
+		for !isStopped(stop) {
+			s := p.Stats()
+			if total(s) != s.Refused+s.Failed || s.RefusedUnpicked > s.Refused || s.FailedUnpicked > s.Failed {
+				t.Errorf("Stats() = %+v; want refusals that agree", s)
+				return
+			}
+			now := make(map[string]uint64)
+			addCounters(now, "proxy", reflect.ValueOf(s))
+			for _, b := range p.Backends() {
+				addCounters(now, b.ID(), reflect.ValueOf(b.Stats()))
+			}
+			for name, n := range last {
+				if now[name] < n {
+					t.Errorf("%s = %d after %d", name, now[name], n)
+					return
+				}
+			}
+			last = now
+		}
+	})
+	for i := range numClients {
+		visiting.Go(func() { // ends after all visits
+			for j := range numVisits {
+				c := wstest.Dial(t, site.URL)
+				sort := fmt.Sprint("X-Case: ", (i+j)%5)
+				if j%7 == 0 {
+					c.Write([]byte(proxytest.Head("GET / HTTP/1.1", "Host: a", "Connection: close", sort)))
+				} else {
+					c.Write([]byte(proxytest.UpgradeTo("/chat", sort)))
+				}
+				c.Read(make([]byte, 1)) // its response has begun
+				c.Close()
+				if j%20 == 0 {
+					p.Drain(t.Context(), "b", -1)
+					p.Resume("b")
+				}
+			}
+		})
+	}
+	visiting.Wait()
+	site.Wait()
+	close(stop)
+	watching.Wait()
+	s := p.Stats()
+	if n := s.Opened + s.Refused + s.Failed + s.Responded; n != numClients*numVisits {
+		t.Errorf("Stats() has %d opened, %d refused, %d failed, %d responded; want %d in all", s.Opened, s.Refused, s.Failed, s.Responded, numClients*numVisits)
+	}
+	var ended, codes, lived uint64
+	for _, e := range s.Ended {
+		ended += e.Count
+	}
+	for _, c := range s.CloseCodes {
+		codes += c.Count
+	}
+	for _, l := range s.LifetimesByEnd {
+		lived += l.Lifetimes.Count
+	}
+	if ended != s.Opened || codes != s.Opened || lived != s.Opened || panicsOf(p) != fmt.Sprint("Trace.Closed ", s.Opened) {
+		t.Errorf("%d tunnels have opened, %d have ended, %d by code, %d by lifetime, and of the hook %s; want the same of each", s.Opened, ended, codes, lived, panicsOf(p))
+	}
+	a, b := p.Backends()[0].Stats(), p.Backends()[1].Stats()
+	if a.Opened+b.Opened != s.Opened || a.UpgradesRefused+b.UpgradesRefused+s.RefusedUnpicked+a.UpgradesFailed+b.UpgradesFailed+s.FailedUnpicked != s.Refused+s.Failed {
+		t.Errorf("backends have opened %d and %d, refused %d and %d, failed %d and %d; want, with %d and %d without one, %d opened, %d refused, %d failed",
+			a.Opened, b.Opened, a.UpgradesRefused, b.UpgradesRefused, a.UpgradesFailed, b.UpgradesFailed, s.RefusedUnpicked, s.FailedUnpicked, s.Opened, s.Refused, s.Failed)
+	}
+}
+
+func isStopped(stop <-chan struct{}) bool {
+	select {
+	case <-stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// addCounters adds the counters of v, a struct, by their names. An element of a list is named by
+// its other fields.
+func addCounters(all map[string]uint64, name string, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Uint64:
+		all[name] = v.Uint()
+	case reflect.Array, reflect.Slice:
+		for i := range v.Len() {
+			e, label := v.Index(i), fmt.Sprint(i)
+			if e.Kind() == reflect.Struct {
+				label = ""
+				for f := range e.NumField() {
+					if k := e.Field(f).Kind(); k != reflect.Uint64 && k != reflect.Struct {
+						label += fmt.Sprint(" ", e.Field(f))
+					}
+				}
+			}
+			addCounters(all, name+" "+label, e)
+		}
+	case reflect.Struct:
+		for f := range v.NumField() {
+			addCounters(all, name+"."+v.Type().Field(f).Name, v.Field(f))
+		}
+	}
 }

@@ -98,6 +98,9 @@ func TestClientThatAnswersNoPingIsLost(t *testing.T) {
 		p.backend.WantEOF()
 		p.backend.Close()
 		p.wantEnd(t, wsproxy.SideClient, wsproxy.CausePingTimeout, 1001)
+		if s := p.p.Stats(); s.ClientPingsUnanswered != 1 || s.BackendPingsUnanswered != 0 {
+			t.Errorf("Stats() has %d pings that clients, and %d that backends did not answer; want 1 and 0", s.ClientPingsUnanswered, s.BackendPingsUnanswered)
+		}
 	})
 }
 
@@ -114,6 +117,9 @@ func TestBackendThatAnswersNoPingIsLost(t *testing.T) {
 		p.client.WantEOF()
 		p.client.Close()
 		p.wantEnd(t, wsproxy.SideBackend, wsproxy.CausePingTimeout, 1012)
+		if s := p.p.Stats(); s.ClientPingsUnanswered != 0 || s.BackendPingsUnanswered != 1 {
+			t.Errorf("Stats() has %d pings that clients, and %d that backends did not answer; want 0 and 1", s.ClientPingsUnanswered, s.BackendPingsUnanswered)
+		}
 	})
 }
 

@@ -93,8 +93,18 @@ func TestStalledTunnelsMayBeUnlimited(t *testing.T) {
 		proxytest.WantSwitch(t, client)
 		message := wstest.Binary(make([]byte, 1<<20))
 		go leg.WriteFrames(message)
+		wantStats := func(stalled int, isBuffered bool) {
+			t.Helper()
+			if s := p.Stats(); s.Stalled != stalled || (s.Buffered > 0) != isBuffered || s.Buffered > 64<<10 {
+				t.Errorf("Stats() has %d stalled tunnels, %d bytes buffered; want %d, and bytes: %t", s.Stalled, s.Buffered, stalled, isBuffered)
+			}
+		}
+		wantStats(0, false)
 		time.Sleep(24 * time.Hour)
+		wantStats(1, true)
 		client.Want(message)
+		time.Sleep(time.Second)
+		wantStats(0, false)
 		if len(ends) != 0 {
 			t.Error("the tunnel has ended")
 		}

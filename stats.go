@@ -1,6 +1,7 @@
 package wsproxy
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/relay"
@@ -58,10 +59,14 @@ type Stats struct {
 	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
 	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
-	EventLoopTunnels int       // those of Tunnels that an event loop relays
-	Stalled          int       // tunnels of which a side has taken nothing for a second or more, though something waits for it
-	Buffered         int64     // bytes that wait in the proxy's own memory for sides that do not take them
-	EventLoopLag     Histogram // how long the event loops took from one look at their connections to the next; buckets from 100 µs to 1 s
+	EventLoopTunnels int   // those of Tunnels that an event loop relays: see [EngineEventLoop]
+	Stalled          int   // those of Tunnels that are not ending, and of which a side has taken nothing for a second or more, though something waits for it
+	Buffered         int64 // bytes that wait in the proxy's own memory for sides that do not take them, to within half a second
+
+	// EventLoopLag has how long event loops took from one look at their connections to the next,
+	// which is how long a message may have waited for its loop, with buckets from 100 µs to 1 s.
+	// The time in which a loop has nothing to do is not in it.
+	EventLoopLag Histogram
 
 	Affinity   AffinityCounts // what became of bindings: see [AffinityCounts]
 	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
@@ -98,15 +103,17 @@ type BackendStats struct {
 	Unreached uint64 // the connection failed: see [FlagUnreachable]
 	Abandoned uint64 // the client left, the proxy was shut down, or its own host was at fault
 
-	// How often [FlagEjected] was raised, because responses failed, and because tunnels were lost.
+	// How often the backend was ejected because responses failed, and because tunnels were lost: see
+	// [Ejection]. It counts each time that [FlagEjected] was raised, and each time that the backend
+	// was ejected again because the flag's time was over and it still failed.
 	EjectedByResponses, EjectedByTunnels uint64
 
-	// Probes of [WithHealthCheck], and the result of the last one: see [CheckResult].
+	// Probes of [WithHealthCheck], and the result of the last one at the present address. One that
+	// has not returned in time has failed, and again after each further interval.
 	ProbesPassed, ProbesFailed uint64
 	LastProbe                  CheckResult
 
-	// Drains counts the calls of [Proxy.Drain] that have ended.
-	Drains DrainCounts
+	Drains DrainCounts // calls of [Proxy.Drain] that have ended
 
 	// Traffic of all its tunnels, open ones included, without frames that the proxy itself
 	// sent.
@@ -186,21 +193,36 @@ type PanicCount struct {
 	Count uint64
 }
 
-// A CheckResult is the result of the last probe of a backend.
+// A CheckResult is the result of the last probe of a backend. It is not [FlagCheckFailed], for
+// which several probes may have to fail: see [HealthCheck].
 type CheckResult uint8
 
 const (
 	CheckNone   CheckResult = iota // there was none
-	CheckPassed                    // it passed
-	CheckFailed                    // it failed
+	CheckPassed                    // the backend works
+	CheckFailed                    // it does not
 )
 
-// DrainCounts count the calls of [Proxy.Drain] by how they ended.
+// String returns "none", "passed" or "failed".
+func (r CheckResult) String() string {
+	switch r {
+	case CheckNone:
+		return "none"
+	case CheckPassed:
+		return "passed"
+	case CheckFailed:
+		return "failed"
+	}
+	return fmt.Sprintf("CheckResult(%d)", uint8(r))
+}
+
+// DrainCounts count the calls of [Proxy.Drain] by how they ended. Each counts once; what
+// [BackendConfig.Drain] does is not counted.
 type DrainCounts struct {
 	Emptied    uint64 // the backend had no tunnels left
 	Left       uint64 // the context ended first, or the proxy was shut down
 	Resumed    uint64 // by [Proxy.Resume]
-	Superseded uint64 // another call took over
+	Superseded uint64 // another call for the backend took over, whatever the earlier one has returned
 }
 
 // An EndCount counts the tunnels that ended by one side and one cause. A list of them
@@ -240,9 +262,18 @@ func (p *Proxy) Stats() Stats {
 	s.HookPanics = p.panics.sorted()
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
+	p.addEngine(&s)
 	p.phases.addTo(&s)
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
+}
+
+// addEngine sets the fields of s that the engine counts.
+func (p *Proxy) addEngine(s *Stats) {
+	e := p.engine.Stats()
+	s.EventLoopTunnels = min(e.EventLoop, s.Tunnels) // some may have opened since those were counted
+	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.LoopDelay)
+	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.Unanswered[0], e.Unanswered[1]
 }
 
 // Stats returns the current counters. They belong to the ID: they are kept while the ID is in

@@ -301,3 +301,26 @@ func TestBackendStatsBelongToAnIDWhileItIsKnown(t *testing.T) {
 		}
 	})
 }
+
+// A tunnel over plain sockets has the event loop where there is one, and its delays are counted.
+func TestStatsCountsTheTunnelsOfEventLoops(t *testing.T) {
+	p, s := proxytest.Start(t, wsproxy.WithBackends(wstest.StartEcho(t)))
+	if n := len(p.Stats().EventLoopLag.Buckets); n != 13 {
+		t.Errorf("EventLoopLag has %d buckets; want 13", n)
+	}
+	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
+	proxytest.WantEcho(t, client)
+	proxytest.WantEcho(t, client) // the turn of the first one is over
+	want, lag := 0, false
+	if proxytest.OnlyTunnel(t, p).Info().Engine == wsproxy.EngineEventLoop {
+		want, lag = 1, true
+	}
+	if s := p.Stats(); s.EventLoopTunnels != want || s.EventLoopLag.Count > 0 != lag || s.EventLoopLag.Sum > 0 != lag {
+		t.Errorf("Stats() has %d tunnels of event loops, and lag %+v; want %d, and lag: %t", s.EventLoopTunnels, s.EventLoopLag, want, lag)
+	}
+	proxytest.HangUp(t, client)
+	s.Wait()
+	if n := p.Stats().EventLoopTunnels; n != 0 {
+		t.Errorf("Stats() has %d tunnels of event loops in the end; want 0", n)
+	}
+}

@@ -1,5 +1,5 @@
-// Package wsproxymetrics gives what a [wsproxy.Proxy] counts as metrics: names, help texts, types,
-// labels and current values.
+// Package wsproxymetrics gives the counters of a [wsproxy.Proxy] as metrics: with names, help texts,
+// types, labels and current values.
 //
 // A program without a metrics library serves them in the text format of Prometheus, which
 // Prometheus itself, VictoriaMetrics, the OpenTelemetry Collector and the agents of most vendors
@@ -12,9 +12,8 @@
 //	go http.ListenAndServe("127.0.0.1:9090", wsproxymetrics.Handler(proxy, wsproxymetrics.Options{}))
 //	log.Fatal(http.ListenAndServe(":8000", proxy))
 //
-// The metrics say which backends a proxy has, and why requests are refused. Serve them on an
-// address of their own, as here, or behind the authentication of the program: the address for
-// clients is for clients.
+// The metrics show which backends a proxy has, and why requests are refused. So serve them on an
+// address that clients cannot reach, as here, or behind the authentication of the program.
 //
 // A program that has a registry of Prometheus' client library or a MeterProvider of OpenTelemetry
 // registers the proxy there, by the modules contrib/prometheus and contrib/otel. They give the
@@ -47,7 +46,7 @@ import (
 // A Metric describes a metric. It must not be modified.
 type Metric struct {
 	Name   string // with the prefix wsproxy_
-	Help   string // what is counted, and how to read it
+	Help   string // one line: the meaning, and how to read it
 	Kind   Kind
 	Labels []string // the names of its labels
 }
@@ -56,7 +55,7 @@ type Metric struct {
 type Kind uint8
 
 const (
-	Counter   Kind = iota + 1 // it only increases; it begins at zero with the proxy, and for a backend when it comes into the set
+	Counter   Kind = iota + 1 // it increases, from zero when the proxy begins, or the backend comes into the set
 	Gauge                     // it goes up and down
 	Histogram                 // it counts durations in buckets, in seconds
 )

@@ -12,7 +12,7 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// A snapshot has all that the metrics of one Read are made of.
+// A snapshot has the counters of a proxy and of its backends, from which Read makes samples.
 type snapshot struct {
 	stats    wsproxy.Stats
 	limits   wsproxy.Limits
@@ -24,17 +24,17 @@ type snapshot struct {
 type backend struct {
 	id         string // UTF-8
 	state      wsproxy.BackendState
-	flags      map[wsproxy.Flag]bool // those that are raised
+	flags      map[wsproxy.Flag]bool // the raised ones
 	maxTunnels int                   // 0: none
 	numTunnels int                   // upgrades under way included
 	stats      wsproxy.BackendStats
 }
 
-// A build says what the program was built from.
+// A build has the versions with which the program was built.
 type build struct{ version, goVersion string }
 
-// newSnapshot reads the counters of p. Those of the backends come first: what they have counted
-// is in those of the proxy.
+// newSnapshot reads the counters of p. It reads the backends first: their upgrades are then among
+// those of the proxy, unless they have ended.
 func newSnapshot(p *wsproxy.Proxy) *snapshot {
 	s := &snapshot{limits: p.Limits(), build: readBuild()}
 	seen := make(map[string]bool) // a backend may be removed between the two calls
@@ -68,13 +68,13 @@ func validUTF8(s string) string {
 	return strconv.QuoteToASCII(s)
 }
 
-// inFlight returns how many upgrades, or other requests, are under way in all, and have no backend
-// yet. The counters were not read at one moment, so that the backends may have more.
+// inFlight returns the number of upgrades, or of other requests, that have no backend yet. The
+// counters were not read at one moment, so the sum of the backends may be larger than the total.
 func inFlight(total, ofBackends int) int { return max(total-ofBackends, 0) }
 
 const modulePath = "github.com/wsproxy/wsproxy"
 
-// readBuild returns what the program was built from. It does not change.
+// readBuild returns the versions, which do not change.
 var readBuild = sync.OnceValue(func() build {
 	b := build{version: "unknown", goVersion: "unknown"}
 	info, ok := debug.ReadBuildInfo()

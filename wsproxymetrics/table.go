@@ -7,9 +7,8 @@ import (
 	"github.com/wsproxy/wsproxy"
 )
 
-// table has all metrics, by subject. What is in it is an interface: dashboards and alerts of
-// users have these names and labels. A metric may be added; one that is here keeps its name, its
-// type and its labels.
+// table has all metrics, by subject. Dashboards and alerts of users name them: metrics may be added,
+// but their names, types and labels stay as they are.
 var table = []family{
 	// Upgrades, from their arrival to a tunnel.
 
@@ -51,8 +50,8 @@ var table = []family{
 			}
 		}},
 	{Metric{"wsproxy_upgrade_phase_seconds", "The parts of the time that upgrades have taken, opened ones and others: " +
-		"admit is until it was let in, the Admit hook included; queue is waiting for a backend; dial is connecting to backends, TLS included; " +
-		"answer is waiting for their responses. An upgrade counts in each part that it has reached, with all its attempts.",
+		"admit, until one was let in, the Admit hook included; queue, waiting for a backend, 0 for most; dial, connecting to backends, TLS included; " +
+		"answer, waiting for their responses. Each upgrade counts once in each part that it has reached, with all its attempts.",
 		Histogram, []string{"phase"}},
 		func(s *snapshot, out *samples) {
 			addHistogram(out, s.stats.Phases.Admit, "admit")
@@ -79,7 +78,7 @@ var table = []family{
 			addLimit(out, s.limits.HandshakesPerClient.PerSecond, "client_handshakes_per_second")
 		}},
 
-	// Attempts, and what follows from them.
+	// Attempts and retries.
 
 	{Metric{"wsproxy_attempts_total", "Attempts to open a tunnel by their outcome: the backend accepted; refused with a response such as 404 or 500; " +
 		"was full (503 with Retry-After); failed, because it gave no proper response; was unreached, because the connection failed; " +
@@ -282,7 +281,7 @@ var table = []family{
 			}
 		}},
 	{Metric{"wsproxy_close_codes_total", "Tunnels that have ended by the code of their Close frame and the side that ended them: " +
-		"none if no Close frame was sent, other for codes that RFC 6455 does not name. 1005 is a Close frame without a code.",
+		"none if no Close frame was sent, other for codes outside 1000 to 1015, which applications choose. 1005 is a Close frame without a code.",
 		Counter, []string{"side", "code"}},
 		func(s *snapshot, out *samples) {
 			for _, c := range s.stats.CloseCodes {

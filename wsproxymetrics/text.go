@@ -20,8 +20,7 @@ type Options struct {
 const contentType = "text/plain; version=0.0.4; charset=utf-8"
 
 // Handler returns a handler that responds with the metrics of p in the text format of Prometheus.
-// It accepts GET and HEAD, whatever the path, and it asks nobody who they are: see the package
-// documentation.
+// It accepts GET and HEAD, on any path. It authenticates no one: see the package documentation.
 func Handler(p *wsproxy.Proxy, o Options) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -82,7 +81,7 @@ var (
 	helpEscapes  = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
 )
 
-// appendHistogram appends the buckets, the last of which has everything, the sum and the count.
+// appendHistogram appends the buckets, one more that counts everything, the sum and the count.
 func appendHistogram(dst []byte, metric, l string, h *wsproxy.Histogram) []byte {
 	prefix := l
 	if prefix != "" {

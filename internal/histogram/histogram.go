@@ -33,6 +33,12 @@ var (
 		time.Second, 10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute,
 		time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, day, 2 * day, 7 * day,
 	}
+	delays = []time.Duration{
+		100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+		time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+		10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+		100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second,
+	}
 )
 
 // NewLatency returns a Histogram for the time that a peer takes to answer: 13 buckets from 1 ms
@@ -43,6 +49,10 @@ func NewLatency() *Histogram { return newHistogram(latencies) }
 // days.
 func NewLifetime() *Histogram { return newHistogram(lifetimes) }
 
+// NewDelay returns a Histogram for how long work waits in this process: 13 buckets from 100 µs to
+// 1 s.
+func NewDelay() *Histogram { return newHistogram(delays) }
+
 func newHistogram(bounds []time.Duration) *Histogram { return &Histogram{bounds: bounds} }
 
 // Observe counts d. A negative duration counts as 0.
@@ -50,6 +60,14 @@ func (h *Histogram) Observe(d time.Duration) {
 	d = max(d, 0)
 	h.counts[bucketOf(h.bounds, d)].Add(1)
 	h.sum.Add(int64(d))
+}
+
+// Add adds what o has counted, whose buckets are those of h.
+func (h *Histogram) Add(o *Histogram) {
+	for i := range o.counts {
+		h.counts[i].Add(o.counts[i].Load())
+	}
+	h.sum.Add(o.sum.Load())
 }
 
 // bucketOf returns the index of the first bound that d does not exceed.

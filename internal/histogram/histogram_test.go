@@ -29,6 +29,7 @@ func TestHistogramWithoutDurationsHasAllBuckets(t *testing.T) {
 	}{
 		"latency":  {NewLatency(), time.Millisecond, 10 * time.Second},
 		"lifetime": {NewLifetime(), time.Second, 7 * 24 * time.Hour},
+		"delay":    {NewDelay(), 100 * time.Microsecond, time.Second},
 	} {
 		s := tt.h.Snapshot()
 		if s.Count != 0 || s.Sum != 0 {
@@ -43,6 +44,20 @@ func TestHistogramWithoutDurationsHasAllBuckets(t *testing.T) {
 		if !slices.IsSortedFunc(s.Buckets, func(a, b Bucket) int { return int(a.Bound - b.Bound) }) {
 			t.Errorf("%s: bounds of %v do not increase", name, s.Buckets)
 		}
+	}
+}
+
+func TestHistogramAddsAnother(t *testing.T) {
+	sum := NewDelay()
+	for range 2 {
+		h := NewDelay()
+		h.Observe(time.Millisecond)
+		h.Observe(time.Minute)
+		sum.Add(h)
+	}
+	got := sum.Snapshot()
+	if got.Count != 4 || got.Sum != 2*(time.Minute+time.Millisecond) || got.Buckets[2].Count != 0 || got.Buckets[3] != (Bucket{time.Millisecond, 2}) {
+		t.Errorf("Snapshot() = %+v; want two durations of 1 ms and two of 1 min", got)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/histogram"
@@ -66,6 +67,9 @@ type Engine struct {
 	open         openLimits              // immutable
 	start        time.Time               // immutable
 	roundTrips   [2]*histogram.Histogram // of pings to clients and to backends; immutable
+	unanswered   [2]atomic.Uint64        // pings to clients and to backends
+	onLoops      atomic.Int64            // tunnels
+	buffered     atomic.Int64            // bytes, by loops
 	loops        loops
 	sweeper      sweeper
 	stalled      stalled
@@ -89,6 +93,24 @@ func NewEngine(l Limits) *Engine {
 // RoundTrips returns how long pings took that a side, the client or the backend, has answered
 // with their pongs.
 func (e *Engine) RoundTrips(s Side) *histogram.Histogram { return e.roundTrips[s-Client] }
+
+// Stats are gauges and counters of an engine.
+type Stats struct {
+	EventLoop  int                  // tunnels that a loop relays
+	Stalled    int                  // open tunnels of which a side has taken nothing for stallTime of what waits for it
+	Buffered   int64                // bytes of which a side does not take any now; those of portable tunnels as of the last tick
+	LoopDelay  *histogram.Histogram // from one look of a loop for events to the next
+	Unanswered [2]uint64            // pings to clients and to backends that have ended their tunnels
+}
+
+// Stats returns the current values. It looks at no tunnel.
+func (e *Engine) Stats() Stats {
+	return Stats{
+		EventLoop: int(e.onLoops.Load()), Stalled: int(e.stalled.num.Load()),
+		Buffered: e.buffered.Load() + e.sweeper.blocked.Load(), LoopDelay: e.loops.delay(),
+		Unanswered: [2]uint64{e.unanswered[0].Load(), e.unanswered[1].Load()},
+	}
+}
 
 // now returns the time since the engine began.
 func (e *Engine) now() time.Duration { return time.Since(e.start) }
@@ -176,9 +198,11 @@ type conn interface {
 // stallTime is how long a side takes nothing before its tunnel counts as stalled.
 const stallTime = time.Second
 
-// stalled holds the tunnels that are stalled, so that they can be bounded.
+// stalled holds the tunnels that are stalled, so that they can be counted and bounded.
 type stalled struct {
 	max int // immutable; 0 means no bound
+
+	num atomic.Int64 // len(relays), for reading without the lock
 
 	mu     sync.Mutex
 	relays map[*Relay]stalledSide
@@ -193,19 +217,21 @@ type stalledSide struct {
 
 // record records how long a relay has been stalled.
 func (s *stalled) record(r *Relay, lasts time.Duration, side Side) {
-	if s.max == 0 {
-		return
+	if lasts < stallTime && s.num.Load() == 0 {
+		return // the usual case, without the lock
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if lasts < stallTime {
+	switch {
+	case lasts < stallTime:
 		delete(s.relays, r)
-		return
-	}
-	if s.relays == nil {
+	case s.relays == nil:
 		s.relays = make(map[*Relay]stalledSide)
+		fallthrough
+	default:
+		s.relays[r] = stalledSide{r, side, lasts}
 	}
-	s.relays[r] = stalledSide{r, side, lasts}
+	s.num.Store(int64(len(s.relays)))
 }
 
 // enforce ends the tunnels beyond the bound, those first that have been stalled for the
@@ -234,5 +260,6 @@ func (s *stalled) excess() []stalledSide {
 	for _, x := range all[:n] {
 		delete(s.relays, x.relay)
 	}
+	s.num.Store(int64(s.max))
 	return all[:n]
 }

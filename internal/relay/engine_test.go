@@ -168,12 +168,83 @@ func TestEngineWithoutABoundEndsNoStalledTunnel(t *testing.T) {
 		first, second := e.start(t, networks[0], setup{}), e.start(t, networks[0], setup{})
 		first.flood(Client)
 		second.flood(Client)
-		time.Sleep(stallTime + 4*tickInterval)
+		first.becomes("2 stalled tunnels", func(x Stats) bool { return x.Stalled == 2 })
+		time.Sleep(4 * tickInterval)
 		first.wantRunning()
 		second.wantRunning()
-		if isStalled(relayOf(first)) {
-			t.Error("stalled tunnels are recorded, though there is no bound")
+	})
+}
+
+// becomes waits until the Stats of an engine are as a test wants them.
+func (s *scene) becomes(what string, is func(Stats) bool) {
+	s.t.Helper()
+	e := relayOf(s).engine
+	for deadline := time.Now().Add(10 * time.Second); !is(e.Stats()); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("Stats() = %+v; want %s", e.Stats(), what)
 		}
+	}
+}
+
+func TestEngineCountsStalledTunnelsAndTheirBytes(t *testing.T) {
+	forEachEngineAtOnce(t, func(t *testing.T, e engine) {
+		n := narrow(networks[0])
+		for _, from := range bothSides {
+			t.Run("from the "+from.String(), func(t *testing.T) {
+				t.Parallel()
+				e := e.sharing(t, Limits{})
+				s, idle := e.start(t, n, setup{}), e.start(t, n, setup{})
+				idle.client.Send(wstest.Text("hello"))
+				idle.backend.Want(wstest.Text("hello"))
+				s.becomes("nothing", func(x Stats) bool { return x.Buffered == 0 && x.Stalled == 0 })
+
+				sent := s.flood(from)
+				s.becomes("1 stalled tunnel, and up to 128 KiB", func(x Stats) bool {
+					return x.Stalled == 1 && x.Buffered > 0 && x.Buffered <= 128<<10
+				})
+				_, dst := s.peers(from)
+				if _, err := io.CopyN(io.Discard, dst, int64(sent)); err != nil {
+					t.Fatal(err)
+				}
+				s.becomes("nothing again", func(x Stats) bool { return x.Buffered == 0 && x.Stalled == 0 })
+
+				s.flood(from)
+				s.becomes("bytes", func(x Stats) bool { return x.Buffered > 0 })
+				s.Abort(CauseShutdown)
+				s.wait()
+				s.becomes("nothing after the end", func(x Stats) bool { return x.Buffered == 0 && x.Stalled == 0 })
+			})
+		}
+	})
+}
+
+// A side is stalled when it has taken nothing for a second, and no more when the end begins.
+func TestStalledTunnelsAreCountedFromTheFirstSecond(t *testing.T) {
+	sideInBubble(t, func(t *testing.T, e engine, from Side) {
+		e = e.sharing(t, Limits{})
+		s := e.start(t, memory(1<<10), setup{})
+		src, _ := s.peers(from)
+		go src.WriteFrames(wstest.Binary(make([]byte, 1<<20))) // until the end
+		want := func(stalled int, isBuffered bool) {
+			t.Helper()
+			synctest.Wait()
+			if x := relayOf(s).engine.Stats(); x.Stalled != stalled || (x.Buffered > 0) != isBuffered {
+				t.Errorf("Stats() has %d stalled tunnels, %d bytes; want %d, and bytes: %t", x.Stalled, x.Buffered, stalled, isBuffered)
+			}
+		}
+		want(0, false)
+		time.Sleep(2 * tickInterval)
+		want(0, true)
+		time.Sleep(stallTime - 3*tickInterval)
+		want(0, true)
+		time.Sleep(3 * tickInterval)
+		want(1, true)
+		s.Close(CauseShutdown, 0, "")
+		time.Sleep(2 * tickInterval)
+		want(0, true)
+		s.Abort(CauseShutdown)
+		<-s.done
+		want(0, false)
 	})
 }
 

@@ -295,6 +295,11 @@ func (s *scene) wait() End {
 	case <-time.After(30 * time.Second): // a stuck leg, and a silent one behind it, take 20
 		s.t.Fatal("the tunnel has not ended")
 	}
+	if own, ok := s.tunnel.(*ownTunnel); ok {
+		if x := own.engine.Stats(); x.EventLoop != 0 || x.Stalled != 0 || x.Buffered != 0 {
+			s.t.Errorf("the engine still has %d tunnels on loops, %d stalled, and %d bytes buffered; want none", x.EventLoop, x.Stalled, x.Buffered)
+		}
+	}
 	for side, conn := range map[Side]net.Conn{Client: s.nearClient, Backend: s.nearBackend} {
 		if n, ok := numCloses(conn); ok && n != 1 {
 			s.t.Errorf("connection with the %v was closed %d times; want 1", side, n)

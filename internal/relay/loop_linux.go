@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/epoll"
+	"github.com/wsproxy/wsproxy/internal/histogram"
 	"github.com/wsproxy/wsproxy/internal/netconn"
 )
 
@@ -74,6 +75,18 @@ type loops struct {
 	loops    []*loop // nil before the first tunnel
 	next     int
 	isClosed bool
+	delays   []*histogram.Histogram // of all loops, those that have ended included
+}
+
+// delay returns how long loops took from one look for events to the next.
+func (s *loops) delay() *histogram.Histogram {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := histogram.NewDelay()
+	for _, h := range s.delays {
+		sum.Add(h)
+	}
+	return sum
 }
 
 // close makes the loops end after their last tunnels, and waits for that, though not for
@@ -112,6 +125,7 @@ func (e *Engine) pickLoop() *loop {
 			}
 			go l.run() // ends with close
 			s.loops = append(s.loops, l)
+			s.delays = append(s.delays, l.delay)
 		}
 	}
 	if len(s.loops) == 0 {
@@ -125,7 +139,8 @@ func (e *Engine) pickLoop() *loop {
 type loop struct {
 	engine *Engine
 	poller *epoll.Poller[loopConn]
-	done   chan struct{} // closed when run returns
+	done   chan struct{}        // closed when run returns
+	delay  *histogram.Histogram // from one look for events to the next; immutable
 
 	// Owned by the loop's goroutine.
 	buf        []byte
@@ -142,7 +157,9 @@ type loop struct {
 	tickTimer  *time.Timer
 	isTicking  bool
 	lastTick   time.Time
-	now        ticks         // the time when the loop last read the clock: once for each tunnel that it steps
+	clock      time.Duration // since the engine began, when the loop last read the clock: once for each tunnel that it steps
+	now        ticks         // the same in ticks
+	looked     time.Duration // when the loop last looked for events
 	busy       time.Time     // since when the loop has not been parked
 	mayWork    time.Duration // before it yields, but at least yieldInterval
 
@@ -161,10 +178,12 @@ func newLoop(e *Engine) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{engine: e, poller: p, done: make(chan struct{}), buf: make([]byte, netconn.MaxHead+readSize)}
+	l := &loop{engine: e, poller: p, done: make(chan struct{}), delay: histogram.NewDelay(), buf: make([]byte, netconn.MaxHead+readSize)}
 	l.tickTimer = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
 	l.tickTimer.Stop()
-	if l.setNow(time.Now()); e.open.areOn() {
+	l.setNow(time.Now())
+	l.looked = l.clock
+	if e.open.areOn() {
 		l.wheel = newWheel(l.now)
 	}
 	return l, nil
@@ -260,6 +279,7 @@ func (l *loop) run() {
 // next gets the next events. It waits for them if there is nothing else to do. It
 // reports false when the loop has nothing to do ever again.
 func (l *loop) next() bool {
+	l.recordDelay()
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
 	mayWait := len(l.queue)+len(l.woken)+len(l.awake)+len(l.ending) == 0 && !l.isSweeping && !l.isSweepDue.Load()
@@ -269,11 +289,11 @@ func (l *loop) next() bool {
 		return false
 	}
 	var err error
-	hasParked := false
+	hasParked, isCrowded := false, l.isCrowded.Load()
 	switch {
 	case !mayWait:
 		err = l.poller.Poll()
-	case l.isCrowded.Load():
+	case isCrowded:
 		if err = l.poller.Poll(); err == nil && !l.poller.HasNext() {
 			time.Sleep(crowdedPause)
 			hasParked = true
@@ -285,6 +305,9 @@ func (l *loop) next() bool {
 	if hasParked {
 		l.busy = time.Now()
 		l.setNow(l.busy)
+		if !isCrowded {
+			l.looked = l.clock // the poller has looked all the time
+		}
 	}
 	if err != nil {
 		panic("BUG: event loop: " + err.Error()) // another part of the program has closed our descriptors
@@ -295,6 +318,16 @@ func (l *loop) next() bool {
 		l.mu.Unlock()
 	}
 	return true
+}
+
+// recordDelay records how long the loop has not looked for events, which it does next. A
+// connection may have been ready for so long. Where the loop has stepped nothing it has not read
+// the clock, and there is nothing to record.
+func (l *loop) recordDelay() {
+	if d := l.clock - l.looked; d > 0 {
+		l.delay.Observe(d)
+		l.looked = l.clock
+	}
 }
 
 // handleEvents steps each tunnel that has an event.
@@ -420,6 +453,7 @@ func (l *loop) pause() {
 		panic("BUG: event loop: " + err.Error()) // another part of the program has closed our descriptors
 	}
 	l.busy = time.Now()
+	l.setNow(l.busy)
 	took := l.busy.Sub(now)
 	l.mayWork = min(took, longestTurn)
 	if !isCrowded && took > crowdedYield {
@@ -445,8 +479,11 @@ func (l *loop) watchCrowd() {
 	l.isCrowded.Store(false)
 }
 
-// setNow sets l.now.
-func (l *loop) setNow(now time.Time) { l.now = l.engine.tickAt(now) }
+// setNow sets l.clock and l.now.
+func (l *loop) setNow(now time.Time) {
+	l.clock = now.Sub(l.engine.start)
+	l.now = tickOf(l.clock)
+}
 
 // stepWoken steps the tunnels that other goroutines want something of.
 func (l *loop) stepWoken() {

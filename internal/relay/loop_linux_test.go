@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/wsproxy/wsproxy/internal/histogram"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
 
@@ -516,5 +517,79 @@ func TestLoopWorksWhileItIsCrowded(t *testing.T) {
 		}
 		s.Close(CauseShutdown, 0, "")
 		s.endShutdown()
+	}
+}
+
+func TestEngineCountsTheTunnelsOfLoops(t *testing.T) {
+	e := NewEngine(Limits{})
+	loop, portable := engineOf(t, e), engineOf(t, e)
+	wrapped := networks[5]
+	want := func(n int) {
+		t.Helper()
+		if got := e.Stats().EventLoop; got != n {
+			t.Errorf("Stats() has %d tunnels on loops; want %d", got, n)
+		}
+	}
+	want(0)
+	first, second := loop.start(t, networks[0], setup{}), loop.prepare(t, networks[1], setup{})
+	other := portable.start(t, wrapped, setup{})
+	want(2)
+	second.Abort(CauseShutdown)
+	second.begin()
+	second.wait()
+	want(1)
+	other.Abort(CauseShutdown)
+	other.wait()
+	want(1)
+	first.Abort(CauseShutdown)
+	first.wait()
+	want(0)
+}
+
+// A slowOwner holds a loop up.
+type slowOwner struct {
+	endOwner
+	takes time.Duration
+}
+
+func (o *slowOwner) BackendEnding(bool, Counts, Counts) { time.Sleep(o.takes) }
+
+func TestLoopDelayIsTheTimeWithoutALookForEvents(t *testing.T) {
+	e := NewEngine(Limits{})
+	shared := engineOf(t, e)
+	s := shared.start(t, networks[0], setup{Config: Config{Owner: &slowOwner{takes: 60 * time.Millisecond}}})
+	echo := func() {
+		s.client.Send(wstest.Text("hello"))
+		s.backend.Want(wstest.Text("hello"))
+	}
+	echo()
+	before := e.Stats().LoopDelay.Snapshot()
+	time.Sleep(time.Second) // the loop waits for events
+	echo()
+	idle := e.Stats().LoopDelay.Snapshot()
+	if idle.Count > before.Count+10 || idle.Sum-before.Sum > 500*time.Millisecond {
+		t.Errorf("a quiet second and a message: %d delays more, of %v; want a few short ones", idle.Count-before.Count, idle.Sum-before.Sum)
+	}
+
+	s.backend.Send(wstest.Close(1000, ""))
+	s.client.WantClose(1000)
+	s.becomes("a delay of more than 50 ms", func(x Stats) bool {
+		d := x.LoopDelay.Snapshot()
+		return d.Count > d.Buckets[8].Count
+	})
+	e.Close()
+	if after := e.Stats().LoopDelay.Snapshot(); after.Count < idle.Count {
+		t.Errorf("%d delays after the end of the loops, %d before; want none to be forgotten", after.Count, idle.Count)
+	}
+}
+
+func TestLoopRecordsADelayOnce(t *testing.T) {
+	l := &loop{delay: histogram.NewDelay(), looked: time.Second}
+	for _, clock := range []time.Duration{time.Second, time.Second + 3*time.Millisecond, time.Second + 3*time.Millisecond, time.Second + 7*time.Millisecond} {
+		l.clock = clock
+		l.recordDelay()
+	}
+	if s := l.delay.Snapshot(); s.Count != 2 || s.Sum != 7*time.Millisecond {
+		t.Errorf("%d delays of %v in all; want 2 of 7 ms: without a step there is none", s.Count, s.Sum)
 	}
 }

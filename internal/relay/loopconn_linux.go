@@ -71,6 +71,7 @@ func newLoopDriver(r *Relay, p *portable) *loopDriver {
 		return nil
 	}
 	p.isReplaced.Store(true)
+	r.engine.onLoops.Add(1)
 	return t
 }
 
@@ -177,7 +178,9 @@ func (t *loopDriver) loopConn(s Side) *loopConn {
 
 // finish reports the end.
 func (t *loopDriver) finish() {
-	t.loop.engine.stalled.record(t.r, 0, Proxy)
+	e := t.loop.engine
+	e.stalled.record(t.r, 0, Proxy)
+	e.onLoops.Add(-1)
 	end := t.r.end()
 	switch {
 	case t.ended != nil:
@@ -294,7 +297,11 @@ func (c *loopConn) buffer(p []byte) {
 		c.t.loop.sweepTunnel(c.t)
 	}
 	c.buffers.out = append(c.buffers.out, p...)
+	c.addBuffered(len(p))
 }
+
+// addBuffered counts bytes that were put into the buffer; a negative n those taken out.
+func (c *loopConn) addBuffered(n int) { c.t.loop.engine.buffered.Add(int64(n)) }
 
 // flush writes the buffer.
 func (c *loopConn) flush() {
@@ -306,12 +313,12 @@ func (c *loopConn) flush() {
 	switch {
 	case err == epoll.ErrAgain:
 		c.buffers.out = c.buffers.out[n:]
+		c.addBuffered(-n)
 	case err != nil:
 		l.writeFailed(err)
 		l.dropBuffer()
 	default:
-		c.buffers.out = nil
-		c.freeBuffers()
+		c.drop()
 		l.flushed()
 	}
 }
@@ -332,6 +339,7 @@ func (c *loopConn) unwrite(n uint64) bool {
 	}
 	if have > 0 {
 		c.buffers.out = c.buffers.out[:have-n]
+		c.addBuffered(-int(n))
 		c.freeBuffers()
 	}
 	return true
@@ -341,6 +349,7 @@ func (c *loopConn) drop() int {
 	n := c.buffered()
 	if n > 0 {
 		c.buffers.out = nil
+		c.addBuffered(-n)
 		c.freeBuffers()
 	}
 	return n
@@ -363,6 +372,7 @@ func (c *loopConn) unsent() int {
 func (c *loopConn) close(how action) {
 	c.t.loop.remove(c)
 	c.isClosed = true
+	c.drop()
 	c.buffers = nil
 	if how&resetConn != 0 {
 		c.socket.Reset()

@@ -149,6 +149,7 @@ func (l *leg) awaitLocked(now ticks, times pingTimes, isRead bool, taken int64) 
 // unansweredLocked ends the tunnel, because l's peer has not answered. What it still sends is
 // dropped.
 func (l *leg) unansweredLocked(timeout ticks) {
+	l.r.engine.unanswered[l.side-Client].Add(1)
 	l.r.startClosingLocked(End{Side: l.side, Cause: CausePingTimeout, Err: errUnanswered(timeout)}, "")
 	l.setReadLocked(readViolated)
 }

@@ -633,6 +633,13 @@ func TestUnansweredPingEndsTheTunnelOnEachEngine(t *testing.T) {
 			if end := s.wait(); end.Side != side || end.Cause != CausePingTimeout {
 				t.Errorf("ended with %+v; want a ping timeout of the %v", end, side)
 			}
+			want := [2]uint64{1, 0}
+			if side == Backend {
+				want = [2]uint64{0, 1}
+			}
+			if got := relayOf(s).engine.Stats().Unanswered; got != want {
+				t.Errorf("%v pings to client and backend were not answered; want %v", got, want)
+			}
 		}
 	})
 }

@@ -263,8 +263,7 @@ type blockingConn struct {
 	*netconn.Conn
 	p *portable
 
-	// writes is odd while a write is under way. The sweeper compares it with seen.
-	writes atomic.Uint32
+	writes writeCount // the sweeper compares it with seen
 
 	// wakeUps changes before and after each wake-up. The reader compares it with handled.
 	wakeUps atomic.Uint32
@@ -279,19 +278,39 @@ type blockingConn struct {
 	queued int // at the last sample, in the system's send queue; owned by the sweeper
 }
 
+// A writeCount counts the begins and the ends of writes: it is odd while one is under way. The
+// count is in the upper half, and in the lower one is how many bytes that write has, so that both
+// change in one atomic addition.
+type writeCount struct{ atomic.Uint64 }
+
+func (c *writeCount) begin(bytes int) { c.Add(1<<32 + uint64(bytes)) }
+func (c *writeCount) end(bytes int)   { c.Add(1<<32 - uint64(bytes)) }
+
+// load returns the count, and the bytes of the write under way.
+func (c *writeCount) load() (count uint32, bytes int64) {
+	n := c.Load()
+	return uint32(n >> 32), int64(uint32(n))
+}
+
 func (c *blockingConn) write(b []byte, _ bool) (int, error) {
-	c.writes.Add(1) // before the look at isSwept: see removeIdle
+	c.writes.begin(len(b)) // before the look at isSwept: see removeIdle
 	if !c.p.isSwept.Load() {
 		c.p.watch()
 	}
 	n, err := c.Conn.Write(b)
-	c.writes.Add(1)
+	c.writes.end(len(b))
 	return n, err
+}
+
+// isWriting reports whether a write is under way.
+func (c *blockingConn) isWriting() bool {
+	n, _ := c.writes.load()
+	return n%2 == 1
 }
 
 // note compares the state of writes with that of the last tick.
 func (c *blockingConn) note() {
-	n := c.writes.Load()
+	n, _ := c.writes.load()
 	c.blocks = n%2 == 1 && n == c.seen
 	c.hasWritten = n%2 == 1 || n != c.seen
 	c.seen = n
@@ -300,9 +319,18 @@ func (c *blockingConn) note() {
 // isBlocked reports whether one write has been under way for a tick.
 func (c *blockingConn) isBlocked() bool { return c.blocks }
 
+// blockedBytes returns how many bytes that write has, some of which may be written.
+func (c *blockingConn) blockedBytes() int64 {
+	if !c.blocks {
+		return 0
+	}
+	_, bytes := c.writes.load()
+	return bytes
+}
+
 func (c *blockingConn) hasBegunWrite() bool { return c.writes.Load() > 0 }
 func (c *blockingConn) buffered() int       { return 0 }
-func (c *blockingConn) isFull() bool        { return c.writes.Load()%2 == 1 }
+func (c *blockingConn) isFull() bool        { return c.isWriting() }
 func (c *blockingConn) unwrite(uint64) bool { return false }
 func (c *blockingConn) drop() int           { return 0 }
 func (c *blockingConn) unsent() int {
@@ -387,6 +415,8 @@ func (p *portable) setUserTimeouts() {
 type sweeper struct {
 	engine *Engine // immutable
 
+	blocked atomic.Int64 // bytes of writes that were under way for a tick, at the last one; 0 without a goroutine
+
 	mu    sync.Mutex
 	first *portable     // of a list, so that add allocates nothing and needs little of a stack
 	wheel *wheel        // of all portable tunnels; nil before the first one that has limits
@@ -425,6 +455,7 @@ func (s *sweeper) stopIfIdleLocked() {
 	if s.stop != nil && s.first == nil && (s.wheel == nil || s.wheel.len == 0) {
 		close(s.stop)
 		s.stop = nil
+		s.blocked.Store(0)
 	}
 }
 
@@ -554,29 +585,41 @@ func (s *sweeper) run(stop <-chan struct{}) {
 				return
 			default:
 			}
-			s.sweep(min(now.Sub(last), 2*tickInterval))
+			s.setBlocked(stop, s.sweep(min(now.Sub(last), 2*tickInterval)))
 			s.checkOpen()
 			last = now
 		}
 	}
 }
 
-func (s *sweeper) sweep(d time.Duration) {
+// setBlocked sets s.blocked, unless the goroutine that stop belongs to has been told to end.
+func (s *sweeper) setBlocked(stop <-chan struct{}, bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stop == stop {
+		s.blocked.Store(bytes)
+	}
+}
+
+// sweep ticks for all tunnels. It returns how many bytes writes have that block.
+func (s *sweeper) sweep(d time.Duration) (blocked int64) {
 	tunnels := s.tunnels()
 	for _, p := range tunnels {
-		if p.tick(d) {
-			continue
+		again := p.tick(d)
+		blocked += p.client.blockedBytes() + p.backend.blockedBytes()
+		if !again {
+			s.removeIdle(p)
 		}
-		s.removeIdle(p)
 	}
 	if len(tunnels) > 0 {
 		tunnels[0].r.engine.stalled.enforce()
 	}
+	return blocked
 }
 
 // isWriting reports whether a write is under way.
 func (p *portable) isWriting() bool {
-	return (p.client.writes.Load()|p.backend.writes.Load())%2 == 1
+	return p.client.isWriting() || p.backend.isWriting()
 }
 
 // tick looks at p, and reports whether it is to be looked at again.
