@@ -1,3 +1,5 @@
+//go:build !wsproxy_portable
+
 package wsotel
 
 import (

@@ -399,7 +399,7 @@ func TestAttributesAreUTF8(t *testing.T) {
 			attrs = append(attrs, e.Attributes...)
 		}
 		for _, a := range attrs {
-			if v := a.Value.Emit(); !utf8.ValidString(v) {
+			if v := a.Value.String(); !utf8.ValidString(v) {
 				t.Errorf("%s: %s is %q", span.Name(), a.Key, v)
 			}
 		}
