@@ -289,13 +289,14 @@ func TestHTTP2ShutdownRefusesUpgrades(t *testing.T) {
 // Neither the server's timeouts nor its context end a tunnel.
 func TestHTTP2TunnelOutlivesTimeoutsOfTheServer(t *testing.T) {
 	t.Parallel()
+	const timeout = time.Second // the request must arrive within it, on a machine with much to do too
 	p := proxytest.NewProxy(t, wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithDetached(true))
 	s := proxytest.ServeHTTP2(t, p, func(srv *http.Server) {
-		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 300*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
+		srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = timeout, timeout, timeout
 	})
 	browser := proxytest.NewHTTP2Client(t, s.URL)
 	client, _ := browser.Open(t, "/")
-	for end := time.Now().Add(time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(3 * timeout / 2); time.Now().Before(end); {
 		proxytest.WantEcho(t, client)
 		time.Sleep(50 * time.Millisecond) // so that the time passes
 	}
@@ -305,7 +306,7 @@ func TestHTTP2TunnelOutlivesTimeoutsOfTheServer(t *testing.T) {
 // As over HTTP/1.1, the server's timeouts may pass while a backend is asked.
 func TestHTTP2UpgradeOutlivesTimeoutsOfTheServer(t *testing.T) {
 	t.Parallel()
-	const timeout = 200 * time.Millisecond
+	const timeout = time.Second // the request must arrive within it, on a machine with much to do too
 	for name, set := range map[string]func(*http.Server){
 		"ReadTimeout":  func(srv *http.Server) { srv.ReadTimeout = timeout },
 		"WriteTimeout": func(srv *http.Server) { srv.WriteTimeout = timeout },
@@ -321,7 +322,7 @@ func TestHTTP2UpgradeOutlivesTimeoutsOfTheServer(t *testing.T) {
 				browser := proxytest.NewHTTP2Client(t, proxytest.ServeHTTP2(t, h, set).URL)
 				s := browser.Send(t, proxytest.ConnectFields("/"))
 				backend := b.Accepted(t)
-				time.Sleep(2 * timeout) // so that the time passes
+				time.Sleep(timeout + timeout/4) // so that the time passes
 				backend.AcceptUpgrade(nil)
 				proxytest.WantStatus(t, s.Response(t), 200)
 				client := wstest.NewClient(t, s)
