@@ -66,7 +66,19 @@ type binding struct {
 
 	backend *Backend // by the cookie; may be removed meanwhile
 	isDue   bool     // the cookie is to be made anew
+	cookie  cookieState
 }
+
+// A cookieState is the state of a request's cookie. If there are several, it is that of the first
+// valid one, or else of the first one.
+type cookieState uint8
+
+const (
+	noCookie      cookieState = iota // or none is looked at
+	invalidCookie                    // it was forged, is expired, or was signed by another key
+	orphanCookie                     // it is of a backend that is not in the set
+	validCookie                      // it is that of binding.backend
+)
 
 func (b *binding) isBound() bool { return b.hasKey || b.backend != nil }
 
@@ -94,16 +106,26 @@ func (in *inbound) findBinding() (binding, error) {
 	}
 	bindings := in.p.set.Load().bindings
 	now := time.Now().Unix() // and not p.now: replicas have to agree
+	found := noCookie
 	for _, line := range in.r.Header["Cookie"] {
 		for line != "" {
 			var value string
-			value, line, _ = nextCookie(line, a.cookie.name)
+			var ok bool
+			if value, line, ok = nextCookie(line, a.cookie.name); !ok {
+				continue
+			}
 			if b, isDue, ok := bindings.Find(value, now); ok {
-				return binding{backend: b, isDue: isDue}, nil
+				return binding{backend: b, isDue: isDue, cookie: validCookie}, nil
+			}
+			if found != noCookie {
+				continue // a client that sends many is not to make us look at the signature of each
+			}
+			if found = invalidCookie; a.signer.HasSigned(value, now) {
+				found = orphanCookie
 			}
 		}
 	}
-	return binding{}, nil
+	return binding{cookie: found}, nil
 }
 
 // A usability says whether a backend may be used for a request that is bound to it.
@@ -203,7 +225,7 @@ func (in *inbound) byKey(set *backendSet, now time.Duration, mayWait bool) *Back
 		if u == leftForGood || u == unusable && !in.p.affinity.refuses {
 			continue
 		}
-		priority := b.priority()
+		priority := b.Priority()
 		switch {
 		case isEmpty || priority < first:
 			isEmpty, first = false, priority
@@ -268,16 +290,55 @@ func isBoundError(err error) bool {
 	return ok
 }
 
-// bindTo adds the cookie that binds the client to b to h, the header of b's response, unless the
-// client has it or is bound by its key. A backend that responds with 500 or more has not taken the
-// client: its next request may find a better one.
-func (in *inbound) bindTo(b *Backend, status int, h http.Header) {
+// bindTo adds the cookie that binds the client to the chosen backend to h, the header of its
+// response, unless the client has it or is bound by its key. A backend that responds with 500 or
+// more has not taken the client: its next request may find a better one.
+func (in *inbound) bindTo(c *choice, status int, h http.Header) {
 	a := in.p.affinity
-	if a == nil || a.signer == nil || in.binding.hasKey || status >= 500 {
+	if a == nil {
 		return
 	}
-	if in.binding.backend != b || in.binding.isDue {
+	b := c.backend
+	setsCookie := a.signer != nil && !in.binding.hasKey && status < 500 && (in.binding.backend != b || in.binding.isDue)
+	if setsCookie {
 		h.Add("Set-Cookie", a.cookie.field(a.signer.Sign(b.hashes, time.Now().Unix()), in.isSecure()))
+	}
+	in.affinityResult = in.binding.result(c, setsCookie)
+}
+
+// An affinityResult is the result of WithAffinity for a request: see [AffinityCounts].
+type affinityResult uint8
+
+const (
+	affinityNone affinityResult = iota // it was not bound before, and is not now
+	affinityBound
+	affinityNew
+	affinityRebound
+	affinityInvalid
+
+	numAffinityResults = iota
+)
+
+// result returns the result for a request whose response is that of a choice. SetsCookie reports
+// that the response binds the client.
+func (b *binding) result(c *choice, setsCookie bool) affinityResult {
+	switch {
+	case c.isBound || b.cookie == validCookie && b.backend == c.backend: // the balancer may choose it too
+		return affinityBound
+	case b.hasKey || b.cookie == validCookie || b.cookie == orphanCookie:
+		return affinityRebound
+	case b.cookie == invalidCookie:
+		return affinityInvalid
+	case setsCookie:
+		return affinityNew
+	}
+	return affinityNone
+}
+
+// countAffinity counts the request, which gets the response that bindTo has seen last.
+func (in *inbound) countAffinity() {
+	if in.p.affinity != nil {
+		in.p.registry.counters.affinity[in.affinityResult].Add(1)
 	}
 }
 

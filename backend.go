@@ -94,6 +94,10 @@ type Backend struct {
 	tunnels atomic.Int64  // upgrades under way included
 	removed atomic.Bool
 
+	// stateSince is the last state that updateState has seen, in the lowest bits, and when it saw
+	// it first, since the proxy's start.
+	stateSince atomic.Int64
+
 	requests  atomic.Int64                  // in flight, without upgrades: see WithHTTP
 	transport atomic.Pointer[httpTransport] // for them; nil before the first one
 
@@ -115,6 +119,7 @@ func (p *Proxy) newBackend(id string) *Backend {
 	b := &Backend{p: p, id: id, idHash: hashString(id), hashes: p.affinity.hashes(id)}
 	b.health.lastOpened.Store(-1)
 	b.slowFrom.Store(-1)
+	b.stateSince.Store(int64(p.now()) << stateBits)
 	b.counters.init()
 	return b
 }
@@ -165,7 +170,9 @@ func (b *Backend) Priority() int { return b.target.Load().config.Priority }
 
 // StateSince returns when [Backend.State] last changed; at first, when the backend came into
 // the set.
-func (b *Backend) StateSince() time.Time { return b.p.start }
+func (b *Backend) StateSince() time.Time {
+	return b.p.start.Add(time.Duration(b.stateSince.Load() >> stateBits))
+}
 
 // NumTunnels returns the number of the backend's tunnels, including upgrades under way
 // that have picked it.
@@ -241,6 +248,21 @@ func (b *Backend) State() BackendState {
 	return BackendUp
 }
 
+// stateBits is how many bits a BackendState needs.
+const stateBits = 2
+
+// updateState records since when the backend has its state. It is called after each change of a
+// field that State reads.
+func (b *Backend) updateState() {
+	for { // until the state is the recorded one: another goroutine may change it meanwhile
+		last, state := b.stateSince.Load(), int64(b.State())
+		if last&(1<<stateBits-1) == state {
+			return
+		}
+		b.stateSince.CompareAndSwap(last, int64(b.p.now())<<stateBits|state)
+	}
+}
+
 // hasMaxTunnels reports whether the backend has its MaxTunnels.
 func (b *Backend) hasMaxTunnels() bool { return b.target.Load().isMax(b.tunnels.Load()) }
 
@@ -309,6 +331,7 @@ func (b *Backend) forgetFaults() health.Change {
 	b.moves.Add(1) // first: what an attempt on the old address shows is not recorded
 	b.movedAt.Store(int64(b.p.now()))
 	b.updateRefusals(b.p.now(), health.Refusals.Forget)
+	b.counters.lastProbe.Store(uint32(CheckNone))
 	return b.health.update((*health.Backend).Forget)
 }
 

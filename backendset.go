@@ -175,6 +175,7 @@ func (p *Proxy) replaceSet(targets []*target) (moved []movedBackend, unused []*h
 	p.set.Store(newBackendSet(all))
 	for _, b := range p.known {
 		hasChanged = b.removed.Swap(!inSet[b]) == inSet[b] || hasChanged
+		b.updateState()
 		if h := b.transport.Load(); h != nil && (!inSet[b] || !h.target.hasSameAddress(b.target.Load())) && b.transport.CompareAndSwap(h, nil) {
 			unused = append(unused, h)
 		}

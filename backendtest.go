@@ -22,6 +22,7 @@ func setBackend(backend any, s backendtest.State) {
 			}
 		}
 	}
+	b.updateState()
 	at := time.Duration(math.MaxInt64) // so that refusals do not decay
 	if s.IsLive {
 		at = b.p.now()

@@ -222,6 +222,7 @@ func (c *checker) record(k *check, err error) {
 	if dialer.IsLocal(err) {
 		return // this host has no descriptor or port left
 	}
+	k.backend.counters.countProbe(err == nil)
 	k.state = k.state.Record(err == nil, c.p.healthCheck.Fall, c.p.healthCheck.Rise)
 	if err != nil {
 		k.lastErr = err

@@ -363,6 +363,9 @@ func TestHealthCheckSurvivesPanicAndExitOfProbe(t *testing.T) {
 				if n := strings.Count(log.String(), "level=ERROR"); n != tt.lines {
 					t.Errorf("log has %d lines at Error; want %d:\n%s", n, tt.lines, log.String())
 				}
+				if panics := p.Stats().HookPanics; len(panics) != tt.lines || tt.lines > 0 && panics[0] != (PanicCount{"HealthCheck.Probe", 1}) {
+					t.Errorf("Stats().HookPanics = %v; want as many as there are lines", panics)
+				}
 			})
 		})
 	}

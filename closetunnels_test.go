@@ -221,8 +221,11 @@ func TestCloseTunnelsClosesNoneIfMatchPanics(t *testing.T) {
 		if n != 0 || err == nil || !strings.Contains(err.Error(), "a fault") {
 			t.Errorf("CloseTunnels() = %d, %v; want the panic as an error", n, err)
 		}
-		if lines := s.book.Lines("panic in a hook", "CloseTunnels"); len(lines) != 1 {
+		if lines := s.book.Lines("panic in a hook", "hook=CloseTunnels"); len(lines) != 1 {
 			t.Errorf("lines about the panic: %q; want one", lines)
+		}
+		if got := panicsOf(s.p); got != "CloseTunnels 1" {
+			t.Errorf("Stats().HookPanics = %q; want one of CloseTunnels", got)
 		}
 		if got := s.numTunnels(); got != "a 1, b 1, c 1" {
 			t.Errorf("tunnels left: %s; want all", got)

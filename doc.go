@@ -280,9 +280,10 @@
 //
 // [Trace] has hooks for each pick, each attempt, each change of a backend's flags, each
 // request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
-// [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: attempts by outcome,
-// traffic, ends by side and cause, and histograms of how long opening handshakes took and how
-// long tunnels lived. [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger],
+// [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: refusals by reason,
+// attempts by outcome, retries, ejections, probes, drains, traffic, ends by side, cause and code,
+// panics by hook, and histograms of how long opening handshakes took and how long tunnels lived.
+// [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger],
 // otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails
 // and for each tunnel that opens or ends. It gets one at Warn when a flag of a backend is
 // raised, one at Info when it is cleared, and nothing in between; one at Warn when backends

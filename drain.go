@@ -51,6 +51,7 @@ func (p *Proxy) Drain(ctx context.Context, id string, over time.Duration) error 
 		p.logNoneLeft(b)
 	}
 	err = p.drainBackend(ctx, b, d, c, over)
+	b.counters.countDrain(c.isTakenOver.Load(), err)
 	p.logDrainEnds(b, err)
 	return err
 }
@@ -131,6 +132,7 @@ func (p *Proxy) beginDrain(id string) (*Backend, *drain, *closingRun, error) {
 	if d == nil {
 		d = &drain{empty: make(chan struct{}), resumed: make(chan struct{})}
 		b.drain.Store(d)
+		b.updateState()
 		p.set.Store(newBackendSet(p.set.Load().all))
 		p.recordStateChange()
 	}
@@ -154,6 +156,7 @@ func (p *Proxy) resume(id string) (hasResumed bool, err error) {
 		return false, nil
 	}
 	close(d.resumed)
+	b.updateState()
 	if b.closing != nil && b.closing.cause == relay.CauseDrain {
 		b.stopClosingLocked()
 	}

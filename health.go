@@ -252,6 +252,7 @@ func (p *Proxy) changeHealth(b *Backend, e health.Event, err error) health.Chang
 // now. If a backend is reached again, the others may be too: where all were restarted, the first
 // one would get all clients.
 func (b *Backend) afterChange(c health.Change) {
+	b.updateState()
 	b.recordFlagChange(c)
 	if c.Cleared.Has(health.Unreachable) {
 		for _, other := range b.p.set.Load().active {
@@ -288,7 +289,11 @@ func (p *Proxy) eject(b *Backend, e health.Event) health.Change {
 	if !p.ejection.Allows(numEjected, len(all)) {
 		return health.Change{}
 	}
-	return b.health.update(func(s *health.Backend) health.Change { return s.Eject(e, p.ejection) })
+	change := b.health.update(func(s *health.Backend) health.Change { return s.Eject(e, p.ejection) })
+	if change.IsEjected {
+		b.counters.countEjection(e.Outcome)
+	}
+	return change
 }
 
 // recordLife records, one second after the 101 of a tunnel, that its backend has not ended it,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 )
 
@@ -13,15 +14,21 @@ import (
 
 // A hookPanic is a panic in a hook. It has been logged.
 type hookPanic struct {
-	hook  string
+	hook  string // as a program names it: see [PanicCount]
 	value any
 }
 
 func (e *hookPanic) Error() string { return fmt.Sprintf("wsproxy: panic in %s: %v", e.hook, e.value) }
 
+// isHookPanic reports whether err itself is a panic in a hook.
+func isHookPanic(err error) bool {
+	_, ok := err.(*hookPanic)
+	return ok
+}
+
 // panicOfProxy stands for a panic outside all hooks, in a method of a connection for
 // instance.
-const panicOfProxy = "an upgrade"
+const panicOfProxy = "Proxy.ServeHTTP"
 
 // catch makes an error of a panic in a hook. It is deferred by the caller of the hook.
 func (p *Proxy) catch(hook, requestID string, err *error) {
@@ -30,9 +37,10 @@ func (p *Proxy) catch(hook, requestID string, err *error) {
 	}
 }
 
-// newHookPanic logs a panic with that value, and returns it as an error.
+// newHookPanic counts and logs a panic with that value, and returns it as an error.
 func (p *Proxy) newHookPanic(hook, requestID string, value any) error {
 	if value != http.ErrAbortHandler { // net/http does not log it either
+		p.panics.add(hook)
 		p.logPanic(hook, requestID, value)
 	}
 	return &hookPanic{hook, value}
@@ -55,7 +63,7 @@ func (p *Proxy) callAffinityKey(r *http.Request) (key string, err error) {
 }
 
 func (p *Proxy) callAdmit(r *http.Request) (value any, err error) {
-	defer p.catch("the Admit hook", RequestID(r), &err)
+	defer p.catch("WithAdmit", RequestID(r), &err)
 	return p.admit(r)
 }
 
@@ -64,13 +72,19 @@ func (p *Proxy) callPick(r *http.Request, candidates []*Backend) (b *Backend, er
 	return p.balancer.Pick(r, candidates)
 }
 
+// callDial calls the dialer of [WithDialer], or the default one.
+func (p *Proxy) callDial(ctx context.Context, network, addr, requestID string) (conn net.Conn, err error) {
+	defer p.catch("WithDialer", requestID, &err)
+	return p.dial(ctx, network, addr)
+}
+
 func (p *Proxy) callRewrite(r *ProxyRequest) (err error) {
-	defer p.catch("the Rewrite hook", r.RequestID, &err)
+	defer p.catch("WithRewrite", r.RequestID, &err)
 	return p.rewrite(r)
 }
 
 func (p *Proxy) callResponse(r *ProxyResponse) (err error) {
-	defer p.catch("the Response hook", r.RequestID, &err)
+	defer p.catch("WithResponse", r.RequestID, &err)
 	return p.response(r)
 }
 
@@ -82,7 +96,7 @@ func (p *Proxy) callProbe(ctx context.Context, b *Backend) (err error) {
 
 // callMatch calls the function that [Proxy.CloseTunnels] was given.
 func (p *Proxy) callMatch(match func(*Tunnel) bool, t *Tunnel) (isMatch bool, err error) {
-	defer p.catch("the function of CloseTunnels", "", &err)
+	defer p.catch("CloseTunnels", "", &err)
 	return match(t), nil
 }
 

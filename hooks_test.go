@@ -269,8 +269,8 @@ func TestHookPanicBefore101ReleasesAll(t *testing.T) {
 		option wsproxy.Option
 		hook   string // as it is logged
 	}{
-		{"Rewrite", wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { boom(); return nil }), "the Rewrite hook"},
-		{"Response", wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { boom(); return nil }), "the Response hook"},
+		{"Rewrite", wsproxy.WithRewrite(func(*wsproxy.ProxyRequest) error { boom(); return nil }), "hook=WithRewrite"},
+		{"Response", wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { boom(); return nil }), "hook=WithResponse"},
 		{"Pick", wsproxy.WithBalancer(wsproxy.BalancerFunc(func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error) {
 			boom()
 			return nil, nil

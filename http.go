@@ -44,8 +44,8 @@ type plainRequest struct {
 func (p *Proxy) servePlain(w http.ResponseWriter, r *http.Request) {
 	q := &plainRequest{inbound: inbound{p: p, r: r, isPlain: true}, w: w}
 	q.identify()
-	p.registry.requests.Add(1)
-	defer p.registry.requests.Add(-1)
+	p.registry.counters.requests.Add(1)
+	defer p.registry.counters.requests.Add(-1)
 	defer q.release()
 	q.checkForwarded()
 	if err := q.check(); err != nil {

@@ -62,7 +62,7 @@ func (a *plainAttempt) run(body io.ReadCloser) (resp *http.Response, err error) 
 	status := 0
 	if err == nil {
 		status = resp.StatusCode
-		if err = q.applyResponseHook(resp, a.backend); err != nil {
+		if err = a.applyResponseHook(resp); err != nil {
 			resp.Body.Close()
 		}
 	}
@@ -77,7 +77,8 @@ func (a *plainAttempt) run(body io.ReadCloser) (resp *http.Response, err error) 
 	}
 	if err == nil {
 		isDone = true
-		q.p.registry.responded.Add(1)
+		q.p.registry.counters.responded.Add(1)
+		q.countAffinity()
 		q.allowEarly(sent)
 		resp.Body = &responseBody{resp.Body, resp, q}
 		return resp, nil
@@ -224,7 +225,7 @@ func (a *plainAttempt) recordOutcome(resp *http.Response, err, bodyErr error) {
 		r.status = resp.StatusCode
 	}
 	e := health.Event{Outcome: r.outcome()}
-	a.backend.counters.countRequest(e.Outcome, resp != nil)
+	a.backend.counters.countRequest(e.Outcome, r.status)
 	if a.hasMoved() {
 		return
 	}
@@ -242,12 +243,13 @@ func (a *plainAttempt) recordOutcome(resp *http.Response, err, bodyErr error) {
 
 // applyResponseHook sets the header of resp, which the client gets, and calls the Response hook
 // with it.
-func (q *plainRequest) applyResponseHook(resp *http.Response, b *Backend) error {
+func (a *plainAttempt) applyResponseHook(resp *http.Response) error {
+	q := a.q
 	q.stage = ReasonHook
 	h := handshake.AnswerHeader(resp.Header)
-	q.bindTo(b, resp.StatusCode, h)
+	q.bindTo(&a.choice, resp.StatusCode, h)
 	if q.p.response != nil {
-		r := &ProxyResponse{Request: q.r, Backend: b, RequestID: q.info.id, StatusCode: resp.StatusCode, Header: h}
+		r := &ProxyResponse{Request: q.r, Backend: a.backend, RequestID: q.info.id, StatusCode: resp.StatusCode, Header: h}
 		if err := responseHookError(q.p.callResponse(r)); err != nil {
 			return err
 		}

@@ -236,7 +236,7 @@ func TestHTTPDialerThatPanicsFailsOneRequest(t *testing.T) {
 	resp, _ := do(t, http.DefaultClient, "GET", s.URL, nil)
 	http.DefaultClient.CloseIdleConnections()
 	proxytest.WantStatus(t, resp, http.StatusInternalServerError)
-	if lines := book.Lines("panic in a hook", "the dialer"); len(lines) != 1 {
+	if lines := book.Lines("panic in a hook", "hook=WithDialer"); len(lines) != 1 {
 		t.Errorf("log has %q; want a line for the panic", lines)
 	}
 }

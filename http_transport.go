@@ -92,13 +92,16 @@ func (h *httpTransport) dial(ctx context.Context, _, _ string) (conn net.Conn, e
 	if a == nil {
 		return nil, errors.New("wsproxy: a dial for no request")
 	}
-	defer h.p.catch("the dialer", a.q.info.id, &err) // this goroutine is the transport's
+	defer h.p.catch(panicOfProxy, a.q.info.id, &err) // this goroutine is the transport's
 	c := new(canceler)
 	var deadline time.Time
 	if by := a.connectBy.Load(); by != nil {
 		deadline = *by
 	}
-	conn, _, err = h.p.dialTarget(ctx, c, &outboundRequest{target: h.target}, deadline)
+	conn, _, err = h.p.dialTarget(ctx, c, &outboundRequest{target: h.target, requestID: a.q.info.id}, deadline)
+	if isHookPanic(err) {
+		return nil, err
+	}
 	op := "dial"
 	if err == nil && conn == nil {
 		err = errNoConn

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wsproxy/wsproxy/internal/limit"
@@ -200,6 +201,8 @@ func (a *admission) release(key clientKey) {
 
 // A retryBudget is [limit.Budget] for several goroutines.
 type retryBudget struct {
+	denied atomic.Uint64 // how often allow has returned false
+
 	mu     sync.Mutex
 	budget limit.Budget
 }
@@ -215,8 +218,14 @@ func (b *retryBudget) addUpgrade(now time.Duration) {
 func (b *retryBudget) allow(now time.Duration) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.budget.AllowRetry(now)
+	isAllowed := b.budget.AllowRetry(now)
+	if !isAllowed {
+		b.denied.Add(1)
+	}
+	return isAllowed
 }
 
-// Limits returns the limits of [WithLimits] as they were given.
+// Limits returns the limits of [WithLimits] as they were given: a field that was not set is zero,
+// which mostly means no bound, and has no default filled in. ClientKey is nil if none was given.
+// Without WithLimits all fields are zero.
 func (p *Proxy) Limits() Limits { return p.limits }

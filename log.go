@@ -315,15 +315,22 @@ func (p *Proxy) log() *slog.Logger {
 	return slog.Default()
 }
 
-// logAttrs logs. A panic of the logger's handler is dropped: it must not end the upgrade
-// or tunnel that the line is about.
+// logAttrs logs. A panic of the logger's handler is counted and dropped: it must not end the
+// upgrade or tunnel that the line is about.
 func (p *Proxy) logAttrs(level slog.Level, msg string, attrs ...slog.Attr) {
-	defer func() { recover() }()
+	defer p.dropPanic()
 	p.log().LogAttrs(context.Background(), level, msg, attrs...)
 }
 
 // logs reports whether the logger writes lines of this level.
 func (p *Proxy) logs(level slog.Level) (isEnabled bool) {
-	defer func() { recover() }()
+	defer p.dropPanic()
 	return p.log().Enabled(context.Background(), level)
+}
+
+// dropPanic is deferred by the caller of the logger.
+func (p *Proxy) dropPanic() {
+	if recover() != nil {
+		p.panics.add("WithLogger")
+	}
 }

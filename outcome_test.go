@@ -43,7 +43,7 @@ func TestOutcomeOfAnAttemptOfAPlainRequest(t *testing.T) {
 		{"dialed again, and refused", plainResult{err: dialFailed(ofSystem("connect", syscall.ECONNREFUSED)), isStale: true}, health.Unreached},
 		{"client left while connecting", plainResult{err: dialFailed(context.Canceled), isClients: true}, health.Neutral},
 		{"client left", plainResult{err: handshakeFailed(context.Canceled), isClients: true}, health.Neutral},
-		{"the dialer panicked", plainResult{err: &hookPanic{"the dialer", "oh"}}, health.Neutral},
+		{"the dialer panicked", plainResult{err: &hookPanic{"WithDialer", "oh"}}, health.Neutral},
 		{"200", plainResult{status: 200}, health.Answered},
 		{"304", plainResult{status: 304}, health.Answered},
 		{"499", plainResult{status: 499}, health.Answered},

@@ -167,6 +167,7 @@ type choice struct {
 	numMoves      uint64 // of the backend, when it was chosen
 	numCandidates int
 	isProbation   bool // a flag of the backend is raised: see Backend.beginProbation
+	isBound       bool // the request is bound to the backend
 }
 
 // choose returns the request's backend, and the candidates: the backend that the request is bound
@@ -208,7 +209,10 @@ func (in *inbound) begin(ch *choice, b *Backend, c *candidates, mayWait bool) bo
 	}
 	in.tried, in.picked = append(in.tried, b), b
 	in.numAttempts++
-	*ch = choice{backend: b, numMoves: numMoves, numCandidates: len(c.backends), isProbation: isProbation}
+	if len(in.tried) > 1 {
+		in.p.registry.counters.retries.Add(1)
+	}
+	*ch = choice{backend: b, numMoves: numMoves, numCandidates: len(c.backends), isProbation: isProbation, isBound: c.isBound}
 	return true
 }
 

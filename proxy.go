@@ -32,6 +32,7 @@ type Proxy struct {
 	queue     *queue
 	retries   retryBudget
 	forwarded forwardedCount
+	panics    panicCounts
 
 	// Clients that were refused by a Close frame are waited for until stopLingering is
 	// called, which ends the context lingering. See Refusal.

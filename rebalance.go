@@ -231,7 +231,7 @@ func (r *rebalancing) nextStep() []batch {
 	open := r.p.registry.openByBackend()
 	loads, states := make([]rebalance.Load, len(backends)), make([]rebalance.State, len(backends))
 	for i, b := range backends {
-		loads[i] = rebalance.Load{Tunnels: len(open[b]), Weight: b.Weight(), Max: max(b.target.Load().config.MaxTunnels, 0)}
+		loads[i] = rebalance.Load{Tunnels: len(open[b]), Weight: b.Weight(), Max: b.MaxTunnels()}
 		states[i] = r.states[b]
 	}
 	clear(r.states)
@@ -258,7 +258,7 @@ func (s *backendSet) balanced(now time.Duration) []*Backend {
 			continue
 		}
 		if len(balanced) > 0 {
-			c := cmp.Compare(b.priority(), balanced[0].priority())
+			c := cmp.Compare(b.Priority(), balanced[0].Priority())
 			if c > 0 {
 				continue
 			}
@@ -270,8 +270,6 @@ func (s *backendSet) balanced(now time.Duration) []*Backend {
 	}
 	return balanced
 }
-
-func (b *Backend) priority() int { return b.target.Load().config.Priority }
 
 // openByBackend returns the tunnels that have not begun to end.
 func (r *registry) openByBackend() map[*Backend][]*Tunnel {

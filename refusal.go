@@ -88,11 +88,7 @@ type RefusedInfo struct {
 // the backend's response that the client gets, or nil. If a hook wants the connection to be
 // closed without a response, reportRefused panics.
 func (p *Proxy) reportRefused(i RefusedInfo, resp *http.Response) {
-	if i.Reason.isFailure() {
-		p.registry.failed.Add(1)
-	} else {
-		p.registry.refused.Add(1)
-	}
+	p.registry.counters.countRefused(&i)
 	p.logRefused(&i, resp)
 	callHooks(p, "Trace.Refused", i.RequestID, p.traceHooks().refused, i)
 	if panicked, ok := errors.AsType[*hookPanic](i.Err); ok && panicked.value == http.ErrAbortHandler {

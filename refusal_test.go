@@ -171,6 +171,7 @@ func TestTraceRefusedIsCalledOnceForEachRefusal(t *testing.T) {
 			if st := p.Stats(); st.Refused != refused || st.Failed != failed || st.Upgrading != 0 || st.Tunnels != 0 || st.Waiting != 0 {
 				t.Errorf("Stats() = %+v; want %d refused, %d failed, and nothing open", st, refused, failed)
 			}
+			wantRefusal(t, p, before, tt.reason, i.Backend)
 			reason := "reason=" + tt.reason.String() + " "
 			if strings.Contains(tt.reason.String(), " ") {
 				reason = `reason="` + tt.reason.String() + `"`

@@ -4,10 +4,8 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/histogram"
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
@@ -16,11 +14,7 @@ type registry struct {
 	stopped chan struct{} // closed when the registry is stopped
 	empty   chan struct{} // closed when the registry is stopped and nothing is left
 
-	opened, refused, failed atomic.Uint64 // see Stats
-	responded               atomic.Uint64
-	requests                atomic.Int64
-
-	handshakes, lifetimes *histogram.Histogram // see Stats
+	counters proxyCounters
 
 	// mu is held for these fields, and those of Backend that it guards, alone: no hook and no
 	// method of a connection is called under it.
@@ -36,12 +30,11 @@ type registry struct {
 	lastID     uint64
 	closed     int // tunnels that ended since the registry was stopped and were not cut
 	cut        int // tunnels that ended since then and were cut: see TunnelEnd.Cut
-	ended      endedTunnels
 }
 
 func (r *registry) init() {
 	r.stopped, r.empty = make(chan struct{}), make(chan struct{})
-	r.handshakes, r.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
+	r.counters.init()
 	r.upgrades = make(map[*upgrade]bool)
 	r.backends = make(map[*Backend]struct{})
 }
@@ -106,10 +99,11 @@ func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) 
 		delete(r.backends, b)
 	}
 	r.numTunnels--
-	r.ended.add(end, toBackend, toClient)
+	r.counters.ended.add(end, toBackend, toClient)
 	b.counters.ended.add(end, toBackend, toClient)
 	if end != nil {
-		r.lifetimes.Observe(lived)
+		r.counters.ends.add(end, lived)
+		r.counters.lifetimes.Observe(lived)
 		b.counters.lifetimes.Observe(lived)
 	}
 	if r.isStopped && wasCut {

@@ -27,6 +27,7 @@ type inbound struct {
 
 	binding        binding // zero without WithAffinity
 	isBindingKnown bool
+	affinityResult affinityResult // of the last response
 
 	tried       []*Backend // one for each attempt, for an upgrade since it has waited
 	triedArray  [maxAttempts]*Backend

@@ -36,6 +36,7 @@ type outboundRequest struct {
 	head    []byte        // out as it is on the wire
 	forLoop bool          // the event loop will probably relay the connection
 
+	requestID   string // for the log; empty for a probe
 	proxyHeader []byte // of the PROXY protocol, before TLS and the head; nil: none
 }
 
@@ -91,8 +92,8 @@ var errNoConn = errors.New("the dialer returned no connection")
 
 // roundTrip dials the target of out, sends out and reads the response, all by
 // deadline, which may be zero, and until c is canceled. A 101 is verified. Ctx is for
-// the dialer. An error is a [*BackendError], and leaves no connection open: the response has only
-// the time of the connection then.
+// the dialer. An error is a [*BackendError], or the dialer has panicked, and leaves no connection
+// open: the response has only the time of the connection then.
 func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest, deadline time.Time) (backendResponse, error) {
 	var r backendResponse
 	fail := func(op string, err error) (backendResponse, error) {
@@ -102,6 +103,9 @@ func (p *Proxy) roundTrip(ctx context.Context, c *canceler, out *outboundRequest
 	conn, dialing, err := p.dialTarget(ctx, c, out, deadline)
 	if err == nil && conn == nil {
 		err = errNoConn
+	}
+	if isHookPanic(err) {
+		return backendResponse{}, err
 	}
 	if err != nil {
 		return fail("dial", err)
@@ -152,7 +156,7 @@ func (p *Proxy) dialTarget(ctx context.Context, c *canceler, out *outboundReques
 	ctx, cancel := c.dialContext(ctx, deadline)
 	defer cancel()
 	if !p.isDefaultDial || !t.isName {
-		conn, err := p.dial(ctx, t.network, t.addr)
+		conn, err := p.callDial(ctx, t.network, t.addr, out.requestID)
 		return conn, nil, err
 	}
 	addrs, err := p.dialer.Resolve(ctx, t.host, t.port)

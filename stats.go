@@ -1,14 +1,9 @@
 package wsproxy
 
 import (
-	"cmp"
-	"maps"
-	"slices"
-	"sync/atomic"
+	"fmt"
 	"time"
 
-	"github.com/wsproxy/wsproxy/internal/health"
-	"github.com/wsproxy/wsproxy/internal/histogram"
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
@@ -25,19 +20,21 @@ type Stats struct {
 	Refused uint64
 	Failed  uint64 // no backend gave a proper response, there was no backend, or it waited for one in vain
 
-	// Those of Refused and of Failed for which no backend was picked.
-	RefusedUnpicked, FailedUnpicked uint64
-
 	// Refusals has the requests of Refused and Failed by their reason: see [RefusalCount].
 	Refusals []RefusalCount
+
+	// The upgrades of Refused and of Failed for which no backend was picked. The others are in
+	// UpgradesRefused and UpgradesFailed of [BackendStats]. Without [WithHTTP] a request that is no
+	// upgrade counts as one that fails its check.
+	RefusedUnpicked, FailedUnpicked uint64
 
 	// Phases has the parts of the time of upgrades: see [PhaseHistograms]. QueueWaits is
 	// Phases.Queue without the upgrades that did not wait.
 	Phases     PhaseHistograms
 	QueueWaits Histogram
 
-	Retries       uint64 // attempts after the first one of a request
-	RetriesDenied uint64 // those that were not made because the budget was used up
+	Retries       uint64 // attempts on another backend because one had failed, without those of an upgrade that has waited since then
+	RetriesDenied uint64 // how often there was none because the budget was used up
 
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
@@ -59,8 +56,8 @@ type Stats struct {
 	ClientPingsUnanswered, BackendPingsUnanswered uint64
 
 	Cut            uint64         // tunnels in Ended that were cut: see [TunnelEnd.Cut]
-	CloseCodes     []CodeCount    // tunnels in Ended by [TunnelEnd.Code]: see CodeCount
-	LifetimesByEnd []EndLifetimes // tunnels in Ended: see EndLifetimes
+	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
+	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
 	EventLoopTunnels int   // those of Tunnels that an event loop relays: see [EngineEventLoop]
 	Stalled          int   // those of Tunnels that are not ending, and of which a side has taken nothing for a second or more, though something waits for it
@@ -71,8 +68,8 @@ type Stats struct {
 	// The time in which a loop has nothing to do is not in it.
 	EventLoopLag Histogram
 
-	Affinity   AffinityCounts
-	HookPanics []PanicCount // panics of the program's hooks: see PanicCount
+	Affinity   AffinityCounts // requests by the result of [WithAffinity]
+	HookPanics []PanicCount   // panics of the program's hooks: see [PanicCount]
 
 	Handshakes Histogram // opening handshakes with backends: see BackendStats
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
@@ -84,16 +81,16 @@ type BackendStats struct {
 	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has
 	Opened  uint64 // tunnels that have opened
 
-	// Upgrades that got no tunnel, by [RefusedInfo.Backend]. They count in the Refused and Failed
-	// of [Stats].
+	// Upgrades that got no tunnel, and whose [RefusedInfo.Backend] is this one. They are in Refused
+	// and Failed of [Stats] too.
 	UpgradesRefused, UpgradesFailed uint64
 
 	// Requests that are no upgrade: see WithHTTP.
 	Requests  int    // in flight: Load counts them
 	Responded uint64 // attempts with a response; those without one are in Failed, Unreached and Abandoned
 
-	// ResponseClasses has the responses of Responded by the first digit of their status, from 1
-	// to 5.
+	// ResponseClasses has the responses of Responded by the first digit of their status: index 0
+	// is for 1xx, and is 0, and index 4 is for 5xx.
 	ResponseClasses [5]uint64
 
 	// Attempts by their outcome, as [Trace.Attempted] reports them. Each counts once.
@@ -104,15 +101,17 @@ type BackendStats struct {
 	Unreached uint64 // the connection failed: see [FlagUnreachable]
 	Abandoned uint64 // the client left, the proxy was shut down, or its own host was at fault
 
-	// How often [FlagEjected] was raised, because responses failed, and because tunnels were lost.
+	// How often the backend was ejected because responses failed, and because tunnels were lost: see
+	// [Ejection]. It counts each time that [FlagEjected] was raised, and each time that the backend
+	// was ejected again because the flag's time was over and it still failed.
 	EjectedByResponses, EjectedByTunnels uint64
 
-	// Probes of [WithHealthCheck], and the result of the last one: see [CheckResult].
+	// Probes of [WithHealthCheck], and the result of the last one at the present address. One that
+	// has not returned in time has failed, and again after each further interval.
 	ProbesPassed, ProbesFailed uint64
 	LastProbe                  CheckResult
 
-	// Drains counts the calls of [Proxy.Drain] that have ended.
-	Drains DrainCounts
+	Drains DrainCounts // calls of [Proxy.Drain] that have ended
 
 	// Traffic of all its tunnels, open ones included, without frames that the proxy itself
 	// sent.
@@ -149,53 +148,79 @@ type UpgradeTimes struct {
 // those that have dialed; in Answer those that have connected.
 type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }
 
-// A CodeCount counts the tunnels that ended with one Close code, by the side that ended them. A
-// list of them has each pair that has happened, by side and code in ascending order. Codes that
-// RFC 6455 does not name, and those below 1000 other than 0, count as -1: peers choose them.
+// A CodeCount counts the tunnels that ended by one side with one Close code. A list of them has
+// each pair that has happened, by side and code in ascending order.
 type CodeCount struct {
-	Side  Side
-	Code  int
+	Side Side
+
+	// Code is a [TunnelEnd.Code] from 1000 to 1015; 0 for none; or -1 for any other one: peers
+	// choose them, and there would be no bound for their number.
+	// https://www.iana.org/assignments/websocket/websocket.xhtml#close-code-number
+	Code int
+
 	Count uint64
 }
 
-// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, with
-// buckets from 1 s to 7 days. A list of them is ordered as one of EndCount.
+// EndLifetimes are the lifetimes of the tunnels that ended by one side and one cause, from the
+// 101 to the end, with buckets from 1 s to 7 days. A list of them has each pair that has happened,
+// by side and cause in ascending order.
 type EndLifetimes struct {
 	Side      Side
 	Cause     Cause
 	Lifetimes Histogram
 }
 
-// AffinityCounts count requests by what [WithAffinity] did with them. Without it all are zero.
+// AffinityCounts count the requests that got a backend's response, by what [WithAffinity] did with
+// them. Each counts once at most, by the backend that responded. Without the option all are zero.
 type AffinityCounts struct {
-	Bound   uint64 // a cookie or a key led to its backend
-	New     uint64 // there was no cookie, and the response has got one
-	Rebound uint64 // the backend of the cookie was not to be had: another one was picked
-	Invalid uint64 // the cookie was forged, expired, or of another proxy
+	Bound   uint64 // the cookie or the key led to it
+	New     uint64 // there was no cookie and no key, and the response has got a cookie
+	Rebound uint64 // the backend of the cookie was removed or could not be used, or none could be used by the key
+	Invalid uint64 // the cookie was forged, had expired, or was signed with a key that is none of Affinity.Keys
 }
 
 // A PanicCount counts the panics of one hook. A list of them has each hook that has panicked, in
-// alphabetical order.
+// alphabetical order. A panic with [http.ErrAbortHandler] does not count, and neither does one of
+// the handler of [WithErrorHandler], which is the server's to recover.
 type PanicCount struct {
-	Hook  string // "Balancer.Pick", "WithRewrite", "Trace.Closed" and so on
+	// Hook is the option that has the hook, as "WithRewrite", or the type and the field or method,
+	// as "Balancer.Pick", "HealthCheck.Probe" or "Trace.Closed". It is "CloseTunnels" for the
+	// function that was given to [Proxy.CloseTunnels], "WithLogger" for the handler of the logger,
+	// and "Proxy.ServeHTTP" for what is outside all hooks: a method of a connection, for instance.
+	Hook  string
 	Count uint64
 }
 
-// A CheckResult is the result of the last probe of a backend.
+// A CheckResult is the result of the last probe of a backend. It is not [FlagCheckFailed], for
+// which several probes may have to fail: see [HealthCheck].
 type CheckResult uint8
 
 const (
 	CheckNone   CheckResult = iota // there was none
-	CheckPassed                    // it passed
-	CheckFailed                    // it failed
+	CheckPassed                    // the backend works
+	CheckFailed                    // it does not
 )
 
-// DrainCounts count the calls of [Proxy.Drain] by how they ended.
+// String returns "none", "passed" or "failed".
+func (r CheckResult) String() string {
+	switch r {
+	case CheckNone:
+		return "none"
+	case CheckPassed:
+		return "passed"
+	case CheckFailed:
+		return "failed"
+	}
+	return fmt.Sprintf("CheckResult(%d)", uint8(r))
+}
+
+// DrainCounts count the calls of [Proxy.Drain] by how they ended. Each counts once; what
+// [BackendConfig.Drain] does is not counted.
 type DrainCounts struct {
 	Emptied    uint64 // the backend had no tunnels left
 	Left       uint64 // the context ended first, or the proxy was shut down
 	Resumed    uint64 // by [Proxy.Resume]
-	Superseded uint64 // another call took over
+	Superseded uint64 // another call for the backend took over, whatever the earlier one has returned
 }
 
 // An EndCount counts the tunnels that ended by one side and one cause. A list of them
@@ -226,16 +251,13 @@ type Traffic struct {
 	Messages uint64 // data messages that were relayed to their end; if a tunnel was cut, some may not have been
 }
 
-func (t *Traffic) add(u Traffic) {
-	t.Bytes += u.Bytes
-	t.Messages += u.Messages
-}
-
 // Stats returns the current counters. It adds up the traffic of all open tunnels, which
 // delays no upgrade.
 func (p *Proxy) Stats() Stats {
 	s, tunnels := p.registry.snapshot()
 	s.Waiting = int(p.queue.numWaiting.Load())
+	s.RetriesDenied = p.retries.denied.Load()
+	s.HookPanics = p.panics.sorted()
 	s.ClientRoundTrips = newHistogram(p.engine.RoundTrips(relay.Client))
 	s.BackendRoundTrips = newHistogram(p.engine.RoundTrips(relay.Backend))
 	p.addEngine(&s)
@@ -259,119 +281,4 @@ func (b *Backend) Stats() BackendStats {
 	s, tunnels := b.p.registry.backendSnapshot(b)
 	addOpenTraffic(tunnels, &s.ToBackend, &s.ToClient)
 	return s
-}
-
-// addOpenTraffic adds the traffic of tunnels that were open when the totals were read. The caller
-// holds no lock. A tunnel that ends meanwhile is not counted twice: the totals are those of the
-// moment at which it was still open.
-func addOpenTraffic(tunnels []*Tunnel, toBackend, toClient *Traffic) {
-	for _, t := range tunnels {
-		b, c := t.Traffic()
-		toBackend.add(b)
-		toClient.add(c)
-	}
-}
-
-// snapshot returns the counters without the traffic of open tunnels, and these tunnels.
-func (r *registry) snapshot() (Stats, []*Tunnel) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return Stats{
-		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
-		Opened: r.opened.Load(), Refused: r.refused.Load(), Failed: r.failed.Load(),
-		Requests: int(r.requests.Load()), Responded: r.responded.Load(),
-		ToBackend: r.ended.toBackend, ToClient: r.ended.toClient, Ended: r.ended.sorted(),
-		Handshakes: newHistogram(r.handshakes), Lifetimes: newHistogram(r.lifetimes),
-	}, r.tunnelsLocked()
-}
-
-// backendSnapshot is snapshot for one backend.
-func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := &b.counters
-	attempts := func(o health.Outcome) uint64 { return c.attempts[o].Load() }
-	return BackendStats{
-		Tunnels: len(b.open), Opened: c.opened.Load(),
-		Requests: int(b.requests.Load()), Responded: c.responded.Load(),
-		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
-		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
-		Abandoned: attempts(health.Neutral),
-		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
-		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
-	}, slices.Collect(maps.Values(b.open))
-}
-
-func newHistogram(h *histogram.Histogram) Histogram {
-	s := h.Snapshot()
-	buckets := make([]Bucket, len(s.Buckets))
-	for i, b := range s.Buckets {
-		buckets[i] = Bucket(b)
-	}
-	return Histogram{Count: s.Count, Sum: s.Sum, Buckets: buckets}
-}
-
-// backendCounters are the counters of one backend. To count an upgrade takes a few atomic
-// additions.
-type backendCounters struct {
-	opened     atomic.Uint64
-	responded  atomic.Uint64
-	attempts   [health.NumAttemptOutcomes]atomic.Uint64 // by outcome
-	handshakes *histogram.Histogram
-	lifetimes  *histogram.Histogram
-
-	ended endedTunnels // guarded by registry.mu
-}
-
-func (c *backendCounters) init() {
-	c.handshakes, c.lifetimes = histogram.NewLatency(), histogram.NewLifetime()
-}
-
-// countRequest counts an attempt of a request that is no upgrade, which has shown o.
-func (c *backendCounters) countRequest(o health.Outcome, hasResponse bool) {
-	if hasResponse {
-		c.responded.Add(1)
-	} else {
-		c.attempts[o].Add(1)
-	}
-}
-
-// countAttempt counts an attempt that has ended with o, after it took so long.
-func (p *Proxy) countAttempt(b *Backend, o health.Outcome, took time.Duration) {
-	b.counters.attempts[o].Add(1)
-	if o == health.Opened {
-		b.counters.handshakes.Observe(took)
-		p.registry.handshakes.Observe(took)
-	}
-}
-
-// endedTunnels are the totals of tunnels that have ended.
-type endedTunnels struct {
-	toBackend, toClient Traffic
-
-	counts []EndCount // in no order; a list is small, because few pairs happen
-}
-
-// add adds a tunnel. End is nil if it has never opened.
-func (e *endedTunnels) add(end *relay.End, toBackend, toClient Traffic) {
-	e.toBackend.add(toBackend)
-	e.toClient.add(toClient)
-	if end == nil {
-		return
-	}
-	side, cause := Side(end.Side), Cause(end.Cause)
-	for i := range e.counts {
-		if c := &e.counts[i]; c.Side == side && c.Cause == cause {
-			c.Count++
-			return
-		}
-	}
-	e.counts = append(e.counts, EndCount{side, cause, 1})
-}
-
-// sorted returns a copy of the counts.
-func (e *endedTunnels) sorted() []EndCount {
-	return slices.SortedFunc(slices.Values(e.counts), func(a, b EndCount) int {
-		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Cause, b.Cause))
-	})
 }

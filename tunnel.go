@@ -130,7 +130,7 @@ func (t *Tunnel) close() {
 // ended; if the proxy is detached, it returns at once. It does not keep u.
 func (p *Proxy) runTunnel(u *upgrade) {
 	t, r := u.tunnel, u.r
-	p.registry.opened.Add(1)
+	p.registry.counters.opened.Add(1)
 	t.backend.counters.opened.Add(1)
 	p.recordLife(t)
 	if r := p.rebalancing.Load(); r != nil {

@@ -143,6 +143,9 @@ func (p *Proxy) openTunnel(w http.ResponseWriter, r *http.Request) *upgrade {
 	p.phases.observe(&u.times)
 	stop() // before forward may hijack: fasthttp ends the context of a hijacked request without an error
 	defer u.releasePlace()
+	if u.response != nil || u.tunnel != nil {
+		u.countAffinity()
+	}
 	if u.response != nil {
 		u.err = u.forward()
 	} else if u.tunnel == nil && u.err == nil {
@@ -272,7 +275,7 @@ func (u *upgrade) canceled() error {
 
 // newOutboundRequest returns the request for b, after the Rewrite hook.
 func (u *upgrade) newOutboundRequest(b *Backend) (*outboundRequest, error) {
-	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1}
+	out := &outboundRequest{target: b.target.Load(), offer: u.r.Header, forLoop: u.r.TLS == nil && u.r.ProtoMajor == 1, requestID: u.info.id}
 	url, refusal := handshake.OutboundURL(u.r.URL, out.target.prefix)
 	if refusal != nil {
 		u.stage = ReasonCheck
@@ -374,7 +377,7 @@ func (u *upgrade) applyResponseHook(a *attempt) error {
 	} else {
 		a.header = handshake.AnswerHeader(a.resp.Header)
 	}
-	u.bindTo(a.backend, a.resp.StatusCode, a.header)
+	u.bindTo(&a.choice, a.resp.StatusCode, a.header)
 	if u.p.response == nil {
 		return nil
 	}

@@ -122,32 +122,51 @@ func (t *Table[B]) Add(hashes []Hash, b B) {
 // to be given a new value. It returns false if the value is not one of the signer, is about a
 // backend that is not in the table, or has expired. A nil table has no backends.
 func (t *Table[B]) Find(value string, now int64) (b B, isDue, ok bool) {
-	if t == nil || len(value) != ValueLen {
+	if t == nil {
 		return b, false, false
 	}
-	var text [ValueLen]byte // does not allocate
-	copy(text[:], value)
 	var raw [rawLen]byte
-	if n, err := base64.RawURLEncoding.Decode(raw[:], text[:]); err != nil || n != rawLen {
-		return b, false, false
-	}
-	head := binary.BigEndian.Uint64(raw[:])
-	expiry := int64(head >> 8 & never)
-	if head>>56 != version || expiry <= now {
+	expiry, ok := decode(&raw, value, now)
+	if !ok {
 		return b, false, false
 	}
 	h := Hash(raw[bindingLen-hashLen : bindingLen])
 	for i := range t.byHash {
-		found, isKnown := t.byHash[i][h]
-		if !isKnown {
-			continue
-		}
-		mac := t.signer.keys[i].mac(raw[:bindingLen])
-		if subtle.ConstantTimeCompare(mac[:], raw[bindingLen:]) == 1 {
+		if found, isKnown := t.byHash[i][h]; isKnown && t.signer.keys[i].hasSigned(&raw) {
 			return found, t.signer.isDue(i, expiry, now), true
 		}
 	}
 	return b, false, false
+}
+
+// HasSigned reports whether the value is one of the signer that has not expired at now, whatever
+// its backend: one that no table has was removed.
+func (s *Signer) HasSigned(value string, now int64) bool {
+	var raw [rawLen]byte
+	if _, ok := decode(&raw, value, now); !ok {
+		return false
+	}
+	for i := range s.keys {
+		if s.keys[i].hasSigned(&raw) {
+			return true
+		}
+	}
+	return false
+}
+
+// decode decodes a value. It returns false if the value has another form, or has expired at now.
+func decode(raw *[rawLen]byte, value string, now int64) (expiry int64, ok bool) {
+	if len(value) != ValueLen {
+		return 0, false
+	}
+	var text [ValueLen]byte // does not allocate
+	copy(text[:], value)
+	if n, err := base64.RawURLEncoding.Decode(raw[:], text[:]); err != nil || n != rawLen {
+		return 0, false
+	}
+	head := binary.BigEndian.Uint64(raw[:])
+	expiry = int64(head >> 8 & never)
+	return expiry, head>>56 == version && expiry > now
 }
 
 // A key is derived from one secret for one cookie.
@@ -178,6 +197,12 @@ func (k *key) hash(id string) Hash {
 	m := hmac.New(sha256.New, k.forHashes)
 	m.Write([]byte(id))
 	return Hash(m.Sum(nil)[:hashLen])
+}
+
+// hasSigned reports whether the MAC of a value is one by the key.
+func (k *key) hasSigned(raw *[rawLen]byte) bool {
+	mac := k.mac(raw[:bindingLen])
+	return subtle.ConstantTimeCompare(mac[:], raw[bindingLen:]) == 1
 }
 
 // mac returns the first half of the HMAC-SHA-256 of a binding. It does not allocate: with

@@ -81,6 +81,30 @@ func TestFindIgnoresWhatIsNotItsOwn(t *testing.T) {
 	}
 }
 
+func TestSignerKnowsWhatItHasSigned(t *testing.T) {
+	s := newTestSigner(secretA, secretB)
+	changed := []byte(s.Sign(s.Hashes("a"), now))
+	changed[20]++
+	for _, tt := range []struct {
+		name, value string
+		want        bool
+	}{
+		{"a value", s.Sign(s.Hashes("a"), now), true},
+		{"by the second secret", newTestSigner(secretB).Sign(newTestSigner(secretB).Hashes("a"), now), true},
+		{"about a backend that nobody knows", s.Sign([]Hash{{1, 2, 3}}, now), true},
+		{"expired", s.Sign(s.Hashes("a"), now-day), false},
+		{"another secret", newTestSigner([]byte("another secret of 24 B.")).Sign(s.Hashes("a"), now), false},
+		{"another name", New("other", [][]byte{secretA}, day*time.Second).Sign(s.Hashes("a"), now), false},
+		{"changed", string(changed), false},
+		{"too short", string(changed[1:]), false},
+		{"empty", "", false},
+	} {
+		if got := s.HasSigned(tt.value, now); got != tt.want {
+			t.Errorf("%s: HasSigned() = %t; want %t", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestFindIgnoresEachChangedByte(t *testing.T) {
 	s := newTestSigner(secretA)
 	table := newTestTable(s, "ab")
@@ -227,7 +251,7 @@ func FuzzFind(f *testing.F) {
 			mac := s.keys[i].mac(raw[:bindingLen])
 			isSigned = isSigned || bytes.Equal(mac[:], raw[bindingLen:]) && s.keys[i].hash(b) == Hash(raw[bindingLen-hashLen:bindingLen])
 		}
-		if !isSigned {
+		if !isSigned || !s.HasSigned(value, at) {
 			t.Fatalf("Find(%q) = %q, which was not signed for it", value, b)
 		}
 	})

@@ -181,6 +181,9 @@ type Change struct {
 	// WantsEjection reports that the backend is to be ejected, if enough others are left:
 	// see [Backend.Eject].
 	WantsEjection bool
+
+	// IsEjected reports that Eject has ejected the backend, for the first time or again.
+	IsEjected bool
 }
 
 // Record changes the health by an event.
@@ -287,14 +290,18 @@ func (b *Backend) RecordCheck(now time.Duration, isDown bool, reason string) Cha
 	return c
 }
 
-// Eject ejects the backend because of e, for which Record has returned WantsEjection.
+// Eject ejects the backend because of e, for which Record has returned WantsEjection. It does
+// nothing if another failure of the same moment has done so already.
 func (b *Backend) Eject(e Event, rules Ejection) Change {
 	f := &b.flags[Ejected]
+	if f.until > e.At {
+		return Change{}
+	}
 	wasUp := f.isUp()
 	until := e.At + backoff(f.inRow+1, rules.Backoff, rules.MaxBackoff, e.Random)
 	b.raise(Ejected, e, until).isLost = b.evidence.lost > b.evidence.unanswered
 	b.evidence.forget()
-	var c Change
+	c := Change{IsEjected: true}
 	if !wasUp {
 		c.Raised.add(Ejected)
 	}
