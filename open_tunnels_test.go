@@ -62,7 +62,8 @@ func TestTunnelStaysOpenThoughItIsIdle(t *testing.T) {
 
 func TestPingsGoToQuietPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := openInMemory(t, wsproxy.WithPing(wsproxy.Ping{Client: 25 * time.Second, Backend: time.Minute}))
+		// The client is pinged again, and does not answer, before the backend is.
+		p := openInMemory(t, wsproxy.WithPing(wsproxy.Ping{Client: 25 * time.Second, Backend: time.Minute, Timeout: time.Hour}))
 		for _, side := range []struct {
 			peer     *wstest.Peer
 			interval time.Duration
