@@ -153,7 +153,7 @@ func (p *Peer) WantRaw(s string) {
 // does a byte before the end of stream.
 func (p *Peer) WantEOF() {
 	p.t.Helper()
-	if err := p.readEnd(); err != io.EOF {
+	if err := p.readEnd("EOF"); err != io.EOF {
 		p.t.Fatalf("%s: got error %v; want EOF", p.role, err)
 	}
 }
@@ -162,19 +162,20 @@ func (p *Peer) WantEOF() {
 // a reset if the other end has not read it before it closed the connection.
 func (p *Peer) WantEOFOrReset() {
 	p.t.Helper()
-	if err := p.readEnd(); err != io.EOF && !isReset(err) {
+	if err := p.readEnd("EOF or a reset"); err != io.EOF && !isReset(err) {
 		p.t.Fatalf("%s: got error %v; want EOF or a reset", p.role, err)
 	}
 }
 
-// readEnd waits for the end of the stream and returns its error. A byte before it fails the test.
-func (p *Peer) readEnd() error {
+// readEnd waits for the end of the stream and returns its error. A byte before it fails the test,
+// which wants something else.
+func (p *Peer) readEnd(want string) error {
 	p.t.Helper()
 	p.setReadTimeout()
 	_, err := p.r.Peek(1)
 	if err == nil {
 		b, _ := p.r.Peek(p.r.Buffered())
-		p.t.Fatalf("%s: got %s; want the end of the stream", p.role, excerpt(b))
+		p.t.Fatalf("%s: got %s; want %s", p.role, excerpt(b), want)
 	}
 	return err
 }
