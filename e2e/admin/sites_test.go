@@ -33,6 +33,7 @@ type siteConfig struct {
 	ReadOnly   bool
 	Checks     bool // health checks
 	NoQueue    bool
+	Redact     bool
 }
 
 // A site is a proxy at /ws, and its admin page at /admin/.
@@ -118,7 +119,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 	}
 	s.scene = wsproxytest.NewScene(t, backends, opts...)
 	s.admin = wsproxyadmin.Options{
-		Prefix: "/admin/", Instance: "edge-fra-2", ReadOnly: c.ReadOnly, Logger: slog.New(slog.DiscardHandler),
+		Prefix: "/admin/", Instance: "edge-fra-2", ReadOnly: c.ReadOnly, Redact: c.Redact, Logger: slog.New(slog.DiscardHandler),
 		Authorize: func(*http.Request) (string, error) {
 			if s.isDenied.Load() {
 				return "", errors.New("ann is signed out")
