@@ -3,6 +3,7 @@ package wsproxyadmin
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -112,7 +113,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path+"/" == h.o.Prefix && isRead(r):
 		redirectToDirectory(w, r)
 	default:
-		http.NotFound(w, r)
+		h.notFound(w)
 	}
 }
 
@@ -136,7 +137,7 @@ func (h *handler) route(w http.ResponseWriter, r *http.Request, name, actor stri
 	default:
 		file, ok := pageFiles[cmp.Or(name, "index.html")]
 		if !ok {
-			http.NotFound(w, r)
+			h.notFound(w)
 			return
 		}
 		read = file.serve
@@ -146,6 +147,11 @@ func (h *handler) route(w http.ResponseWriter, r *http.Request, name, actor stri
 		return
 	}
 	read(w, r, actor)
+}
+
+// notFound responds with the prefix: most often Options do not have the path of the mount.
+func (h *handler) notFound(w http.ResponseWriter) {
+	http.Error(w, fmt.Sprintf("404 page not found. The admin page is at %s, the Prefix of its Options.", h.o.Prefix), http.StatusNotFound)
 }
 
 // redirectToDirectory adds a slash to the path. The URL is relative, so that it is right behind a
