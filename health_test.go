@@ -449,7 +449,7 @@ func TestOneClientTakesNoBackendFromOthers(t *testing.T) {
 					}
 					s.wantNeverTold("ejected")
 					if !a.isFault {
-						s.wantNeverTold("backend failing")
+						s.wantNeverTold("backend flag raised")
 					}
 					if got := len(s.opened); got < 100 {
 						t.Errorf("%d tunnels have opened; want those of the 100 others at least", got)

@@ -3,6 +3,7 @@ package wsproxyadmin
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -18,8 +19,9 @@ type Options struct {
 	// Authorize lets a request in, and returns the name of its sender, which log lines and
 	// events have. It is called for each request, also for the files of the page. If it returns
 	// an error, the client gets 403 without its text; if that is a [*wsproxy.StatusError], the client
-	// gets its Status, its Header and the text of its Err. So 401 with WWW-Authenticate makes a
-	// browser ask for a password. Default: each request gets 403.
+	// gets its Status (400 to 599), its Header and the text of its Err. So 401 with WWW-Authenticate makes a
+	// browser ask for a password; a redirect to a login is for a middleware around the handler.
+	// Default: each request gets 403.
 	//
 	// A hook that lets in all requests of the own machine must check the Host of the request:
 	// a browser there may have resolved another site's name to 127.0.0.1.
@@ -41,8 +43,8 @@ type Options struct {
 	// and the errors of the program's hooks. Default: all is shown.
 	Redact bool
 
-	// Logger gets one line at the level Info for each action. Default: [slog.Default], called
-	// for each line.
+	// Logger gets one line at the level Info for each action, and one at Debug for each request
+	// that Authorize refuses, with the error. Default: [slog.Default], called for each line.
 	Logger *slog.Logger
 }
 
@@ -111,7 +113,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path+"/" == h.o.Prefix && isRead(r):
 		redirectToDirectory(w, r)
 	default:
-		http.NotFound(w, r)
+		h.notFound(w)
 	}
 }
 
@@ -135,7 +137,7 @@ func (h *handler) route(w http.ResponseWriter, r *http.Request, name, actor stri
 	default:
 		file, ok := pageFiles[cmp.Or(name, "index.html")]
 		if !ok {
-			http.NotFound(w, r)
+			h.notFound(w)
 			return
 		}
 		read = file.serve
@@ -145,6 +147,11 @@ func (h *handler) route(w http.ResponseWriter, r *http.Request, name, actor stri
 		return
 	}
 	read(w, r, actor)
+}
+
+// notFound responds with the prefix: most often Options do not have the path of the mount.
+func (h *handler) notFound(w http.ResponseWriter) {
+	http.Error(w, fmt.Sprintf("404 page not found. The admin page is at %s, the Prefix of its Options.", h.o.Prefix), http.StatusNotFound)
 }
 
 // redirectToDirectory adds a slash to the path. The URL is relative, so that it is right behind a
@@ -166,7 +173,7 @@ func refuseMethod(w http.ResponseWriter, allowed string) {
 func (h *handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	h.logRefused(r, err)
 	code := http.StatusForbidden
-	text := http.StatusText(code)
+	text := "Forbidden: you are not signed in, or may not use this page."
 	if status, ok := errors.AsType[*wsproxy.StatusError](err); ok {
 		if status.Status >= 400 && status.Status <= 599 {
 			code = status.Status

@@ -158,8 +158,8 @@ func TestPageIsServedBelowPrefix(t *testing.T) {
 		if w := s.get(dir); w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/html; charset=utf-8" {
 			t.Errorf("with Prefix %q, %s is answered with %d, %v; want the page", tt.prefix, dir, w.Code, w.Header())
 		}
-		if w := s.get("/other/overview"); w.Code != http.StatusNotFound {
-			t.Errorf("with Prefix %q, /other/overview is answered with %d; want 404", tt.prefix, w.Code)
+		if w := s.get("/other/overview"); w.Code != http.StatusNotFound || !strings.Contains(w.Body.String(), " "+dir+",") {
+			t.Errorf("with Prefix %q, /other/overview is answered with %d, %q; want 404 with the prefix", tt.prefix, w.Code, w.Body)
 		}
 	}
 }

@@ -51,9 +51,13 @@ func version() string {
 		return cmp.Or(info.Main.Version, "(devel)")
 	}
 	for _, m := range info.Deps {
-		if m.Path == modulePath {
-			return m.Version
+		if m.Path != modulePath {
+			continue
 		}
+		if m.Replace != nil {
+			m = m.Replace
+		}
+		return cmp.Or(m.Version, "(devel)") // a directory has none
 	}
 	return "(devel)"
 }

@@ -38,7 +38,7 @@ var table = []family{
 			add(out, inFlight(s.stats.Upgrading, picked), "")
 		}},
 	{Metric{"wsproxy_refusals_total", "Requests that got no tunnel, refused or failed, by the reason, which is that of the log line " +
-		"\"upgrade refused\" or \"upgrade failed\".",
+		"\"upgrade refused\" or \"upgrade failed\", with _ for spaces.",
 		Counter, []string{"reason"}},
 		func(s *snapshot, out *samples) {
 			counts := make(map[wsproxy.Reason]uint64)

@@ -175,9 +175,6 @@ func TestDashboardHasDataAfterTraffic(t *testing.T) {
 			queries[expr] = p.Title + " " + target.RefID
 		}
 	}
-	for _, alert := range code(t, "promql") {
-		prom.mustParse(t, alert)
-	}
 	for range 60 {
 		traffic.round(t)
 		for expr := range queries {

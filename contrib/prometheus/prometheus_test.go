@@ -32,18 +32,25 @@ type prometheusServer struct {
 	targets string // the file that names the target
 }
 
-// startPrometheus starts the program of Debian's package. Without it the test is skipped, or
+// lookPath finds a program of Debian's package of Prometheus. Without it the test is skipped, or
 // fails if WSPROXY_REQUIRE_PROMETHEUS is set.
-func startPrometheus(t *testing.T) *prometheusServer {
+func lookPath(t *testing.T, name string) string {
 	t.Helper()
-	program, err := exec.LookPath("prometheus")
+	program, err := exec.LookPath(name)
 	if err != nil {
-		const text = "no prometheus; on Debian: apt-get install prometheus"
+		text := "no " + name + "; on Debian: apt-get install prometheus"
 		if os.Getenv("WSPROXY_REQUIRE_PROMETHEUS") != "" {
 			t.Fatal(text)
 		}
 		t.Skip(text)
 	}
+	return program
+}
+
+// startPrometheus starts a Prometheus, if there is one: see lookPath.
+func startPrometheus(t *testing.T) *prometheusServer {
+	t.Helper()
+	program := lookPath(t, "prometheus")
 	dir := t.TempDir()
 	p := &prometheusServer{targets: filepath.Join(dir, "targets.json")}
 	config := filepath.Join(dir, "prometheus.yml")
@@ -129,14 +136,6 @@ func (p *prometheusServer) query(t *testing.T, expr string) queryResult {
 		t.Fatal(err)
 	}
 	return r
-}
-
-// mustParse checks that Prometheus understands an expression.
-func (p *prometheusServer) mustParse(t *testing.T, expr string) {
-	t.Helper()
-	if r := p.query(t, expr); r.Status != "success" {
-		t.Errorf("prometheus: %s\n%s", r.Error, expr)
-	}
 }
 
 // hasData reports whether a query has a result that is a number.

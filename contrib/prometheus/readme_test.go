@@ -80,15 +80,25 @@ func TestReadmeProgramCompiles(t *testing.T) {
 	}
 }
 
-func TestReadmeAlertsNameMetricsThatExist(t *testing.T) {
-	alerts := code(t, "promql")
-	if len(alerts) != 3 {
-		t.Errorf("%s has %d alerts; want 3", readme, len(alerts))
+const alertsFile = "alerts.yml"
+
+func TestAlertsNameMetricsThatExist(t *testing.T) {
+	alerts := readFile(t, alertsFile)
+	for _, name := range unknownMetrics(alerts, nil) {
+		t.Errorf("%s names %s, which does not exist", alertsFile, name)
 	}
-	for _, a := range alerts {
-		for _, name := range unknownMetrics(a, nil) {
-			t.Errorf("an alert names %s, which does not exist:\n%s", name, a)
+	for _, m := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(alerts, -1) {
+		if !strings.Contains(readFile(t, readme), "`"+m[1]+"`") {
+			t.Errorf("%s does not have the alert %s", readme, m[1])
 		}
+	}
+}
+
+// TestAlertsFireInTheirCases runs the cases of alerts_test.yml.
+func TestAlertsFireInTheirCases(t *testing.T) {
+	promtool := lookPath(t, "promtool")
+	if out, err := exec.CommandContext(t.Context(), promtool, "test", "rules", "alerts_test.yml").CombinedOutput(); err != nil {
+		t.Errorf("promtool test rules: %v\n%s", err, out)
 	}
 }
 

@@ -77,3 +77,14 @@ test("why a client was refused is found by its request ID", async () => {
   await page.locator("#tunnels-empty").getByText(/The client's last request was refused/).waitFor();
   assert.deepEqual(page.faults, []);
 });
+
+test("with Redact there is no filter by value, which is hidden", async () => {
+  const site = await newSite({ backends: ["a"], redact: true });
+  await site.act("connect", { path: "/", client: "203.0.113.66", user: "ann" });
+  const page = await openAdmin(browser, site);
+  await page.locator("#tunnels tbody tr").getByText("203.0.113.0/24").waitFor();
+  assert.equal(await page.locator("#filters").getByLabel("Value").isVisible(), false);
+  assert.equal(await page.locator("#filters").getByLabel("Client").isVisible(), true);
+  assert.doesNotMatch(await page.locator("body").textContent(), /203\.0\.113\.66/);
+  assert.deepEqual(page.faults, []);
+});

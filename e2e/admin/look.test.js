@@ -82,6 +82,33 @@ test("the dark mode has other colours", () => {
   assert.notEqual(backgrounds.get("light"), backgrounds.get("dark"));
 });
 
+for (const width of [1280, 400]) {
+  test(`tunnels show the whole ID of a backend that is named by its URL, ${width} px`, async () => {
+    const calm = await newSite({ backends: ["http://10.244.113.207:8080", "http://10.244.113.208:8080"] });
+    await calm.act("connect", { count: 2, path: "/rooms/general", client: "198.51.100.7", user: "ann" });
+    const page = await openAdmin(browser, calm, { viewport: { width, height: 800 } });
+    await page.locator("#tunnels tbody tr").nth(1).waitFor();
+    assert.deepEqual(await page.locator("#tunnels tbody tr > :nth-child(3) *").evaluateAll(
+      (all) => all.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent)), []);
+    assert.match(await page.locator("#tunnels tbody").textContent(), /10\.244\.113\.207:8080/);
+    await page.context().close();
+  });
+}
+
+test("the reasons that need an operator are first, and an error of two attempts has no prefixes", async () => {
+  const calm = await newSite({ backends: ["a", "b"], noQueue: true });
+  for (let i = 0; i < 2; i++) await calm.act("connect", { path: "/", client: "198.51.100.7", origin: "https://evil.example" });
+  for (const backend of ["a", "b"]) await calm.act("behave", { backend, behavior: "down" });
+  await calm.act("connect", { path: "/", client: "198.51.100.7", user: "ann" });
+  const page = await openAdmin(browser, calm);
+  await page.locator("#totals .parts li").getByText("unreachable").waitFor();
+  assert.equal(await page.locator("#totals .total").nth(3).locator(".parts li span").nth(2).textContent(), "unreachable");
+  const text = await page.locator("#events li", { hasText: "unreachable" }).last().textContent();
+  assert.match(text, /refused; dial backend/);
+  assert.doesNotMatch(text, /wsproxy:/);
+  await page.context().close();
+});
+
 test("what peers send stays text", async () => {
   const calm = await newSite({ backends: ["a"] });
   await calm.act("connect", { path: "/<img src=x onerror=alert(1)>", client: "198.51.100.7", user: "<b>bold</b><script>alert(2)</script>" });

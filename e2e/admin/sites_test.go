@@ -28,10 +28,12 @@ import (
 
 // A siteConfig says what a site has. The tests send it as JSON.
 type siteConfig struct {
-	Backends   []string // their IDs
+	Backends   []string // their IDs, or URLs
 	MaxTunnels int      // of each backend
 	ReadOnly   bool
 	Checks     bool // health checks
+	NoQueue    bool
+	Redact     bool
 }
 
 // A site is a proxy at /ws, and its admin page at /admin/.
@@ -95,13 +97,21 @@ func newSite(t *testing.T, c siteConfig) *site {
 	s := new(site)
 	var backends []wsproxytest.Backend
 	for _, id := range c.Backends {
-		backends = append(backends, wsproxytest.Backend{ID: id, URL: "http://" + id + ".internal:8080", MaxTunnels: c.MaxTunnels})
+		url := id // the default of an ID
+		if !strings.Contains(id, "://") {
+			url = "http://" + id + ".internal:8080"
+		}
+		backends = append(backends, wsproxytest.Backend{ID: id, URL: url, MaxTunnels: c.MaxTunnels})
+	}
+	queue := 500
+	if c.NoQueue {
+		queue = 0
 	}
 	opts := []wsproxy.Option{
 		wsproxy.WithDetached(true),
 		wsproxy.WithTrustedProxies("192.0.2.0/24"),
 		wsproxy.WithAdmit(admit),
-		wsproxy.WithLimits(wsproxy.Limits{Tunnels: 20_000, Queue: 500}),
+		wsproxy.WithLimits(wsproxy.Limits{Tunnels: 20_000, Queue: queue}),
 		wsproxy.WithOriginPatterns("chat.example", "127.0.0.1:*"),
 	}
 	if c.Checks {
@@ -109,7 +119,7 @@ func newSite(t *testing.T, c siteConfig) *site {
 	}
 	s.scene = wsproxytest.NewScene(t, backends, opts...)
 	s.admin = wsproxyadmin.Options{
-		Prefix: "/admin/", Instance: "edge-fra-2", ReadOnly: c.ReadOnly, Logger: slog.New(slog.DiscardHandler),
+		Prefix: "/admin/", Instance: "edge-fra-2", ReadOnly: c.ReadOnly, Redact: c.Redact, Logger: slog.New(slog.DiscardHandler),
 		Authorize: func(*http.Request) (string, error) {
 			if s.isDenied.Load() {
 				return "", errors.New("ann is signed out")

@@ -123,6 +123,7 @@ func (g *gateway) wait(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
+	g.logger.Info("signal: not ready any more", "drain_delay", g.flags.drainDelay, "grace", g.flags.grace)
 	select {
 	case err := <-g.servec:
 		return err

@@ -44,7 +44,7 @@ func playProxy(t *testing.T) map[string]proxytest.Command {
 			return s.URL
 		},
 		// blamed answers with what was logged of backends that fail.
-		"blamed": func(...string) any { return book.Lines("backend failing") },
+		"blamed": func(...string) any { return book.Lines("backend flag raised") },
 		// ended N waits until so many more tunnels have ended.
 		"ended": func(args ...string) any {
 			for range number(args[0]) {

@@ -41,6 +41,7 @@ function showHeader(o) {
   setText($("actor"), o.actor && `signed in as ${o.actor}`);
   $("readonly").hidden = !o.read_only;
   $("redacted").hidden = !o.redacted;
+  $("by-value").parentElement.hidden = o.redacted; // values are hidden: the filter would be refused
   setText($("refreshed"), `at ${timeOfDay(o.at)}`);
 }
 

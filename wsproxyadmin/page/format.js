@@ -59,8 +59,11 @@ export const timeOfDay = (t) => clock.format(new Date(t));
 export const since = (t, now) => (Math.abs(now - t) < 43_200_000 ? timeOfDay(t) : date.format(new Date(t)));
 
 // shortError returns the text of an error without what is known where it is shown: the prefix of
-// the package, the status of a refusal, and that it is about the backend with that ID.
+// the package, the status of a refusal, and that it is about the backend with that ID. An error of
+// several attempts has a line for each.
 export function shortError(text, id = "") {
+  const lines = text.split("\n").filter(Boolean);
+  if (lines.length > 1) return lines.map((line) => shortError(line)).join("; ");
   const own = text.replace(/^wsproxy: /, "").replace(/^client's request refused with \d+: /, "");
   const about = id && [`dial backend ${id}: `, `probe of backend ${id}: `, `backend ${id}: `].find((prefix) => own.startsWith(prefix));
   return about ? own.slice(about.length) : own;

@@ -4,7 +4,7 @@ import { $, el, Rows, setText } from "./el.js";
 import { bytes, count, latency, plural, rate } from "./format.js";
 import { seconds } from "./history.js";
 import { Sparkline } from "./sparkline.js";
-import { isAlarm, isRising } from "./verdict.js";
+import { hasAlarm, isRising } from "./verdict.js";
 
 // A Total is one figure with its unit, a sparkline, and the parts that it consists of.
 class Total {
@@ -63,11 +63,10 @@ export function showTotals(o, history) {
     ["last minute", count(o.ends.last_minute)],
     ...mostFrequent(o.ends.by_cause).map((e) => [`${e.side}: ${e.cause}`, count(e.last_minute)]),
   ]);
-  const hasAlarm = o.refusals.by_reason.some((r) => isAlarm(r.reason) && r.last_minute > 0);
   totals.refused.show(rate(o.refusals.per_second), " a second", history.refused, [
     ["last minute", count(o.refusals.last_minute)],
-    ...mostFrequent(o.refusals.by_reason).map((r) => [r.reason, count(r.last_minute), isAlarm(r.reason) && r.last_minute > 0]),
-  ], hasAlarm || isRising(history.refused));
+    ...alarmsFirst(mostFrequent(o.refusals.by_reason)).map((r) => [r.reason, count(r.last_minute), hasAlarm(r)]),
+  ], o.refusals.by_reason.some(hasAlarm) || isRising(history.refused));
   totals.upgrade.show(ms(o.upgrade.p99_ms), ", p99", history.upgrade_p99_ms, [
     ["p50", ms(o.upgrade.p50_ms)],
     ...o.upgrade.phases.map((p) => [`p99 of ${p.phase}`, ms(p.p99_ms)]),
@@ -98,6 +97,9 @@ function showInside(t) {
 const ms = (n) => (n === null ? "–" : latency(n / 1000));
 const perSecond = (n, format) => (n === null ? "–" : format(n));
 const sum = (a, b) => (a === null ? null : a + b);
+
+// alarmsFirst sorts reasons that need an operator before others: the tile shows four.
+const alarmsFirst = (list) => list.toSorted((a, b) => hasAlarm(b) - hasAlarm(a));
 
 // mostFrequent sorts those of the last minute before others, and by their totals: so the order
 // seldom changes.

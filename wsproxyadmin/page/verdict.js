@@ -6,8 +6,8 @@ import { count, duration, plural, shortError, since } from "./format.js";
 // there are suddenly more of them.
 const ownReasons = new Set(["check", "origin", "admit", "client limit", "rate", "answer", "client left"]);
 
-// isAlarm reports whether refusals for a reason need an operator.
-export const isAlarm = (reason) => !ownReasons.has(reason);
+// hasAlarm reports whether there were refusals in the last minute for a reason that needs an operator.
+export const hasAlarm = (refusals) => !ownReasons.has(refusals.reason) && refusals.last_minute > 0;
 
 // isRising reports whether the last ten seconds have at least twice as many refusals a second as
 // the time before, and one a second at least.
@@ -44,7 +44,7 @@ export function judge(o, refused) {
     problems.push({ key: `refusing ${b.id}`, what: b.id, says: "refuses more upgrades than it accepts", more: "" });
   }
 
-  const alarms = o.refusals.by_reason.filter((r) => isAlarm(r.reason) && r.last_minute > 0);
+  const alarms = o.refusals.by_reason.filter(hasAlarm);
   const rises = isRising(refused);
   if (rises || alarms.length > 0) {
     bad.push(rises ? "refusals are rising" : "upgrades were refused");
