@@ -88,7 +88,7 @@ func callText(v any) (text string, err error) {
 		if resolved.Kind() == slog.KindAny {
 			return fmt.Sprintf("%T", v), nil
 		}
-		return resolved.String(), nil
+		return logText(resolved, 0), nil
 	case encoding.TextMarshaler:
 		b, err := v.MarshalText()
 		return string(b), err
@@ -102,6 +102,36 @@ func callText(v any) (text string, err error) {
 		return fmt.Sprint(v), nil
 	}
 	return fmt.Sprintf("%T", v), nil
+}
+
+// maxLogDepth bounds how deep groups in groups are shown: one may be in itself.
+const maxLogDepth = 3
+
+// logText returns the text of what a LogValue method has returned. The values in a group may hide
+// secrets by LogValue methods of their own. Of one that has no text it has the type.
+func logText(v slog.Value, depth int) string {
+	v = v.Resolve()
+	switch {
+	case v.Kind() == slog.KindAny:
+		return fmt.Sprintf("%T", v.Any())
+	case v.Kind() != slog.KindGroup:
+		return v.String()
+	case depth == maxLogDepth:
+		return "…"
+	}
+	var b strings.Builder
+	b.WriteByte('[')
+	for i, a := range v.Group() {
+		if b.Len() > maxValue {
+			break
+		}
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%s=%s", a.Key, logText(a.Value, depth+1))
+	}
+	b.WriteByte(']')
+	return b.String()
 }
 
 // redactedBits returns how many bits of an address are shown where addresses are shortened.
