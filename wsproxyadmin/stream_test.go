@@ -328,6 +328,38 @@ func TestStreamsEndWhenTheirServerShutsDown(t *testing.T) {
 	other.next() // of another server
 }
 
+func TestStreamEndsIfItsServerShutsDownWhileItIsAuthorized(t *testing.T) {
+	leaktest.Check(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s := newSite(t, Options{Authorize: func(*http.Request) (string, error) {
+		asked <- struct{}{}
+		<-answer
+		return "ann", nil
+	}}, "a")
+	server := httptest.NewServer(s.h)
+	defer server.Close()
+	server.Config.RegisterOnShutdown(func() { close(answer) })
+	client := make(chan error, 1)
+	go func() {
+		resp, err := http.Get(server.URL + "/stream")
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		client <- err
+	}()
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := server.Config.Shutdown(ctx); err != nil {
+		server.CloseClientConnections()
+		t.Errorf("Shutdown() = %v; want nil: the stream ends", err)
+	}
+	if err := <-client; err != nil {
+		t.Errorf("the stream ends with %v; want its proper end", err)
+	}
+}
+
 func TestStreamOutlivesTheServersWriteTimeout(t *testing.T) {
 	s := newSite(t, Options{}, "a")
 	server := proxytest.Serve(t, s.h, func(srv *http.Server) { srv.WriteTimeout = 500 * time.Millisecond })
