@@ -90,9 +90,9 @@ func (r *reader) refresh() {
 }
 
 func (r *reader) readLocked(now time.Time) *frame {
-	stats := r.p.Stats()
 	backends := r.backends()
 	from := r.recorder.recordPlaces(backends)
+	stats := r.p.Stats()
 	lastEvent, counts := r.recorder.flush(now)
 
 	s := r.fixed
@@ -116,7 +116,7 @@ func (r *reader) readLocked(now time.Time) *frame {
 		s.Backends[i].Share = float64(s.Backends[i].Tunnels) / float64(max(numTunnels, 1))
 	}
 	r.addRates(&s, backends, &next)
-	return newFrame(r.recorder, &s, lastEvent)
+	return newFrame(r.recorder, &s, lastEvent, counts.tunnelsBefore(stats.Tunnels))
 }
 
 // addRates sets the rates since a state before, if that is not too old.

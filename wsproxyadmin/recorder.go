@@ -140,11 +140,11 @@ func (r *recorder) flush(now time.Time) (lastEvent uint64, counts *recent) {
 }
 
 // since returns the events after one number and up to another, and the history after a second
-// and before now.
-func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, numTunnels int) (events, history) {
+// and before now. At the end of the last whole second before now there were so many tunnels.
+func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, tunnels int) (events, history) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.log.between(event, lastEvent), r.window.history(second, now, numTunnels)
+	return r.log.between(event, lastEvent), r.window.history(second, now, tunnels)
 }
 
 // recordPlaces keeps an event for each backend that was added, drained, resumed or removed since

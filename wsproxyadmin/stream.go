@@ -18,7 +18,7 @@ type frame struct {
 	recorder *recorder
 	at       time.Time
 	run      string
-	tunnels  int
+	tunnels  int    // at the end of the last whole second
 	end      cursor // where a viewer is after this frame
 	state    []byte // a JSON object without its last brace
 
@@ -34,9 +34,9 @@ type cursor struct {
 	second int64 // Unix time
 }
 
-func newFrame(r *recorder, s *state, lastEvent uint64) *frame {
+func newFrame(r *recorder, s *state, lastEvent uint64, tunnels int) *frame {
 	return &frame{
-		recorder: r, at: s.At, run: s.Run, tunnels: s.Totals.Tunnels,
+		recorder: r, at: s.At, run: s.Run, tunnels: tunnels,
 		end:   cursor{lastEvent, s.At.Unix() - 1},
 		state: bytes.TrimSuffix(encode(s), []byte("}")),
 	}

@@ -156,6 +156,23 @@ func TestStreamHasAnEventASecond(t *testing.T) {
 	})
 }
 
+// The state is read once a second, and the history when somebody asks.
+func TestHistoryOfALaterViewerIsThatOfTheState(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		s.open(3)
+		time.Sleep(5 * time.Second)
+		first := s.watch("")
+		first.next()
+		time.Sleep(time.Second)
+		first.next() // its news are those of one second
+		s.open(2)
+		for _, m := range []body{s.overview(), s.watch("").next().body} {
+			m.want("totals.tunnels", 3, "history.tunnels.0", 3, "history.tunnels.5", 3)
+		}
+	})
+}
+
 func TestStreamResumesWhereItBroke(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")

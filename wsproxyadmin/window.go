@@ -118,7 +118,7 @@ func (w *window) each(first, last int64, f func(*second)) {
 
 // recent sums the counts of the last minute.
 type recent struct {
-	last, minute second
+	current, last, minute second
 	times        [numTimes][len(timeBounds) + 1]uint64
 }
 
@@ -126,6 +126,9 @@ type recent struct {
 func (w *window) recent(now time.Time) *recent {
 	r := new(recent)
 	last := now.Unix() - 1
+	if s := w.at(last + 1); s != nil {
+		r.current = *s
+	}
 	w.each(last-minute+1, last, func(s *second) {
 		if s.at == last {
 			r.last = *s
@@ -138,6 +141,12 @@ func (w *window) recent(now time.Time) *recent {
 		}
 	})
 	return r
+}
+
+// tunnelsBefore returns how many tunnels there were at the end of the last whole second, if there
+// are numTunnels now.
+func (r *recent) tunnelsBefore(numTunnels int) int {
+	return numTunnels - int(r.current.opened) + int(r.current.ended)
 }
 
 // add adds the counts of u, but not its times.
@@ -195,9 +204,9 @@ func (r *recent) upgrade() upgrade {
 	return u
 }
 
-// history returns the values of the whole seconds after the second after and before now. There
-// are numTunnels tunnels at now. A window that has begun later has no values of before.
-func (w *window) history(after int64, now time.Time, numTunnels int) history {
+// history returns the values of the whole seconds after the second after and before now, which may
+// be over. At the end of the last one there were so many tunnels. A window that has begun later has no values of before.
+func (w *window) history(after int64, now time.Time, tunnels int) history {
 	last := now.Unix() - 1
 	first := max(after+1, last-historySeconds+1, w.began)
 	h := history{To: last, Tunnels: []int{}, Opened: []uint32{}, Ended: []uint32{}, Refused: []uint32{}, UpgradeP99MS: []*float64{}}
@@ -205,8 +214,7 @@ func (w *window) history(after int64, now time.Time, numTunnels int) history {
 		return h
 	}
 	var none second
-	current := cmp.Or(w.at(last+1), &none)
-	n := numTunnels - int(current.opened) + int(current.ended) // at the end of the second last
+	n := tunnels
 	for at := last; at >= first; at-- {
 		s := cmp.Or(w.at(at), &none)
 		h.Tunnels = append(h.Tunnels, max(n, 0))
