@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
@@ -123,18 +124,61 @@ func (h *handler) drain(a *action, body drainAction) (status int, result string,
 	if body.OverSeconds > maxOver.Seconds() {
 		return 0, "", failed(http.StatusBadRequest, "over_seconds is %v; at most %v", body.OverSeconds, maxOver.Seconds())
 	}
-	over := time.Duration(max(body.OverSeconds, -1) * float64(time.Second))
 	a.then = func() {
-		go h.runDrain(body.Backend, over) // ends when b is empty or resumed, and when the proxy is shut down
+		h.drains.begin(body.Backend)
+		go h.runDrain(body.Backend, overTime(body.OverSeconds)) // ends when b is empty or resumed, and when the proxy is shut down
 	}
 	return http.StatusAccepted, fmt.Sprintf("draining, %d tunnels", b.NumTunnels()), nil
 }
 
-// runDrain drains a backend, and keeps an event of its end.
+// overTime returns the time of a drain. One that is not zero stays so: zero is the default pace.
+func overTime(seconds float64) time.Duration {
+	over := time.Duration(max(seconds, -1) * float64(time.Second))
+	switch {
+	case over != 0 || seconds == 0:
+		return over
+	case seconds < 0:
+		return -1
+	}
+	return 1
+}
+
+// runningDrains counts the drains under way of each backend: each change of the pace is one more,
+// and all of them end together.
+type runningDrains struct {
+	mu    sync.Mutex
+	count map[string]int // by the ID of the backend
+}
+
+func (d *runningDrains) begin(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.count == nil {
+		d.count = make(map[string]int)
+	}
+	d.count[id]++
+}
+
+// end reports whether the drain that ends is the last one.
+func (d *runningDrains) end(id string) (isLast bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.count[id]--
+	if d.count[id] > 0 {
+		return false
+	}
+	delete(d.count, id)
+	return true
+}
+
+// runDrain drains a backend, and keeps an event of its end, but for a drain whose pace was changed.
 func (h *handler) runDrain(id string, over time.Duration) {
 	result := "drained: no tunnel is left"
 	if err := h.p.Drain(context.Background(), id, over); err != nil {
 		result = err.Error()
+	}
+	if !h.drains.end(id) {
+		return
 	}
 	h.recorder.addChange(event{At: time.Now(), Kind: kindDrainEnded, Backend: id, Result: clip(result, maxError)})
 	h.feed.refresh()

@@ -40,6 +40,36 @@ func TestDrainGoesOnWithoutItsRequest(t *testing.T) {
 	})
 }
 
+func TestDrainHasOneEndHoweverOftenItsPaceChanges(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		for range 2 { // also a second time
+			s.open(2)
+			for range 50 {
+				s.wantAction("/drain", `{"backend": "a", "over_seconds": 3600}`, 202, "draining, 2 tunnels")
+				synctest.Wait()
+			}
+			s.post("/drain", `{"backend": "a", "over_seconds": -1}`)
+			time.Sleep(10 * time.Second)
+			s.post("/resume", `{"backend": "a"}`)
+		}
+		if n := strings.Count(summary(s.events().Changes), "drain ended a drained: no tunnel is left"); n != 2 {
+			t.Errorf("there are %d events of an end; want 2", n)
+		}
+	})
+}
+
+func TestOverTimeIsZeroForZeroAlone(t *testing.T) {
+	for seconds, want := range map[float64]time.Duration{
+		0: 0, 1.5: 1500 * time.Millisecond, 1e-12: 1, -1e-12: -1, -0.5: -500 * time.Millisecond, -1e300: -time.Second,
+		maxOver.Seconds(): maxOver,
+	} {
+		if got := overTime(seconds); got != want {
+			t.Errorf("overTime(%v) = %v; want %v", seconds, got, want)
+		}
+	}
+}
+
 func TestResumeEndsADrain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")

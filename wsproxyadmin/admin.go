@@ -73,6 +73,7 @@ type handler struct {
 	reader   *reader
 	feed     *feed
 	rates    tunnelRates
+	drains   runningDrains
 }
 
 func newHandler(p *wsproxy.Proxy, o Options) *handler {

@@ -30,6 +30,7 @@ type backendPlace struct {
 func newRecorder(p *wsproxy.Proxy, redact bool) *recorder {
 	r := &recorder{p: p, redact: redact, log: newEventLog(), places: make(map[*wsproxy.Backend]*backendPlace)}
 	r.window.began = time.Now().Unix()
+	r.window.newest = r.window.began
 	for _, b := range p.Backends() {
 		r.places[b] = newPlace(b)
 	}

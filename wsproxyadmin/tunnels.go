@@ -198,10 +198,11 @@ func (r *tunnelRates) update(tunnels []*wsproxy.Tunnel, now time.Time) (perSecon
 	}
 	return func(t *wsproxy.Tunnel) float64 {
 		before, ok := base.bytes[t.ID()]
-		elapsed := now.Sub(base.at)
+		since := base.at
 		if !ok {
-			elapsed = max(now.Sub(t.Info().Opened), minRateTime)
+			since = t.Info().Opened
 		}
+		elapsed := max(now.Sub(since), minRateTime) // another request may have been faster, with a later base
 		bytes := bytesOf(t)
 		return float64(bytes-min(before, bytes)) / elapsed.Seconds()
 	}

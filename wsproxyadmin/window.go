@@ -13,6 +13,7 @@ import (
 type window struct {
 	seconds [historySeconds + 1]second // by Unix time, modulo the length: whole ones, and the current one
 	began   int64                      // the first second; 0 before it
+	newest  int64                      // the last second that was seen
 }
 
 const (
@@ -69,6 +70,7 @@ func (c *timeCounts) add(d time.Duration) {
 // second returns the counts of the second of t, which may be new.
 func (w *window) second(t time.Time) *second {
 	at := t.Unix()
+	w.follow(at)
 	s := &w.seconds[at%int64(len(w.seconds))]
 	if s.at != at {
 		*s = second{at: at}
@@ -77,6 +79,18 @@ func (w *window) second(t time.Time) *second {
 		w.began = at
 	}
 	return s
+}
+
+// maxDelay is how late an event may be recorded, in seconds.
+const maxDelay = 5
+
+// follow begins anew if the clock was set back: the counts of seconds that come again would be
+// added to the old ones, and there would be no history until the clock is as far as it was.
+func (w *window) follow(at int64) {
+	if at < w.newest-maxDelay {
+		*w = window{began: at}
+	}
+	w.newest = max(w.newest, at)
 }
 
 func (w *window) recordOpened(t time.Time, u wsproxy.UpgradeTimes) {
@@ -119,12 +133,13 @@ func (w *window) each(first, last int64, f func(*second)) {
 // recent sums the counts of the last minute.
 type recent struct {
 	current, last, minute second
-	times        [numTimes][len(timeBounds) + 1]uint64
+	times                 [numTimes][len(timeBounds) + 1]uint64
 }
 
 // recent returns the counts of the last whole second before now, and of the last 60.
 func (w *window) recent(now time.Time) *recent {
 	r := new(recent)
+	w.follow(now.Unix())
 	last := now.Unix() - 1
 	if s := w.at(last + 1); s != nil {
 		r.current = *s

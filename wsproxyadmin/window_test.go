@@ -69,6 +69,27 @@ func TestWindowHistoryHasAValueForEachWholeSecond(t *testing.T) {
 	}
 }
 
+func TestWindowFollowsAClockThatIsSetBack(t *testing.T) {
+	w := &window{began: at(1000).Unix(), newest: at(1000).Unix()}
+	w.recent(at(1000.5))
+	w.recordOpened(at(1000.9), all(0))
+	w.recordOpened(at(997), all(0)) // it is only late
+	w.recent(at(500))               // set back to before the program began
+	w.recordOpened(at(501), all(0))
+	h := w.history(0, at(503), 4)
+	if !slices.Equal(h.Tunnels, []int{3, 4, 4}) || !slices.Equal(h.Opened, []uint32{0, 1, 0}) {
+		t.Errorf("history() = %+v; want three seconds, at the end of which 3, 4 and 4 tunnels were open", h)
+	}
+	for range 2 {
+		for i := range 30 {
+			w.recordOpened(at(600+float64(i)), all(0))
+		}
+	}
+	if got, want := w.recent(at(630)).opens(0), (rate{0, 1, 30}); got != want {
+		t.Errorf("after seconds that came twice opens() = %+v; want %+v", got, want)
+	}
+}
+
 func TestWindowForgetsWhatIsOlderThanTwoMinutes(t *testing.T) {
 	w := new(window)
 	for i := range 1000 {
