@@ -125,8 +125,8 @@ func (h *handler) drain(a *action, body drainAction) (status int, result string,
 		return 0, "", failed(http.StatusBadRequest, "over_seconds is %v; at most %v", body.OverSeconds, maxOver.Seconds())
 	}
 	a.then = func() {
-		h.drains.begin(body.Backend)
-		go h.runDrain(body.Backend, overTime(body.OverSeconds)) // ends when b is empty or resumed, and when the proxy is shut down
+		h.drains.begin(b.ID())
+		go h.runDrain(b, overTime(body.OverSeconds)) // ends when b is empty or resumed, and when the proxy is shut down
 	}
 	return http.StatusAccepted, fmt.Sprintf("draining, %d tunnels", b.NumTunnels()), nil
 }
@@ -172,15 +172,15 @@ func (d *runningDrains) end(id string) (isLast bool) {
 }
 
 // runDrain drains a backend, and keeps an event of its end, but for a drain whose pace was changed.
-func (h *handler) runDrain(id string, over time.Duration) {
+func (h *handler) runDrain(b *wsproxy.Backend, over time.Duration) {
 	result := "drained: no tunnel is left"
-	if err := h.p.Drain(context.Background(), id, over); err != nil {
+	if err := h.p.Drain(context.Background(), b.ID(), over); err != nil {
 		result = err.Error()
 	}
-	if !h.drains.end(id) {
+	if !h.drains.end(b.ID()) {
 		return
 	}
-	h.recorder.addChange(event{At: time.Now(), Kind: kindDrainEnded, Backend: id, Result: clip(result, maxError)})
+	h.recorder.addChange(event{At: time.Now(), Kind: kindDrainEnded, Backend: backendID(b), Result: clip(result, maxError)})
 	h.feed.refresh()
 }
 
@@ -190,7 +190,7 @@ func (h *handler) resume(body resumeAction) (status int, result string, err erro
 		return 0, "", failed(http.StatusNotFound, "there is no backend %q", body.Backend)
 	}
 	wasDraining := b.State() == wsproxy.BackendDraining
-	if err := h.p.Resume(body.Backend); err != nil {
+	if err := h.p.Resume(b.ID()); err != nil {
 		return 0, "", failed(http.StatusConflict, "%v", err)
 	}
 	if !wasDraining {
@@ -214,10 +214,10 @@ func (h *handler) closeTunnel(body closeAction) (status int, result string, err 
 	return http.StatusOK, fmt.Sprintf("closing with %d", code), nil
 }
 
-// findBackend returns the backend with that ID, which may be a removed one with tunnels, or nil.
+// findBackend returns the backend whose ID is shown so, which may be a removed one with tunnels, or nil.
 func (h *handler) findBackend(id string) *wsproxy.Backend {
 	for _, b := range h.reader.backends() {
-		if b.ID() == id {
+		if backendID(b) == id {
 			return b
 		}
 	}

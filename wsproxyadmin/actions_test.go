@@ -140,6 +140,25 @@ func TestRemovedBackendIsShownWhileItHasTunnels(t *testing.T) {
 	})
 }
 
+func TestBackendsWhoseIDsAreNoTextAreToldApart(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		url := s.scene.Backend("a").URL()
+		if err := s.scene.Proxy.SetBackends(wsproxy.BackendConfig{ID: "\xff", URL: url}, wsproxy.BackendConfig{ID: "\xfe", URL: url}); err != nil {
+			t.Fatal(err)
+		}
+		s.open(2)
+		s.overview().want("backends.0.id", `"\xff"`, "backends.1.id", `"\xfe"`)
+		if n := len(strings.Fields(s.ids(`backend=%22%5Cxfe%22`))); n != 1 {
+			t.Errorf("the second backend has %d tunnels; want 1", n)
+		}
+		s.wantAction("/drain", `{"backend": "\"\\xfe\"", "over_seconds": -1}`, 202, "draining, 1 tunnels")
+		time.Sleep(2 * time.Second)
+		s.overview().want("backends.0.state", "up", "backends.1.state", "draining", "backends.1.tunnels", 0)
+		s.wantAction("/resume", `{"backend": "\"\\xfe\""}`, 200, "resumed")
+	})
+}
+
 func TestCloseEndsOneTunnel(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")

@@ -2,7 +2,6 @@ package wsproxyadmin
 
 import (
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -43,9 +42,9 @@ func (r *recorder) trace() *wsproxy.Trace {
 }
 
 func (r *recorder) recordHealth(i wsproxy.HealthInfo) {
-	e := event{At: time.Now(), Kind: kindFlagCleared, Backend: i.Backend.ID(), Flag: i.Flag.String(), State: i.State.String()}
+	e := event{At: time.Now(), Kind: kindFlagCleared, Backend: backendID(i.Backend), Flag: i.Flag.String(), State: i.State.String()}
 	if i.Raised {
-		e.Kind, e.Error = kindFlagRaised, errorText(i.Err)
+		e.Kind, e.Error = kindFlagRaised, r.errorText(i.Err, netip.Addr{})
 	}
 	r.addChange(e)
 }
@@ -72,9 +71,9 @@ func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
 		Client: clientText(client, r.redact), Path: clip(i.Request.URL.Path, maxPath),
 	}
 	if i.Backend != nil {
-		e.Backend = i.Backend.ID()
+		e.Backend = backendID(i.Backend)
 	}
-	if isHooks := i.Reason == wsproxy.ReasonAdmit || i.Reason == wsproxy.ReasonHook; !r.redact || !isHooks {
+	if !r.isHidden(i.Reason) {
 		e.Error = r.errorText(i.Err, client)
 	}
 	r.finish(key, e, now)
@@ -108,19 +107,27 @@ func (r *recorder) recordClosed(end wsproxy.TunnelEnd) {
 	r.finish(key, e, now)
 }
 
-// errorText returns the text of err, which may have the address of the client in it: that of a
-// connection that was reset has.
+// errorText returns the text of err, which may have the address of the client in it.
 func (r *recorder) errorText(err error, client netip.Addr) string {
-	text := errorText(err)
-	if r.redact && client.IsValid() {
-		text = strings.ReplaceAll(text, clientText(client, false), clientText(client, true))
+	if r.redact {
+		return redactedErrorText(err, client)
 	}
-	return text
+	return errorText(err)
+}
+
+// isHidden reports whether the error of a refusal is not shown: with these reasons it may be that of
+// a hook or the balancer, which may have anything in it.
+func (r *recorder) isHidden(reason wsproxy.Reason) bool {
+	switch reason {
+	case wsproxy.ReasonAdmit, wsproxy.ReasonHook, wsproxy.ReasonNoBackend, wsproxy.ReasonBackendLimit:
+		return r.redact
+	}
+	return false
 }
 
 func (r *recorder) tunnelEvent(now time.Time, kind string, i *wsproxy.TunnelInfo) event {
 	return event{
-		At: now, Kind: kind, Tunnel: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: i.Backend.ID(),
+		At: now, Kind: kind, Tunnel: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: backendID(i.Backend),
 		Client: clientText(i.ClientAddr, r.redact), Path: clip(i.URL.Path, maxPath),
 	}
 }
@@ -186,5 +193,5 @@ func newPlace(b *wsproxy.Backend) *backendPlace {
 }
 
 func (r *recorder) addPlaceLocked(b *wsproxy.Backend, now *backendPlace) {
-	r.log.add(&r.log.changes, event{At: b.StateSince(), Kind: kindState, Backend: b.ID(), State: now.state.String()})
+	r.log.add(&r.log.changes, event{At: b.StateSince(), Kind: kindState, Backend: backendID(b), State: now.state.String()})
 }

@@ -93,6 +93,16 @@ func TestClientTextShortensAddresses(t *testing.T) {
 	}
 }
 
+func TestRedactedErrorHasNoPartOfAnAddress(t *testing.T) {
+	client := netip.MustParseAddr("203.0.113.77")
+	for n := range maxError + 20 {
+		text := redactedErrorText(errors.New(strings.Repeat("x", n)+client.String()), client)
+		if strings.Contains(text, "203.0.113.7") || len(text) > maxError+len("…") {
+			t.Errorf("after %d bytes the text is %q; want no address, and at most %d bytes", n, text[n:], maxError)
+		}
+	}
+}
+
 func TestClipBoundsTextsAtRunes(t *testing.T) {
 	for _, tt := range []struct {
 		text string
