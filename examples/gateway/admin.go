@@ -106,14 +106,25 @@ func refuse(status int, text string) error {
 	return err
 }
 
+// maxToken bounds what is read at each request.
+const maxToken = 4 << 10
+
 // readToken returns the hash of the token in file, without the end of the line.
 func readToken(file string) (hash [sha256.Size]byte, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return hash, err
+	}
+	// A pipe could be read once, and a terminal would be waited for.
+	if !info.Mode().IsRegular() || info.Size() > maxToken {
+		return hash, fmt.Errorf("%s: not a regular file of at most %d bytes", file, maxToken)
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return hash, err
 	}
 	token := strings.TrimRight(string(b), "\r\n")
-	if token == "" {
+	if strings.TrimSpace(token) == "" {
 		return hash, fmt.Errorf("%s: no token in it", file)
 	}
 	return sha256.Sum256([]byte(token)), nil

@@ -50,6 +50,8 @@ func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 		}
 		return nil, err
 	}
+	isSet := make(map[string]bool)
+	fs.Visit(func(f *flag.Flag) { isSet[f.Name] = true })
 	switch {
 	case fs.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
@@ -57,8 +59,12 @@ func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 		return nil, errors.New("no -backend given; see -h")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return nil, errors.New("-tls-cert and -tls-key go together")
+	case isSet["admin-token-file"] && f.adminTokenFile == "":
+		return nil, errors.New("-admin-token-file is empty; without a token, leave it out")
 	case f.adminTokenFile != "" && f.admin == "":
 		return nil, errors.New("-admin-token-file needs -admin")
+	case f.drainDelay < 0 || f.grace < 0:
+		return nil, errors.New("-drain-delay and -grace may not be negative")
 	}
 	return f, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -82,6 +83,25 @@ func TestAdminPageAsksForTheToken(t *testing.T) {
 	want("empty file", 500, logIn("ann", ""))
 	os.Remove(file)
 	want("no file", 500, logIn("ann", "new secret"))
+}
+
+func TestTokenIsShortAndNotBlank(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	for content, want := range map[string]string{
+		"secret": "secret", "secret\n": "secret", "secret\r\n": "secret", " a b ": " a b ", strings.Repeat("x", maxToken): strings.Repeat("x", maxToken),
+		"": "", "\r\n": "", " \t\n": "", strings.Repeat("x", maxToken+1): "",
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		hash, err := readToken(file)
+		if (err == nil) != (want != "") || err == nil && hash != sha256.Sum256([]byte(want)) {
+			t.Errorf("readToken() of %.20q = %v; want the hash of %.20q", content, err, want)
+		}
+	}
+	if _, err := readToken(t.TempDir()); err == nil {
+		t.Error("readToken() of a directory has no error")
+	}
 }
 
 func TestAdminPageWithATokenUsesTheCertificate(t *testing.T) {
