@@ -55,12 +55,12 @@ func (h *handler) serveAction(w http.ResponseWriter, r *http.Request, name, acto
 		}
 		body = actionResult{Error: err.Error()}
 	}
-	h.logAction(a, cmp.Or(body.Error, body.Result))
 	h.recordAction(a, cmp.Or(body.Error, body.Result))
 	if a.then != nil {
 		a.then()
 	}
 	h.feed.refresh()
+	h.logAction(a, cmp.Or(body.Error, body.Result)) // last: the Logger may panic or block
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	w.Write(encode(body))

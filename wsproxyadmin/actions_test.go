@@ -1,8 +1,10 @@
 package wsproxyadmin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -259,6 +261,32 @@ func TestEachActionIsOneLineAndOneEvent(t *testing.T) {
 		}
 		if b := s.get("/overview").Body.String(); strings.Contains(b, "<script>") || !json.Valid([]byte(b)) {
 			t.Errorf("/overview has a tag in it: %s", b)
+		}
+	})
+}
+
+// A panickingHandler is that of a Logger with a fault.
+type panickingHandler struct{ slog.Handler }
+
+func (panickingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic("fault") }
+
+func TestActionsAreDoneAndShownIfTheLoggerPanics(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		s.open(1)
+		s.h.(*handler).o.Logger = slog.New(panickingHandler{})
+		func() {
+			defer func() { recover() }()
+			s.post("/drain", `{"backend": "a", "over_seconds": -1}`)
+		}()
+		time.Sleep(2 * time.Second)
+		got := summary(s.events().Changes)
+		for _, want := range []string{"action drain a ann draining, 1 tunnels", "drain ended a drained: no tunnel is left"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("changes: %s; want %s", got, want)
+			}
 		}
 	})
 }
