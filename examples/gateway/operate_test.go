@@ -6,12 +6,16 @@ import (
 	"crypto/tls"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 func TestMetricsAndProbesAreApartFromClients(t *testing.T) {
@@ -155,6 +159,41 @@ func TestLoopbackIsAnAddressOrLocalhost(t *testing.T) {
 		}
 	}
 }
+
+func TestOpsServerKeepsNoConnectionForEver(t *testing.T) {
+	for name, sent := range map[string]string{
+		"silent":      "",
+		"half a body": "POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345",
+		"idle":        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, conn := memnet.Pipe(4096)
+				ln := make(listener, 1)
+				ln <- conn
+				s := newOpsServer("", "", ln, http.NotFoundHandler())
+				go s.Serve(ln)
+				io.WriteString(client, sent)
+				io.Copy(io.Discard, client) // until the server closes it
+				s.Close()
+			})
+		})
+	}
+}
+
+// A listener accepts the connections in it.
+type listener chan net.Conn
+
+func (l listener) Accept() (net.Conn, error) {
+	if c := <-l; c != nil {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l listener) Close() error { close(l); return nil }
+
+func (l listener) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestGatewayIsNotReadyFromSIGTERMOn(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
