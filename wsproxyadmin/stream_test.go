@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -377,26 +379,41 @@ func TestStreamEndsIfItsServerShutsDownWhileItIsAuthorized(t *testing.T) {
 	}
 }
 
-func TestStreamOutlivesTheServersWriteTimeout(t *testing.T) {
-	s := newSite(t, Options{}, "a")
-	server := proxytest.Serve(t, s.h, func(srv *http.Server) { srv.WriteTimeout = 500 * time.Millisecond })
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	r, _ := http.NewRequestWithContext(ctx, "GET", server.URL+"/stream", nil)
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 1<<20)
-	for events := 0; events < 3; {
-		if !lines.Scan() {
-			t.Fatalf("the stream ended after %d events: %v", events, lines.Err())
-		}
-		if bytes.HasPrefix(lines.Bytes(), []byte("data: ")) {
-			events++
-		}
+func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
+	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *proxytest.Site{
+		"HTTP/1": proxytest.Serve, "HTTP/2": proxytest.ServeHTTP2,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Options{}, "a")
+			server := serve(t, s.h, func(srv *http.Server) {
+				srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			client := &http.Client{Transport: &http.Transport{
+				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
+			}}
+			defer client.CloseIdleConnections()
+			r, _ := http.NewRequestWithContext(ctx, "GET", server.URL+"/stream", nil)
+			resp, err := client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if got := fmt.Sprint("HTTP/", resp.ProtoMajor); got != name {
+				t.Errorf("the stream uses %s; want %s", got, name)
+			}
+			lines := bufio.NewScanner(resp.Body)
+			lines.Buffer(nil, 1<<20)
+			for events := 0; events < 3; {
+				if !lines.Scan() {
+					t.Fatalf("the stream ended after %d events: %v", events, lines.Err())
+				}
+				if bytes.HasPrefix(lines.Bytes(), []byte("data: ")) {
+					events++
+				}
+			}
+		})
 	}
 }
 
