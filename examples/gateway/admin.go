@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/wsproxyadmin"
@@ -84,7 +85,7 @@ func isLoopback(addr string) bool {
 func (g *gateway) authorizeByToken(r *http.Request) (actor string, err error) {
 	want, err := readToken(g.flags.adminTokenFile)
 	if err != nil {
-		g.logger.Error("the admin page lets nobody in", "err", err)
+		g.logTokenError(err, time.Now())
 		return "", refuse(http.StatusInternalServerError, "the token cannot be read: see the log")
 	}
 	user, password, _ := r.BasicAuth()
@@ -94,6 +95,14 @@ func (g *gateway) authorizeByToken(r *http.Request) (actor string, err error) {
 		return "", refuse(http.StatusUnauthorized, "log in with your name, and the token as the password")
 	}
 	return user, nil
+}
+
+// logTokenError logs err once a minute: clients without a token could fill the log.
+func (g *gateway) logTokenError(err error, now time.Time) {
+	last := g.tokenErrorAt.Load()
+	if second := now.Unix(); second-last >= 60 && g.tokenErrorAt.CompareAndSwap(last, second) {
+		g.logger.Error("the admin page lets nobody in", "err", err)
+	}
 }
 
 // refuse returns an error that gives the client that status and text. With 401 a browser

@@ -95,7 +95,7 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.DurationVar(&f.drainDelay, "drain-delay", 0, "`time` from SIGTERM to the shutdown, in which /readyz fails and new clients are still served (default none)")
 	fs.DurationVar(&f.grace, "grace", 30*time.Second, "maximum time of a shutdown, after which tunnels are cut")
 	fs.StringVar(&f.admin, "admin", "", "`address` of the admin page, /livez and /readyz; without -admin-token-file a loopback address (default none)")
-	fs.StringVar(&f.adminTokenFile, "admin-token-file", "", "`file` with the password for -admin, where any user name is taken as the one who acts; read at each request")
+	fs.StringVar(&f.adminTokenFile, "admin-token-file", "", "`file` with the password for -admin, where any user name is taken as the one who acts; a regular file of at most 4 KiB, read at each request")
 	fs.StringVar(&f.metrics, "metrics", "", "`address`, another one than that of -admin, of /metrics for Prometheus, /livez and /readyz, all without a password (default none)")
 	fs.StringVar(&f.name, "name", "", "`name` of this gateway on the admin page (default: the host's), and in the label proxy of metrics (default: no label)")
 	fs.BoolVar(&f.logsAccess, "access-log", false, "log a line when a tunnel opens, and one when it closes")

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
@@ -105,6 +106,23 @@ func TestTokenIsShortAndNotBlank(t *testing.T) {
 	}
 	if _, err := readToken(t.TempDir()); err == nil {
 		t.Error("readToken() of a directory has no error")
+	}
+}
+
+func TestTokenThatCannotBeReadIsLoggedOnceAMinute(t *testing.T) {
+	var log strings.Builder
+	g := &gateway{
+		flags:  &flags{adminTokenFile: filepath.Join(t.TempDir(), "none")},
+		logger: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	for range 5 {
+		if _, err := g.authorizeByToken(httptest.NewRequest("GET", "/", nil)); err == nil {
+			t.Error("a request is let in without a token file")
+		}
+	}
+	g.logTokenError(os.ErrNotExist, time.Now().Add(time.Minute))
+	if n := strings.Count(log.String(), "lets nobody in"); n != 2 {
+		t.Errorf("%d lines are logged; want one, and one a minute later", n)
 	}
 }
 
