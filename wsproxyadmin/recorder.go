@@ -17,7 +17,8 @@ type recorder struct {
 	mu     sync.Mutex // nothing of the program's is called under it
 	window window
 	log    *eventLog
-	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces
+
+	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces; guarded by reader.mu
 }
 
 // A backendPlace is the last known state of a backend.
@@ -157,15 +158,14 @@ func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, t
 
 // recordPlaces keeps an event for each backend that was added, drained, resumed or removed since
 // the last call: no hook reports that. It returns the number of tunnels with which each drain was
-// first seen.
+// first seen. The caller holds reader.mu. The hooks do not wait for it: there may be thousands of
+// backends.
 func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	places, from := make(map[*wsproxy.Backend]*backendPlace, len(backends)), make(map[*wsproxy.Backend]int)
 	for _, b := range backends {
 		old, now := r.places[b], newPlace(b)
 		if old == nil || old.state != now.state {
-			r.addPlaceLocked(b, now)
+			r.addPlace(b, now)
 		} else {
 			now.from = max(now.from, old.from)
 		}
@@ -177,7 +177,7 @@ func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backen
 	}
 	for b, old := range r.places { // neither in the set nor with tunnels
 		if now := newPlace(b); old.state != now.state {
-			r.addPlaceLocked(b, now)
+			r.addPlace(b, now)
 		}
 	}
 	r.places = places
@@ -192,6 +192,6 @@ func newPlace(b *wsproxy.Backend) *backendPlace {
 	return &backendPlace{s, b.NumTunnels()}
 }
 
-func (r *recorder) addPlaceLocked(b *wsproxy.Backend, now *backendPlace) {
-	r.log.add(&r.log.changes, event{At: b.StateSince(), Kind: kindState, Backend: backendID(b), State: now.state.String()})
+func (r *recorder) addPlace(b *wsproxy.Backend, now *backendPlace) {
+	r.addChange(event{At: b.StateSince(), Kind: kindState, Backend: backendID(b), State: now.state.String()})
 }
