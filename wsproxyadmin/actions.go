@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
@@ -54,12 +55,12 @@ func (h *handler) serveAction(w http.ResponseWriter, r *http.Request, name, acto
 		}
 		body = actionResult{Error: err.Error()}
 	}
-	h.logAction(a, cmp.Or(body.Error, body.Result))
 	h.recordAction(a, cmp.Or(body.Error, body.Result))
 	if a.then != nil {
 		a.then()
 	}
 	h.feed.refresh()
+	h.logAction(a, cmp.Or(body.Error, body.Result)) // last: the Logger may panic or block
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	w.Write(encode(body))
@@ -123,20 +124,63 @@ func (h *handler) drain(a *action, body drainAction) (status int, result string,
 	if body.OverSeconds > maxOver.Seconds() {
 		return 0, "", failed(http.StatusBadRequest, "over_seconds is %v; at most %v", body.OverSeconds, maxOver.Seconds())
 	}
-	over := time.Duration(max(body.OverSeconds, -1) * float64(time.Second))
 	a.then = func() {
-		go h.runDrain(body.Backend, over) // ends when b is empty or resumed, and when the proxy is shut down
+		h.drains.begin(b.ID())
+		go h.runDrain(b, overTime(body.OverSeconds)) // ends when b is empty or resumed, and when the proxy is shut down
 	}
 	return http.StatusAccepted, fmt.Sprintf("draining, %d tunnels", b.NumTunnels()), nil
 }
 
-// runDrain drains a backend, and keeps an event of its end.
-func (h *handler) runDrain(id string, over time.Duration) {
+// overTime returns the time of a drain. One that is not zero stays so: zero is the default pace.
+func overTime(seconds float64) time.Duration {
+	over := time.Duration(max(seconds, -1) * float64(time.Second))
+	switch {
+	case over != 0 || seconds == 0:
+		return over
+	case seconds < 0:
+		return -1
+	}
+	return 1
+}
+
+// runningDrains counts the drains under way of each backend: each change of the pace is one more,
+// and all of them end together.
+type runningDrains struct {
+	mu    sync.Mutex
+	count map[string]int // by the ID of the backend
+}
+
+func (d *runningDrains) begin(id string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.count == nil {
+		d.count = make(map[string]int)
+	}
+	d.count[id]++
+}
+
+// end reports whether the drain that ends is the last one.
+func (d *runningDrains) end(id string) (isLast bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.count[id]--
+	if d.count[id] > 0 {
+		return false
+	}
+	delete(d.count, id)
+	return true
+}
+
+// runDrain drains a backend, and keeps an event of its end, but for a drain whose pace was changed.
+func (h *handler) runDrain(b *wsproxy.Backend, over time.Duration) {
 	result := "drained: no tunnel is left"
-	if err := h.p.Drain(context.Background(), id, over); err != nil {
+	if err := h.p.Drain(context.Background(), b.ID(), over); err != nil {
 		result = err.Error()
 	}
-	h.recorder.addChange(event{At: time.Now(), Kind: kindDrainEnded, Backend: id, Result: clip(result, maxError)})
+	if !h.drains.end(b.ID()) {
+		return
+	}
+	h.recorder.addChange(event{At: time.Now(), Kind: kindDrainEnded, Backend: backendID(b), Result: clip(result, maxError)})
 	h.feed.refresh()
 }
 
@@ -146,7 +190,7 @@ func (h *handler) resume(body resumeAction) (status int, result string, err erro
 		return 0, "", failed(http.StatusNotFound, "there is no backend %q", body.Backend)
 	}
 	wasDraining := b.State() == wsproxy.BackendDraining
-	if err := h.p.Resume(body.Backend); err != nil {
+	if err := h.p.Resume(b.ID()); err != nil {
 		return 0, "", failed(http.StatusConflict, "%v", err)
 	}
 	if !wasDraining {
@@ -170,10 +214,10 @@ func (h *handler) closeTunnel(body closeAction) (status int, result string, err 
 	return http.StatusOK, fmt.Sprintf("closing with %d", code), nil
 }
 
-// findBackend returns the backend with that ID, which may be a removed one with tunnels, or nil.
+// findBackend returns the backend whose ID is shown so, which may be a removed one with tunnels, or nil.
 func (h *handler) findBackend(id string) *wsproxy.Backend {
 	for _, b := range h.reader.backends() {
-		if b.ID() == id {
+		if backendID(b) == id {
 			return b
 		}
 	}

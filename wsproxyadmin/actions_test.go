@@ -1,8 +1,10 @@
 package wsproxyadmin
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -38,6 +40,36 @@ func TestDrainGoesOnWithoutItsRequest(t *testing.T) {
 		s.overview().want("backends.0.state", "up", "backends.0.drain", nil)
 		s.wantAction("/resume", `{"backend": "a"}`, 200, "was not draining")
 	})
+}
+
+func TestDrainHasOneEndHoweverOftenItsPaceChanges(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		for range 2 { // also a second time
+			s.open(2)
+			for range 50 {
+				s.wantAction("/drain", `{"backend": "a", "over_seconds": 3600}`, 202, "draining, 2 tunnels")
+				synctest.Wait()
+			}
+			s.post("/drain", `{"backend": "a", "over_seconds": -1}`)
+			time.Sleep(10 * time.Second)
+			s.post("/resume", `{"backend": "a"}`)
+		}
+		if n := strings.Count(summary(s.events().Changes), "drain ended a drained: no tunnel is left"); n != 2 {
+			t.Errorf("there are %d events of an end; want 2", n)
+		}
+	})
+}
+
+func TestOverTimeIsZeroForZeroAlone(t *testing.T) {
+	for seconds, want := range map[float64]time.Duration{
+		0: 0, 1.5: 1500 * time.Millisecond, 1e-12: 1, -1e-12: -1, -0.5: -500 * time.Millisecond, -1e300: -time.Second,
+		maxOver.Seconds(): maxOver,
+	} {
+		if got := overTime(seconds); got != want {
+			t.Errorf("overTime(%v) = %v; want %v", seconds, got, want)
+		}
+	}
 }
 
 func TestResumeEndsADrain(t *testing.T) {
@@ -107,6 +139,25 @@ func TestRemovedBackendIsShownWhileItHasTunnels(t *testing.T) {
 		if got := summary(s.events().Changes); got != want {
 			t.Errorf("changes: %s; want %s", got, want)
 		}
+	})
+}
+
+func TestBackendsWhoseIDsAreNoTextAreToldApart(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		url := s.scene.Backend("a").URL()
+		if err := s.scene.Proxy.SetBackends(wsproxy.BackendConfig{ID: "\xff", URL: url}, wsproxy.BackendConfig{ID: "\xfe", URL: url}); err != nil {
+			t.Fatal(err)
+		}
+		s.open(2)
+		s.overview().want("backends.0.id", `"\xff"`, "backends.1.id", `"\xfe"`)
+		if n := len(strings.Fields(s.ids(`backend=%22%5Cxfe%22`))); n != 1 {
+			t.Errorf("the second backend has %d tunnels; want 1", n)
+		}
+		s.wantAction("/drain", `{"backend": "\"\\xfe\"", "over_seconds": -1}`, 202, "draining, 1 tunnels")
+		time.Sleep(2 * time.Second)
+		s.overview().want("backends.0.state", "up", "backends.1.state", "draining", "backends.1.tunnels", 0)
+		s.wantAction("/resume", `{"backend": "\"\\xfe\""}`, 200, "resumed")
 	})
 }
 
@@ -210,6 +261,32 @@ func TestEachActionIsOneLineAndOneEvent(t *testing.T) {
 		}
 		if b := s.get("/overview").Body.String(); strings.Contains(b, "<script>") || !json.Valid([]byte(b)) {
 			t.Errorf("/overview has a tag in it: %s", b)
+		}
+	})
+}
+
+// A panickingHandler is that of a Logger with a fault.
+type panickingHandler struct{ slog.Handler }
+
+func (panickingHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (panickingHandler) Handle(context.Context, slog.Record) error { panic("fault") }
+
+func TestActionsAreDoneAndShownIfTheLoggerPanics(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		s.open(1)
+		s.h.(*handler).o.Logger = slog.New(panickingHandler{})
+		func() {
+			defer func() { recover() }()
+			s.post("/drain", `{"backend": "a", "over_seconds": -1}`)
+		}()
+		time.Sleep(2 * time.Second)
+		got := summary(s.events().Changes)
+		for _, want := range []string{"action drain a ann draining, 1 tunnels", "drain ended a drained: no tunnel is left"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("changes: %s; want %s", got, want)
+			}
 		}
 	})
 }

@@ -75,6 +75,7 @@ type handler struct {
 	reader   *reader
 	feed     *feed
 	rates    tunnelRates
+	drains   runningDrains
 }
 
 func newHandler(p *wsproxy.Proxy, o Options) *handler {
@@ -101,6 +102,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "A request of another site is refused.", http.StatusForbidden)
 		return
 	}
+	h.feed.watch(serverOf(r)) // before Authorize, which may take until the server has shut down
 	actor, err := h.o.Authorize(r)
 	if err != nil {
 		h.refuse(w, r, err)

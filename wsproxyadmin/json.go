@@ -133,7 +133,7 @@ type quantiles struct {
 
 // A backend is one backend.
 type backend struct {
-	ID       string               `json:"id"`
+	ID       string               `json:"id"` // quoted if it is not UTF-8, here and everywhere
 	URL      string               `json:"url"`
 	Weight   int                  `json:"weight"`
 	Priority int                  `json:"priority"`

@@ -94,9 +94,9 @@ func (r *reader) refresh() {
 }
 
 func (r *reader) readLocked(now time.Time) *frame {
-	stats := r.p.Stats()
 	backends := r.backends()
 	from := r.recorder.recordPlaces(backends)
+	stats := r.p.Stats()
 	lastEvent, counts := r.recorder.flush(now)
 
 	s := r.fixed
@@ -108,7 +108,7 @@ func (r *reader) readLocked(now time.Time) *frame {
 	s.Backends = []backend{}
 	numTunnels := 0
 	for _, b := range backends {
-		bs := readBackend(b)
+		bs := readBackend(b, r.fixed.Redacted)
 		if bs.State == wsproxy.BackendDraining {
 			bs.Drain = &drain{Remaining: bs.Tunnels, From: max(from[b], bs.Tunnels), Since: bs.Since}
 		}
@@ -120,7 +120,7 @@ func (r *reader) readLocked(now time.Time) *frame {
 		s.Backends[i].Share = float64(s.Backends[i].Tunnels) / float64(max(numTunnels, 1))
 	}
 	r.addRates(&s, backends, &next)
-	return newFrame(r.recorder, &s, lastEvent)
+	return newFrame(r.recorder, &s, lastEvent, counts.tunnelsBefore(stats.Tunnels))
 }
 
 // addRates sets the rates since a state before, if that is not too old.
@@ -171,10 +171,10 @@ func (r *reader) totals(s *wsproxy.Stats) totals {
 	return t
 }
 
-func readBackend(b *wsproxy.Backend) backend {
+func readBackend(b *wsproxy.Backend, redact bool) backend {
 	stats, health := b.Stats(), b.Health()
 	s := backend{
-		ID: b.ID(), URL: b.URL(), Weight: b.Weight(), Priority: b.Priority(), State: b.State(), Since: b.StateSince(),
+		ID: backendID(b), URL: b.URL(), Weight: b.Weight(), Priority: b.Priority(), State: b.State(), Since: b.StateSince(),
 		Flags: []flag{}, Refusing: health.Refusing,
 		Tunnels: b.NumTunnels(), TunnelsLimit: b.MaxTunnels(), Load: b.Load(), Requests: stats.Requests,
 		Opened: stats.Opened, Accepted: stats.Accepted, Refused: stats.Refused, Full: stats.Full, Failed: stats.Failed,
@@ -184,6 +184,9 @@ func readBackend(b *wsproxy.Backend) backend {
 		s.Ended += c.Count
 	}
 	for _, f := range health.Flags {
+		if redact {
+			f.Reason = withoutHookText(f.Reason)
+		}
 		one := flag{Flag: f.Flag, Reason: clip(f.Reason, maxError), Since: f.Since}
 		if !f.Until.IsZero() {
 			one.Until = &f.Until

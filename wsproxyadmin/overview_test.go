@@ -307,6 +307,40 @@ func TestRedactHidesClientsAndValues(t *testing.T) {
 	})
 }
 
+func TestRedactHidesErrorsOfHooks(t *testing.T) {
+	balancer := func(err error) wsproxy.Option {
+		return wsproxy.WithBalancer(wsproxy.BalancerFunc(func(*http.Request, []*wsproxy.Backend) (*wsproxy.Backend, error) {
+			return nil, fmt.Errorf("for ann: %w", err)
+		}))
+	}
+	for name, opt := range map[string]wsproxy.Option{
+		"balancer, no backend": balancer(wsproxy.ErrNoBackend),
+		"balancer, limit":      balancer(wsproxy.ErrLimit),
+		"balancer, other":      balancer(errors.New("fault")),
+		"admit, limit":         wsproxy.WithAdmit(func(*http.Request) (any, error) { return nil, fmt.Errorf("for ann: %w", wsproxy.ErrLimit) }),
+		"response, next": wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error {
+			return fmt.Errorf("for ann: %w", wsproxy.ErrTryNext)
+		}),
+		"response, other": wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { return errors.New("for ann: fault") }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				for _, redact := range []bool{false, true} {
+					s := newSite(t, Options{Redact: redact}, "a", opt)
+					for range 10 { // flags are raised too
+						s.connect("/room")
+					}
+					time.Sleep(2 * time.Second)
+					text := s.get("/overview").Body.String()
+					if isShown := strings.Contains(text, "for ann"); isShown == redact {
+						t.Errorf("with Redact %v, the error is shown: %v in %s", redact, isShown, text)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestRedactHidesClientsInErrors(t *testing.T) {
 	s := newSite(t, Options{Redact: true}, "a")
 	s.open(1)

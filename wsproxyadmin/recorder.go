@@ -2,7 +2,6 @@ package wsproxyadmin
 
 import (
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,7 +17,8 @@ type recorder struct {
 	mu     sync.Mutex // nothing of the program's is called under it
 	window window
 	log    *eventLog
-	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces
+
+	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces; guarded by reader.mu
 }
 
 // A backendPlace is the last known state of a backend.
@@ -30,6 +30,7 @@ type backendPlace struct {
 func newRecorder(p *wsproxy.Proxy, redact bool) *recorder {
 	r := &recorder{p: p, redact: redact, log: newEventLog(), places: make(map[*wsproxy.Backend]*backendPlace)}
 	r.window.began = time.Now().Unix()
+	r.window.newest = r.window.began
 	for _, b := range p.Backends() {
 		r.places[b] = newPlace(b)
 	}
@@ -42,9 +43,9 @@ func (r *recorder) trace() *wsproxy.Trace {
 }
 
 func (r *recorder) recordHealth(i wsproxy.HealthInfo) {
-	e := event{At: time.Now(), Kind: kindFlagCleared, Backend: i.Backend.ID(), Flag: i.Flag.String(), State: i.State.String()}
+	e := event{At: time.Now(), Kind: kindFlagCleared, Backend: backendID(i.Backend), Flag: i.Flag.String(), State: i.State.String()}
 	if i.Raised {
-		e.Kind, e.Error = kindFlagRaised, errorText(i.Err)
+		e.Kind, e.Error = kindFlagRaised, r.errorText(i.Err, netip.Addr{})
 	}
 	r.addChange(e)
 }
@@ -71,9 +72,9 @@ func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
 		Client: clientText(client, r.redact), Path: clip(i.Request.URL.Path, maxPath),
 	}
 	if i.Backend != nil {
-		e.Backend = i.Backend.ID()
+		e.Backend = backendID(i.Backend)
 	}
-	if isHooks := i.Reason == wsproxy.ReasonAdmit || i.Reason == wsproxy.ReasonHook; !r.redact || !isHooks {
+	if !r.isHidden(i.Reason) {
 		e.Error = r.errorText(i.Err, client)
 	}
 	r.finish(key, e, now)
@@ -107,19 +108,27 @@ func (r *recorder) recordClosed(end wsproxy.TunnelEnd) {
 	r.finish(key, e, now)
 }
 
-// errorText returns the text of err, which may have the address of the client in it: that of a
-// connection that was reset has.
+// errorText returns the text of err, which may have the address of the client in it.
 func (r *recorder) errorText(err error, client netip.Addr) string {
-	text := errorText(err)
-	if r.redact && client.IsValid() {
-		text = strings.ReplaceAll(text, clientText(client, false), clientText(client, true))
+	if r.redact {
+		return redactedErrorText(err, client)
 	}
-	return text
+	return errorText(err)
+}
+
+// isHidden reports whether the error of a refusal is not shown: with these reasons it may be that of
+// a hook or the balancer, which may have anything in it.
+func (r *recorder) isHidden(reason wsproxy.Reason) bool {
+	switch reason {
+	case wsproxy.ReasonAdmit, wsproxy.ReasonHook, wsproxy.ReasonNoBackend, wsproxy.ReasonBackendLimit:
+		return r.redact
+	}
+	return false
 }
 
 func (r *recorder) tunnelEvent(now time.Time, kind string, i *wsproxy.TunnelInfo) event {
 	return event{
-		At: now, Kind: kind, Tunnel: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: i.Backend.ID(),
+		At: now, Kind: kind, Tunnel: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: backendID(i.Backend),
 		Client: clientText(i.ClientAddr, r.redact), Path: clip(i.URL.Path, maxPath),
 	}
 }
@@ -140,24 +149,23 @@ func (r *recorder) flush(now time.Time) (lastEvent uint64, counts *recent) {
 }
 
 // since returns the events after one number and up to another, and the history after a second
-// and before now.
-func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, numTunnels int) (events, history) {
+// and before now. At the end of the last whole second before now there were so many tunnels.
+func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, tunnels int) (events, history) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.log.between(event, lastEvent), r.window.history(second, now, numTunnels)
+	return r.log.between(event, lastEvent), r.window.history(second, now, tunnels)
 }
 
 // recordPlaces keeps an event for each backend that was added, drained, resumed or removed since
 // the last call: no hook reports that. It returns the number of tunnels with which each drain was
-// first seen.
+// first seen. The caller holds reader.mu. The hooks do not wait for it: there may be thousands of
+// backends.
 func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	places, from := make(map[*wsproxy.Backend]*backendPlace, len(backends)), make(map[*wsproxy.Backend]int)
 	for _, b := range backends {
 		old, now := r.places[b], newPlace(b)
 		if old == nil || old.state != now.state {
-			r.addPlaceLocked(b, now)
+			r.addPlace(b, now)
 		} else {
 			now.from = max(now.from, old.from)
 		}
@@ -169,7 +177,7 @@ func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backen
 	}
 	for b, old := range r.places { // neither in the set nor with tunnels
 		if now := newPlace(b); old.state != now.state {
-			r.addPlaceLocked(b, now)
+			r.addPlace(b, now)
 		}
 	}
 	r.places = places
@@ -184,6 +192,6 @@ func newPlace(b *wsproxy.Backend) *backendPlace {
 	return &backendPlace{s, b.NumTunnels()}
 }
 
-func (r *recorder) addPlaceLocked(b *wsproxy.Backend, now *backendPlace) {
-	r.log.add(&r.log.changes, event{At: b.StateSince(), Kind: kindState, Backend: b.ID(), State: now.state.String()})
+func (r *recorder) addPlace(b *wsproxy.Backend, now *backendPlace) {
+	r.addChange(event{At: b.StateSince(), Kind: kindState, Backend: backendID(b), State: now.state.String()})
 }

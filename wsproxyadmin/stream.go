@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"weak"
 )
 
 // A frame is the state at one moment as JSON, which is made once for all viewers.
@@ -17,7 +18,7 @@ type frame struct {
 	recorder *recorder
 	at       time.Time
 	run      string
-	tunnels  int
+	tunnels  int    // at the end of the last whole second
 	end      cursor // where a viewer is after this frame
 	state    []byte // a JSON object without its last brace
 
@@ -33,9 +34,9 @@ type cursor struct {
 	second int64 // Unix time
 }
 
-func newFrame(r *recorder, s *state, lastEvent uint64) *frame {
+func newFrame(r *recorder, s *state, lastEvent uint64, tunnels int) *frame {
 	return &frame{
-		recorder: r, at: s.At, run: s.Run, tunnels: s.Totals.Tunnels,
+		recorder: r, at: s.At, run: s.Run, tunnels: tunnels,
 		end:   cursor{lastEvent, s.At.Unix() - 1},
 		state: bytes.TrimSuffix(encode(s), []byte("}")),
 	}
@@ -94,9 +95,9 @@ type feed struct {
 
 	mu       sync.Mutex
 	viewers  map[*viewer]struct{}
-	stop     chan struct{}         // closed to end run; nil: it does not run
-	wake     chan struct{}         // capacity 1: a frame is to be made at once
-	watching map[*http.Server]bool // servers whose shutdown ends their streams
+	stop     chan struct{}                      // closed to end run; nil: it does not run
+	wake     chan struct{}                      // capacity 1: a frame is to be made at once
+	watching map[weak.Pointer[http.Server]]bool // servers whose shutdown ends their streams; false: it has begun
 }
 
 // maxViewers bounds how many streams there are.
@@ -111,8 +112,27 @@ type viewer struct {
 
 func newFeed(r *reader) *feed {
 	return &feed{
-		reader: r, viewers: make(map[*viewer]struct{}), wake: make(chan struct{}, 1), watching: make(map[*http.Server]bool),
+		reader: r, viewers: make(map[*viewer]struct{}), wake: make(chan struct{}, 1), watching: make(map[weak.Pointer[http.Server]]bool),
 	}
+}
+
+// serverOf returns the server of r, or nil if it is not known.
+func serverOf(r *http.Request) *http.Server {
+	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+	return server
+}
+
+// watch makes the shutdown of a server end its streams. Shutdown waits for them, and they do not
+// end by themselves.
+func (f *feed) watch(server *http.Server) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	key := weak.Make(server)
+	if _, ok := f.watching[key]; ok || server == nil {
+		return
+	}
+	f.watching[key] = true
+	server.RegisterOnShutdown(func() { f.endStreams(server) })
 }
 
 // add returns a viewer for a stream of that server, or nil if there are too many. One remove
@@ -129,10 +149,9 @@ func (f *feed) add(server *http.Server) *viewer {
 		f.stop = make(chan struct{})
 		go f.run(f.stop) // ends when the last viewer leaves
 	}
-	if server != nil && !f.watching[server] {
-		// Shutdown waits for streams, which do not end by themselves.
-		f.watching[server] = true
-		server.RegisterOnShutdown(func() { f.endStreams(server) })
+	if isOpen, ok := f.watching[weak.Make(server)]; ok && !isOpen {
+		close(v.ended)
+		v.server = nil
 	}
 	return v
 }
@@ -154,7 +173,7 @@ func (f *feed) remove(v *viewer) (wasLast bool) {
 func (f *feed) endStreams(server *http.Server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.watching, server)
+	f.watching[weak.Make(server)] = false
 	for v := range f.viewers {
 		if v.server == server {
 			close(v.ended)
@@ -216,13 +235,12 @@ const (
 
 // serveStream serves /stream until the viewer leaves, the time is over, or its server shuts down.
 func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor string) {
-	server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("X-Accel-Buffering", "no") // nginx
 	if r.Method == http.MethodHead {
 		return
 	}
-	v := h.feed.add(server)
+	v := h.feed.add(serverOf(r))
 	if v == nil {
 		http.Error(w, "There are too many viewers.", http.StatusServiceUnavailable)
 		return
@@ -233,9 +251,11 @@ func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor stri
 		}
 	}()
 	s := &streamWriter{w, http.NewResponseController(w)}
-	if err := s.control.Flush(); err != nil {
+	if err := s.control.Flush(); errors.Is(err, http.ErrNotSupported) {
 		http.Error(w, "A middleware hides the connection: its ResponseWriter has neither Flush nor Unwrap.", http.StatusInternalServerError)
 		return
+	} else if err != nil {
+		return // the viewer has left
 	}
 	defer s.control.SetWriteDeadline(time.Time{})
 	ctx, cancel := context.WithTimeout(r.Context(), maxStream)

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -152,6 +154,23 @@ func TestStreamHasAnEventASecond(t *testing.T) {
 		}
 		if got := v.w.header.Get("Content-Type"); got != "text/event-stream" {
 			t.Errorf("Content-Type is %q", got)
+		}
+	})
+}
+
+// The state is read once a second, and the history when somebody asks.
+func TestHistoryOfALaterViewerIsThatOfTheState(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		s := newSite(t, Options{}, "a")
+		s.open(3)
+		time.Sleep(5 * time.Second)
+		first := s.watch("")
+		first.next()
+		time.Sleep(time.Second)
+		first.next() // its news are those of one second
+		s.open(2)
+		for _, m := range []body{s.overview(), s.watch("").next().body} {
+			m.want("totals.tunnels", 3, "history.tunnels.0", 3, "history.tunnels.5", 3)
 		}
 	})
 }
@@ -328,26 +347,73 @@ func TestStreamsEndWhenTheirServerShutsDown(t *testing.T) {
 	other.next() // of another server
 }
 
-func TestStreamOutlivesTheServersWriteTimeout(t *testing.T) {
-	s := newSite(t, Options{}, "a")
-	server := proxytest.Serve(t, s.h, func(srv *http.Server) { srv.WriteTimeout = 500 * time.Millisecond })
-	ctx, cancel := context.WithCancel(t.Context())
+func TestStreamEndsIfItsServerShutsDownWhileItIsAuthorized(t *testing.T) {
+	leaktest.Check(t)
+	asked, answer := make(chan struct{}), make(chan struct{})
+	s := newSite(t, Options{Authorize: func(*http.Request) (string, error) {
+		asked <- struct{}{}
+		<-answer
+		return "ann", nil
+	}}, "a")
+	server := httptest.NewServer(s.h)
+	defer server.Close()
+	server.Config.RegisterOnShutdown(func() { close(answer) })
+	client := make(chan error, 1)
+	go func() {
+		resp, err := http.Get(server.URL + "/stream")
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		client <- err
+	}()
+	<-asked
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	r, _ := http.NewRequestWithContext(ctx, "GET", server.URL+"/stream", nil)
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
+	if err := server.Config.Shutdown(ctx); err != nil {
+		server.CloseClientConnections()
+		t.Errorf("Shutdown() = %v; want nil: the stream ends", err)
 	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, 1<<20)
-	for events := 0; events < 3; {
-		if !lines.Scan() {
-			t.Fatalf("the stream ended after %d events: %v", events, lines.Err())
-		}
-		if bytes.HasPrefix(lines.Bytes(), []byte("data: ")) {
-			events++
-		}
+	if err := <-client; err != nil {
+		t.Errorf("the stream ends with %v; want its proper end", err)
+	}
+}
+
+func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
+	for name, serve := range map[string]func(testing.TB, http.Handler, ...func(*http.Server)) *proxytest.Site{
+		"HTTP/1": proxytest.Serve, "HTTP/2": proxytest.ServeHTTP2,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, Options{}, "a")
+			server := serve(t, s.h, func(srv *http.Server) {
+				srv.ReadTimeout, srv.WriteTimeout, srv.IdleTimeout = 500*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+			})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			client := &http.Client{Transport: &http.Transport{
+				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
+			}}
+			defer client.CloseIdleConnections()
+			r, _ := http.NewRequestWithContext(ctx, "GET", server.URL+"/stream", nil)
+			resp, err := client.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if got := fmt.Sprint("HTTP/", resp.ProtoMajor); got != name {
+				t.Errorf("the stream uses %s; want %s", got, name)
+			}
+			lines := bufio.NewScanner(resp.Body)
+			lines.Buffer(nil, 1<<20)
+			for events := 0; events < 3; {
+				if !lines.Scan() {
+					t.Fatalf("the stream ended after %d events: %v", events, lines.Err())
+				}
+				if bytes.HasPrefix(lines.Bytes(), []byte("data: ")) {
+					events++
+				}
+			}
+		})
 	}
 }
 

@@ -6,8 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/wsproxy/wsproxy"
 )
 
 // This file makes texts of addresses, values and errors, which clients and programs choose.
@@ -32,8 +35,11 @@ func clip(s string, maxBytes int) string {
 	return s[:end] + "…"
 }
 
-// errorText returns the text of err, which may be nil. Its method may be the program's, and panic.
-func errorText(err error) (text string) {
+// errorText returns the text of err, which may be nil.
+func errorText(err error) string { return clip(fullErrorText(err), maxError) }
+
+// fullErrorText returns the text of err without a bound. Its method may be the program's, and panic.
+func fullErrorText(err error) (text string) {
 	if err == nil {
 		return ""
 	}
@@ -42,7 +48,36 @@ func errorText(err error) (text string) {
 			text = fmt.Sprintf("%T", err)
 		}
 	}()
-	return clip(err.Error(), maxError)
+	return err.Error()
+}
+
+// redactedErrorText returns the text of err with the address of the client shortened, which that of
+// a connection that was reset has. Of the error of a Response hook it has nothing of the hook's.
+func redactedErrorText(err error, client netip.Addr) string {
+	text := withoutHookText(fullErrorText(err))
+	if client.IsValid() {
+		text = clip(text, 4*maxError) // not in an address that is shown
+		text = strings.ReplaceAll(text, clientText(client, false), clientText(client, true))
+	}
+	return clip(text, maxError)
+}
+
+// withoutHookText returns the text of an error, but of one that a Response hook has made of
+// [wsproxy.ErrTryNext] only the text of that.
+func withoutHookText(text string) string {
+	if tryNext := wsproxy.ErrTryNext.Error(); strings.Contains(text, tryNext) {
+		return tryNext
+	}
+	return text
+}
+
+// backendID returns the ID of a backend as text. One that is not UTF-8 is quoted: JSON would replace
+// its bytes, and two IDs could be the same.
+func backendID(b *wsproxy.Backend) string {
+	if id := b.ID(); utf8.ValidString(id) {
+		return id
+	}
+	return strconv.QuoteToASCII(b.ID())
 }
 
 // clientText returns an address as the page shows it.
@@ -88,7 +123,7 @@ func callText(v any) (text string, err error) {
 		if resolved.Kind() == slog.KindAny {
 			return fmt.Sprintf("%T", v), nil
 		}
-		return resolved.String(), nil
+		return logText(resolved, 0), nil
 	case encoding.TextMarshaler:
 		b, err := v.MarshalText()
 		return string(b), err
@@ -102,6 +137,36 @@ func callText(v any) (text string, err error) {
 		return fmt.Sprint(v), nil
 	}
 	return fmt.Sprintf("%T", v), nil
+}
+
+// maxLogDepth bounds how deep groups in groups are shown: one may be in itself.
+const maxLogDepth = 3
+
+// logText returns the text of what a LogValue method has returned. The values in a group may hide
+// secrets by LogValue methods of their own. Of one that has no text it has the type.
+func logText(v slog.Value, depth int) string {
+	v = v.Resolve()
+	switch {
+	case v.Kind() == slog.KindAny:
+		return fmt.Sprintf("%T", v.Any())
+	case v.Kind() != slog.KindGroup:
+		return v.String()
+	case depth == maxLogDepth:
+		return "…"
+	}
+	var b strings.Builder
+	b.WriteByte('[')
+	for i, a := range v.Group() {
+		if b.Len() > maxValue {
+			break
+		}
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(&b, "%s=%s", a.Key, logText(a.Value, depth+1))
+	}
+	b.WriteByte(']')
+	return b.String()
 }
 
 // redactedBits returns how many bits of an address are shown where addresses are shortened.

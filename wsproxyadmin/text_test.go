@@ -15,6 +15,8 @@ type (
 	stringer struct{ name string }
 	hiding   struct{ stringer }
 	grouping struct{ stringer }
+	member   struct{ inner any }
+	endless  struct{}
 	bad      struct{}
 	role     string
 )
@@ -24,6 +26,12 @@ func (s stringer) String() string { return "user " + s.name }
 func (hiding) LogValue() slog.Value { return slog.StringValue("hidden") }
 
 func (g grouping) LogValue() slog.Value { return slog.AnyValue(named{"ann", "secret"}) }
+
+func (m member) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("name", "ann"), slog.Int("age", 7), slog.Any("inner", m.inner))
+}
+
+func (e endless) LogValue() slog.Value { return slog.GroupValue(slog.Any("e", e)) }
 
 func (bad) String() string { panic("broken") }
 
@@ -43,6 +51,10 @@ func TestValueTextShowsNoFields(t *testing.T) {
 		{&stringer{"ann"}, "user ann"},
 		{hiding{stringer{"ann"}}, "hidden"},
 		{grouping{stringer{"ann"}}, "wsproxyadmin.grouping"},
+		{member{hiding{stringer{"secret"}}}, "[name=ann age=7 inner=hidden]"},
+		{member{named{"ann", "secret"}}, "[name=ann age=7 inner=wsproxyadmin.named]"},
+		{member{member{hiding{}}}, "[name=ann age=7 inner=[name=ann age=7 inner=hidden]]"},
+		{endless{}, "[e=[e=[e=…]]]"},
 		{errors.New("none"), "none"},
 		{netip.MustParseAddr("::1"), "::1"},
 		{named{"ann", "secret"}, "wsproxyadmin.named"},
@@ -78,6 +90,16 @@ func TestClientTextShortensAddresses(t *testing.T) {
 	}
 	if got := clientText(netip.Addr{}, true); got != "unix" {
 		t.Errorf("clientText of a unix socket = %q; want unix", got)
+	}
+}
+
+func TestRedactedErrorHasNoPartOfAnAddress(t *testing.T) {
+	client := netip.MustParseAddr("203.0.113.77")
+	for n := range maxError + 20 {
+		text := redactedErrorText(errors.New(strings.Repeat("x", n)+client.String()), client)
+		if strings.Contains(text, "203.0.113.7") || len(text) > maxError+len("…") {
+			t.Errorf("after %d bytes the text is %q; want no address, and at most %d bytes", n, text[n:], maxError)
+		}
 	}
 }
 

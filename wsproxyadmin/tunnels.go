@@ -121,7 +121,7 @@ func (h *handler) listTunnels(q tunnelQuery, now time.Time) tunnelList {
 	list := tunnelList{At: now, Open: len(all), Tunnels: []tunnel{}}
 	found := make([]candidate, 0, len(all))
 	for _, t := range all {
-		if q.backend != "" && t.Backend().ID() != q.backend {
+		if q.backend != "" && backendID(t.Backend()) != q.backend {
 			continue
 		}
 		if q.needsInfo() {
@@ -151,7 +151,7 @@ func (h *handler) describe(t *wsproxy.Tunnel, perSecond float64) tunnel {
 	i := t.Info()
 	toBackend, toClient := t.Traffic()
 	d := tunnel{
-		ID: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: i.Backend.ID(), Client: clientText(i.ClientAddr, h.o.Redact),
+		ID: i.ID, RequestID: clip(i.RequestID, maxPath), Backend: backendID(i.Backend), Client: clientText(i.ClientAddr, h.o.Redact),
 		Host: clip(i.Host, maxPath), Path: clip(i.URL.Path, maxPath), Subprotocol: clip(i.Subprotocol, maxPath),
 		Engine: i.Engine, HTTP2: i.Method == http.MethodConnect, Opened: i.Opened, LastActive: t.LastActive(),
 		ToBackend: tunnelFlow(toBackend), ToClient: tunnelFlow(toClient), BytesPerSecond: perSecond,
@@ -198,10 +198,11 @@ func (r *tunnelRates) update(tunnels []*wsproxy.Tunnel, now time.Time) (perSecon
 	}
 	return func(t *wsproxy.Tunnel) float64 {
 		before, ok := base.bytes[t.ID()]
-		elapsed := now.Sub(base.at)
+		since := base.at
 		if !ok {
-			elapsed = max(now.Sub(t.Info().Opened), minRateTime)
+			since = t.Info().Opened
 		}
+		elapsed := max(now.Sub(since), minRateTime) // another request may have been faster, with a later base
 		bytes := bytesOf(t)
 		return float64(bytes-min(before, bytes)) / elapsed.Seconds()
 	}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -175,6 +176,22 @@ func TestTunnelsAreOrdered(t *testing.T) {
 			t.Errorf("after a minute the busiest are %s; want those since they opened, 1 2 3", got)
 		}
 	})
+}
+
+// A rate that is not finite would be no JSON.
+func TestRateOfASlowRequestIsFinite(t *testing.T) {
+	s := newSite(t, Options{}, "a")
+	s.open(1)
+	tunnels := slices.Collect(s.scene.Proxy.Tunnels())
+	now := time.Now()
+	var r tunnelRates
+	r.update(tunnels, now)
+	r.update(tunnels, now.Add(time.Minute))
+	for _, late := range []time.Duration{0, -time.Second} {
+		if got := r.update(tunnels, now.Add(late))(tunnels[0]); got != 0 {
+			t.Errorf("%v after the base the rate is %v; want 0", late, got)
+		}
+	}
 }
 
 func FuzzParseQuery(f *testing.F) {

@@ -13,6 +13,7 @@ import (
 type window struct {
 	seconds [historySeconds + 1]second // by Unix time, modulo the length: whole ones, and the current one
 	began   int64                      // the first second; 0 before it
+	newest  int64                      // the last second that was seen
 }
 
 const (
@@ -69,6 +70,7 @@ func (c *timeCounts) add(d time.Duration) {
 // second returns the counts of the second of t, which may be new.
 func (w *window) second(t time.Time) *second {
 	at := t.Unix()
+	w.follow(at)
 	s := &w.seconds[at%int64(len(w.seconds))]
 	if s.at != at {
 		*s = second{at: at}
@@ -77,6 +79,18 @@ func (w *window) second(t time.Time) *second {
 		w.began = at
 	}
 	return s
+}
+
+// maxDelay is how late an event may be recorded, in seconds.
+const maxDelay = 5
+
+// follow begins anew if the clock was set back: the counts of seconds that come again would be
+// added to the old ones, and there would be no history until the clock is as far as it was.
+func (w *window) follow(at int64) {
+	if at < w.newest-maxDelay {
+		*w = window{began: at}
+	}
+	w.newest = max(w.newest, at)
 }
 
 func (w *window) recordOpened(t time.Time, u wsproxy.UpgradeTimes) {
@@ -118,14 +132,18 @@ func (w *window) each(first, last int64, f func(*second)) {
 
 // recent sums the counts of the last minute.
 type recent struct {
-	last, minute second
-	times        [numTimes][len(timeBounds) + 1]uint64
+	current, last, minute second
+	times                 [numTimes][len(timeBounds) + 1]uint64
 }
 
 // recent returns the counts of the last whole second before now, and of the last 60.
 func (w *window) recent(now time.Time) *recent {
 	r := new(recent)
+	w.follow(now.Unix())
 	last := now.Unix() - 1
+	if s := w.at(last + 1); s != nil {
+		r.current = *s
+	}
 	w.each(last-minute+1, last, func(s *second) {
 		if s.at == last {
 			r.last = *s
@@ -138,6 +156,12 @@ func (w *window) recent(now time.Time) *recent {
 		}
 	})
 	return r
+}
+
+// tunnelsBefore returns how many tunnels there were at the end of the last whole second, if there
+// are numTunnels now.
+func (r *recent) tunnelsBefore(numTunnels int) int {
+	return numTunnels - int(r.current.opened) + int(r.current.ended)
 }
 
 // add adds the counts of u, but not its times.
@@ -195,9 +219,9 @@ func (r *recent) upgrade() upgrade {
 	return u
 }
 
-// history returns the values of the whole seconds after the second after and before now. There
-// are numTunnels tunnels at now. A window that has begun later has no values of before.
-func (w *window) history(after int64, now time.Time, numTunnels int) history {
+// history returns the values of the whole seconds after the second after and before now, which may
+// be over. At the end of the last one there were so many tunnels. A window that has begun later has no values of before.
+func (w *window) history(after int64, now time.Time, tunnels int) history {
 	last := now.Unix() - 1
 	first := max(after+1, last-historySeconds+1, w.began)
 	h := history{To: last, Tunnels: []int{}, Opened: []uint32{}, Ended: []uint32{}, Refused: []uint32{}, UpgradeP99MS: []*float64{}}
@@ -205,8 +229,7 @@ func (w *window) history(after int64, now time.Time, numTunnels int) history {
 		return h
 	}
 	var none second
-	current := cmp.Or(w.at(last+1), &none)
-	n := numTunnels - int(current.opened) + int(current.ended) // at the end of the second last
+	n := tunnels
 	for at := last; at >= first; at-- {
 		s := cmp.Or(w.at(at), &none)
 		h.Tunnels = append(h.Tunnels, max(n, 0))

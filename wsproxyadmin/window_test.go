@@ -51,7 +51,9 @@ func TestWindowHistoryHasAValueForEachWholeSecond(t *testing.T) {
 	w.recordEnded(at(2), wsproxy.SideClient, wsproxy.CauseClosed)
 	w.recordRefused(at(2), wsproxy.ReasonRate)
 	w.recordOpened(at(3), all(0)) // not whole
-	h := w.history(0, at(3.5), 7)
+	now := at(3.5)
+	tunnels := w.recent(now).tunnelsBefore(7)
+	h := w.history(0, now, tunnels)
 	if h.To != at(2).Unix() || !slices.Equal(h.Tunnels, []int{7, 7, 6}) || !slices.Equal(h.Opened, []uint32{2, 0, 0}) ||
 		!slices.Equal(h.Ended, []uint32{0, 0, 1}) || !slices.Equal(h.Refused, []uint32{0, 0, 1}) {
 		t.Errorf("history() = %+v; want the three seconds, at the end of which 7, 7 and 6 tunnels were open", h)
@@ -59,11 +61,32 @@ func TestWindowHistoryHasAValueForEachWholeSecond(t *testing.T) {
 	if h.UpgradeP99MS[0] == nil || h.UpgradeP99MS[1] != nil {
 		t.Errorf("history() has the times %v; want one for the first second alone", h.UpgradeP99MS)
 	}
-	if h := w.history(at(1).Unix(), at(3.5), 7); !slices.Equal(h.Tunnels, []int{6}) {
+	if h := w.history(at(1).Unix(), now, tunnels); !slices.Equal(h.Tunnels, []int{6}) {
 		t.Errorf("history() after the second second has %v; want that of the third", h.Tunnels)
 	}
-	if h := w.history(at(2).Unix(), at(3.5), 7); h.Tunnels == nil || len(h.Tunnels) != 0 {
+	if h := w.history(at(2).Unix(), now, tunnels); h.Tunnels == nil || len(h.Tunnels) != 0 {
 		t.Errorf("history() after the last second has %v; want an empty list", h.Tunnels)
+	}
+}
+
+func TestWindowFollowsAClockThatIsSetBack(t *testing.T) {
+	w := &window{began: at(1000).Unix(), newest: at(1000).Unix()}
+	w.recent(at(1000.5))
+	w.recordOpened(at(1000.9), all(0))
+	w.recordOpened(at(997), all(0)) // it is only late
+	w.recent(at(500))               // set back to before the program began
+	w.recordOpened(at(501), all(0))
+	h := w.history(0, at(503), 4)
+	if !slices.Equal(h.Tunnels, []int{3, 4, 4}) || !slices.Equal(h.Opened, []uint32{0, 1, 0}) {
+		t.Errorf("history() = %+v; want three seconds, at the end of which 3, 4 and 4 tunnels were open", h)
+	}
+	for range 2 {
+		for i := range 30 {
+			w.recordOpened(at(600+float64(i)), all(0))
+		}
+	}
+	if got, want := w.recent(at(630)).opens(0), (rate{0, 1, 30}); got != want {
+		t.Errorf("after seconds that came twice opens() = %+v; want %+v", got, want)
 	}
 }
 

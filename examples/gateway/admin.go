@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/wsproxyadmin"
@@ -84,7 +85,7 @@ func isLoopback(addr string) bool {
 func (g *gateway) authorizeByToken(r *http.Request) (actor string, err error) {
 	want, err := readToken(g.flags.adminTokenFile)
 	if err != nil {
-		g.logger.Error("the admin page lets nobody in", "err", err)
+		g.logTokenError(err, time.Now())
 		return "", refuse(http.StatusInternalServerError, "the token cannot be read: see the log")
 	}
 	user, password, _ := r.BasicAuth()
@@ -94,6 +95,14 @@ func (g *gateway) authorizeByToken(r *http.Request) (actor string, err error) {
 		return "", refuse(http.StatusUnauthorized, "log in with your name, and the token as the password")
 	}
 	return user, nil
+}
+
+// logTokenError logs err once a minute: clients without a token could fill the log.
+func (g *gateway) logTokenError(err error, now time.Time) {
+	last := g.tokenErrorAt.Load()
+	if second := now.Unix(); second-last >= 60 && g.tokenErrorAt.CompareAndSwap(last, second) {
+		g.logger.Error("the admin page lets nobody in", "err", err)
+	}
 }
 
 // refuse returns an error that gives the client that status and text. With 401 a browser
@@ -106,14 +115,25 @@ func refuse(status int, text string) error {
 	return err
 }
 
+// maxToken bounds what is read at each request.
+const maxToken = 4 << 10
+
 // readToken returns the hash of the token in file, without the end of the line.
 func readToken(file string) (hash [sha256.Size]byte, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return hash, err
+	}
+	// A pipe could be read once, and a terminal would be waited for.
+	if !info.Mode().IsRegular() || info.Size() > maxToken {
+		return hash, fmt.Errorf("%s: not a regular file of at most %d bytes", file, maxToken)
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return hash, err
 	}
 	token := strings.TrimRight(string(b), "\r\n")
-	if token == "" {
+	if strings.TrimSpace(token) == "" {
 		return hash, fmt.Errorf("%s: no token in it", file)
 	}
 	return sha256.Sum256([]byte(token)), nil

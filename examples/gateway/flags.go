@@ -50,6 +50,8 @@ func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 		}
 		return nil, err
 	}
+	isSet := make(map[string]bool)
+	fs.Visit(func(f *flag.Flag) { isSet[f.Name] = true })
 	switch {
 	case fs.NArg() > 0:
 		return nil, fmt.Errorf("unexpected argument %q", fs.Arg(0))
@@ -57,8 +59,12 @@ func parseFlags(args []string, stdout io.Writer) (*flags, error) {
 		return nil, errors.New("no -backend given; see -h")
 	case (f.tlsCert == "") != (f.tlsKey == ""):
 		return nil, errors.New("-tls-cert and -tls-key go together")
+	case isSet["admin-token-file"] && f.adminTokenFile == "":
+		return nil, errors.New("-admin-token-file is empty; without a token, leave it out")
 	case f.adminTokenFile != "" && f.admin == "":
 		return nil, errors.New("-admin-token-file needs -admin")
+	case f.drainDelay < 0 || f.grace < 0:
+		return nil, errors.New("-drain-delay and -grace may not be negative")
 	}
 	return f, nil
 }
@@ -89,7 +95,7 @@ func (f *flags) flagSet() *flag.FlagSet {
 	fs.DurationVar(&f.drainDelay, "drain-delay", 0, "`time` from SIGTERM to the shutdown, in which /readyz fails and new clients are still served (default none)")
 	fs.DurationVar(&f.grace, "grace", 30*time.Second, "maximum time of a shutdown, after which tunnels are cut")
 	fs.StringVar(&f.admin, "admin", "", "`address` of the admin page, /livez and /readyz; without -admin-token-file a loopback address (default none)")
-	fs.StringVar(&f.adminTokenFile, "admin-token-file", "", "`file` with the password for -admin, where any user name is taken as the one who acts; read at each request")
+	fs.StringVar(&f.adminTokenFile, "admin-token-file", "", "`file` with the password for -admin, where any user name is taken as the one who acts; a regular file of at most 4 KiB, read at each request")
 	fs.StringVar(&f.metrics, "metrics", "", "`address`, another one than that of -admin, of /metrics for Prometheus, /livez and /readyz, all without a password (default none)")
 	fs.StringVar(&f.name, "name", "", "`name` of this gateway on the admin page (default: the host's), and in the label proxy of metrics (default: no label)")
 	fs.BoolVar(&f.logsAccess, "access-log", false, "log a line when a tunnel opens, and one when it closes")

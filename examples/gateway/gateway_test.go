@@ -124,7 +124,10 @@ func TestGatewayExplainsBadFlags(t *testing.T) {
 		{backend + " -admin-token-file=x", "-admin-token-file needs -admin"},
 		{backend + " -listen=127.0.0.1:0 -admin=:0", "-admin-token-file"},
 		{backend + " -listen=127.0.0.1:0 -admin=:0 -admin-token-file=/does/not/exist", "/does/not/exist"},
-		{backend + " -listen=127.0.0.1:0 -admin=:0 -admin-token-file=" + os.DevNull, "no token"},
+		{backend + " -listen=127.0.0.1:0 -admin=:0 -admin-token-file=" + os.DevNull, "not a regular file"},
+		{backend + " -listen=127.0.0.1:0 -admin=127.0.0.1:0 -admin-token-file=", "-admin-token-file is empty"},
+		{backend + " -listen=127.0.0.1:0 -drain-delay=-1s", "-drain-delay"},
+		{backend + " -listen=127.0.0.1:0 -grace=-1s", "-grace"},
 		{backend + " -listen=127.0.0.1:0 -admin=nowhere", "-admin nowhere"},
 		{backend + " -listen=127.0.0.1:0 -admin=127.0.0.1:0 -metrics=nowhere", "-metrics nowhere"},
 	}

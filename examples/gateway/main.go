@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -65,7 +66,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer ln.Close()
-	g := &gateway{f, logger, proxy, newServer(proxy), make(chan error, 3)}
+	g := &gateway{flags: f, logger: logger, proxy: proxy, server: newServer(proxy), servec: make(chan error, 3)}
 	ops, err := g.newOpsServers(ctx)
 	if err != nil {
 		return err
@@ -90,6 +91,8 @@ type gateway struct {
 	proxy  *wsproxy.Proxy
 	server *http.Server
 	servec chan error // receives the result of Serve of each server
+
+	tokenErrorAt atomic.Int64 // Unix time of the last line of logTokenError
 }
 
 // newServer returns the server for clients. The proxy is its handler, without an

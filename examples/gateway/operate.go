@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/wsproxy/wsproxy/wsproxymetrics"
 )
@@ -54,9 +55,15 @@ func (g *gateway) newMetricsServer(ctx context.Context) (*opsServer, error) {
 }
 
 func newOpsServer(name, url string, ln net.Listener, handler http.Handler) *opsServer {
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout}
+	server := &http.Server{
+		Handler:     handler,
+		ReadTimeout: headerTimeout, // also of the rest of a body, before anybody is authorized; a stream goes on
+		IdleTimeout: idleTimeout,
+	}
 	return &opsServer{Server: server, name: name, url: url, ln: ln}
 }
+
+const idleTimeout = 2 * time.Minute // more than the interval of scrapes
 
 // newOpsMux returns a mux with the probes of an orchestrator, which need no password.
 // The gateway is live while it responds, and ready until ctx ends. Neither depends on

@@ -2,15 +2,21 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wsproxy/wsproxy/wsproxytest/memnet"
 )
 
 func TestMetricsAndProbesAreApartFromClients(t *testing.T) {
@@ -84,6 +90,42 @@ func TestAdminPageAsksForTheToken(t *testing.T) {
 	want("no file", 500, logIn("ann", "new secret"))
 }
 
+func TestTokenIsShortAndNotBlank(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	for content, want := range map[string]string{
+		"secret": "secret", "secret\n": "secret", "secret\r\n": "secret", " a b ": " a b ", strings.Repeat("x", maxToken): strings.Repeat("x", maxToken),
+		"": "", "\r\n": "", " \t\n": "", strings.Repeat("x", maxToken+1): "",
+	} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		hash, err := readToken(file)
+		if (err == nil) != (want != "") || err == nil && hash != sha256.Sum256([]byte(want)) {
+			t.Errorf("readToken() of %.20q = %v; want the hash of %.20q", content, err, want)
+		}
+	}
+	if _, err := readToken(t.TempDir()); err == nil {
+		t.Error("readToken() of a directory has no error")
+	}
+}
+
+func TestTokenThatCannotBeReadIsLoggedOnceAMinute(t *testing.T) {
+	var log strings.Builder
+	g := &gateway{
+		flags:  &flags{adminTokenFile: filepath.Join(t.TempDir(), "none")},
+		logger: slog.New(slog.NewTextHandler(&log, nil)),
+	}
+	for range 5 {
+		if _, err := g.authorizeByToken(httptest.NewRequest("GET", "/", nil)); err == nil {
+			t.Error("a request is let in without a token file")
+		}
+	}
+	g.logTokenError(os.ErrNotExist, time.Now().Add(time.Minute))
+	if n := strings.Count(log.String(), "lets nobody in"); n != 2 {
+		t.Errorf("%d lines are logged; want one, and one a minute later", n)
+	}
+}
+
 func TestAdminPageWithATokenUsesTheCertificate(t *testing.T) {
 	server := httptest.NewTLSServer(nil) // for its certificate
 	defer server.Close()
@@ -135,6 +177,41 @@ func TestLoopbackIsAnAddressOrLocalhost(t *testing.T) {
 		}
 	}
 }
+
+func TestOpsServerKeepsNoConnectionForEver(t *testing.T) {
+	for name, sent := range map[string]string{
+		"silent":      "",
+		"half a body": "POST /drain HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345",
+		"idle":        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				client, conn := memnet.Pipe(4096)
+				ln := make(listener, 1)
+				ln <- conn
+				s := newOpsServer("", "", ln, http.NotFoundHandler())
+				go s.Serve(ln)
+				io.WriteString(client, sent)
+				io.Copy(io.Discard, client) // until the server closes it
+				s.Close()
+			})
+		})
+	}
+}
+
+// A listener accepts the connections in it.
+type listener chan net.Conn
+
+func (l listener) Accept() (net.Conn, error) {
+	if c := <-l; c != nil {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (l listener) Close() error { close(l); return nil }
+
+func (l listener) Addr() net.Addr { return &net.TCPAddr{} }
 
 func TestGatewayIsNotReadyFromSIGTERMOn(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
