@@ -88,6 +88,43 @@ func visit(t *testing.T, front *httptest.Server, messages int) {
 	io.Copy(io.Discard, br)
 }
 
+// Bytes that a side has not taken when its tunnel is cut are not in TunnelEnd. A counter that lost
+// them again would look as if the proxy had restarted.
+func TestStatsTrafficNeverDecreases(t *testing.T) {
+	for name, opts := range map[string][]wsproxy.Option{"usual engine": nil, "portable engine": {proxytest.WrappedDialer()}} {
+		t.Run(name, func(t *testing.T) {
+			p := proxytest.OpenPair(t, opts...)
+			go p.Backend.WriteFrames(wstest.Binary(make([]byte, 64<<20))) // ends with the tunnel
+			tunnel := proxytest.OnlyTunnel(t, p.Proxy)
+			var before uint64
+			stays := 0
+			if !proxytest.Becomes(func() bool { // until the client's window is full
+				_, c := tunnel.Traffic()
+				if c.Bytes != before || c.Bytes == 0 {
+					before, stays = c.Bytes, 0
+				}
+				stays++
+				time.Sleep(time.Millisecond)
+				return stays == 200
+			}) {
+				t.Fatal("the backend is not held up")
+			}
+			b := p.Proxy.Backends()[0]
+			all, one := p.Proxy.Stats().ToClient, b.Stats().ToClient
+			p.Proxy.Close()
+			if e := p.End(t); !e.Cut {
+				t.Errorf("tunnel ended by %v, and was not cut", e.Cause)
+			}
+			if got := p.Proxy.Stats().ToClient; got.Bytes < all.Bytes || got.Messages < all.Messages {
+				t.Errorf("Stats().ToClient = %+v after the end, %+v before; want no decrease", got, all)
+			}
+			if got := b.Stats().ToClient; got.Bytes < one.Bytes || got.Messages < one.Messages {
+				t.Errorf("the backend's Stats().ToClient = %+v after the end, %+v before; want no decrease", got, one)
+			}
+		})
+	}
+}
+
 func TestStatsCountsTrafficOfEachDirection(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	p.Client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))
