@@ -346,9 +346,9 @@ func (e *tunnelEnds) sortedLifetimes() []EndLifetimes {
 // moment at which it was still open.
 func addOpenTraffic(tunnels []*Tunnel, toBackend, toClient *Traffic) {
 	for _, t := range tunnels {
-		b, c := t.Traffic()
-		toBackend.add(b)
-		toClient.add(c)
+		b, c := t.relay.Totals()
+		toBackend.add(Traffic(b))
+		toClient.add(Traffic(c))
 	}
 }
 

@@ -207,7 +207,7 @@ func (a *plainAttempt) failure(err error) error {
 	op := "dial"
 	if a.isConnected {
 		op = "request"
-		err = a.q.transport.target.explain(err)
+		err = a.q.transport.target.explain(handshake.RedactError(err)) // a backend may repeat the tokens of the request
 	}
 	return &BackendError{ID: a.backend.id, Op: op, Err: err, isConnected: a.isConnected}
 }

@@ -169,7 +169,7 @@ func (p *Proxy) logFallback(r *http.Request) {
 func (p *Proxy) logBroken(in *inbound, err error) {
 	p.logAttrs(slog.LevelDebug, "response of a backend broke off",
 		slog.String(logRequestID, in.info.id), slog.String(logBackend, in.picked.id),
-		slog.String(logHost, in.r.Host), slog.String(logPath, in.r.URL.Path), slog.Any(logErr, err))
+		slog.String(logHost, in.r.Host), slog.String(logPath, in.r.URL.Path), slog.Any(logErr, handshake.RedactError(err)))
 }
 
 // logFailing logs that a flag of b is raised, because of err.

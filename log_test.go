@@ -232,6 +232,40 @@ func TestLogHasNoSecretOfTheRewriteHook(t *testing.T) {
 	}
 }
 
+// A server that is none for HTTP may repeat the request.
+func TestErrorsQuoteNothingOfABackendsResponse(t *testing.T) {
+	for _, answer := range []string{
+		"GET /?token=secret HTTP/1.1\r\n\r\n",
+		"HTTP/1.1 secret\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nsecret\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: secret\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: secret\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: secret\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nsecret\r\n\r\n",
+	} {
+		for name, request := range map[string]string{
+			"upgrade": proxytest.UpgradeTo("/?token=secret"),
+			"other":   proxytest.Head("GET /?token=secret HTTP/1.1", "Host: chat.example", "Connection: close"),
+		} {
+			t.Run(fmt.Sprintf("%s, %.40q", name, answer), func(t *testing.T) {
+				var book proxytest.LogBook
+				var reported []error
+				p, s := proxytest.Start(t, book.Option(), withHTTP, wsproxy.WithBackends(wstest.StartRaw(t, answer+"{end}").URL()),
+					wsproxy.WithTrace(&wsproxy.Trace{
+						Attempted: func(a wsproxy.AttemptInfo) { reported = append(reported, a.Err) },
+						Refused:   func(i wsproxy.RefusedInfo) { reported = append(reported, i.Err) },
+					}))
+				proxytest.ExchangeRaw(t, s.URL, request)
+				s.Wait()
+				if all := fmt.Sprint(book.Lines(), reported, p.Backends()[0].Health()); strings.Contains(all, "secret") {
+					t.Errorf("the log, the hooks and the backend's health have %s; want no secret", all)
+				}
+			})
+		}
+	}
+}
+
 func TestLogNamesTheClientBehindATrustedProxy(t *testing.T) {
 	var book proxytest.LogBook
 	_, s := proxytest.Start(t, book.Option(), wsproxy.WithBackends(wstest.StartEcho(t)), wsproxy.WithTrustedProxies("127.0.0.1"))

@@ -81,7 +81,7 @@ func (r *registry) addTunnel(t *Tunnel) (isStopped, isAborted bool) {
 // removeTunnel removes t, which has ended, and counts its end and how long it has lived. End is
 // nil if t has never opened.
 func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) {
-	toBackend, toClient := t.Traffic()
+	toBackend, toClient := t.relay.Totals()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := t.backend
@@ -99,8 +99,8 @@ func (r *registry) removeTunnel(t *Tunnel, end *relay.End, lived time.Duration) 
 		delete(r.backends, b)
 	}
 	r.numTunnels--
-	r.counters.ended.add(end, toBackend, toClient)
-	b.counters.ended.add(end, toBackend, toClient)
+	r.counters.ended.add(end, Traffic(toBackend), Traffic(toClient))
+	b.counters.ended.add(end, Traffic(toBackend), Traffic(toClient))
 	if end != nil {
 		r.counters.ends.add(end, lived)
 		r.counters.lifetimes.Observe(lived)

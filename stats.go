@@ -42,7 +42,8 @@ type Stats struct {
 	Responded uint64 // the client got a backend's response
 
 	// Traffic of all tunnels, open ones included, without frames that the proxy itself
-	// sent.
+	// sent. It never decreases: what a side had not been sent when its tunnel was cut is in it, and
+	// not in [TunnelEnd].
 	ToBackend, ToClient Traffic
 
 	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].
@@ -115,8 +116,7 @@ type BackendStats struct {
 
 	Drains DrainCounts // calls of [Proxy.Drain] that have ended
 
-	// Traffic of all its tunnels, open ones included, without frames that the proxy itself
-	// sent.
+	// Traffic of all its tunnels, as that of [Stats].
 	ToBackend, ToClient Traffic
 
 	// Ended has the tunnels that have ended, by the side and the cause: see [EndCount].

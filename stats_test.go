@@ -88,6 +88,50 @@ func visit(t *testing.T, front *httptest.Server, messages int) {
 	io.Copy(io.Discard, br)
 }
 
+// Bytes that a side has not taken when its tunnel is cut are not in TunnelEnd. A counter that lost
+// them again would look as if the proxy had restarted.
+func TestStatsTrafficNeverDecreases(t *testing.T) {
+	stall := wsproxy.WithTimeouts(wsproxy.Timeouts{WriteStall: 500 * time.Millisecond, Close: 500 * time.Millisecond})
+	for _, tt := range []struct {
+		name string
+		opts []wsproxy.Option
+		end  bool // by the proxy; otherwise the client is cut because it takes nothing
+	}{
+		{"proxy is closed", nil, true},
+		{"proxy is closed, portable engine", []wsproxy.Option{proxytest.WrappedDialer()}, true},
+		{"client stalls", []wsproxy.Option{stall}, false},
+		{"client stalls, portable engine", []wsproxy.Option{proxytest.WrappedDialer(), stall}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := proxytest.OpenPair(t, tt.opts...)
+			go p.Backend.WriteFrames(wstest.Binary(make([]byte, 64<<20))) // ends with the tunnel
+			b := p.Proxy.Backends()[0]
+			var all, one wsproxy.Traffic
+			check := func() {
+				nowAll, nowOne := p.Proxy.Stats().ToClient, b.Stats().ToClient
+				if nowAll.Bytes < all.Bytes || nowOne.Bytes < one.Bytes {
+					t.Errorf("%d bytes to the client, and %d of the backend, after %d and %d; want no decrease", nowAll.Bytes, nowOne.Bytes, all.Bytes, one.Bytes)
+				}
+				all, one = nowAll, nowOne
+			}
+			hasStalled := func() bool { check(); return p.Proxy.Stats().Buffered > 0 && tt.end || len(p.Ends) > 0 }
+			if !proxytest.Becomes(hasStalled) {
+				t.Fatal("the client is not too slow for the backend")
+			}
+			p.Proxy.Close()
+			if e := p.End(t); !e.Cut {
+				t.Errorf("tunnel ended by %v, and was not cut", e.Cause)
+			}
+			if !proxytest.Becomes(func() bool { check(); return p.Proxy.Stats().Tunnels == 0 }) {
+				t.Error("the tunnel is counted after its end")
+			}
+			if all != one {
+				t.Errorf("Stats() has %+v, and that of the only backend %+v; want the same", all, one)
+			}
+		})
+	}
+}
+
 func TestStatsCountsTrafficOfEachDirection(t *testing.T) {
 	p := proxytest.OpenPair(t)
 	p.Client.Send(wstest.Text("12345"), wstest.Fragment(wstest.OpText, false, "1"), wstest.Ping("x"), wstest.Fragment(wstest.OpContinuation, true, "2"))

@@ -34,7 +34,7 @@ func (t *Tunnel) ID() uint64 { return t.id }
 func (t *Tunnel) Backend() *Backend { return t.backend }
 
 // Traffic returns the bytes and messages relayed so far in each direction, without frames that
-// the proxy itself sent.
+// the proxy itself sent. When a tunnel is cut, the bytes that a side had not been sent are taken off.
 func (t *Tunnel) Traffic() (toBackend, toClient Traffic) {
 	b, c := t.relay.Counts()
 	return Traffic(b), Traffic(c)

@@ -132,7 +132,8 @@ func describe(s Sample) string { return s.Metric.Name + fmt.Sprint(s.Labels) }
 // What a library does with two samples of the same labels is to refuse all of them.
 func TestReadHasEachSeriesOnceWithAllItsLabels(t *testing.T) {
 	p, s := proxytest.Start(t, wsproxy.WithBackendConfigs(
-		wsproxy.BackendConfig{ID: "a\xff", URL: wstest.StartEcho(t)}, wsproxy.BackendConfig{ID: `"a\xff"` + "\n", URL: "http://127.0.0.1:1"}),
+		wsproxy.BackendConfig{ID: "a\xff", URL: wstest.StartEcho(t)},
+		wsproxy.BackendConfig{ID: `"a\xff"`, URL: "http://127.0.0.1:1"}, wsproxy.BackendConfig{ID: `"\"a\\xff\""`, URL: "http://127.0.0.1:1"}),
 		proxytest.FirstCandidate)
 	client, _ := proxytest.Open(t, s.URL, proxytest.UpgradeTo("/"))
 	proxytest.HangUp(t, client)

@@ -59,10 +59,10 @@ func newBackend(b *wsproxy.Backend) backend {
 	return s
 }
 
-// validUTF8 returns s, quoted if it is not UTF-8, which the value of a label must be. Two strings
-// stay different.
+// validUTF8 returns s, quoted if it is not UTF-8, which the value of a label must be, or if it could
+// be taken for one that was quoted: two strings stay different.
 func validUTF8(s string) string {
-	if utf8.ValidString(s) {
+	if utf8.ValidString(s) && !strings.HasPrefix(s, `"`) {
 		return s
 	}
 	return strconv.QuoteToASCII(s)

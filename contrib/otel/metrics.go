@@ -149,7 +149,7 @@ func (m *metrics) observeHistogram(o metric.Observer, name string, attrs []attri
 // recordAttempt records an opening handshake, as [wsproxy.Stats] counts it.
 func (m *metrics) recordAttempt(a wsproxy.AttemptInfo) {
 	if a.Err == nil && a.Status == 101 {
-		record(a.Request.Context(), m.handshake, a.Duration, m.labels("backend", validBackend(a.Backend.ID())))
+		record(a.Request.Context(), m.handshake, a.Duration, m.labels("backend", validUTF8(a.Backend.ID())))
 	}
 }
 
@@ -191,15 +191,15 @@ func (m *metrics) recordEnd(ctx context.Context, e *wsproxy.TunnelEnd) {
 	record(ctx, m.lifetime, e.Duration, m.labels("side", word(e.Side.String()), "cause", word(e.Cause.String())))
 }
 
-// word and validBackend return the text of a value, and the ID of a backend, as wsproxymetrics has
+// word and validUTF8 return the text of a value, and what a program chooses, as wsproxymetrics has
 // them in labels.
 func word(text string) string { return strings.ReplaceAll(text, " ", "_") }
 
-func validBackend(id string) string {
-	if utf8.ValidString(id) {
-		return id
+func validUTF8(s string) string {
+	if utf8.ValidString(s) && !strings.HasPrefix(s, `"`) {
+		return s
 	}
-	return strconv.QuoteToASCII(id)
+	return strconv.QuoteToASCII(s)
 }
 
 // record records a duration. The context has the trace for an exemplar.

@@ -153,16 +153,16 @@ var refuseSome = wsproxy.WithAdmit(func(r *http.Request) (any, error) {
 })
 
 func TestMetricsAreThoseOfWsproxymetrics(t *testing.T) {
-	for _, name := range []string{"", "chat"} {
+	for _, name := range []string{"", "chat", "chat\xff"} {
 		t.Run("name "+name, func(t *testing.T) {
 			p := proxytest.NewProxy(t, refuseSome, wsproxy.WithBackendConfigs(
-				wsproxy.BackendConfig{ID: "a\xff", URL: wstest.StartEcho(t)}, wsproxy.BackendConfig{ID: "b", URL: wstest.StartEcho(t)}))
+				wsproxy.BackendConfig{ID: "a\xff", URL: wstest.StartEcho(t)}, wsproxy.BackendConfig{ID: `"b"`, URL: wstest.StartEcho(t)}))
 			m := newMeter(t)
 			s := instrument(t, p, Options{MeterProvider: m.provider, Name: name}, sdktrace.AlwaysSample())
 			open := driveTraffic(t, p, proxytest.Serve(t, s).URL)
 			var common []attribute.KeyValue
 			if name != "" {
-				common = []attribute.KeyValue{attribute.String("proxy", name)}
+				common = []attribute.KeyValue{attribute.String("proxy", strings.ReplaceAll(name, "chat\xff", `"chat\xff"`))}
 			}
 			collected := m.collect(t)
 			got, want := values(t, collected), wanted(p, common...)

@@ -70,7 +70,7 @@ func New(p *wsproxy.Proxy, o Options) (*Instrumentation, error) {
 		propagator: o.Propagator,
 	}
 	if o.Name != "" {
-		i.common = []attribute.KeyValue{attribute.String("proxy", o.Name)}
+		i.common = []attribute.KeyValue{attribute.String("proxy", validUTF8(o.Name))}
 	}
 	var err error
 	if i.metrics, err = newMetrics(p, o.MeterProvider.Meter(scope), i.common); err != nil {

@@ -122,7 +122,7 @@ func site(t testing.TB) *wsproxy.Proxy {
 // What wsproxymetrics writes by itself is what the client library of Prometheus writes.
 func TestTextOfCoreIsThatOfCollector(t *testing.T) {
 	p := site(t)
-	for _, name := range []string{"", "one", "o\"n\\e\n"} {
+	for _, name := range []string{"", "one", "o\"n\\e\n", "\xff", `"one"`} {
 		own := get(t, wsproxymetrics.Handler(p, wsproxymetrics.Options{Name: name}))
 		theirs := scrape(t, newRegistry(t, p, name))
 		ours, want := values(t, own), values(t, theirs)

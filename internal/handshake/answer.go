@@ -37,7 +37,7 @@ func ReadAnswer(br *bufio.Reader, out *http.Request) (*http.Response, error) {
 	for range maxInterim + 1 {
 		resp, err := readResponse(br, out)
 		if err != nil {
-			return nil, redactError(err)
+			return nil, RedactError(err)
 		}
 		if err := checkResponse(resp); err != nil {
 			return nil, err
@@ -121,12 +121,16 @@ func connectionLines(head []byte) []string {
 	return h["Connection"]
 }
 
-// redactError returns an error of ReadResponse without its quote from the
-// response, which is the status line or a field. The result does not wrap err:
-// unwrapping it would reveal the quote.
-func redactError(err error) error {
+// RedactError returns an error of [http.ReadResponse], of the body of a response or of
+// [http.Transport] without its quote from the response, which is the status line or a
+// field. The result does not wrap err: unwrapping it would reveal the quote. An error of
+// the connection is returned unchanged.
+func RedactError(err error) error {
 	if isIOError(err) {
 		return err
+	}
+	if malformed, ok := errors.AsType[textproto.ProtocolError](err); ok {
+		err = malformed // the transport wraps it
 	}
 	text, _, _ := strings.Cut(err.Error(), `"`)
 	if _, ok := err.(textproto.ProtocolError); ok {

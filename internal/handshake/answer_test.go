@@ -145,7 +145,7 @@ func TestErrorsNameFault(t *testing.T) {
 
 // Older versions of Go include the line without quotes.
 func TestErrorsContainNoUnquotedLine(t *testing.T) {
-	err := redactError(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
+	err := RedactError(textproto.ProtocolError("malformed MIME header line: SECRET: 1"))
 	if want := "malformed MIME header line"; err.Error() != want {
 		t.Errorf("err = %v; want %s", err, want)
 	}

@@ -23,12 +23,13 @@ type leg struct {
 	write     writeState
 	mustClose bool // the engine closes the connection, or has closed it
 
+	dropped atomic.Uint32 // bytes of passed that this leg's peer was not sent in the end; at most what systems and buffers hold
+
 	// Owned by the reader.
 	tracker frame.Tracker
 	partial *partial // read bytes that are not a whole header or control frame yet
 
-	// Bytes and messages passed to this leg, by the other leg's reader. Bytes that were
-	// dropped in the end are subtracted.
+	// Bytes and messages passed to this leg, by the other leg's reader. It never decreases.
 	passed counts
 
 	passedAt atomic.Int32 // the tick in which bytes of l's peer were last passed; 0 if none were
@@ -48,6 +49,17 @@ type Counts struct{ Bytes, Messages uint64 }
 type counts struct{ bytes, messages atomic.Uint64 }
 
 func (c *counts) load() Counts { return Counts{c.bytes.Load(), c.messages.Load()} }
+
+// kept returns the bytes and messages passed to l, without the bytes that were dropped.
+func (l *leg) kept() Counts {
+	dropped := uint64(l.dropped.Load()) // first: passed has them already
+	c := l.passed.load()
+	c.Bytes -= dropped
+	return c
+}
+
+// drop records that n of the bytes passed to l were dropped.
+func (l *leg) drop(n uint64) { l.dropped.Add(uint32(n)) }
 
 // other returns the tunnel's other leg.
 func (l *leg) other() *leg {
@@ -235,7 +247,7 @@ func (l *leg) unwriteFrame() bool {
 	if !o.conn().unwrite(n) {
 		return false
 	}
-	o.passed.bytes.Add(-n)
+	o.drop(n)
 	return true
 }
 

@@ -387,5 +387,5 @@ func (c *loopConn) sample(l *leg) sample {
 	}
 	queued := c.socket.SendQueue()
 	kept := c.buffered()
-	return sample{taken: int64(l.passed.bytes.Load()+l.ownBytes()) - int64(kept+queued), isQueued: kept+queued > 0, isBlocked: kept > 0, hangUp: c.hangUp}
+	return sample{taken: int64(l.kept().Bytes+l.ownBytes()) - int64(kept+queued), isQueued: kept+queued > 0, isBlocked: kept > 0, hangUp: c.hangUp}
 }

@@ -161,7 +161,7 @@ func errUnanswered(timeout ticks) error {
 // taken returns how many bytes of the other peer were taken by l's peer, or by its system.
 func (l *leg) taken() int64 {
 	c := l.conn()
-	return int64(l.passed.bytes.Load()) - int64(c.buffered()+c.unsent())
+	return int64(l.kept().Bytes) - int64(c.buffered()+c.unsent())
 }
 
 // sendPing sends l's peer a ping at the next frame boundary, unless the tunnel ends.
@@ -188,7 +188,7 @@ func (l *leg) awaitPong(payload []byte) {
 	}
 	p.sent = append(p.sent, sentPing{payload, l.r.engine.now()})
 	p.isDue, p.isAwaited = false, true
-	p.since, p.taken, p.inFront = l.r.driver.now(), taken, int64(l.passed.bytes.Load())
+	p.since, p.taken, p.inFront = l.r.driver.now(), taken, int64(l.kept().Bytes)
 }
 
 // recordAnswer records that bytes have come from l's peer, which answer a ping.

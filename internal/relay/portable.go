@@ -249,7 +249,7 @@ func (p *portable) sample(l *leg, isEnding bool) sample {
 	} else {
 		s.isQueueUnknown = !c.ClosesInOrder() // else it counts as empty
 	}
-	s.taken = int64(l.passed.bytes.Load()+l.ownBytes()) - int64(queued) // a part of a write may be queued that does not count yet
+	s.taken = int64(l.kept().Bytes+l.ownBytes()) - int64(queued) // a part of a write may be queued that does not count yet
 	s.isQueued, s.isQueueShorter = s.isBlocked || queued > 0, queued < c.queued
 	c.queued = queued
 	if o.isBlocked() {

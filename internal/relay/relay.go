@@ -149,8 +149,12 @@ func (r *Relay) Engine() EngineKind {
 	return r.driver.kind()
 }
 
-// Counts returns the bytes and messages passed to the backend and to the client.
-func (r *Relay) Counts() (toBackend, toClient Counts) {
+// Counts returns the bytes and messages passed to the backend and to the client. At the end of a
+// tunnel that is cut, bytes that were not sent are taken off.
+func (r *Relay) Counts() (toBackend, toClient Counts) { return r.backend.kept(), r.client.kept() }
+
+// Totals returns what Counts does, but nothing is taken off: they never decrease.
+func (r *Relay) Totals() (toBackend, toClient Counts) {
 	return r.backend.passed.load(), r.client.passed.load()
 }
 
@@ -239,7 +243,7 @@ func (l *leg) dropBuffer() {
 	if l.read != readEnded && l.write != writeLost {
 		l.r.closing.end.Cut = true
 	}
-	l.passed.bytes.Add(-uint64(max(n-l.ensureClosingLocked().ownQueued, 0)))
+	l.drop(uint64(max(n-l.ensureClosingLocked().ownQueued, 0)))
 }
 
 // setDropped records how many bytes the system drops with a reset, n with those that are
@@ -256,7 +260,7 @@ func (r *Relay) end() End {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, l := range [...]*leg{&r.client, &r.backend} {
-		l.passed.bytes.Add(-min(uint64(l.ensureClosingLocked().dropped), l.passed.bytes.Load()))
+		l.drop(min(uint64(l.ensureClosingLocked().dropped), l.kept().Bytes))
 	}
 	end := r.closing.end
 	if end.Cause != CauseClosed {
