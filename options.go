@@ -434,8 +434,9 @@ func WithDetached(detached bool) Option {
 
 // WithLogger sets the logger. Faults of the program (a hidden Hijack, a panic in a
 // hook) are logged at Error, backends that begin to fail at Warn, tunnels and refusals
-// at Debug: see [WithAccessLog]. One line at Warn names the peer if a hundred upgrades in a row bring
-// X-Forwarded-For or Forwarded from one peer that [WithTrustedProxies] does not name.
+// at Debug: see [WithAccessLog]. One line at Warn names the peer if a hundred upgrades in
+// a row bring X-Forwarded-For or Forwarded from one peer that [WithTrustedProxies] does
+// not name.
 // Payloads, cookies, Authorization and Sec-WebSocket-Protocol are never logged. Default:
 // [slog.Default].
 func WithLogger(l *slog.Logger) Option {
