@@ -56,7 +56,7 @@ type backendCounters struct {
 
 	ejectedByResponses, ejectedByTunnels atomic.Uint64
 	probesPassed, probesFailed           atomic.Uint64
-	lastProbe                            atomic.Uint32 // a CheckResult
+	lastProbe                            atomic.Uint32 // a ProbeResult
 
 	drains struct{ emptied, left, resumed, superseded atomic.Uint64 } // see DrainCounts
 
@@ -93,10 +93,10 @@ func (c *backendCounters) countEjection(o health.Outcome) {
 func (c *backendCounters) countProbe(hasPassed bool) {
 	if hasPassed {
 		c.probesPassed.Add(1)
-		c.lastProbe.Store(uint32(CheckPassed))
+		c.lastProbe.Store(uint32(ProbePassed))
 	} else {
 		c.probesFailed.Add(1)
-		c.lastProbe.Store(uint32(CheckFailed))
+		c.lastProbe.Store(uint32(ProbeFailed))
 	}
 }
 
@@ -316,7 +316,7 @@ func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
 		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
 		Abandoned:          attempts(health.Neutral),
 		EjectedByResponses: c.ejectedByResponses.Load(), EjectedByTunnels: c.ejectedByTunnels.Load(),
-		ProbesPassed: c.probesPassed.Load(), ProbesFailed: c.probesFailed.Load(), LastProbe: CheckResult(c.lastProbe.Load()),
+		ProbesPassed: c.probesPassed.Load(), ProbesFailed: c.probesFailed.Load(), LastProbe: ProbeResult(c.lastProbe.Load()),
 		Drains: DrainCounts{
 			Emptied: c.drains.emptied.Load(), Left: c.drains.left.Load(),
 			Resumed: c.drains.resumed.Load(), Superseded: c.drains.superseded.Load(),

@@ -522,7 +522,7 @@ func TestBackendStatsCountProbes(t *testing.T) {
 				return nil
 			},
 		}))
-		want := func(passed, failed uint64, last wsproxy.CheckResult) {
+		want := func(passed, failed uint64, last wsproxy.ProbeResult) {
 			t.Helper()
 			synctest.Wait()
 			if st := s.backend("a").Stats(); st.ProbesPassed != passed || st.ProbesFailed != failed || st.LastProbe != last {
@@ -530,29 +530,29 @@ func TestBackendStatsCountProbes(t *testing.T) {
 					time.Since(s.start), st.ProbesPassed, st.ProbesFailed, st.LastProbe, passed, failed, last)
 			}
 		}
-		want(0, 0, wsproxy.CheckNone)
+		want(0, 0, wsproxy.ProbeNone)
 		time.Sleep(5 * time.Second)
-		want(1, 0, wsproxy.CheckPassed)
+		want(1, 0, wsproxy.ProbePassed)
 		isDown.Store(true)
 		time.Sleep(12 * time.Second)
-		want(1, 1, wsproxy.CheckFailed)
+		want(1, 1, wsproxy.ProbeFailed)
 		if state := s.backend("a").State(); state != wsproxy.BackendUp {
 			t.Errorf("after one probe that has failed the backend is %v; want up", state)
 		}
 		s.p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://b"})
-		want(1, 1, wsproxy.CheckNone)
+		want(1, 1, wsproxy.ProbeNone)
 		isDown.Store(false)
 		time.Sleep(5 * time.Second)
-		want(2, 1, wsproxy.CheckPassed)
+		want(2, 1, wsproxy.ProbePassed)
 	})
 }
 
-func TestCheckResultHasAName(t *testing.T) {
-	for r, want := range map[wsproxy.CheckResult]string{
-		wsproxy.CheckNone: "none", wsproxy.CheckPassed: "passed", wsproxy.CheckFailed: "failed", 3: "CheckResult(3)",
+func TestProbeResultHasAName(t *testing.T) {
+	for r, want := range map[wsproxy.ProbeResult]string{
+		wsproxy.ProbeNone: "none", wsproxy.ProbePassed: "passed", wsproxy.ProbeFailed: "failed", 3: "ProbeResult(3)",
 	} {
 		if got := r.String(); got != want {
-			t.Errorf("CheckResult %d is called %q; want %q", uint8(r), got, want)
+			t.Errorf("ProbeResult %d is called %q; want %q", uint8(r), got, want)
 		}
 	}
 }

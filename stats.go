@@ -111,7 +111,7 @@ type BackendStats struct {
 	// Probes of [WithHealthCheck], and the result of the last one at the present address. One that
 	// has not returned in time has failed, and again after each further interval.
 	ProbesPassed, ProbesFailed uint64
-	LastProbe                  CheckResult
+	LastProbe                  ProbeResult
 
 	Drains DrainCounts // calls of [Proxy.Drain] that have ended
 
@@ -193,27 +193,27 @@ type PanicCount struct {
 	Count uint64
 }
 
-// A CheckResult is the result of the last probe of a backend. It is not [FlagCheckFailed], for
-// which several probes may have to fail: see [HealthCheck].
-type CheckResult uint8
+// A ProbeResult is the result of a probe of a backend. Several may have to fail before
+// [FlagCheckFailed] is raised: see [HealthCheck].
+type ProbeResult uint8
 
 const (
-	CheckNone   CheckResult = iota // there was none
-	CheckPassed                    // the backend works
-	CheckFailed                    // it does not
+	ProbeNone   ProbeResult = iota // there was none
+	ProbePassed                    // the backend works
+	ProbeFailed                    // it does not
 )
 
 // String returns "none", "passed" or "failed".
-func (r CheckResult) String() string {
+func (r ProbeResult) String() string {
 	switch r {
-	case CheckNone:
+	case ProbeNone:
 		return "none"
-	case CheckPassed:
+	case ProbePassed:
 		return "passed"
-	case CheckFailed:
+	case ProbeFailed:
 		return "failed"
 	}
-	return fmt.Sprintf("CheckResult(%d)", uint8(r))
+	return fmt.Sprintf("ProbeResult(%d)", uint8(r))
 }
 
 // DrainCounts count the calls of [Proxy.Drain] by how they ended. Each counts once; what

@@ -8,8 +8,8 @@ import (
 
 // This file has the JSON of /overview, /stream and /tunnels, and of the requests and responses of
 // actions. Times are RFC 3339, durations are numbers of the unit in the field's
-// name. Lists are never null. Sides, causes, reasons, flags, states and engines are the texts
-// that their String methods return.
+// name. Lists are never null. Sides, causes, reasons, flags, states, engines and results of
+// probes are the texts that their String methods return.
 
 // An overview is the body of /overview, and the data of each event of /stream.
 //
@@ -163,8 +163,8 @@ type backend struct {
 	Unreached uint64 `json:"unreached"` // the connection failed
 	Abandoned uint64 `json:"abandoned"` // no fault of its own
 
-	Ejections uint64 `json:"ejections"`
-	Check     string `json:"check"` // the last probe: "passed" or "failed"; "" without one
+	Ejections uint64              `json:"ejections"`
+	LastProbe wsproxy.ProbeResult `json:"last_probe"` // none, passed or failed
 }
 
 // A flag is a fault that is raised.

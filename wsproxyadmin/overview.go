@@ -175,6 +175,7 @@ func readBackend(b *wsproxy.Backend) backend {
 		Tunnels: b.NumTunnels(), TunnelsLimit: b.MaxTunnels(), Load: b.Load(), Requests: stats.Requests,
 		Opened: stats.Opened, Accepted: stats.Accepted, Refused: stats.Refused, Full: stats.Full, Failed: stats.Failed,
 		Unreached: stats.Unreached, Abandoned: stats.Abandoned, Ejections: stats.EjectedByResponses + stats.EjectedByTunnels,
+		LastProbe: stats.LastProbe,
 	}
 	for _, c := range stats.Ended {
 		s.Ended += c.Count
@@ -188,12 +189,6 @@ func readBackend(b *wsproxy.Backend) backend {
 	}
 	if s.State == wsproxy.BackendFailing && len(s.Flags) > 0 {
 		s.Reason = s.Flags[0].Reason
-	}
-	switch stats.LastProbe {
-	case wsproxy.CheckPassed:
-		s.Check = "passed"
-	case wsproxy.CheckFailed:
-		s.Check = "failed"
 	}
 	return s
 }

@@ -214,8 +214,8 @@ func TestOverviewHasWhatTheProxyCounts(t *testing.T) {
 		o.want("refusals.total", 2, "refusals.by_reason.0.reason", "check", "refusals.by_reason.0.total", 1, "refusals.by_reason.0.last_minute", 1,
 			"refusals.by_reason.1.reason", "origin", "refusals.by_reason.1.per_second", 1,
 			"totals.retries", 1, "totals.hook_panics.0.hook", "Trace.Closed", "totals.hook_panics.0.count", 1,
-			"backends.0.check", "passed", "backends.0.failed", 1, "backends.0.ejections", 1, "backends.0.state", "failing", "backends.0.flags.0.flag", "ejected",
-			"backends.1.check", "failed", "backends.1.state", "failing", "backends.1.flags.0.flag", "check failed", "backends.1.flags.0.until", nil,
+			"backends.0.last_probe", "passed", "backends.0.failed", 1, "backends.0.ejections", 1, "backends.0.state", "failing", "backends.0.flags.0.flag", "ejected",
+			"backends.1.last_probe", "failed", "backends.1.state", "failing", "backends.1.flags.0.flag", "check failed", "backends.1.flags.0.until", nil,
 			"ends.by_cause.0.side", "backend", "ends.by_cause.0.cause", "lost", "ends.by_cause.0.per_second", 1)
 		for i, want := range []time.Duration{2 * time.Hour, time.Hour} { // b has failed at the first probe
 			since, err := time.Parse(time.RFC3339Nano, o.at(fmt.Sprintf("backends.%d.since", i)).(string))

@@ -217,7 +217,7 @@ func seriesOf(p *wsproxy.Proxy, id string) []string {
 
 func TestGaugesOfWhatIsNotSetHaveNoValue(t *testing.T) {
 	s := &snapshot{backends: []backend{{id: "a"}, {id: "b", maxTunnels: 7, state: wsproxy.BackendDraining, numTunnels: 3,
-		stats: wsproxy.BackendStats{LastProbe: wsproxy.CheckFailed}}}}
+		stats: wsproxy.BackendStats{LastProbe: wsproxy.ProbeFailed}}}}
 	s.limits.Queue, s.limits.Handshakes.PerSecond = 5, 0.5
 	s.limits.Tunnels, s.limits.HandshakesPerClient.PerSecond = -1, -1
 	var got []string

@@ -153,8 +153,8 @@ var table = []family{
 		Gauge, []string{"backend"}},
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
-				if b.stats.LastProbe != wsproxy.CheckNone {
-					addIf(out, b.stats.LastProbe == wsproxy.CheckPassed, b.id)
+				if b.stats.LastProbe != wsproxy.ProbeNone {
+					addIf(out, b.stats.LastProbe == wsproxy.ProbePassed, b.id)
 				}
 			}
 		}},

@@ -114,8 +114,8 @@ function reasonsOf(b, now) {
   if (b.refusing) {
     reasons.push({ key: "refusing", className: "", what: "refuses clients", says: "more upgrades than it accepts", since: "", until: "" });
   }
-  if (reasons.length === 0 && b.check === "passed") {
-    reasons.push({ key: "check", className: "", what: "", says: "", since: "the last check passed", until: "" });
+  if (reasons.length === 0 && b.last_probe === "passed") {
+    reasons.push({ key: "probe", className: "", what: "", says: "", since: "the last probe passed", until: "" });
   }
   return reasons;
 }
