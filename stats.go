@@ -272,7 +272,7 @@ func (p *Proxy) Stats() Stats {
 func (p *Proxy) addEngine(s *Stats) {
 	e := p.engine.Stats()
 	s.EventLoopTunnels = min(e.EventLoop, s.Tunnels) // some may have opened since those were counted
-	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.LoopDelay)
+	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.EventLoopLag)
 	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.Unanswered[0], e.Unanswered[1]
 }
 
