@@ -12,10 +12,10 @@ import (
 var table = []family{
 	// Upgrades, from their arrival to a tunnel.
 
-	{Metric{"wsproxy_upgrades_total", "Requests that have ended in a tunnel (opened) or without one (refused, failed), " +
+	{Metric{"wsproxy_upgrades_total", "Upgrades that have ended in a tunnel (opened) or without one (refused, failed), " +
 		"by the backend that was picked last, which is empty where none was picked. " +
 		"Failed are those for which no backend gave a proper response. wsproxy_refusals_total has the reasons of both. " +
-		"With plain HTTP enabled, other requests that got no response of a backend are refused or failed too.",
+		"Unless plain HTTP is enabled, other requests are refused ones too.",
 		Counter, []string{"backend", "result"}},
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
@@ -38,7 +38,7 @@ var table = []family{
 			add(out, inFlight(s.stats.Upgrading, picked), "")
 		}},
 	{Metric{"wsproxy_refusals_total", "Requests that got no tunnel, refused or failed, by the reason, which is that of the log line " +
-		"\"upgrade refused\" or \"upgrade failed\".",
+		"\"upgrade refused\" or \"upgrade failed\". With plain HTTP enabled, other requests that got no response of a backend count too.",
 		Counter, []string{"reason"}},
 		func(s *snapshot, out *samples) {
 			counts := make(map[wsproxy.Reason]uint64)
@@ -134,7 +134,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for state := wsproxy.BackendUp; state <= wsproxy.BackendRemoved; state++ {
-					addIf(out, b.state == state, b.id, word(state.String()))
+					addBool(out, b.state == state, b.id, word(state.String()))
 				}
 			}
 		}},
@@ -144,7 +144,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for f := wsproxy.FlagResting; f <= wsproxy.FlagUnreachable; f++ {
-					addIf(out, b.flags[f], b.id, word(f.String()))
+					addBool(out, b.flags[f], b.id, word(f.String()))
 				}
 			}
 		}},
@@ -154,7 +154,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				if b.stats.LastProbe != wsproxy.ProbeNone {
-					addIf(out, b.stats.LastProbe == wsproxy.ProbePassed, b.id)
+					addBool(out, b.stats.LastProbe == wsproxy.ProbePassed, b.id)
 				}
 			}
 		}},
