@@ -1,0 +1,140 @@
+package wsproxyadmin
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A feed makes a frame a second while there are viewers, and hands it to them.
+type feed struct {
+	reader *reader
+
+	mu       sync.Mutex
+	viewers  map[*viewer]struct{}
+	stop     chan struct{}         // closed to end run; nil: it does not run
+	wake     chan struct{}         // capacity 1: a frame is to be made at once
+	watching map[*http.Server]bool // servers whose shutdown ends their streams
+}
+
+// maxViewers bounds how many streams there are.
+const maxViewers = 100
+
+// A viewer is one stream.
+type viewer struct {
+	server *http.Server  // that serves it; nil if it is not known
+	frames chan *frame   // capacity 1: the newest one
+	ended  chan struct{} // closed when its server shuts down
+}
+
+func newFeed(r *reader) *feed {
+	return &feed{
+		reader: r, viewers: make(map[*viewer]struct{}), wake: make(chan struct{}, 1), watching: make(map[*http.Server]bool),
+	}
+}
+
+// add returns a viewer for a stream of that server, or nil if there are too many. One remove
+// follows.
+func (f *feed) add(server *http.Server) *viewer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.viewers) >= maxViewers {
+		return nil
+	}
+	v := &viewer{server, make(chan *frame, 1), make(chan struct{})}
+	f.viewers[v] = struct{}{}
+	if f.stop == nil {
+		f.stop = make(chan struct{})
+		go f.run(f.stop) // ends when the last viewer leaves
+	}
+	if server != nil && !f.watching[server] {
+		// Shutdown waits for streams, which do not end by themselves.
+		f.watching[server] = true
+		server.RegisterOnShutdown(func() { f.endStreams(server) })
+	}
+	return v
+}
+
+// remove removes a viewer. It reports whether it was the last one.
+func (f *feed) remove(v *viewer) (wasLast bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.viewers, v)
+	if len(f.viewers) > 0 {
+		return false
+	}
+	close(f.stop)
+	f.stop = nil
+	return true
+}
+
+// endStreams ends the streams of a server that shuts down.
+func (f *feed) endStreams(server *http.Server) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.watching, server)
+	for v := range f.viewers {
+		if v.server == server {
+			close(v.ended)
+			v.server = nil
+		}
+	}
+}
+
+// run makes frames until stop is closed.
+func (f *feed) run(stop chan struct{}) {
+	ticker := time.NewTicker(frameInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-f.wake:
+		case <-stop:
+			return
+		}
+		f.send(f.reader.frame(frameInterval / 2)) // the ticks are not exactly a second apart
+	}
+}
+
+// send passes a frame to all viewers. It does not wait: a viewer that is still busy with an earlier
+// frame skips the frames between.
+func (f *feed) send(fr *frame) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for v := range f.viewers {
+		select {
+		case <-v.frames:
+		default:
+		}
+		select {
+		case v.frames <- fr:
+		default: // another run sends too, for a moment
+		}
+	}
+}
+
+// refresh sends a new frame at once, if there are viewers.
+func (f *feed) refresh() {
+	f.reader.refresh()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// next waits for a frame that is newer than f. It returns nil if the stream ends.
+func (v *viewer) next(ctx context.Context, f *frame) *frame {
+	for {
+		select {
+		case next := <-v.frames:
+			if next != f && !next.at.Before(f.at) {
+				return next
+			}
+		case <-v.ended:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
