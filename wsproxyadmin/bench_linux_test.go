@@ -49,7 +49,7 @@ func BenchmarkRefresh(b *testing.B) {
 				var c cursor
 				report := measureCPU(b, n)
 				for b.Loop() {
-					f := h.reader.frame(0)
+					f := h.reader.snapshot(0)
 					for range viewers {
 						(&streamWriter{discard{}, http.NewResponseController(discard{})}).write(f, f.message(c, false, "ann"), false)
 					}

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// A feed makes a frame a second while there are viewers, and hands it to them.
+// A feed makes a snapshot a second while there are viewers, and hands it to them.
 type feed struct {
 	reader *reader
 
 	mu       sync.Mutex
 	viewers  map[*viewer]struct{}
 	stop     chan struct{}         // closed to end run; nil: it does not run
-	wake     chan struct{}         // capacity 1: a frame is to be made at once
+	wake     chan struct{}         // capacity 1: a snapshot is to be made at once
 	watching map[*http.Server]bool // servers whose shutdown ends their streams
 }
 
@@ -23,9 +23,9 @@ const maxViewers = 100
 
 // A viewer is one stream.
 type viewer struct {
-	server *http.Server  // that serves it; nil if it is not known
-	frames chan *frame   // capacity 1: the newest one
-	ended  chan struct{} // closed when its server shuts down
+	server    *http.Server   // that serves it; nil if it is not known
+	snapshots chan *snapshot // capacity 1: the newest one
+	ended     chan struct{}  // closed when its server shuts down
 }
 
 func newFeed(r *reader) *feed {
@@ -42,7 +42,7 @@ func (f *feed) add(server *http.Server) *viewer {
 	if len(f.viewers) >= maxViewers {
 		return nil
 	}
-	v := &viewer{server, make(chan *frame, 1), make(chan struct{})}
+	v := &viewer{server, make(chan *snapshot, 1), make(chan struct{})}
 	f.viewers[v] = struct{}{}
 	if f.stop == nil {
 		f.stop = make(chan struct{})
@@ -82,9 +82,9 @@ func (f *feed) endStreams(server *http.Server) {
 	}
 }
 
-// run makes frames until stop is closed.
+// run makes snapshots until stop is closed.
 func (f *feed) run(stop chan struct{}) {
-	ticker := time.NewTicker(frameInterval)
+	ticker := time.NewTicker(readInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -93,28 +93,28 @@ func (f *feed) run(stop chan struct{}) {
 		case <-stop:
 			return
 		}
-		f.send(f.reader.frame(frameInterval / 2)) // the ticks are not exactly a second apart
+		f.send(f.reader.snapshot(readInterval / 2)) // the ticks are not exactly a second apart
 	}
 }
 
-// send passes a frame to all viewers. It does not wait: a viewer that is still busy with an earlier
-// frame skips the frames between.
-func (f *feed) send(fr *frame) {
+// send passes a snapshot to all viewers. It does not wait: a viewer that is still busy with an
+// earlier one skips those between.
+func (f *feed) send(next *snapshot) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for v := range f.viewers {
 		select {
-		case <-v.frames:
+		case <-v.snapshots:
 		default:
 		}
 		select {
-		case v.frames <- fr:
+		case v.snapshots <- next:
 		default: // another run sends too, for a moment
 		}
 	}
 }
 
-// refresh sends a new frame at once, if there are viewers.
+// refresh sends a new snapshot at once, if there are viewers.
 func (f *feed) refresh() {
 	f.reader.refresh()
 	select {
@@ -123,12 +123,12 @@ func (f *feed) refresh() {
 	}
 }
 
-// next waits for a frame that is newer than f. It returns nil if the stream ends.
-func (v *viewer) next(ctx context.Context, f *frame) *frame {
+// next waits for a snapshot that is newer than last. It returns nil if the stream ends.
+func (v *viewer) next(ctx context.Context, last *snapshot) *snapshot {
 	for {
 		select {
-		case next := <-v.frames:
-			if next != f && !next.at.Before(f.at) {
+		case next := <-v.snapshots:
+			if next != last && !next.at.Before(last.at) {
 				return next
 			}
 		case <-v.ended:

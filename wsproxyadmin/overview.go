@@ -15,7 +15,7 @@ import (
 
 // serveOverview serves /overview. It is read at most once a second, however often it is asked for.
 func (h *handler) serveOverview(w http.ResponseWriter, _ *http.Request, actor string) {
-	f := h.reader.frame(frameInterval)
+	f := h.reader.snapshot(readInterval)
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(f.message(cursor{}, true, actor))
 }
@@ -27,11 +27,11 @@ type reader struct {
 	fixed    state // what stays the same
 
 	mu          sync.Mutex // held while the state is read, so that others wait for it
-	last        *frame     // nil before the first one, and after an action
+	last        *snapshot  // nil before the first one, and after an action
 	base, newer sampled    // of two states before
 }
 
-const frameInterval = time.Second
+const readInterval = time.Second
 
 func newReader(p *wsproxy.Proxy, r *recorder, o Options) *reader {
 	return &reader{p: p, recorder: r, fixed: state{
@@ -67,12 +67,12 @@ type sampled struct {
 
 // How old counters must be, and may be, from which rates are made.
 const (
-	minSampleAge = frameInterval / 2
+	minSampleAge = readInterval / 2
 	maxSampleAge = 5 * time.Second
 )
 
-// frame returns the last frame if it is younger than maxAge, and a new one otherwise.
-func (r *reader) frame(maxAge time.Duration) *frame {
+// snapshot returns the last snapshot if it is younger than maxAge, and a new one otherwise.
+func (r *reader) snapshot(maxAge time.Duration) *snapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -82,14 +82,14 @@ func (r *reader) frame(maxAge time.Duration) *frame {
 	return r.last
 }
 
-// refresh makes the next frame a new one, because of an action.
+// refresh makes the next snapshot a new one, because of an action.
 func (r *reader) refresh() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last = nil
 }
 
-func (r *reader) readLocked(now time.Time) *frame {
+func (r *reader) readLocked(now time.Time) *snapshot {
 	stats := r.p.Stats()
 	backends := r.backends()
 	from := r.recorder.recordPlaces(backends)
@@ -116,7 +116,7 @@ func (r *reader) readLocked(now time.Time) *frame {
 		s.Backends[i].Share = float64(s.Backends[i].Tunnels) / float64(max(numTunnels, 1))
 	}
 	r.addRates(&s, backends, &next)
-	return newFrame(r.recorder, &s, lastEvent)
+	return newSnapshot(r.recorder, &s, lastEvent)
 }
 
 // addRates sets the rates since a state before, if that is not too old.

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// A frame is the state at one moment as JSON, which is made once for all viewers.
-type frame struct {
+// A snapshot is the state at one moment as JSON, which is made once for all viewers.
+type snapshot struct {
 	recorder *recorder
 	at       time.Time
 	run      string
 	tunnels  int
-	end      cursor // where a viewer is after this frame
+	end      cursor // where a viewer is after this snapshot
 	state    []byte // a JSON object without its last brace
 
 	mu    sync.Mutex
@@ -31,19 +31,19 @@ type cursor struct {
 	second int64 // Unix time
 }
 
-func newFrame(r *recorder, s *state, lastEvent uint64) *frame {
-	return &frame{
-		recorder: r, at: s.At, run: s.Run, tunnels: s.Totals.Tunnels,
-		end:   cursor{lastEvent, s.At.Unix() - 1},
-		state: bytes.TrimSuffix(encode(s), []byte("}")),
+func newSnapshot(r *recorder, now *state, lastEvent uint64) *snapshot {
+	return &snapshot{
+		recorder: r, at: now.At, run: now.Run, tunnels: now.Totals.Tunnels,
+		end:   cursor{lastEvent, now.At.Unix() - 1},
+		state: bytes.TrimSuffix(encode(now), []byte("}")),
 	}
 }
 
 // message returns the JSON of an overview for a viewer that is at c.
-func (f *frame) message(c cursor, isComplete bool, actor string) []byte {
-	tail := f.news(c)
-	b := make([]byte, 0, len(f.state)+len(tail)+len(actor)+64)
-	b = append(b, f.state...)
+func (s *snapshot) message(c cursor, isComplete bool, actor string) []byte {
+	tail := s.news(c)
+	b := make([]byte, 0, len(s.state)+len(tail)+len(actor)+64)
+	b = append(b, s.state...)
 	b = append(b, `,"actor":`...)
 	b = append(b, encode(actor)...)
 	b = append(b, `,"complete":`...)
@@ -52,27 +52,27 @@ func (f *frame) message(c cursor, isComplete bool, actor string) []byte {
 }
 
 // news returns the end of a message: the history and the events after c.
-func (f *frame) news(c cursor) []byte {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.tail == nil || f.start != c {
+func (s *snapshot) news(c cursor) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tail == nil || s.start != c {
 		var news struct {
 			History history `json:"history"`
 			Events  events  `json:"events"`
 		}
-		news.Events, news.History = f.recorder.since(c.event, f.end.event, c.second, f.at, f.tunnels)
-		f.start, f.tail = c, append([]byte{','}, encode(&news)[1:]...)
+		news.Events, news.History = s.recorder.since(c.event, s.end.event, c.second, s.at, s.tunnels)
+		s.start, s.tail = c, append([]byte{','}, encode(&news)[1:]...)
 	}
-	return f.tail
+	return s.tail
 }
 
-// id returns the ID of the event of a stream with which f was sent.
-func (f *frame) id() string { return fmt.Sprintf("%s.%d.%d", f.run, f.end.event, f.end.second) }
+// id returns the ID of the event of a stream with which s was sent.
+func (s *snapshot) id() string { return fmt.Sprintf("%s.%d.%d", s.run, s.end.event, s.end.second) }
 
 // resume returns where a viewer is whose last event had that ID. It returns false if it is to
 // begin anew: it has none, or one of another run of the program.
-func (f *frame) resume(id string) (c cursor, ok bool) {
-	rest, ok := strings.CutPrefix(id, f.run+".")
+func (s *snapshot) resume(id string) (c cursor, ok bool) {
+	rest, ok := strings.CutPrefix(id, s.run+".")
 	if !ok {
 		return cursor{}, false
 	}
@@ -80,7 +80,7 @@ func (f *frame) resume(id string) (c cursor, ok bool) {
 	var errs [2]error
 	c.event, errs[0] = strconv.ParseUint(event, 10, 64)
 	c.second, errs[1] = strconv.ParseInt(second, 10, 64)
-	if errors.Join(errs[:]...) != nil || c.event > f.end.event || c.second > f.end.second {
+	if errors.Join(errs[:]...) != nil || c.event > s.end.event || c.second > s.end.second {
 		return cursor{}, false
 	}
 	return c, true

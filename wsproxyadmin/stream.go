@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// writeTimeout is how long a viewer may take to take a frame.
+	// writeTimeout is how long a viewer may take to take a message.
 	writeTimeout = 10 * time.Second
 
 	// maxStream is how long a stream lasts. An EventSource opens another one after retryTime,
@@ -45,14 +45,14 @@ func (h *handler) serveStream(w http.ResponseWriter, r *http.Request, actor stri
 	defer s.control.SetWriteDeadline(time.Time{})
 	ctx, cancel := context.WithTimeout(r.Context(), maxStream)
 	defer cancel()
-	f := h.reader.frame(frameInterval)
-	c, isResumed := f.resume(r.Header.Get("Last-Event-ID"))
+	snap := h.reader.snapshot(readInterval)
+	c, isResumed := snap.resume(r.Header.Get("Last-Event-ID"))
 	for isFirst := true; ; isFirst = false {
-		if err := s.write(f, f.message(c, isFirst && !isResumed, actor), isFirst); err != nil {
+		if err := s.write(snap, snap.message(c, isFirst && !isResumed, actor), isFirst); err != nil {
 			return
 		}
-		c = f.end
-		if f = v.next(ctx, f); f == nil {
+		c = snap.end
+		if snap = v.next(ctx, snap); snap == nil {
 			return
 		}
 	}
@@ -65,7 +65,7 @@ type streamWriter struct {
 }
 
 // write writes an event with the data of a message.
-func (s *streamWriter) write(f *frame, message []byte, isFirst bool) error {
+func (s *streamWriter) write(snap *snapshot, message []byte, isFirst bool) error {
 	// Instead of the server's WriteTimeout, which is for whole responses.
 	err := s.control.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -75,7 +75,7 @@ func (s *streamWriter) write(f *frame, message []byte, isFirst bool) error {
 	if isFirst {
 		fmt.Fprintf(&b, "retry: %d\n", retryTime.Milliseconds())
 	}
-	fmt.Fprintf(&b, "id: %s\ndata: %s\n\n", f.id(), message)
+	fmt.Fprintf(&b, "id: %s\ndata: %s\n\n", snap.id(), message)
 	if _, err := s.w.Write(b.Bytes()); err != nil {
 		return err
 	}

@@ -411,20 +411,20 @@ func TestStateIsReadOnceForAllViewers(t *testing.T) {
 		for range 20 {
 			viewers = append(viewers, s.watch(""))
 		}
-		var last *frame
+		var last *snapshot
 		for range 10 {
 			for _, v := range viewers {
 				v.next()
 				s.get("/overview")
 			}
 			synctest.Wait()
-			if f := s.h.(*handler).reader.frame(time.Hour); f != last {
+			if f := s.h.(*handler).reader.snapshot(time.Hour); f != last {
 				last = f
 				reads++
 			}
 		}
 		if reads != 10 {
-			t.Errorf("10 events of 20 viewers took %d frames; want 10", reads)
+			t.Errorf("10 events of 20 viewers took %d snapshots; want 10", reads)
 		}
 	})
 }
