@@ -28,7 +28,7 @@ type reader struct {
 
 	mu          sync.Mutex // held while the state is read, so that others wait for it
 	last        *snapshot  // nil before the first one, and after an action
-	base, newer sampled    // of two states before
+	base, newer counters   // of two moments before
 }
 
 const readInterval = time.Second
@@ -58,8 +58,8 @@ func version() string {
 	return "(devel)"
 }
 
-// A sampled has the counters of a state from which later ones make rates.
-type sampled struct {
+// counters are those of one moment, from which later ones make rates.
+type counters struct {
 	at                  time.Time
 	toBackend, toClient wsproxy.Traffic
 	opened              map[*wsproxy.Backend]uint64
@@ -67,8 +67,8 @@ type sampled struct {
 
 // How old counters must be, and may be, from which rates are made.
 const (
-	minSampleAge = readInterval / 2
-	maxSampleAge = 5 * time.Second
+	minCountersAge = readInterval / 2
+	maxCountersAge = 5 * time.Second
 )
 
 // snapshot returns the last snapshot if it is younger than maxAge, and a new one otherwise.
@@ -92,15 +92,15 @@ func (r *reader) refresh() {
 func (r *reader) readLocked(now time.Time) *snapshot {
 	stats := r.p.Stats()
 	backends := r.backends()
-	from := r.recorder.recordPlaces(backends)
-	lastEvent, counts := r.recorder.flush(now)
+	from := r.recorder.recordStates(backends)
+	lastEvent, recent := r.recorder.flush(now)
 
 	s := r.fixed
 	s.At = now
 	s.Totals = r.totals(&stats)
-	s.Opens, s.Ends, s.Refusals = counts.opens(stats.Opened), counts.ends(stats.Ended), counts.refusals(stats.Refused+stats.Failed, stats.Refusals)
-	s.Upgrade = counts.upgrade()
-	next := sampled{now, stats.ToBackend, stats.ToClient, make(map[*wsproxy.Backend]uint64)}
+	s.Opens, s.Ends, s.Refusals = recent.opens(stats.Opened), recent.ends(stats.Ended), recent.refusals(stats.Refused+stats.Failed, stats.Refusals)
+	s.Upgrade = recent.upgrade()
+	next := counters{now, stats.ToBackend, stats.ToClient, make(map[*wsproxy.Backend]uint64)}
 	s.Backends = []backend{}
 	numTunnels := 0
 	for _, b := range backends {
@@ -120,12 +120,12 @@ func (r *reader) readLocked(now time.Time) *snapshot {
 }
 
 // addRates sets the rates since a state before, if that is not too old.
-func (r *reader) addRates(s *state, backends []*wsproxy.Backend, now *sampled) {
-	if now.at.Sub(r.newer.at) >= minSampleAge {
+func (r *reader) addRates(s *state, backends []*wsproxy.Backend, now *counters) {
+	if now.at.Sub(r.newer.at) >= minCountersAge {
 		r.base, r.newer = r.newer, *now
 	}
 	elapsed := now.at.Sub(r.base.at)
-	if elapsed > maxSampleAge {
+	if elapsed > maxCountersAge {
 		return
 	}
 	perSecond := func(now, before uint64) *float64 {

@@ -18,20 +18,20 @@ type recorder struct {
 	mu     sync.Mutex // nothing of the program's is called under it
 	window window
 	log    *eventLog
-	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces
+	states map[*wsproxy.Backend]*backendState // those of the last call of recordStates
 }
 
-// A backendPlace is the last known state of a backend.
-type backendPlace struct {
+// A backendState is the last known state of a backend.
+type backendState struct {
 	state wsproxy.BackendState // up in place of failing: flags have events of their own
 	from  int                  // the most tunnels that it was seen with in this state
 }
 
 func newRecorder(p *wsproxy.Proxy, redact bool) *recorder {
-	r := &recorder{p: p, redact: redact, log: newEventLog(), places: make(map[*wsproxy.Backend]*backendPlace)}
+	r := &recorder{p: p, redact: redact, log: newEventLog(), states: make(map[*wsproxy.Backend]*backendState)}
 	r.window.began = time.Now().Unix()
 	for _, b := range p.Backends() {
-		r.places[b] = newPlace(b)
+		r.states[b] = newBackendState(b)
 	}
 	return r
 }
@@ -57,7 +57,7 @@ func (r *recorder) addChange(e event) {
 }
 
 func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
-	now, key := time.Now(), sampleKey{kindRefused, 0, uint8(i.Reason)}
+	now, key := time.Now(), sampleKey{kind: kindRefused, reason: i.Reason}
 	r.mu.Lock()
 	r.window.recordRefused(now, i.Reason)
 	isNeeded := r.log.begin(&r.log.refusals, key, now)
@@ -80,7 +80,7 @@ func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
 }
 
 func (r *recorder) recordOpened(i wsproxy.OpenedInfo) {
-	now, key := time.Now(), sampleKey{kindOpened, 0, 0}
+	now, key := time.Now(), sampleKey{kind: kindOpened}
 	r.mu.Lock()
 	r.window.recordOpened(now, i.Times)
 	isNeeded := r.log.begin(&r.log.tunnels, key, now)
@@ -92,7 +92,7 @@ func (r *recorder) recordOpened(i wsproxy.OpenedInfo) {
 }
 
 func (r *recorder) recordClosed(end wsproxy.TunnelEnd) {
-	now, key := time.Now(), sampleKey{kindClosed, uint8(end.Side), uint8(end.Cause)}
+	now, key := time.Now(), sampleKey{kind: kindClosed, side: end.Side, cause: end.Cause}
 	r.mu.Lock()
 	r.window.recordEnded(now, end.Side, end.Cause)
 	isNeeded := r.log.begin(&r.log.tunnels, key, now)
@@ -147,43 +147,43 @@ func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, n
 	return r.log.between(event, lastEvent), r.window.history(second, now, numTunnels)
 }
 
-// recordPlaces keeps an event for each backend that was added, drained, resumed or removed since
+// recordStates keeps an event for each backend that was added, drained, resumed or removed since
 // the last call: no hook reports that. It returns the number of tunnels with which each drain was
 // first seen.
-func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
+func (r *recorder) recordStates(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	places, from := make(map[*wsproxy.Backend]*backendPlace, len(backends)), make(map[*wsproxy.Backend]int)
+	states, from := make(map[*wsproxy.Backend]*backendState, len(backends)), make(map[*wsproxy.Backend]int)
 	for _, b := range backends {
-		old, now := r.places[b], newPlace(b)
+		old, now := r.states[b], newBackendState(b)
 		if old == nil || old.state != now.state {
-			r.addPlaceLocked(b, now)
+			r.addStateLocked(b, now)
 		} else {
 			now.from = max(now.from, old.from)
 		}
-		places[b] = now
+		states[b] = now
 		if now.state == wsproxy.BackendDraining {
 			from[b] = now.from
 		}
-		delete(r.places, b)
+		delete(r.states, b)
 	}
-	for b, old := range r.places { // neither in the set nor with tunnels
-		if now := newPlace(b); old.state != now.state {
-			r.addPlaceLocked(b, now)
+	for b, old := range r.states { // neither in the set nor with tunnels
+		if now := newBackendState(b); old.state != now.state {
+			r.addStateLocked(b, now)
 		}
 	}
-	r.places = places
+	r.states = states
 	return from
 }
 
-func newPlace(b *wsproxy.Backend) *backendPlace {
+func newBackendState(b *wsproxy.Backend) *backendState {
 	s := b.State()
 	if s == wsproxy.BackendFailing {
 		s = wsproxy.BackendUp
 	}
-	return &backendPlace{s, b.NumTunnels()}
+	return &backendState{s, b.NumTunnels()}
 }
 
-func (r *recorder) addPlaceLocked(b *wsproxy.Backend, now *backendPlace) {
+func (r *recorder) addStateLocked(b *wsproxy.Backend, now *backendState) {
 	r.log.add(&r.log.changes, event{At: b.StateSince(), Kind: kindState, Backend: b.ID(), State: now.state.String()})
 }
