@@ -1,16 +1,15 @@
 package wsproxyadmin
 
 import (
-	"cmp"
 	"encoding/json"
 	"net/http"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/buildinfo"
 )
 
 // serveOverview serves /overview. It is read at most once a second, however often it is asked for.
@@ -35,27 +34,9 @@ const readInterval = time.Second
 
 func newReader(p *wsproxy.Proxy, r *recorder, o Options) *reader {
 	return &reader{p: p, recorder: r, fixed: state{
-		Run: strconv.FormatInt(time.Now().UnixMilli(), 36), Instance: o.Instance, Version: version(), Go: runtime.Version(),
+		Run: strconv.FormatInt(time.Now().UnixMilli(), 36), Instance: o.Instance, Version: buildinfo.Version(), Go: runtime.Version(),
 		ReadOnly: o.ReadOnly, Redacted: o.Redact,
 	}}
-}
-
-// version returns the version of wsproxy in this program.
-func version() string {
-	const modulePath = "github.com/wsproxy/wsproxy"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "(unknown)"
-	}
-	if info.Main.Path == modulePath {
-		return cmp.Or(info.Main.Version, "(devel)")
-	}
-	for _, m := range info.Deps {
-		if m.Path == modulePath {
-			return m.Version
-		}
-	}
-	return "(devel)"
 }
 
 // counters are those of one moment, from which later ones make rates.

@@ -2,9 +2,11 @@ package wsproxymetrics
 
 import (
 	"math"
+	"runtime"
 	"strconv"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/buildinfo"
 )
 
 // table has all metrics, by subject. Dashboards and alerts of users name them: metrics may be added,
@@ -319,7 +321,7 @@ var table = []family{
 
 	{Metric{"wsproxy_build_info", "1, with the version of wsproxy and that of Go.",
 		Gauge, []string{"version", "go"}},
-		func(s *snapshot, out *samples) { add(out, 1, s.build.version, s.build.goVersion) }},
+		func(_ *snapshot, out *samples) { add(out, 1, buildinfo.Version(), runtime.Version()) }},
 }
 
 // addLimit adds a limit if it is set.
