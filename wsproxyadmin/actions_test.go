@@ -13,7 +13,7 @@ import (
 )
 
 func TestDrainGoesOnWithoutItsRequest(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b")
 		clients := s.open(4)
 		s.overview().want("backends.0.tunnels", 2, "backends.0.drain", nil, "backends.0.share", 0.5)
@@ -41,7 +41,7 @@ func TestDrainGoesOnWithoutItsRequest(t *testing.T) {
 }
 
 func TestResumeEndsADrain(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(3)
 		s.wantAction("/drain", `{"backend": "a", "over_seconds": 3600}`, 202, "draining, 3 tunnels")
@@ -56,7 +56,7 @@ func TestResumeEndsADrain(t *testing.T) {
 }
 
 func TestDrainEndsWithTheProxy(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		s.wantAction("/drain", `{"backend": "a", "over_seconds": 3600}`, 202, "draining")
@@ -70,7 +70,7 @@ func TestDrainEndsWithTheProxy(t *testing.T) {
 }
 
 func TestDrainAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		clients := s.open(3)
 		began := time.Now()
@@ -85,7 +85,7 @@ func TestDrainAtOnce(t *testing.T) {
 }
 
 func TestRemovedBackendIsShownWhileItHasTunnels(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b")
 		clients := s.open(2)
 		a := s.scene.Backend("a")
@@ -111,7 +111,7 @@ func TestRemovedBackendIsShownWhileItHasTunnels(t *testing.T) {
 }
 
 func TestCloseEndsOneTunnel(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		clients := s.open(3)
 		s.wantAction("/close", `{"tunnel": 2, "code": 4001, "reason": "<b>out"}`, 200, "closing with 4001")
@@ -129,7 +129,7 @@ func TestCloseEndsOneTunnel(t *testing.T) {
 }
 
 func TestActionsAreAnsweredWithWhatIsWrong(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		s.scene.Proxy.SetBackends(
@@ -167,7 +167,7 @@ func TestActionsAreAnsweredWithWhatIsWrong(t *testing.T) {
 }
 
 func TestReadOnlyRefusesActions(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{ReadOnly: true}, "a")
 		s.open(1)
 		for path, body := range map[string]string{"/drain": `{"backend": "a"}`, "/resume": `{"backend": "a"}`, "/close": `{"tunnel": 1}`} {
@@ -181,7 +181,7 @@ func TestReadOnlyRefusesActions(t *testing.T) {
 }
 
 func TestEachActionIsOneLineAndOneEvent(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a", wsproxy.WithTrustedProxies("198.51.100.1"))
 		s.open(1)
 		s.post("/close", `{"tunnel": 1}`)

@@ -11,7 +11,8 @@ import (
 // name. Lists are never null. Sides, causes, reasons, flags, states, engines and results of
 // probes are the texts that their String methods return.
 
-// An overview is the body of /overview, and the data of each event of /stream.
+// An overview is the body of /overview, and the data of each event of /stream. This type describes
+// it: [snapshot.message] writes it in parts, so that the state is encoded once for all viewers.
 //
 // A stream has one event a second, without a name. Its first one is Complete: it has the whole
 // History and all Events that are kept. Later ones have the news since the one before. A stream

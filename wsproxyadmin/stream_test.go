@@ -119,7 +119,7 @@ func (w *pipeWriter) fail(err error) {
 }
 
 func TestStreamHasAnEventASecond(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(2)
 		time.Sleep(5 * time.Second)
@@ -157,7 +157,7 @@ func TestStreamHasAnEventASecond(t *testing.T) {
 }
 
 func TestStreamResumesWhereItBroke(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		v := s.watch("")
 		v.next()
@@ -194,7 +194,7 @@ func TestStreamResumesWhereItBroke(t *testing.T) {
 }
 
 func TestActionsAreSeenAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		v, other := s.watch(""), s.watch("")
@@ -215,7 +215,7 @@ func TestActionsAreSeenAtOnce(t *testing.T) {
 }
 
 func TestSlowViewersAreSkipped(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		slow, fast := s.watch(""), s.watch("")
 		slow.next()
@@ -352,7 +352,7 @@ func TestStreamOutlivesTheServersWriteTimeout(t *testing.T) {
 }
 
 func TestViewerThatTakesNothingIsCutOff(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		server := proxytest.ServeInMemory(t, s.h)
 		stuck, healthy := server.Dial(t), s.watch("")
@@ -374,10 +374,13 @@ func numViewers(f *feed) int {
 }
 
 func TestStreamIsAuthorizedAgain(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newSite(t, Options{}, "a")
+	synctest.Test(t, func(t *testing.T) {
+		var err error // of Authorize
+		s := newSite(t, Options{Authorize: func(*http.Request) (string, error) { return "ann", err }}, "a")
 		v := s.watch("")
 		began := time.Now()
+		v.next()
+		err = errors.New("ann is no operator any longer")
 		for isOpen := true; isOpen; {
 			select {
 			case <-v.w.writes:
@@ -388,11 +391,14 @@ func TestStreamIsAuthorizedAgain(t *testing.T) {
 		if took := time.Since(began); took != maxStream {
 			t.Errorf("the stream ended after %v; want %v", took, maxStream)
 		}
+		if w := s.get("/stream"); w.Code != http.StatusForbidden {
+			t.Errorf("the next stream is answered with %d; want 403", w.Code)
+		}
 	})
 }
 
 func TestNumberOfViewersIsBounded(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		for range maxViewers {
 			s.watch("").next()
@@ -404,7 +410,7 @@ func TestNumberOfViewersIsBounded(t *testing.T) {
 }
 
 func TestStateIsReadOnceForAllViewers(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		reads := 0
 		s := newSite(t, Options{}, "a")
 		var viewers []*watcher
