@@ -28,7 +28,7 @@ type Stats struct {
 	// upgrade counts as one that fails its check.
 	RefusedUnpicked, FailedUnpicked uint64
 
-	// Phases has the parts of the time of upgrades: see [PhaseHistograms]. QueueWaits is
+	// Phases has the times of the phases of upgrades: see [PhaseHistograms]. QueueWaits is
 	// Phases.Queue without the upgrades that did not wait.
 	Phases     PhaseHistograms
 	QueueWaits Histogram
@@ -133,9 +133,9 @@ type RefusalCount struct {
 	Count  uint64
 }
 
-// UpgradeTimes are the parts of the time that an upgrade has taken, until it opened a tunnel or
-// was refused. A part that it has not reached is zero, and one that it was in is as long as it was
-// in it. Together they are at most the whole time: other hooks than that of [WithAdmit], and the
+// UpgradeTimes are the times of the phases of an upgrade, until it opened a tunnel or was refused.
+// That of a phase that it has not reached is zero, and that of the one in which it was refused is
+// how long it was in it. Together they are at most the whole time: other hooks than that of [WithAdmit], and the
 // response to the client, are in none of them.
 type UpgradeTimes struct {
 	Admit  time.Duration // from its arrival until it was let in: checks, limits, and the hook of [WithAdmit]
@@ -145,7 +145,7 @@ type UpgradeTimes struct {
 }
 
 // PhaseHistograms have the [UpgradeTimes] of upgrades that have ended, with buckets from 1 ms to
-// 10 s. Each counts once in each part that it has reached: in Admit all upgrades, but for those
+// 10 s. Each counts once in each phase that it has reached: in Admit all upgrades, but for those
 // that come after [Proxy.Shutdown]; in Queue those that were let in, most of them with 0; in Dial
 // those that have dialed; in Answer those that have connected.
 type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }

@@ -114,7 +114,7 @@ type refusalRate struct {
 }
 
 // An upgrade has the times of the upgrades that have opened a tunnel in the last 60 whole
-// seconds, from the request to the 101, and those of its parts.
+// seconds, from the request to the 101, and those of their phases.
 type upgrade struct {
 	quantiles
 	Phases []phase `json:"phases"` // admit, queue, dial, answer, in this order

@@ -37,7 +37,7 @@ const (
 	numCauses  = 32
 )
 
-// The times that are counted: the whole upgrade, and its parts.
+// The times that are counted: the whole upgrade, and its phases.
 const (
 	timeAll = iota
 	timeAdmit

@@ -51,9 +51,9 @@ var table = []family{
 				add(out, counts[r], word(r.String()))
 			}
 		}},
-	{Metric{"wsproxy_upgrade_phase_seconds", "The parts of the time that upgrades have taken, opened ones and others: " +
+	{Metric{"wsproxy_upgrade_phase_seconds", "The times of the phases of upgrades, opened ones and others: " +
 		"admit, until one was let in, the Admit hook included; queue, waiting for a backend, 0 for most; dial, connecting to backends, TLS included; " +
-		"answer, waiting for their responses. Each upgrade counts once in each part that it has reached, with all its attempts.",
+		"answer, waiting for their responses. Each upgrade counts once in each phase that it has reached, with all its attempts.",
 		Histogram, []string{"phase"}},
 		func(s *snapshot, out *samples) {
 			addHistogram(out, s.stats.Phases.Admit, "admit")

@@ -153,7 +153,7 @@ func (m *metrics) recordAttempt(a wsproxy.AttemptInfo) {
 	}
 }
 
-// recordTimes records the parts of an upgrade that it has reached. One that was let in has a part
+// recordTimes records the phases that an upgrade has reached. One that was let in has the phase
 // queue, also if it did not wait.
 func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes, isLetIn bool) {
 	record(ctx, m.phase, t.Admit, m.admit)
@@ -171,8 +171,8 @@ func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes, isLet
 	}
 }
 
-// recordRefused records the parts of an upgrade that was refused. That it was let in is known if
-// it has reached a later part, or by the reason: a hook, or a client that left, is at neither side.
+// recordRefused records the phases of an upgrade that was refused. That it was let in is known if
+// it has reached a later one, or by the reason: a hook, or a client that left, is at neither side.
 func (m *metrics) recordRefused(f *wsproxy.RefusedInfo) {
 	if f.Times == (wsproxy.UpgradeTimes{}) {
 		return // it was no upgrade

@@ -251,7 +251,7 @@ func appendPeer(attrs []attribute.KeyValue, r *http.Request, client netip.Addr) 
 	return attrs
 }
 
-// appendTimes appends the parts of the time of an upgrade that it has reached.
+// appendTimes appends the times of the phases that an upgrade has reached.
 func appendTimes(attrs []attribute.KeyValue, t wsproxy.UpgradeTimes) []attribute.KeyValue {
 	add := func(key attribute.Key, d time.Duration) {
 		if d > 0 {

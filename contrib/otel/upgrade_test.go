@@ -51,7 +51,7 @@ func TestUpgradeSpanEndsAtThe101(t *testing.T) {
 	})
 }
 
-// timeKeys are those parts of an upgrade's time that each upgrade has which opens a tunnel.
+// timeKeys are the phases that each upgrade has which opens a tunnel.
 var timeKeys = []attribute.Key{keyAdmitTime, keyDialTime, keyAnswerTime}
 
 func TestUpgradeSpanHasSubprotocolOfTheBackend(t *testing.T) {
