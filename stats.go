@@ -33,8 +33,9 @@ type Stats struct {
 	Phases     PhaseHistograms
 	QueueWaits Histogram
 
-	Retries       uint64 // attempts on another backend because one had failed, without those of an upgrade that has waited since then
-	RetriesDenied uint64 // how often there was none because the budget was used up
+	// Retries are the attempts on another backend because one had failed; an attempt after a wait in
+	// the queue is none. RetriesDenied is how often there was none because the budget was used up.
+	Retries, RetriesDenied uint64
 
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
@@ -59,9 +60,15 @@ type Stats struct {
 	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
 	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
-	EventLoopTunnels int   // those of Tunnels that an event loop relays: see [EngineEventLoop]
-	Stalled          int   // those of Tunnels that are not ending, and of which a side has taken nothing for a second or more, though something waits for it
-	Buffered         int64 // bytes that wait in the proxy's own memory for sides that do not take them, to within half a second
+	EventLoopTunnels int // those of Tunnels that an event loop relays: see [EngineEventLoop]
+
+	// Stalled are those of Tunnels that are not ending, and of which a side has taken nothing for a
+	// second or more, though something waits for it: see [Limits.StalledTunnels].
+	Stalled int
+
+	// Buffered has the bytes that wait in the proxy's own memory for sides that do not take them. It
+	// may be half a second old.
+	Buffered int64
 
 	// EventLoopLag has how long event loops took from one look at their connections to the next,
 	// which is how long a message may have waited for its loop, with buckets from 100 µs to 1 s.
@@ -75,7 +82,7 @@ type Stats struct {
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
 }
 
-// BackendStats are a gauge of a [Backend], and its counters since the proxy has known its ID.
+// BackendStats are gauges of a [Backend], and its counters since the proxy has known its ID.
 // If an attempt has failed on one backend, and succeeded on another, each counts its own.
 type BackendStats struct {
 	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has

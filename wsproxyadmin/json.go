@@ -114,7 +114,7 @@ type refusalRate struct {
 }
 
 // An upgrade has the times of the upgrades that have opened a tunnel in the last 60 whole
-// seconds, from the request to the 101, and those of their phases.
+// seconds, each the sum of its phases, and those of the phases: see [wsproxy.UpgradeTimes].
 type upgrade struct {
 	quantiles
 	Phases []phase `json:"phases"` // admit, queue, dial, answer, in this order
