@@ -278,9 +278,9 @@ func (p *Proxy) Stats() Stats {
 // addEngine sets the fields of s that the engine counts.
 func (p *Proxy) addEngine(s *Stats) {
 	e := p.engine.Stats()
-	s.EventLoopTunnels = min(e.EventLoop, s.Tunnels) // some may have opened since those were counted
+	s.EventLoopTunnels = min(e.EventLoopTunnels, s.Tunnels) // some may have opened since those were counted
 	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.EventLoopLag)
-	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.Unanswered[0], e.Unanswered[1]
+	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.ClientPingsUnanswered, e.BackendPingsUnanswered
 }
 
 // Stats returns the current counters. They belong to the ID: they are kept while the ID is in

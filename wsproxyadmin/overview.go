@@ -14,9 +14,9 @@ import (
 
 // serveOverview serves /overview. It is read at most once a second, however often it is asked for.
 func (h *handler) serveOverview(w http.ResponseWriter, _ *http.Request, actor string) {
-	f := h.reader.snapshot(readInterval)
+	s := h.reader.snapshot(readInterval)
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(f.message(cursor{}, true, actor))
+	w.Write(s.message(cursor{}, true, actor))
 }
 
 // A reader reads the state of a proxy, at most once a second for all viewers.

@@ -526,7 +526,7 @@ func TestEngineCountsTheTunnelsOfLoops(t *testing.T) {
 	wrapped := networks[5]
 	want := func(n int) {
 		t.Helper()
-		if got := e.Stats().EventLoop; got != n {
+		if got := e.Stats().EventLoopTunnels; got != n {
 			t.Errorf("Stats() has %d tunnels on loops; want %d", got, n)
 		}
 	}
