@@ -194,7 +194,7 @@ func TestFailedStepsNameResult(t *testing.T) {
 			"bytes before EOF",
 			func(b *Peer) { b.SendRaw([]byte("ab")); b.Close() },
 			func(c *Peer) { c.WantEOF() },
-			`client: got "ab"; want EOF`,
+			`client: got "ab"; want the end of the stream`,
 		}, {
 			"reset for EOF",
 			func(b *Peer) { b.Reset() },
