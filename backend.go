@@ -333,7 +333,7 @@ func (b *Backend) forgetFaults() health.Change {
 	b.moves.Add(1) // first: what an attempt on the old address shows is not recorded
 	b.movedAt.Store(int64(b.p.now()))
 	b.updateRefusals(b.p.now(), health.Refusals.Forget)
-	b.counters.lastProbe.Store(uint32(CheckNone))
+	b.counters.lastProbe.Store(uint32(ProbeNone))
 	return b.health.update((*health.Backend).Forget)
 }
 

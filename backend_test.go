@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
@@ -369,4 +371,91 @@ func TestBackendStatsCountUpgradesUnderWay(t *testing.T) {
 	client.Close()
 	backend.Close()
 	want("in the end", 0, 0)
+}
+
+func TestStateSinceIsWhenTheStateChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		s := newScene(t, backendsAt("a", "b"), proxytest.FirstCandidate)
+		a := s.backend("a")
+		since := time.Now()
+		step := func(name string, do func(), state wsproxy.BackendState, isChange bool) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			do()
+			if isChange {
+				since = time.Now()
+			}
+			time.Sleep(time.Minute)
+			if got := a.State(); got != state || !a.StateSince().Equal(since) {
+				t.Errorf("%s: backend is %v since %v; want %v since %v", name, got, a.StateSince(), state, since)
+			}
+		}
+		answer := func(b proxytest.FakeBackend) func() {
+			return func() { s.set("ab", b); s.send(1, "/chat").Close(); synctest.Wait() }
+		}
+		busy := proxytest.FakeBackend{Answer: proxytest.Refusing(503, "", "Retry-After: 30")}
+		step("at first", func() {}, wsproxy.BackendUp, false)
+		step("it is full", answer(busy), wsproxy.BackendUp, false)
+		step("it fails", answer(proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}), wsproxy.BackendFailing, true)
+		step("it is unreachable too", answer(unreachable), wsproxy.BackendFailing, false)
+		step("it works", answer(accepting), wsproxy.BackendUp, true)
+		step("it drains", func() { s.p.Drain(t.Context(), "a", 0) }, wsproxy.BackendDraining, true)
+		step("it drains by its configuration too", func() { s.setBackends("Ab") }, wsproxy.BackendDraining, false)
+		step("Drain is over, its configuration is not", func() { s.p.Resume("a") }, wsproxy.BackendDraining, false)
+		step("its configuration is", func() { s.setBackends("ab"); s.p.Resume("a") }, wsproxy.BackendUp, true)
+		step("another backend comes", func() { s.setBackends("abc") }, wsproxy.BackendUp, false)
+		step("it has a tunnel", func() { s.set("a", accepting); s.open(2) }, wsproxy.BackendUp, false)
+		step("it is removed", func() { s.setBackends("bc") }, wsproxy.BackendRemoved, true)
+		step("it comes back", func() { s.setBackends("ab") }, wsproxy.BackendUp, true)
+		step("it fails again", answer(unreachable), wsproxy.BackendFailing, true)
+		step("it has a new address", func() { s.p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://c"}) }, wsproxy.BackendUp, true)
+	})
+}
+
+// Whatever changes at once, the last change is the one that is recorded.
+func TestStateSinceFollowsChangesAtOnce(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(configsOf("ab")...))
+	a := p.Backends()[0]
+	for range 200 {
+		before := a.StateSince()
+		var changing sync.WaitGroup
+		for _, change := range []func(){
+			func() { p.SetBackends(configsOf("Ab")...); p.SetBackends(configsOf("ab")...) },
+			func() { p.Drain(t.Context(), "a", -1); p.Resume("a") },
+			func() {
+				backendtest.Set(a, backendtest.State{Flags: []string{"resting"}})
+				backendtest.Set(a, backendtest.State{})
+			},
+		} {
+			changing.Go(change) // ends with its changes
+		}
+		changing.Wait()
+		p.Resume("a") // which a set with Drain has refused
+		if a.State() != wsproxy.BackendUp {
+			t.Fatalf("backend is %v after all changes; want up", a.State())
+		}
+		since := a.StateSince()
+		p.Drain(t.Context(), "a", -1)
+		if !since.After(before) || !a.StateSince().After(since) {
+			t.Fatalf("backend is up since %v, and drains since %v; it was up since %v before", since, a.StateSince(), before)
+		}
+		p.Resume("a")
+	}
+}
+
+func TestBackendHasMaxTunnelsAndPriorityOfItsConfiguration(t *testing.T) {
+	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(
+		wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 5, Priority: 2},
+		wsproxy.BackendConfig{ID: "b", URL: "http://b", MaxTunnels: -5, Priority: -2}))
+	want := func(i, maxTunnels, priority int) {
+		t.Helper()
+		if b := p.Backends()[i]; b.MaxTunnels() != maxTunnels || b.Priority() != priority {
+			t.Errorf("backend %s has MaxTunnels %d, Priority %d; want %d, %d", b.ID(), b.MaxTunnels(), b.Priority(), maxTunnels, priority)
+		}
+	}
+	want(0, 5, 2)
+	want(1, 0, -2)
+	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://a"})
+	want(0, 0, 0)
 }

@@ -13,82 +13,7 @@ import (
 	"github.com/wsproxy/wsproxy/internal/relay"
 )
 
-// This file has the counters of [Stats] and [BackendStats].
-
-// snapshot returns the counters without the traffic of open tunnels, and these tunnels.
-func (r *registry) snapshot() (Stats, []*Tunnel) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := &r.counters
-	s := Stats{
-		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
-		Opened: c.opened.Load(), Retries: c.retries.Load(),
-		Affinity: AffinityCounts{
-			Bound: c.affinity[affinityBound].Load(), New: c.affinity[affinityNew].Load(),
-			Rebound: c.affinity[affinityRebound].Load(), Invalid: c.affinity[affinityInvalid].Load(),
-		},
-		Requests: int(c.requests.Load()), Responded: c.responded.Load(),
-		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
-		Cut: c.ends.cut, CloseCodes: c.ends.sortedCodes(), LifetimesByEnd: c.ends.sortedLifetimes(),
-		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
-	}
-	s.RefusedUnpicked, s.FailedUnpicked = c.unpicked.load() // before refusals, which has all of them
-	for i := range c.refusals {
-		s.addRefusals(Reason(i), c.refusals[i].Load())
-	}
-	return s, r.tunnelsLocked()
-}
-
-// addRefusals adds the n requests that were refused or failed for one reason.
-func (s *Stats) addRefusals(r Reason, n uint64) {
-	switch {
-	case n == 0:
-		return
-	case r.isFailure():
-		s.Failed += n
-	default:
-		s.Refused += n
-	}
-	s.Refusals = append(s.Refusals, RefusalCount{r, n})
-}
-
-// backendSnapshot is snapshot for one backend.
-func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	c := &b.counters
-	attempts := func(o health.Outcome) uint64 { return c.attempts[o].Load() }
-	s := BackendStats{
-		Tunnels: len(b.open), Opened: c.opened.Load(),
-		Requests: int(b.requests.Load()),
-		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
-		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
-		Abandoned:          attempts(health.Neutral),
-		EjectedByResponses: c.ejectedByResponses.Load(), EjectedByTunnels: c.ejectedByTunnels.Load(),
-		ProbesPassed: c.probesPassed.Load(), ProbesFailed: c.probesFailed.Load(), LastProbe: CheckResult(c.lastProbe.Load()),
-		Drains: DrainCounts{
-			Emptied: c.drains.emptied.Load(), Left: c.drains.left.Load(),
-			Resumed: c.drains.resumed.Load(), Superseded: c.drains.superseded.Load(),
-		},
-		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
-		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
-	}
-	s.UpgradesRefused, s.UpgradesFailed = c.noTunnel.load()
-	for i := range c.classes {
-		s.ResponseClasses[i] = c.classes[i].Load()
-		s.Responded += s.ResponseClasses[i]
-	}
-	return s, slices.Collect(maps.Values(b.open))
-}
-
-func newHistogram(h *histogram.Histogram) Histogram {
-	s := h.Snapshot()
-	buckets := make([]Bucket, len(s.Buckets))
-	for i, b := range s.Buckets {
-		buckets[i] = Bucket(b)
-	}
-	return Histogram{Count: s.Count, Sum: s.Sum, Buckets: buckets}
-}
+// This file has the counters of [Stats] and [BackendStats], and at its end what reads them.
 
 // proxyCounters are the counters of a Proxy, backendCounters those of one backend. To count an
 // upgrade takes a few atomic additions.
@@ -131,7 +56,7 @@ type backendCounters struct {
 
 	ejectedByResponses, ejectedByTunnels atomic.Uint64
 	probesPassed, probesFailed           atomic.Uint64
-	lastProbe                            atomic.Uint32 // a CheckResult
+	lastProbe                            atomic.Uint32 // a ProbeResult
 
 	drains struct{ emptied, left, resumed, superseded atomic.Uint64 } // see DrainCounts
 
@@ -152,6 +77,40 @@ func (c *backendCounters) countRequest(o health.Outcome, status int) {
 		c.classes[status/100-1].Add(1)
 	} else {
 		c.attempts[o].Add(1)
+	}
+}
+
+// countEjection counts an ejection because of an attempt, or of a tunnel that was lost.
+func (c *backendCounters) countEjection(o health.Outcome) {
+	if o == health.Lost {
+		c.ejectedByTunnels.Add(1)
+	} else {
+		c.ejectedByResponses.Add(1)
+	}
+}
+
+// countProbe counts a probe that has ended, or that is late.
+func (c *backendCounters) countProbe(hasPassed bool) {
+	if hasPassed {
+		c.probesPassed.Add(1)
+		c.lastProbe.Store(uint32(ProbePassed))
+	} else {
+		c.probesFailed.Add(1)
+		c.lastProbe.Store(uint32(ProbeFailed))
+	}
+}
+
+// countDrain counts a call of Drain that returns err.
+func (c *backendCounters) countDrain(isTakenOver bool, err error) {
+	switch {
+	case isTakenOver:
+		c.drains.superseded.Add(1)
+	case err == nil:
+		c.drains.emptied.Add(1)
+	case err == ErrResumed:
+		c.drains.resumed.Add(1)
+	default:
+		c.drains.left.Add(1)
 	}
 }
 
@@ -201,40 +160,6 @@ func (c *panicCounts) sorted() []PanicCount {
 		counts = append(counts, PanicCount{hook, c.byHook[hook]})
 	}
 	return counts
-}
-
-// countEjection counts an ejection because of an attempt, or of a tunnel that was lost.
-func (c *backendCounters) countEjection(o health.Outcome) {
-	if o == health.Lost {
-		c.ejectedByTunnels.Add(1)
-	} else {
-		c.ejectedByResponses.Add(1)
-	}
-}
-
-// countProbe counts a probe that has ended, or that is late.
-func (c *backendCounters) countProbe(hasPassed bool) {
-	if hasPassed {
-		c.probesPassed.Add(1)
-		c.lastProbe.Store(uint32(CheckPassed))
-	} else {
-		c.probesFailed.Add(1)
-		c.lastProbe.Store(uint32(CheckFailed))
-	}
-}
-
-// countDrain counts a call of Drain that returns err.
-func (c *backendCounters) countDrain(isTakenOver bool, err error) {
-	switch {
-	case isTakenOver:
-		c.drains.superseded.Add(1)
-	case err == nil:
-		c.drains.emptied.Add(1)
-	case err == ErrResumed:
-		c.drains.resumed.Add(1)
-	default:
-		c.drains.left.Add(1)
-	}
 }
 
 // endedTunnels are the totals of tunnels that have ended.
@@ -339,6 +264,81 @@ func (e *tunnelEnds) sortedLifetimes() []EndLifetimes {
 		return cmp.Or(cmp.Compare(a.Side, b.Side), cmp.Compare(a.Cause, b.Cause))
 	})
 	return all
+}
+
+// snapshot returns the counters without the traffic of open tunnels, and these tunnels.
+func (r *registry) snapshot() (Stats, []*Tunnel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &r.counters
+	s := Stats{
+		Upgrading: len(r.upgrades), Tunnels: r.numTunnels,
+		Opened: c.opened.Load(), Retries: c.retries.Load(),
+		Affinity: AffinityCounts{
+			Bound: c.affinity[affinityBound].Load(), New: c.affinity[affinityNew].Load(),
+			Rebound: c.affinity[affinityRebound].Load(), Invalid: c.affinity[affinityInvalid].Load(),
+		},
+		Requests: int(c.requests.Load()), Responded: c.responded.Load(),
+		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
+		Cut: c.ends.cut, CloseCodes: c.ends.sortedCodes(), LifetimesByEnd: c.ends.sortedLifetimes(),
+		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
+	}
+	s.RefusedUnpicked, s.FailedUnpicked = c.unpicked.load() // before refusals, which has all of them
+	for i := range c.refusals {
+		s.addRefusals(Reason(i), c.refusals[i].Load())
+	}
+	return s, r.tunnelsLocked()
+}
+
+// addRefusals adds the n requests that were refused or failed for one reason.
+func (s *Stats) addRefusals(r Reason, n uint64) {
+	switch {
+	case n == 0:
+		return
+	case r.isFailure():
+		s.Failed += n
+	default:
+		s.Refused += n
+	}
+	s.Refusals = append(s.Refusals, RefusalCount{r, n})
+}
+
+// backendSnapshot is snapshot for one backend.
+func (r *registry) backendSnapshot(b *Backend) (BackendStats, []*Tunnel) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &b.counters
+	attempts := func(o health.Outcome) uint64 { return c.attempts[o].Load() }
+	s := BackendStats{
+		Tunnels: len(b.open), Opened: c.opened.Load(),
+		Requests: int(b.requests.Load()),
+		Accepted: attempts(health.Opened), Refused: attempts(health.Answered) + attempts(health.Responded),
+		Full: attempts(health.Busy), Failed: attempts(health.Unanswered), Unreached: attempts(health.Unreached),
+		Abandoned:          attempts(health.Neutral),
+		EjectedByResponses: c.ejectedByResponses.Load(), EjectedByTunnels: c.ejectedByTunnels.Load(),
+		ProbesPassed: c.probesPassed.Load(), ProbesFailed: c.probesFailed.Load(), LastProbe: ProbeResult(c.lastProbe.Load()),
+		Drains: DrainCounts{
+			Emptied: c.drains.emptied.Load(), Left: c.drains.left.Load(),
+			Resumed: c.drains.resumed.Load(), Superseded: c.drains.superseded.Load(),
+		},
+		ToBackend: c.ended.toBackend, ToClient: c.ended.toClient, Ended: c.ended.sorted(),
+		Handshakes: newHistogram(c.handshakes), Lifetimes: newHistogram(c.lifetimes),
+	}
+	s.UpgradesRefused, s.UpgradesFailed = c.noTunnel.load()
+	for i := range c.classes {
+		s.ResponseClasses[i] = c.classes[i].Load()
+		s.Responded += s.ResponseClasses[i]
+	}
+	return s, slices.Collect(maps.Values(b.open))
+}
+
+func newHistogram(h *histogram.Histogram) Histogram {
+	s := h.Snapshot()
+	buckets := make([]Bucket, len(s.Buckets))
+	for i, b := range s.Buckets {
+		buckets[i] = Bucket(b)
+	}
+	return Histogram{Count: s.Count, Sum: s.Sum, Buckets: buckets}
 }
 
 // addOpenTraffic adds the traffic of tunnels that were open when the totals were read. The caller

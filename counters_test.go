@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
-	"github.com/wsproxy/wsproxy/internal/backendtest"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 )
@@ -522,7 +521,7 @@ func TestBackendStatsCountProbes(t *testing.T) {
 				return nil
 			},
 		}))
-		want := func(passed, failed uint64, last wsproxy.CheckResult) {
+		want := func(passed, failed uint64, last wsproxy.ProbeResult) {
 			t.Helper()
 			synctest.Wait()
 			if st := s.backend("a").Stats(); st.ProbesPassed != passed || st.ProbesFailed != failed || st.LastProbe != last {
@@ -530,29 +529,29 @@ func TestBackendStatsCountProbes(t *testing.T) {
 					time.Since(s.start), st.ProbesPassed, st.ProbesFailed, st.LastProbe, passed, failed, last)
 			}
 		}
-		want(0, 0, wsproxy.CheckNone)
+		want(0, 0, wsproxy.ProbeNone)
 		time.Sleep(5 * time.Second)
-		want(1, 0, wsproxy.CheckPassed)
+		want(1, 0, wsproxy.ProbePassed)
 		isDown.Store(true)
 		time.Sleep(12 * time.Second)
-		want(1, 1, wsproxy.CheckFailed)
+		want(1, 1, wsproxy.ProbeFailed)
 		if state := s.backend("a").State(); state != wsproxy.BackendUp {
 			t.Errorf("after one probe that has failed the backend is %v; want up", state)
 		}
 		s.p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://b"})
-		want(1, 1, wsproxy.CheckNone)
+		want(1, 1, wsproxy.ProbeNone)
 		isDown.Store(false)
 		time.Sleep(5 * time.Second)
-		want(2, 1, wsproxy.CheckPassed)
+		want(2, 1, wsproxy.ProbePassed)
 	})
 }
 
-func TestCheckResultHasAName(t *testing.T) {
-	for r, want := range map[wsproxy.CheckResult]string{
-		wsproxy.CheckNone: "none", wsproxy.CheckPassed: "passed", wsproxy.CheckFailed: "failed", 3: "CheckResult(3)",
+func TestProbeResultHasAName(t *testing.T) {
+	for r, want := range map[wsproxy.ProbeResult]string{
+		wsproxy.ProbeNone: "none", wsproxy.ProbePassed: "passed", wsproxy.ProbeFailed: "failed", 3: "ProbeResult(3)",
 	} {
 		if got := r.String(); got != want {
-			t.Errorf("CheckResult %d is called %q; want %q", uint8(r), got, want)
+			t.Errorf("ProbeResult %d is called %q; want %q", uint8(r), got, want)
 		}
 	}
 }
@@ -600,105 +599,6 @@ func TestBackendStatsCountDrainsByHowTheyEnd(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestStateSinceIsWhenTheStateChanged(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Hour)
-		s := newScene(t, backendsAt("a", "b"), proxytest.FirstCandidate)
-		a := s.backend("a")
-		since := time.Now()
-		step := func(name string, do func(), state wsproxy.BackendState, isChange bool) {
-			t.Helper()
-			time.Sleep(time.Minute)
-			do()
-			if isChange {
-				since = time.Now()
-			}
-			time.Sleep(time.Minute)
-			if got := a.State(); got != state || !a.StateSince().Equal(since) {
-				t.Errorf("%s: backend is %v since %v; want %v since %v", name, got, a.StateSince(), state, since)
-			}
-		}
-		answer := func(b proxytest.FakeBackend) func() {
-			return func() { s.set("ab", b); s.send(1, "/chat").Close(); synctest.Wait() }
-		}
-		busy := proxytest.FakeBackend{Answer: proxytest.Refusing(503, "", "Retry-After: 30")}
-		step("at first", func() {}, wsproxy.BackendUp, false)
-		step("it is full", answer(busy), wsproxy.BackendUp, false)
-		step("it fails", answer(proxytest.FakeBackend{Answer: proxytest.Refusing(502, "")}), wsproxy.BackendFailing, true)
-		step("it is unreachable too", answer(unreachable), wsproxy.BackendFailing, false)
-		step("it works", answer(accepting), wsproxy.BackendUp, true)
-		step("it drains", func() { s.p.Drain(t.Context(), "a", 0) }, wsproxy.BackendDraining, true)
-		step("it drains by its configuration too", func() { s.setBackends("Ab") }, wsproxy.BackendDraining, false)
-		step("Drain is over, its configuration is not", func() { s.p.Resume("a") }, wsproxy.BackendDraining, false)
-		step("its configuration is", func() { s.setBackends("ab"); s.p.Resume("a") }, wsproxy.BackendUp, true)
-		step("another backend comes", func() { s.setBackends("abc") }, wsproxy.BackendUp, false)
-		step("it has a tunnel", func() { s.set("a", accepting); s.open(2) }, wsproxy.BackendUp, false)
-		step("it is removed", func() { s.setBackends("bc") }, wsproxy.BackendRemoved, true)
-		step("it comes back", func() { s.setBackends("ab") }, wsproxy.BackendUp, true)
-		step("it fails again", answer(unreachable), wsproxy.BackendFailing, true)
-		step("it has a new address", func() { s.p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://c"}) }, wsproxy.BackendUp, true)
-	})
-}
-
-// Whatever changes at once, the last change is the one that is recorded.
-func TestStateSinceFollowsChangesAtOnce(t *testing.T) {
-	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(configsOf("ab")...))
-	a := p.Backends()[0]
-	for range 200 {
-		before := a.StateSince()
-		var changing sync.WaitGroup
-		for _, change := range []func(){
-			func() { p.SetBackends(configsOf("Ab")...); p.SetBackends(configsOf("ab")...) },
-			func() { p.Drain(t.Context(), "a", -1); p.Resume("a") },
-			func() {
-				backendtest.Set(a, backendtest.State{Flags: []string{"resting"}})
-				backendtest.Set(a, backendtest.State{})
-			},
-		} {
-			changing.Go(change) // ends with its changes
-		}
-		changing.Wait()
-		p.Resume("a") // which a set with Drain has refused
-		if a.State() != wsproxy.BackendUp {
-			t.Fatalf("backend is %v after all changes; want up", a.State())
-		}
-		since := a.StateSince()
-		p.Drain(t.Context(), "a", -1)
-		if !since.After(before) || !a.StateSince().After(since) {
-			t.Fatalf("backend is up since %v, and drains since %v; it was up since %v before", since, a.StateSince(), before)
-		}
-		p.Resume("a")
-	}
-}
-
-func TestLimitsAreThoseThatWereGiven(t *testing.T) {
-	given := wsproxy.Limits{
-		Tunnels: 10, PerClient: -1, Queue: 3, Handshakes: wsproxy.Rate{PerSecond: 5}, MessageSize: 1 << 20, StalledTunnels: 7, SocketBuffer: -5,
-	}
-	if got := proxytest.NewProxy(t, wsproxy.WithBackends(), wsproxy.WithLimits(given)).Limits(); !reflect.DeepEqual(got, given) {
-		t.Errorf("Limits() = %+v; want %+v", got, given)
-	}
-	if got := proxytest.NewProxy(t, wsproxy.WithBackends()).Limits(); !reflect.DeepEqual(got, wsproxy.Limits{}) {
-		t.Errorf("Limits() = %+v without WithLimits; want none", got)
-	}
-}
-
-func TestBackendHasMaxTunnelsAndPriorityOfItsConfiguration(t *testing.T) {
-	p := proxytest.NewProxy(t, wsproxy.WithBackendConfigs(
-		wsproxy.BackendConfig{ID: "a", URL: "http://a", MaxTunnels: 5, Priority: 2},
-		wsproxy.BackendConfig{ID: "b", URL: "http://b", MaxTunnels: -5, Priority: -2}))
-	want := func(i, maxTunnels, priority int) {
-		t.Helper()
-		if b := p.Backends()[i]; b.MaxTunnels() != maxTunnels || b.Priority() != priority {
-			t.Errorf("backend %s has MaxTunnels %d, Priority %d; want %d, %d", b.ID(), b.MaxTunnels(), b.Priority(), maxTunnels, priority)
-		}
-	}
-	want(0, 5, 2)
-	want(1, 0, -2)
-	p.SetBackends(wsproxy.BackendConfig{ID: "a", URL: "http://a"})
-	want(0, 0, 0)
 }
 
 // What is counted never goes down, whoever reads it meanwhile.

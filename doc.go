@@ -279,25 +279,28 @@
 // # Observability
 //
 // [Trace] has hooks for each pick, each attempt, each change of a backend's flags, each
-// request that gets no tunnel, with its [Reason], and each tunnel that opens or ends;
-// [Proxy.Stats] has counters, and [Backend.Stats] those of one backend: refusals by reason,
-// attempts by outcome, retries, ejections, probes, drains, traffic, ends by side, cause and code,
-// panics by hook, and histograms of how long opening handshakes took and how long tunnels lived.
-// [Tunnel.Traffic] has that of one tunnel. The logger ([WithLogger],
-// otherwise [slog.Default]) gets a line at Debug for each upgrade that is refused or fails
-// and for each tunnel that opens or ends. It gets one at Warn when a flag of a backend is
-// raised, one at Info when it is cleared, and nothing in between; one at Warn when backends
-// with a flag or of a higher [BackendConfig.Priority] begin to be used, and one at Info when
-// that is over; one at Info when [Proxy.Drain] begins, when its backend is empty and when it
-// is resumed, and one at Warn when it ends early or when all backends drain; one when
-// [Proxy.Rebalance] has closed tunnels, at Info, or at Warn if it ends early; one at Warn
-// when [HealthCheck.DrainAfter] closes tunnels; one at Warn if a proxy in front seems to be
-// missing in [WithTrustedProxies]; and one at Error for a fault of the program: a middleware
-// that hides the connection, a hook that panics. The line for a backend's refusal has its
-// reason phrase, at most 256 bytes. Lines and hooks have the same ID for a tunnel, and the
-// same request ID, which the backend gets too: see [TunnelInfo.RequestID]. Payloads, queries,
-// cookies, Authorization and Sec-WebSocket-Protocol are never logged: a reason phrase that
-// repeats one of their values of 4 bytes or more is redacted.
+// request that gets no tunnel, with its [Reason], and each tunnel that opens or ends.
+// [Proxy.Observe] adds hooks to a running Proxy. [Proxy.Stats] has counters: refusals by reason,
+// retries, traffic, ends by side, cause and code, panics by hook, and histograms of the phases of
+// upgrades, of opening handshakes and of how long tunnels lived. [Backend.Stats] has those of one
+// backend: attempts by outcome, ejections, probes, drains, traffic, ends and the last two
+// histograms. [Tunnel.Traffic] has that of one tunnel. Package wsproxymetrics makes metrics of the
+// counters, and package wsproxyadmin a page.
+//
+// The logger ([WithLogger], otherwise [slog.Default]) gets a line at Debug for each upgrade that
+// is refused or fails, and for each tunnel that opens or ends; with [WithAccessLog] those of
+// tunnels are at Info. It gets one at Warn when a flag of a backend is raised, one at Info when it
+// is cleared, and nothing in between; one at Warn when backends with a flag or of a higher
+// [BackendConfig.Priority] begin to be used, and one at Info when that is over; one at Info when
+// [Proxy.Drain] begins, when its backend is empty and when it is resumed, and one at Warn when it
+// ends early or when all backends drain; one when [Proxy.Rebalance] has closed tunnels, at Info,
+// or at Warn if it ends early; one at Warn when [HealthCheck.DrainAfter] closes tunnels; one at
+// Warn if a proxy in front seems to be missing in [WithTrustedProxies]; and one at Error for a
+// fault of the program: a middleware that hides the connection, a hook that panics. The line for a
+// backend's refusal has its reason phrase, at most 256 bytes. Lines and hooks have the same ID for
+// a tunnel, and the same request ID, which the backend gets too: see [TunnelInfo.RequestID].
+// Payloads, queries, cookies, Authorization and Sec-WebSocket-Protocol are never logged: a reason
+// phrase that repeats one of their values of 4 bytes or more is redacted.
 //
 // # Security
 //

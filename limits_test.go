@@ -491,3 +491,15 @@ func TestControlFloodIsAPolicyViolation(t *testing.T) {
 		})
 	}
 }
+
+func TestLimitsAreThoseThatWereGiven(t *testing.T) {
+	given := wsproxy.Limits{
+		Tunnels: 10, PerClient: -1, Queue: 3, Handshakes: wsproxy.Rate{PerSecond: 5}, MessageSize: 1 << 20, StalledTunnels: 7, SocketBuffer: -5,
+	}
+	if got := proxytest.NewProxy(t, wsproxy.WithBackends(), wsproxy.WithLimits(given)).Limits(); !reflect.DeepEqual(got, given) {
+		t.Errorf("Limits() = %+v; want %+v", got, given)
+	}
+	if got := proxytest.NewProxy(t, wsproxy.WithBackends()).Limits(); !reflect.DeepEqual(got, wsproxy.Limits{}) {
+		t.Errorf("Limits() = %+v without WithLimits; want none", got)
+	}
+}

@@ -136,155 +136,6 @@ type Ping struct {
 	Timeout time.Duration
 }
 
-// Limits bound the resources that one peer, or all together, can use. Zero and negative
-// values mean no bound; for Queue they mean that no upgrade waits.
-//
-// Tunnels, PerClient, Handshakes, HandshakesPerClient and Admitting decide who gets in. An
-// upgrade that would exceed one of them is refused before a backend is picked: with 429 where
-// the limit is for each client, else with 503, and with Retry-After. The error handler gets an
-// error that wraps [ErrLimit] and names the limit; Trace.Refused has ReasonLimit,
-// ReasonClientLimit or ReasonRate.
-//
-// The order is: the checks of RFC 6455, [WithOriginPatterns], HandshakesPerClient, Handshakes,
-// Admitting, the hook of [WithAdmit], PerClient, Tunnels, and then the pick, where Queue may let
-// the upgrade wait. An upgrade counts for the rates even if it fails afterwards.
-type Limits struct {
-	// Tunnels bounds the tunnels of the proxy, upgrades that were let in included. See
-	// [BackendConfig] for those of one backend.
-	Tunnels int
-
-	// PerClient bounds the tunnels of each client, upgrades that were let in included; and by a
-	// count of their own, its requests in flight that are no upgrade ([WithHTTP]).
-	PerClient int
-
-	// Handshakes bounds the rate of all upgrades together, and with them of the requests that are
-	// no upgrade ([WithHTTP]) and not bound to a backend ([WithAffinity]).
-	Handshakes Rate
-
-	// HandshakesPerClient bounds the rate of each client's upgrades, and of the other requests
-	// that Handshakes bounds. One that exceeds it does not count for Handshakes. Memory is used
-	// for the clients that have come within twice the time in which Burst upgrades are allowed
-	// again.
-	HandshakesPerClient Rate
-
-	// Admitting bounds how many calls of the hook of [WithAdmit] run at once.
-	Admitting int
-
-	// Queue bounds how many upgrades wait for a backend. One waits if no backend that may be
-	// used has a place (see [BackendConfig.MaxTunnels]), or if all its attempts failed to
-	// connect: a restart of the only backend is then a pause for its clients, and no error. It
-	// goes on when a place is free, a flag of a backend changes or a backend comes into the
-	// set. Each unreachable backend is tried by one of those that wait, 200 ms after its last
-	// failure, or 1 s after an attempt that has no result yet.
-	//
-	// They go on in their order, at the rate of Handshakes, or 100 a second for each backend
-	// without it; the rate doubles each second until the queue is empty. One for which the
-	// balancer returns [ErrLimit] does not hold up the others.
-	//
-	// An upgrade waits until the deadline of [Timeouts.Handshake], or without one until the
-	// client leaves, and has its place among Tunnels and PerClient meanwhile. If Queue upgrades
-	// wait already, the next one is refused with 503 and ReasonQueueFull; one that was tried
-	// and waits again is not. If no backend is in the set, or all drain, none waits.
-	Queue int
-
-	// ClientKey tells clients apart. It is called before the hook of [WithAdmit], so that
-	// [Admitted] has no value. A client without a key, the empty string, is bounded by the
-	// other limits only. Default: [ByClientIP]. Behind a proxy set [WithTrustedProxies], or
-	// all clients have the key of that proxy.
-	ClientKey KeyFunc
-
-	// MessageSize bounds the payload of one message, in bytes, in both directions:
-	// the sum of its fragments, as they are on the wire (compressed, if
-	// permessage-deflate was negotiated). A larger message ends the tunnel, and its
-	// sender gets Close 1009. The part below the bound may have been relayed. Zero
-	// and negative mean no bound.
-	MessageSize int64
-
-	// ClientMessages bounds the rate of the messages that the client of each tunnel sends, in
-	// messages a second. A message counts at its end; control frames do not count. Beyond the
-	// rate nothing is dropped and nothing is closed: the client is not read until its next
-	// message is allowed, so that TCP makes it wait. The messages of the backend do not wait.
-	// Zero and negative mean no bound.
-	//
-	// The proxy looks at such clients four times a second. So a message that waits is delayed
-	// by up to 250 ms more, and a Burst of less than PerSecond / 4 means PerSecond / 4. One
-	// read, of at most 32 KiB, may exceed the rate; the client then waits for longer. Its
-	// Close frame waits behind its messages. No rate applies while a tunnel ends, or to a
-	// client that has ended its connection: then its last messages, as many as the kernel has
-	// buffered, are passed at once. Where the proxy cannot see that end before it has read
-	// them, they wait: on systems other than Linux, and if the listener wraps its
-	// connections. A tunnel does not count as stalled because its client waits.
-	ClientMessages Rate
-
-	// ClientBytes bounds the rate of the bytes that the client of each tunnel sends, in bytes
-	// a second, with all headers and control frames. Beyond the rate it does the same as
-	// ClientMessages; a read is of at most 56 KiB. Zero and negative mean no bound.
-	ClientBytes Rate
-
-	// SocketBuffer bounds, in bytes, each of the kernel's four buffers of a tunnel: the
-	// receive and the send buffer of both connections. It is set with
-	// [net.TCPConn.SetReadBuffer] and SetWriteBuffer, on the client's connection when
-	// it is hijacked, and on the backend's when it is dialed; beneath TLS, but not
-	// beneath a wrapper that lacks these methods. Linux doubles the value to have room
-	// for its own records, and limits it to net.core.rmem_max and net.core.wmem_max.
-	//
-	// A tunnel with one side that does not read was measured to hold 0.3 MB with
-	// 64 KiB, 1.0 MB with 256 KiB, and 5 to 34 MB with the buffers that Linux chooses.
-	// In exchange, one connection carries at most about SocketBuffer bytes in each
-	// round trip, and bulk data costs more CPU, much more with less than 64 KiB: see
-	// docs/production.md. Zero and negative leave the size to the kernel, which adapts
-	// it. A value above 2 GiB - 1 means 2 GiB - 1.
-	SocketBuffer int
-
-	// StalledTunnels bounds how many tunnels may be stalled at once. A tunnel is stalled
-	// if one of its peers has taken no byte for a second, although there were bytes that
-	// could not be written to it. Four times a second, the tunnels above the bound are
-	// ended, those that have been stalled for the longest first: see [CauseStalled].
-	//
-	// The kernel accepts bytes, and when its buffer was full it accepts more only after
-	// a good part of the buffer has reached the peer. For a client that read 256 KB/s
-	// it was measured to accept nothing for 5.6 s with the buffers that Linux chooses,
-	// and for 0.5 s with a SocketBuffer of 64 KiB: so set both. With [EnginePortable],
-	// up to 32 KiB count as accepted when the last of them is. Zero and negative mean
-	// no bound.
-	StalledTunnels int
-}
-
-// A Refusal says what a client gets that is refused. See [WithRefusal].
-type Refusal struct {
-	// RetryAfter is when a client should come again that gets 429 or 503 because of a limit,
-	// the queue or a shutdown, or because no backend is left; for a rate it is the time that
-	// the client has to wait, if that is longer, and an hour at most. The Retry-After of the
-	// response is drawn from one to two times that, so that clients do not all come back at
-	// once, and rounded up to whole seconds. Zero means 2 s, negative means no Retry-After.
-	RetryAfter time.Duration
-
-	// ByClose makes the proxy accept the WebSocket of a client that is refused, and close
-	// it at once. A browser tells its page nothing of a status, but the code of a Close
-	// frame, with the text of the [Reason]:
-	//
-	//	1008  origin, client limit, rate of one client, and a 4xx of admit or hook
-	//	1011  a 500, 501 or 502 of admit or hook
-	//	1012  shutdown
-	//	1013  limit, backend limit, rate, queue full, queue timeout, no backend, unreachable,
-	//	      deadline, and any other 5xx of admit or hook
-	//
-	// The code of a client whose backend has refused it is chosen by a hook of [WithResponse]
-	// that returns a [*StatusError].
-	//
-	// The 101 has the first subprotocol that the client offers, X-Request-Id, no
-	// extension, and nothing of middleware or of the hook of [WithResponse]. The error
-	// handler is not called. A request that fails a check of RFC 6455 gets its status,
-	// and so does one that the backend has refused, one whose connection cannot be hijacked,
-	// and one that offers a subprotocol that is no token.
-	//
-	// The proxy waits for 2 s at most until the client closes the connection, or until
-	// [Proxy.Shutdown] or [Proxy.Close] returns: neither waits for such a client. It waits
-	// for a tenth of [Limits.Tunnels] clients at once at most, or 1,000 without that limit.
-	// Any more get a status.
-	ByClose bool
-}
-
 // WithBackends sets the backends by their URLs: weight 1, no limits, the URL as
 // ID. See [BackendConfig] for the schemes. Without URLs the set is empty, which is
 // allowed: upgrades get 503 until [Proxy.SetBackends] adds backends.
@@ -583,8 +434,9 @@ func WithDetached(detached bool) Option {
 
 // WithLogger sets the logger. Faults of the program (a hidden Hijack, a panic in a
 // hook) are logged at Error, backends that begin to fail at Warn, tunnels and refusals
-// at Debug: see [WithAccessLog]. One line at Warn names the peer if a hundred upgrades in a row bring
-// X-Forwarded-For or Forwarded from one peer that [WithTrustedProxies] does not name.
+// at Debug: see [WithAccessLog]. One line at Warn names the peer if a hundred upgrades in
+// a row bring X-Forwarded-For or Forwarded from one peer that [WithTrustedProxies] does
+// not name.
 // Payloads, cookies, Authorization and Sec-WebSocket-Protocol are never logged. Default:
 // [slog.Default].
 func WithLogger(l *slog.Logger) Option {

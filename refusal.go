@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/wsproxy/wsproxy/internal/handshake"
 )
@@ -59,6 +60,41 @@ func (r Reason) String() string {
 // isFailure reports whether such a request counts as failed in [Stats], and not as refused.
 func (r Reason) isFailure() bool {
 	return r == ReasonNoBackend || r == ReasonUnreachable || r == ReasonQueueTimeout
+}
+
+// A Refusal says what a client gets that is refused. See [WithRefusal].
+type Refusal struct {
+	// RetryAfter is when a client should come again that gets 429 or 503 because of a limit,
+	// the queue or a shutdown, or because no backend is left; for a rate it is the time that
+	// the client has to wait, if that is longer, and an hour at most. The Retry-After of the
+	// response is drawn from one to two times that, so that clients do not all come back at
+	// once, and rounded up to whole seconds. Zero means 2 s, negative means no Retry-After.
+	RetryAfter time.Duration
+
+	// ByClose makes the proxy accept the WebSocket of a client that is refused, and close
+	// it at once. A browser tells its page nothing of a status, but the code of a Close
+	// frame, with the text of the [Reason]:
+	//
+	//	1008  origin, client limit, rate of one client, and a 4xx of admit or hook
+	//	1011  a 500, 501 or 502 of admit or hook
+	//	1012  shutdown
+	//	1013  limit, backend limit, rate, queue full, queue timeout, no backend, unreachable,
+	//	      deadline, and any other 5xx of admit or hook
+	//
+	// The code of a client whose backend has refused it is chosen by a hook of [WithResponse]
+	// that returns a [*StatusError].
+	//
+	// The 101 has the first subprotocol that the client offers, X-Request-Id, no
+	// extension, and nothing of middleware or of the hook of [WithResponse]. The error
+	// handler is not called. A request that fails a check of RFC 6455 gets its status,
+	// and so does one that the backend has refused, one whose connection cannot be hijacked,
+	// and one that offers a subprotocol that is no token.
+	//
+	// The proxy waits for 2 s at most until the client closes the connection, or until
+	// [Proxy.Shutdown] or [Proxy.Close] returns: neither waits for such a client. It waits
+	// for a tenth of [Limits.Tunnels] clients at once at most, or 1,000 without that limit.
+	// Any more get a status.
+	ByClose bool
 }
 
 // A RefusedInfo describes a request that got no tunnel, or, if it was no upgrade, no response of a

@@ -151,7 +151,7 @@ func (p *Proxy) identify(r *http.Request, i *requestInfo) *http.Request {
 	if i.id == "" {
 		i.id = newRequestID()
 	}
-	if !i.isTrusted && !p.hasRequestHooks && !p.traceHooks().getRequests() {
+	if !i.isTrusted && !p.hasRequestHooks && !p.traceHooks().needRequests() {
 		return r // the copy would be 300 bytes for each upgrade
 	}
 	return r.WithContext(i)

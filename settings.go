@@ -131,7 +131,7 @@ func (s *settings) compile() (config, []error) {
 }
 
 // hasRequestHooks reports whether a function of the program gets requests, other than the hooks of
-// a [Trace]: see [hooks.getRequests]. A balancer that is not known to look at no request counts as
+// a [Trace]: see [hooks.needRequests]. A balancer that is not known to look at no request counts as
 // one, because of its KeyFunc.
 func (s *settings) hasRequestHooks() bool {
 	switch s.balancer.(type) {

@@ -28,13 +28,14 @@ type Stats struct {
 	// upgrade counts as one that fails its check.
 	RefusedUnpicked, FailedUnpicked uint64
 
-	// Phases has the parts of the time of upgrades: see [PhaseHistograms]. QueueWaits is
+	// Phases has the times of the phases of upgrades: see [PhaseHistograms]. QueueWaits is
 	// Phases.Queue without the upgrades that did not wait.
 	Phases     PhaseHistograms
 	QueueWaits Histogram
 
-	Retries       uint64 // attempts on another backend because one had failed, without those of an upgrade that has waited since then
-	RetriesDenied uint64 // how often there was none because the budget was used up
+	// Retries are the attempts on another backend because one had failed; an attempt after a wait in
+	// the queue is none. RetriesDenied is how often there was none because the budget was used up.
+	Retries, RetriesDenied uint64
 
 	// Requests that are no upgrade: see WithHTTP. Those that get no backend's response are in
 	// Refused and Failed.
@@ -60,9 +61,15 @@ type Stats struct {
 	CloseCodes     []CodeCount    // tunnels in Ended, by the side and the Close code: see [CodeCount]
 	LifetimesByEnd []EndLifetimes // tunnels in Ended, by the side and the cause: see [EndLifetimes]
 
-	EventLoopTunnels int   // those of Tunnels that an event loop relays: see [EngineEventLoop]
-	Stalled          int   // those of Tunnels that are not ending, and of which a side has taken nothing for a second or more, though something waits for it
-	Buffered         int64 // bytes that wait in the proxy's own memory for sides that do not take them, to within half a second
+	EventLoopTunnels int // those of Tunnels that an event loop relays: see [EngineEventLoop]
+
+	// Stalled are those of Tunnels that are not ending, and of which a side has taken nothing for a
+	// second or more, though something waits for it: see [Limits.StalledTunnels].
+	Stalled int
+
+	// Buffered has the bytes that wait in the proxy's own memory for sides that do not take them. It
+	// may be half a second old.
+	Buffered int64
 
 	// EventLoopLag has how long event loops took from one look at their connections to the next,
 	// which is how long a message may have waited for its loop, with buckets from 100 µs to 1 s.
@@ -76,7 +83,7 @@ type Stats struct {
 	Lifetimes  Histogram // tunnels that have ended: see BackendStats
 }
 
-// BackendStats are a gauge of a [Backend], and its counters since the proxy has known its ID.
+// BackendStats are gauges of a [Backend], and its counters since the proxy has known its ID.
 // If an attempt has failed on one backend, and succeeded on another, each counts its own.
 type BackendStats struct {
 	Tunnels int    // open tunnels, without the upgrades under way that NumTunnels has
@@ -112,7 +119,7 @@ type BackendStats struct {
 	// Probes of [WithHealthCheck], and the result of the last one at the present address. One that
 	// has not returned in time has failed, and again after each further interval.
 	ProbesPassed, ProbesFailed uint64
-	LastProbe                  CheckResult
+	LastProbe                  ProbeResult
 
 	Drains DrainCounts // calls of [Proxy.Drain] that have ended
 
@@ -133,9 +140,9 @@ type RefusalCount struct {
 	Count  uint64
 }
 
-// UpgradeTimes are the parts of the time that an upgrade has taken, until it opened a tunnel or
-// was refused. A part that it has not reached is zero, and one that it was in is as long as it was
-// in it. Together they are at most the whole time: other hooks than that of [WithAdmit], and the
+// UpgradeTimes are the times of the phases of an upgrade, until it opened a tunnel or was refused.
+// That of a phase that it has not reached is zero, and that of the one in which it was refused is
+// how long it was in it. Together they are at most the whole time: other hooks than that of [WithAdmit], and the
 // response to the client, are in none of them.
 type UpgradeTimes struct {
 	Admit  time.Duration // from its arrival until it was let in: checks, limits, and the hook of [WithAdmit]
@@ -145,7 +152,7 @@ type UpgradeTimes struct {
 }
 
 // PhaseHistograms have the [UpgradeTimes] of upgrades that have ended, with buckets from 1 ms to
-// 10 s. Each counts once in each part that it has reached: in Admit all upgrades, but for those
+// 10 s. Each counts once in each phase that it has reached: in Admit all upgrades, but for those
 // that come after [Proxy.Shutdown]; in Queue those that were let in, most of them with 0; in Dial
 // those that have dialed; in Answer those that have connected.
 type PhaseHistograms struct{ Admit, Queue, Dial, Answer Histogram }
@@ -193,27 +200,27 @@ type PanicCount struct {
 	Count uint64
 }
 
-// A CheckResult is the result of the last probe of a backend. It is not [FlagCheckFailed], for
-// which several probes may have to fail: see [HealthCheck].
-type CheckResult uint8
+// A ProbeResult is the result of a probe of a backend. Several may have to fail before
+// [FlagCheckFailed] is raised: see [HealthCheck].
+type ProbeResult uint8
 
 const (
-	CheckNone   CheckResult = iota // there was none
-	CheckPassed                    // the backend works
-	CheckFailed                    // it does not
+	ProbeNone   ProbeResult = iota // there was none
+	ProbePassed                    // the backend works
+	ProbeFailed                    // it does not
 )
 
 // String returns "none", "passed" or "failed".
-func (r CheckResult) String() string {
+func (r ProbeResult) String() string {
 	switch r {
-	case CheckNone:
+	case ProbeNone:
 		return "none"
-	case CheckPassed:
+	case ProbePassed:
 		return "passed"
-	case CheckFailed:
+	case ProbeFailed:
 		return "failed"
 	}
-	return fmt.Sprintf("CheckResult(%d)", uint8(r))
+	return fmt.Sprintf("ProbeResult(%d)", uint8(r))
 }
 
 // DrainCounts count the calls of [Proxy.Drain] by how they ended. Each counts once; what
@@ -271,9 +278,9 @@ func (p *Proxy) Stats() Stats {
 // addEngine sets the fields of s that the engine counts.
 func (p *Proxy) addEngine(s *Stats) {
 	e := p.engine.Stats()
-	s.EventLoopTunnels = min(e.EventLoop, s.Tunnels) // some may have opened since those were counted
-	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.LoopDelay)
-	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.Unanswered[0], e.Unanswered[1]
+	s.EventLoopTunnels = min(e.EventLoopTunnels, s.Tunnels) // some may have opened since those were counted
+	s.Stalled, s.Buffered, s.EventLoopLag = e.Stalled, e.Buffered, newHistogram(e.EventLoopLag)
+	s.ClientPingsUnanswered, s.BackendPingsUnanswered = e.ClientPingsUnanswered, e.BackendPingsUnanswered
 }
 
 // Stats returns the current counters. They belong to the ID: they are kept while the ID is in

@@ -13,13 +13,13 @@ func (s BackendState) MarshalText() ([]byte, error) { return []byte(s.String()),
 func (c Cause) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // MarshalText returns the text of String.
-func (r CheckResult) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
-
-// MarshalText returns the text of String.
 func (e Engine) MarshalText() ([]byte, error) { return []byte(e.String()), nil }
 
 // MarshalText returns the text of String.
 func (f Flag) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
+
+// MarshalText returns the text of String.
+func (r ProbeResult) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // MarshalText returns the text of String.
 func (r Reason) MarshalText() ([]byte, error) { return []byte(r.String()), nil }

@@ -38,8 +38,8 @@ type Trace struct {
 	Health func(HealthInfo)
 
 	// Refused is called once for each request that gets no tunnel, or, if it is no upgrade, no
-	// response of a backend, before the client has its response. [Stats] counts it as refused or as failed. It is not called for a
-	// request that [Proxy.Wrap] passes on.
+	// response of a backend, before the client has its response. [Stats] counts it as refused or
+	// as failed. It is not called for a request that [Proxy.Wrap] passes on.
 	Refused func(RefusedInfo)
 
 	// Opened is called when the client has been sent its 101, before the first
@@ -214,8 +214,8 @@ func appendHook[T any](hooks []func(T), hook func(T)) []func(T) {
 	return append(hooks, hook)
 }
 
-// getRequests reports whether a hook gets requests.
-func (h *hooks) getRequests() bool {
+// needRequests reports whether one of the hooks gets a request.
+func (h *hooks) needRequests() bool {
 	return len(h.picked)+len(h.attempted)+len(h.refused)+len(h.opened) > 0
 }
 

@@ -30,7 +30,7 @@ type Tunnel struct {
 // ID returns the tunnel's number, which is unique within its Proxy.
 func (t *Tunnel) ID() uint64 { return t.id }
 
-// Backend returns the tunnel's backend. It is that of Info, and takes a hundredth of its time.
+// Backend returns the tunnel's backend, as Info does in a hundred times the time.
 func (t *Tunnel) Backend() *Backend { return t.backend }
 
 // Traffic returns the bytes and messages relayed so far in each direction, without frames that

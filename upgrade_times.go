@@ -6,14 +6,14 @@ import (
 	"github.com/wsproxy/wsproxy/internal/histogram"
 )
 
-// This file measures the parts of upgrades: see [UpgradeTimes].
+// This file measures the phases of upgrades: see [UpgradeTimes].
 
-// upgradeTimes has the parts of one upgrade so far.
+// upgradeTimes has the phases of one upgrade so far.
 type upgradeTimes struct {
 	UpgradeTimes
 	arrived time.Time
 
-	// The parts that it has reached; each upgrade has reached Admit.
+	// The phases that it has reached; each upgrade has reached Admit.
 	isLetIn     bool
 	hasQueued   bool // it was in the queue
 	hasDialed   bool
@@ -46,7 +46,7 @@ func (t *upgradeTimes) addAttempt(start, connected time.Time, took time.Duration
 	t.Answer += took - dial
 }
 
-// phases are the histograms of [Stats] for the parts of upgrades.
+// phases are the histograms of [Stats] for the phases of upgrades.
 type phases struct{ admit, queue, dial, answer, queueWaits *histogram.Histogram }
 
 func newPhases() phases {
@@ -55,7 +55,7 @@ func newPhases() phases {
 	}
 }
 
-// observe counts the parts of an upgrade that has ended, and ends Admit if it was not let in.
+// observe counts the phases of an upgrade that has ended, and ends Admit if it was not let in.
 func (h *phases) observe(t *upgradeTimes) {
 	if !t.isLetIn {
 		t.Admit = time.Since(t.arrived)

@@ -263,7 +263,7 @@ func TestUpgradeTimesCountTLSAsDial(t *testing.T) {
 	}
 }
 
-// Over sockets the event loop dials, and a client over HTTP/2 has the same parts.
+// Over sockets the event loop dials, and a client over HTTP/2 has the same phases.
 func TestUpgradeTimesOverSockets(t *testing.T) {
 	const delay = 20 * time.Millisecond
 	check := func(t *testing.T, book *timeBook, p *wsproxy.Proxy) {

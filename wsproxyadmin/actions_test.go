@@ -15,7 +15,7 @@ import (
 )
 
 func TestDrainGoesOnWithoutItsRequest(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b")
 		clients := s.open(4)
 		s.overview().want("backends.0.tunnels", 2, "backends.0.drain", nil, "backends.0.share", 0.5)
@@ -43,7 +43,7 @@ func TestDrainGoesOnWithoutItsRequest(t *testing.T) {
 }
 
 func TestDrainHasOneEndHoweverOftenItsPaceChanges(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		for range 2 { // also a second time
 			s.open(2)
@@ -73,7 +73,7 @@ func TestOverTimeIsZeroForZeroAlone(t *testing.T) {
 }
 
 func TestResumeEndsADrain(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(3)
 		s.wantAction("/drain", `{"backend": "a", "over_seconds": 3600}`, 202, "draining, 3 tunnels")
@@ -88,7 +88,7 @@ func TestResumeEndsADrain(t *testing.T) {
 }
 
 func TestDrainEndsWithTheProxy(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		s.wantAction("/drain", `{"backend": "a", "over_seconds": 3600}`, 202, "draining")
@@ -102,7 +102,7 @@ func TestDrainEndsWithTheProxy(t *testing.T) {
 }
 
 func TestDrainAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		clients := s.open(3)
 		began := time.Now()
@@ -117,7 +117,7 @@ func TestDrainAtOnce(t *testing.T) {
 }
 
 func TestRemovedBackendIsShownWhileItHasTunnels(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b")
 		clients := s.open(2)
 		a := s.scene.Backend("a")
@@ -143,7 +143,7 @@ func TestRemovedBackendIsShownWhileItHasTunnels(t *testing.T) {
 }
 
 func TestBackendsWhoseIDsAreNoTextAreToldApart(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		url := s.scene.Backend("a").URL()
 		if err := s.scene.Proxy.SetBackends(wsproxy.BackendConfig{ID: "\xff", URL: url}, wsproxy.BackendConfig{ID: "\xfe", URL: url}); err != nil {
@@ -162,7 +162,7 @@ func TestBackendsWhoseIDsAreNoTextAreToldApart(t *testing.T) {
 }
 
 func TestCloseEndsOneTunnel(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		clients := s.open(3)
 		s.wantAction("/close", `{"tunnel": 2, "code": 4001, "reason": "<b>out"}`, 200, "closing with 4001")
@@ -180,7 +180,7 @@ func TestCloseEndsOneTunnel(t *testing.T) {
 }
 
 func TestActionsAreAnsweredWithWhatIsWrong(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		s.scene.Proxy.SetBackends(
@@ -218,7 +218,7 @@ func TestActionsAreAnsweredWithWhatIsWrong(t *testing.T) {
 }
 
 func TestReadOnlyRefusesActions(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{ReadOnly: true}, "a")
 		s.open(1)
 		for path, body := range map[string]string{"/drain": `{"backend": "a"}`, "/resume": `{"backend": "a"}`, "/close": `{"tunnel": 1}`} {
@@ -232,7 +232,7 @@ func TestReadOnlyRefusesActions(t *testing.T) {
 }
 
 func TestEachActionIsOneLineAndOneEvent(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a", wsproxy.WithTrustedProxies("198.51.100.1"))
 		s.open(1)
 		s.post("/close", `{"tunnel": 1}`)
@@ -273,7 +273,7 @@ func (panickingHandler) Enabled(context.Context, slog.Level) bool { return true 
 func (panickingHandler) Handle(context.Context, slog.Record) error { panic("fault") }
 
 func TestActionsAreDoneAndShownIfTheLoggerPanics(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		s.h.(*handler).o.Logger = slog.New(panickingHandler{})

@@ -49,11 +49,11 @@ func BenchmarkRefresh(b *testing.B) {
 				var c cursor
 				report := measureCPU(b, n)
 				for b.Loop() {
-					f := h.reader.frame(0)
+					s := h.reader.snapshot(0)
 					for range viewers {
-						(&streamWriter{discard{}, http.NewResponseController(discard{})}).write(f, f.message(c, false, "ann"), false)
+						(&streamWriter{discard{}, http.NewResponseController(discard{})}).write(s, s.message(c, false, "ann"), false)
 					}
-					c = f.end
+					c = s.end
 				}
 				report()
 			})

@@ -1,6 +1,10 @@
 package wsproxyadmin
 
-import "time"
+import (
+	"time"
+
+	"github.com/wsproxy/wsproxy"
+)
 
 // An eventLog keeps the last events, in three lists of bounded sizes. It takes times as
 // parameters, and no lock.
@@ -33,8 +37,10 @@ func newEventLog() *eventLog {
 
 // A sampleKey says which events are sampled together. There are few: reasons, sides and causes.
 type sampleKey struct {
-	kind     string
-	who, why uint8
+	kind   string
+	side   wsproxy.Side   // of kindClosed
+	cause  wsproxy.Cause  // of kindClosed
+	reason wsproxy.Reason // of kindRefused
 }
 
 // A sample is the state of one key.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/wsproxy/wsproxy"
 )
 
 // at returns a time that many seconds after a moment.
@@ -44,7 +46,7 @@ func TestEventLogKeepsTheLastOnesOfEachRing(t *testing.T) {
 }
 
 func TestEventLogKeepsOneSampleASecond(t *testing.T) {
-	key, other := sampleKey{kindRefused, 0, 1}, sampleKey{kindRefused, 0, 2}
+	key, other := sampleKey{kind: kindRefused, reason: 1}, sampleKey{kind: kindRefused, reason: 2}
 	for _, tt := range []struct {
 		name  string
 		times []float64 // of events of key
@@ -84,7 +86,7 @@ func TestEventLogKeepsOneSampleASecond(t *testing.T) {
 }
 
 func TestEventLogCountsWhileAnEventIsMade(t *testing.T) {
-	l, key := newEventLog(), sampleKey{kindRefused, 0, 1}
+	l, key := newEventLog(), sampleKey{kind: kindRefused, reason: 1}
 	if !l.begin(&l.refusals, key, at(0)) {
 		t.Error("begin() of the first event is false; want true")
 	}
@@ -101,7 +103,7 @@ func TestEventLogIsBoundedUnderAFlood(t *testing.T) {
 	const reasons, seconds, perSecond = 17, 60, 10_000
 	l, made := newEventLog(), 0
 	for i := range seconds * perSecond {
-		key, now := sampleKey{kindRefused, 0, uint8(i % reasons)}, at(float64(i)/perSecond)
+		key, now := sampleKey{kind: kindRefused, reason: wsproxy.Reason(i % reasons)}, at(float64(i)/perSecond)
 		if l.begin(&l.refusals, key, now) {
 			made++
 			l.finish(key, event{Kind: kindRefused, Reason: fmt.Sprint(i % reasons)}, now)

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
@@ -18,6 +17,11 @@ import (
 
 // letIn authorizes each request.
 func letIn(*http.Request) (string, error) { return "ann", nil }
+
+// letInAs authorizes each request as that of one actor.
+func letInAs(actor string) func(*http.Request) (string, error) {
+	return func(*http.Request) (string, error) { return actor, nil }
+}
 
 // A site is the admin page of a scene.
 type site struct {
@@ -189,12 +193,4 @@ func countOf(all []event) (n int) {
 		n += e.Count
 	}
 	return n
-}
-
-// inBubble runs a test where time passes at once.
-func inBubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
-
-// letInAs authorizes each request as that of one actor.
-func letInAs(actor string) func(*http.Request) (string, error) {
-	return func(*http.Request) (string, error) { return actor, nil }
 }

@@ -8,10 +8,11 @@ import (
 
 // This file has the JSON of /overview, /stream and /tunnels, and of the requests and responses of
 // actions. Times are RFC 3339, durations are numbers of the unit in the field's
-// name. Lists are never null. Sides, causes, reasons, flags, states and engines are the texts
-// that their String methods return.
+// name. Lists are never null. Sides, causes, reasons, flags, states, engines and results of
+// probes are the texts that their String methods return.
 
-// An overview is the body of /overview, and the data of each event of /stream.
+// An overview is the body of /overview, and the data of each event of /stream. This type describes
+// it: [snapshot.message] writes it in parts, so that the state is encoded once for all viewers.
 //
 // A stream has one event a second, without a name. Its first one is Complete: it has the whole
 // History and all Events that are kept. Later ones have the news since the one before. A stream
@@ -113,7 +114,7 @@ type refusalRate struct {
 }
 
 // An upgrade has the times of the upgrades that have opened a tunnel in the last 60 whole
-// seconds, from the request to the 101, and those of its parts.
+// seconds, each the sum of its phases, and those of the phases: see [wsproxy.UpgradeTimes].
 type upgrade struct {
 	quantiles
 	Phases []phase `json:"phases"` // admit, queue, dial, answer, in this order
@@ -163,8 +164,8 @@ type backend struct {
 	Unreached uint64 `json:"unreached"` // the connection failed
 	Abandoned uint64 `json:"abandoned"` // no fault of its own
 
-	Ejections uint64 `json:"ejections"`
-	Check     string `json:"check"` // the last probe: "passed" or "failed"; "" without one
+	Ejections uint64              `json:"ejections"`
+	LastProbe wsproxy.ProbeResult `json:"last_probe"` // none, passed or failed
 }
 
 // A flag is a fault that is raised.

@@ -1,23 +1,22 @@
 package wsproxyadmin
 
 import (
-	"cmp"
 	"encoding/json"
 	"net/http"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/buildinfo"
 )
 
 // serveOverview serves /overview. It is read at most once a second, however often it is asked for.
 func (h *handler) serveOverview(w http.ResponseWriter, _ *http.Request, actor string) {
-	f := h.reader.frame(frameInterval)
+	s := h.reader.snapshot(readInterval)
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(f.message(cursor{}, true, actor))
+	w.Write(s.message(cursor{}, true, actor))
 }
 
 // A reader reads the state of a proxy, at most once a second for all viewers.
@@ -27,43 +26,21 @@ type reader struct {
 	fixed    state // what stays the same
 
 	mu          sync.Mutex // held while the state is read, so that others wait for it
-	last        *frame     // nil before the first one, and after an action
-	base, newer sampled    // of two states before
+	last        *snapshot  // nil before the first one, and after an action
+	base, newer counters   // of two moments before
 }
 
-const frameInterval = time.Second
+const readInterval = time.Second
 
 func newReader(p *wsproxy.Proxy, r *recorder, o Options) *reader {
 	return &reader{p: p, recorder: r, fixed: state{
-		Run: strconv.FormatInt(time.Now().UnixMilli(), 36), Instance: o.Instance, Version: version(), Go: runtime.Version(),
+		Run: strconv.FormatInt(time.Now().UnixMilli(), 36), Instance: o.Instance, Version: buildinfo.Version(), Go: runtime.Version(),
 		ReadOnly: o.ReadOnly, Redacted: o.Redact,
 	}}
 }
 
-// version returns the version of wsproxy in this program.
-func version() string {
-	const modulePath = "github.com/wsproxy/wsproxy"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "(unknown)"
-	}
-	if info.Main.Path == modulePath {
-		return cmp.Or(info.Main.Version, "(devel)")
-	}
-	for _, m := range info.Deps {
-		if m.Path != modulePath {
-			continue
-		}
-		if m.Replace != nil {
-			m = m.Replace
-		}
-		return cmp.Or(m.Version, "(devel)") // a directory has none
-	}
-	return "(devel)"
-}
-
-// A sampled has the counters of a state from which later ones make rates.
-type sampled struct {
+// counters are those of one moment, from which later ones make rates.
+type counters struct {
 	at                  time.Time
 	toBackend, toClient wsproxy.Traffic
 	opened              map[*wsproxy.Backend]uint64
@@ -71,12 +48,12 @@ type sampled struct {
 
 // How old counters must be, and may be, from which rates are made.
 const (
-	minSampleAge = frameInterval / 2
-	maxSampleAge = 5 * time.Second
+	minCountersAge = readInterval / 2
+	maxCountersAge = 5 * time.Second
 )
 
-// frame returns the last frame if it is younger than maxAge, and a new one otherwise.
-func (r *reader) frame(maxAge time.Duration) *frame {
+// snapshot returns the last snapshot if it is younger than maxAge, and a new one otherwise.
+func (r *reader) snapshot(maxAge time.Duration) *snapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
@@ -86,25 +63,25 @@ func (r *reader) frame(maxAge time.Duration) *frame {
 	return r.last
 }
 
-// refresh makes the next frame a new one, because of an action.
+// refresh makes the next snapshot a new one, because of an action.
 func (r *reader) refresh() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last = nil
 }
 
-func (r *reader) readLocked(now time.Time) *frame {
+func (r *reader) readLocked(now time.Time) *snapshot {
 	backends := r.backends()
-	from := r.recorder.recordPlaces(backends)
+	from := r.recorder.recordStates(backends)
 	stats := r.p.Stats()
-	lastEvent, counts := r.recorder.flush(now)
+	lastEvent, recent := r.recorder.flush(now)
 
 	s := r.fixed
 	s.At = now
 	s.Totals = r.totals(&stats)
-	s.Opens, s.Ends, s.Refusals = counts.opens(stats.Opened), counts.ends(stats.Ended), counts.refusals(stats.Refused+stats.Failed, stats.Refusals)
-	s.Upgrade = counts.upgrade()
-	next := sampled{now, stats.ToBackend, stats.ToClient, make(map[*wsproxy.Backend]uint64)}
+	s.Opens, s.Ends, s.Refusals = recent.opens(stats.Opened), recent.ends(stats.Ended), recent.refusals(stats.Refused+stats.Failed, stats.Refusals)
+	s.Upgrade = recent.upgrade()
+	next := counters{now, stats.ToBackend, stats.ToClient, make(map[*wsproxy.Backend]uint64)}
 	s.Backends = []backend{}
 	numTunnels := 0
 	for _, b := range backends {
@@ -120,16 +97,16 @@ func (r *reader) readLocked(now time.Time) *frame {
 		s.Backends[i].Share = float64(s.Backends[i].Tunnels) / float64(max(numTunnels, 1))
 	}
 	r.addRates(&s, backends, &next)
-	return newFrame(r.recorder, &s, lastEvent, counts.tunnelsBefore(stats.Tunnels))
+	return newSnapshot(r.recorder, &s, lastEvent, recent.tunnelsBefore(stats.Tunnels))
 }
 
 // addRates sets the rates since a state before, if that is not too old.
-func (r *reader) addRates(s *state, backends []*wsproxy.Backend, now *sampled) {
-	if now.at.Sub(r.newer.at) >= minSampleAge {
+func (r *reader) addRates(s *state, backends []*wsproxy.Backend, now *counters) {
+	if now.at.Sub(r.newer.at) >= minCountersAge {
 		r.base, r.newer = r.newer, *now
 	}
 	elapsed := now.at.Sub(r.base.at)
-	if elapsed > maxSampleAge {
+	if elapsed > maxCountersAge {
 		return
 	}
 	perSecond := func(now, before uint64) *float64 {
@@ -179,6 +156,7 @@ func readBackend(b *wsproxy.Backend, redact bool) backend {
 		Tunnels: b.NumTunnels(), TunnelsLimit: b.MaxTunnels(), Load: b.Load(), Requests: stats.Requests,
 		Opened: stats.Opened, Accepted: stats.Accepted, Refused: stats.Refused, Full: stats.Full, Failed: stats.Failed,
 		Unreached: stats.Unreached, Abandoned: stats.Abandoned, Ejections: stats.EjectedByResponses + stats.EjectedByTunnels,
+		LastProbe: stats.LastProbe,
 	}
 	for _, c := range stats.Ended {
 		s.Ended += c.Count
@@ -195,12 +173,6 @@ func readBackend(b *wsproxy.Backend, redact bool) backend {
 	}
 	if s.State == wsproxy.BackendFailing && len(s.Flags) > 0 {
 		s.Reason = s.Flags[0].Reason
-	}
-	switch stats.LastProbe {
-	case wsproxy.CheckPassed:
-		s.Check = "passed"
-	case wsproxy.CheckFailed:
-		s.Check = "failed"
 	}
 	return s
 }

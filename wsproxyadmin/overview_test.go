@@ -23,7 +23,7 @@ import (
 )
 
 func TestOverviewHasWhatHappened(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{Instance: "edge-1"}, "a b", wsproxy.WithLimits(wsproxy.Limits{Tunnels: 100, Queue: 10}))
 		s.overview().want("instance", "edge-1", "totals.tunnels", 0, "totals.tunnels_limit", 100, "totals.waiting_limit", 10,
 			"opens.total", 0, "upgrade.p99_ms", nil, "complete", true, "read_only", false, "redacted", false,
@@ -53,7 +53,7 @@ func TestOverviewHasWhatHappened(t *testing.T) {
 }
 
 func TestOverviewHasHistoryOfBeforeTheFirstViewer(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		clients := s.open(2)
 		time.Sleep(time.Second)
@@ -76,7 +76,7 @@ func TestOverviewHasHistoryOfBeforeTheFirstViewer(t *testing.T) {
 }
 
 func TestOverviewHasTheTimesOfUpgrades(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a", wsproxy.WithAdmit(func(r *http.Request) (any, error) {
 			if r.URL.Path == "/slow" {
 				time.Sleep(2 * time.Second)
@@ -103,7 +103,7 @@ func TestOverviewHasTheTimesOfUpgrades(t *testing.T) {
 }
 
 func TestOverviewHasTrafficASecond(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		conn, err := s.scene.DialContext(t.Context(), "tcp", "proxy.example:80")
 		if err != nil {
@@ -125,7 +125,7 @@ func TestOverviewHasTrafficASecond(t *testing.T) {
 }
 
 func TestOverviewHasFlagsWithTheirReason(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b")
 		s.scene.SetBehavior("a", wsproxytest.Down())
 		s.open(3)
@@ -154,7 +154,7 @@ func TestOverviewHasFlagsWithTheirReason(t *testing.T) {
 }
 
 func TestOverviewHasRefusalsByReason(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a", wsproxy.WithAdmit(func(r *http.Request) (any, error) {
 			if r.URL.Query().Get("token") == "" {
 				return nil, &wsproxy.StatusError{Status: 401, Err: errors.New("no token of bob")}
@@ -187,7 +187,7 @@ func TestOverviewHasRefusalsByReason(t *testing.T) {
 }
 
 func TestOverviewHasWhatTheProxyCounts(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b",
 			proxytest.FirstCandidate, wsproxy.WithEjection(wsproxy.Ejection{Failures: 1}),
 			wsproxy.WithOriginPatterns("https://chat.example"),
@@ -214,8 +214,8 @@ func TestOverviewHasWhatTheProxyCounts(t *testing.T) {
 		o.want("refusals.total", 2, "refusals.by_reason.0.reason", "check", "refusals.by_reason.0.total", 1, "refusals.by_reason.0.last_minute", 1,
 			"refusals.by_reason.1.reason", "origin", "refusals.by_reason.1.per_second", 1,
 			"totals.retries", 1, "totals.hook_panics.0.hook", "Trace.Closed", "totals.hook_panics.0.count", 1,
-			"backends.0.check", "passed", "backends.0.failed", 1, "backends.0.ejections", 1, "backends.0.state", "failing", "backends.0.flags.0.flag", "ejected",
-			"backends.1.check", "failed", "backends.1.state", "failing", "backends.1.flags.0.flag", "check failed", "backends.1.flags.0.until", nil,
+			"backends.0.last_probe", "passed", "backends.0.failed", 1, "backends.0.ejections", 1, "backends.0.state", "failing", "backends.0.flags.0.flag", "ejected",
+			"backends.1.last_probe", "failed", "backends.1.state", "failing", "backends.1.flags.0.flag", "check failed", "backends.1.flags.0.until", nil,
 			"ends.by_cause.0.side", "backend", "ends.by_cause.0.cause", "lost", "ends.by_cause.0.per_second", 1)
 		for i, want := range []time.Duration{2 * time.Hour, time.Hour} { // b has failed at the first probe
 			since, err := time.Parse(time.RFC3339Nano, o.at(fmt.Sprintf("backends.%d.since", i)).(string))
@@ -227,7 +227,7 @@ func TestOverviewHasWhatTheProxyCounts(t *testing.T) {
 }
 
 func TestEventsHaveTunnelsThatOpenedAndClosed(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		c := s.connect("/room?secret=1")
 		time.Sleep(90 * time.Second)
@@ -248,7 +248,7 @@ func TestEventsHaveTunnelsThatOpenedAndClosed(t *testing.T) {
 }
 
 func TestFloodOfRefusalsIsBounded(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		const perSecond, seconds = 1000, 10 // and events_test.go has ten times as many
 		s := newSite(t, Options{}, "a")
 		for range seconds {
@@ -272,7 +272,7 @@ func TestFloodOfRefusalsIsBounded(t *testing.T) {
 }
 
 func TestRedactHidesClientsAndValues(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		opts := wsproxy.WithAdmit(func(r *http.Request) (any, error) {
 			if strings.HasPrefix(r.URL.Path, "/no") {
 				return nil, errors.New("ann is not allowed")
@@ -324,7 +324,7 @@ func TestRedactHidesErrorsOfHooks(t *testing.T) {
 		"response, other": wsproxy.WithResponse(func(*wsproxy.ProxyResponse) error { return errors.New("for ann: fault") }),
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				for _, redact := range []bool{false, true} {
 					s := newSite(t, Options{Redact: redact}, "a", opt)
 					for range 10 { // flags are raised too

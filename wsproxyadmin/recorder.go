@@ -18,21 +18,21 @@ type recorder struct {
 	window window
 	log    *eventLog
 
-	places map[*wsproxy.Backend]*backendPlace // those of the last call of recordPlaces; guarded by reader.mu
+	states map[*wsproxy.Backend]*backendState // those of the last call of recordStates; guarded by reader.mu
 }
 
-// A backendPlace is the last known state of a backend.
-type backendPlace struct {
+// A backendState is the last known state of a backend.
+type backendState struct {
 	state wsproxy.BackendState // up in place of failing: flags have events of their own
 	from  int                  // the most tunnels that it was seen with in this state
 }
 
 func newRecorder(p *wsproxy.Proxy, redact bool) *recorder {
-	r := &recorder{p: p, redact: redact, log: newEventLog(), places: make(map[*wsproxy.Backend]*backendPlace)}
+	r := &recorder{p: p, redact: redact, log: newEventLog(), states: make(map[*wsproxy.Backend]*backendState)}
 	r.window.began = time.Now().Unix()
 	r.window.newest = r.window.began
 	for _, b := range p.Backends() {
-		r.places[b] = newPlace(b)
+		r.states[b] = newBackendState(b)
 	}
 	return r
 }
@@ -58,7 +58,7 @@ func (r *recorder) addChange(e event) {
 }
 
 func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
-	now, key := time.Now(), sampleKey{kindRefused, 0, uint8(i.Reason)}
+	now, key := time.Now(), sampleKey{kind: kindRefused, reason: i.Reason}
 	r.mu.Lock()
 	r.window.recordRefused(now, i.Reason)
 	isNeeded := r.log.begin(&r.log.refusals, key, now)
@@ -81,7 +81,7 @@ func (r *recorder) recordRefused(i wsproxy.RefusedInfo) {
 }
 
 func (r *recorder) recordOpened(i wsproxy.OpenedInfo) {
-	now, key := time.Now(), sampleKey{kindOpened, 0, 0}
+	now, key := time.Now(), sampleKey{kind: kindOpened}
 	r.mu.Lock()
 	r.window.recordOpened(now, i.Times)
 	isNeeded := r.log.begin(&r.log.tunnels, key, now)
@@ -93,7 +93,7 @@ func (r *recorder) recordOpened(i wsproxy.OpenedInfo) {
 }
 
 func (r *recorder) recordClosed(end wsproxy.TunnelEnd) {
-	now, key := time.Now(), sampleKey{kindClosed, uint8(end.Side), uint8(end.Cause)}
+	now, key := time.Now(), sampleKey{kind: kindClosed, side: end.Side, cause: end.Cause}
 	r.mu.Lock()
 	r.window.recordEnded(now, end.Side, end.Cause)
 	isNeeded := r.log.begin(&r.log.tunnels, key, now)
@@ -156,42 +156,42 @@ func (r *recorder) since(event, lastEvent uint64, second int64, now time.Time, t
 	return r.log.between(event, lastEvent), r.window.history(second, now, tunnels)
 }
 
-// recordPlaces keeps an event for each backend that was added, drained, resumed or removed since
+// recordStates keeps an event for each backend that was added, drained, resumed or removed since
 // the last call: no hook reports that. It returns the number of tunnels with which each drain was
 // first seen. The caller holds reader.mu. The hooks do not wait for it: there may be thousands of
 // backends.
-func (r *recorder) recordPlaces(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
-	places, from := make(map[*wsproxy.Backend]*backendPlace, len(backends)), make(map[*wsproxy.Backend]int)
+func (r *recorder) recordStates(backends []*wsproxy.Backend) map[*wsproxy.Backend]int {
+	states, from := make(map[*wsproxy.Backend]*backendState, len(backends)), make(map[*wsproxy.Backend]int)
 	for _, b := range backends {
-		old, now := r.places[b], newPlace(b)
+		old, now := r.states[b], newBackendState(b)
 		if old == nil || old.state != now.state {
-			r.addPlace(b, now)
+			r.addState(b, now)
 		} else {
 			now.from = max(now.from, old.from)
 		}
-		places[b] = now
+		states[b] = now
 		if now.state == wsproxy.BackendDraining {
 			from[b] = now.from
 		}
-		delete(r.places, b)
+		delete(r.states, b)
 	}
-	for b, old := range r.places { // neither in the set nor with tunnels
-		if now := newPlace(b); old.state != now.state {
-			r.addPlace(b, now)
+	for b, old := range r.states { // neither in the set nor with tunnels
+		if now := newBackendState(b); old.state != now.state {
+			r.addState(b, now)
 		}
 	}
-	r.places = places
+	r.states = states
 	return from
 }
 
-func newPlace(b *wsproxy.Backend) *backendPlace {
+func newBackendState(b *wsproxy.Backend) *backendState {
 	s := b.State()
 	if s == wsproxy.BackendFailing {
 		s = wsproxy.BackendUp
 	}
-	return &backendPlace{s, b.NumTunnels()}
+	return &backendState{s, b.NumTunnels()}
 }
 
-func (r *recorder) addPlace(b *wsproxy.Backend, now *backendPlace) {
+func (r *recorder) addState(b *wsproxy.Backend, now *backendState) {
 	r.addChange(event{At: b.StateSince(), Kind: kindState, Backend: backendID(b), State: now.state.String()})
 }

@@ -121,7 +121,7 @@ func (w *pipeWriter) fail(err error) {
 }
 
 func TestStreamHasAnEventASecond(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(2)
 		time.Sleep(5 * time.Second)
@@ -160,7 +160,7 @@ func TestStreamHasAnEventASecond(t *testing.T) {
 
 // The state is read once a second, and the history when somebody asks.
 func TestHistoryOfALaterViewerIsThatOfTheState(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(3)
 		time.Sleep(5 * time.Second)
@@ -176,7 +176,7 @@ func TestHistoryOfALaterViewerIsThatOfTheState(t *testing.T) {
 }
 
 func TestStreamResumesWhereItBroke(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		v := s.watch("")
 		v.next()
@@ -213,7 +213,7 @@ func TestStreamResumesWhereItBroke(t *testing.T) {
 }
 
 func TestActionsAreSeenAtOnce(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		s.open(1)
 		v, other := s.watch(""), s.watch("")
@@ -234,7 +234,7 @@ func TestActionsAreSeenAtOnce(t *testing.T) {
 }
 
 func TestSlowViewersAreSkipped(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		slow, fast := s.watch(""), s.watch("")
 		slow.next()
@@ -418,7 +418,7 @@ func TestStreamOutlivesTheServersTimeouts(t *testing.T) {
 }
 
 func TestViewerThatTakesNothingIsCutOff(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		server := proxytest.ServeInMemory(t, s.h)
 		stuck, healthy := server.Dial(t), s.watch("")
@@ -440,10 +440,13 @@ func numViewers(f *feed) int {
 }
 
 func TestStreamIsAuthorizedAgain(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
-		s := newSite(t, Options{}, "a")
+	synctest.Test(t, func(t *testing.T) {
+		var err error // of Authorize
+		s := newSite(t, Options{Authorize: func(*http.Request) (string, error) { return "ann", err }}, "a")
 		v := s.watch("")
 		began := time.Now()
+		v.next()
+		err = errors.New("ann is no operator any longer")
 		for isOpen := true; isOpen; {
 			select {
 			case <-v.w.writes:
@@ -454,11 +457,14 @@ func TestStreamIsAuthorizedAgain(t *testing.T) {
 		if took := time.Since(began); took != maxStream {
 			t.Errorf("the stream ended after %v; want %v", took, maxStream)
 		}
+		if w := s.get("/stream"); w.Code != http.StatusForbidden {
+			t.Errorf("the next stream is answered with %d; want 403", w.Code)
+		}
 	})
 }
 
 func TestNumberOfViewersIsBounded(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		for range maxViewers {
 			s.watch("").next()
@@ -470,27 +476,27 @@ func TestNumberOfViewersIsBounded(t *testing.T) {
 }
 
 func TestStateIsReadOnceForAllViewers(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		reads := 0
 		s := newSite(t, Options{}, "a")
 		var viewers []*watcher
 		for range 20 {
 			viewers = append(viewers, s.watch(""))
 		}
-		var last *frame
+		var last *snapshot
 		for range 10 {
 			for _, v := range viewers {
 				v.next()
 				s.get("/overview")
 			}
 			synctest.Wait()
-			if f := s.h.(*handler).reader.frame(time.Hour); f != last {
+			if f := s.h.(*handler).reader.snapshot(time.Hour); f != last {
 				last = f
 				reads++
 			}
 		}
 		if reads != 10 {
-			t.Errorf("10 events of 20 viewers took %d frames; want 10", reads)
+			t.Errorf("10 events of 20 viewers took %d snapshots; want 10", reads)
 		}
 	})
 }

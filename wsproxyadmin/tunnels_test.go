@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wsproxy/wsproxy"
@@ -57,7 +58,7 @@ func (s *site) ids(query string) string {
 }
 
 func TestTunnelsAreFiltered(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a b", wsproxy.WithAdmit(admitUser), wsproxy.WithTrustedProxies("198.51.100.1"))
 		redacted := &site{t: t, scene: s.scene, h: Handler(s.scene.Proxy, Options{Authorize: letIn, Redact: true})}
 		s.openFrom("192.0.2.7", "/room?user=Ann", "req-1")
@@ -116,7 +117,7 @@ func TestTunnelsAreFiltered(t *testing.T) {
 }
 
 func TestTunnelsAreDescribed(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a", wsproxy.WithAdmit(admitUser), wsproxy.WithTrustedProxies("198.51.100.1"))
 		s.openFrom("192.0.2.7", "/%3Cscript%3E/"+strings.Repeat("x", 500)+"?user=%22%3E%3Cb%3E", "req-1")
 		w := s.get("/tunnels")
@@ -135,7 +136,7 @@ func TestTunnelsAreDescribed(t *testing.T) {
 }
 
 func TestTunnelsAreOrdered(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t, Options{}, "a")
 		var clients []*wstest.Peer
 		for range 3 {

@@ -132,7 +132,7 @@ func TestWindowEstimatesQuantiles(t *testing.T) {
 	}
 }
 
-func TestWindowHasThePartsOfUpgrades(t *testing.T) {
+func TestWindowHasThePhasesOfUpgrades(t *testing.T) {
 	w := new(window)
 	w.recordOpened(at(0), wsproxy.UpgradeTimes{Admit: time.Millisecond, Dial: 10 * time.Millisecond, Answer: 100 * time.Millisecond})
 	w.recordOpened(at(0), wsproxy.UpgradeTimes{Admit: time.Millisecond, Queue: time.Second, Dial: 10 * time.Millisecond, Answer: 100 * time.Millisecond})

@@ -130,8 +130,8 @@ func add[N int | int64 | uint64 | float64](out *samples, value N, labels ...stri
 	out.all = append(out.all, Sample{Metric: out.metric, Labels: labels, Value: float64(value)})
 }
 
-// addIf adds 1 or 0.
-func addIf(out *samples, is bool, labels ...string) {
+// addBool adds 1 if is is true, and 0 otherwise.
+func addBool(out *samples, is bool, labels ...string) {
 	if is {
 		add(out, 1, labels...)
 	} else {

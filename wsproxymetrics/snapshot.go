@@ -1,11 +1,8 @@
 package wsproxymetrics
 
 import (
-	"cmp"
-	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -17,7 +14,6 @@ type snapshot struct {
 	stats    wsproxy.Stats
 	limits   wsproxy.Limits
 	backends []backend
-	build    build
 }
 
 // A backend is one backend of a snapshot.
@@ -30,13 +26,10 @@ type backend struct {
 	stats      wsproxy.BackendStats
 }
 
-// A build has the versions with which the program was built.
-type build struct{ version, goVersion string }
-
 // newSnapshot reads the counters of p. It reads the backends first: their upgrades are then among
 // those of the proxy, unless they have ended.
 func newSnapshot(p *wsproxy.Proxy) *snapshot {
-	s := &snapshot{limits: p.Limits(), build: readBuild()}
+	s := &snapshot{limits: p.Limits()}
 	seen := make(map[string]bool) // a backend may be removed between the two calls
 	for _, b := range append(p.Backends(), p.RemovedBackends()...) {
 		if !seen[b.ID()] {
@@ -71,28 +64,6 @@ func validUTF8(s string) string {
 // inFlight returns the number of upgrades, or of other requests, that have no backend yet. The
 // counters were not read at one moment, so the sum of the backends may be larger than the total.
 func inFlight(total, ofBackends int) int { return max(total-ofBackends, 0) }
-
-const modulePath = "github.com/wsproxy/wsproxy"
-
-// readBuild returns the versions, which do not change.
-var readBuild = sync.OnceValue(func() build {
-	b := build{version: "unknown", goVersion: "unknown"}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return b
-	}
-	b.goVersion = info.GoVersion
-	for _, m := range append(info.Deps, &info.Main) {
-		if m.Path != modulePath {
-			continue
-		}
-		if m.Replace != nil {
-			m = m.Replace
-		}
-		b.version = cmp.Or(m.Version, "(devel)") // a directory has none
-	}
-	return b
-})
 
 // word returns the text of a value of the root package as the value of a label: "queue full" is queue_full,
 // "Balancer.Pick" is balancer_pick, and "WithRewrite" is rewrite.

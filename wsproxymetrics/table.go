@@ -2,9 +2,11 @@ package wsproxymetrics
 
 import (
 	"math"
+	"runtime"
 	"strconv"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/buildinfo"
 )
 
 // table has all metrics, by subject. Dashboards and alerts of users name them: metrics may be added,
@@ -12,10 +14,10 @@ import (
 var table = []family{
 	// Upgrades, from their arrival to a tunnel.
 
-	{Metric{"wsproxy_upgrades_total", "Requests that have ended in a tunnel (opened) or without one (refused, failed), " +
+	{Metric{"wsproxy_upgrades_total", "Upgrades that have ended in a tunnel (opened) or without one (refused, failed), " +
 		"by the backend that was picked last, which is empty where none was picked. " +
 		"Failed are those for which no backend gave a proper response. wsproxy_refusals_total has the reasons of both. " +
-		"With plain HTTP enabled, other requests that got no response of a backend are refused or failed too.",
+		"Unless plain HTTP is enabled, other requests are refused ones too.",
 		Counter, []string{"backend", "result"}},
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
@@ -38,7 +40,7 @@ var table = []family{
 			add(out, inFlight(s.stats.Upgrading, picked), "")
 		}},
 	{Metric{"wsproxy_refusals_total", "Requests that got no tunnel, refused or failed, by the reason, which is that of the log line " +
-		"\"upgrade refused\" or \"upgrade failed\", with _ for spaces.",
+		"\"upgrade refused\" or \"upgrade failed\", with _ for spaces. With plain HTTP enabled, other requests that got no response of a backend count too.",
 		Counter, []string{"reason"}},
 		func(s *snapshot, out *samples) {
 			counts := make(map[wsproxy.Reason]uint64)
@@ -49,9 +51,9 @@ var table = []family{
 				add(out, counts[r], word(r.String()))
 			}
 		}},
-	{Metric{"wsproxy_upgrade_phase_seconds", "The parts of the time that upgrades have taken, opened ones and others: " +
+	{Metric{"wsproxy_upgrade_phase_seconds", "The times of the phases of upgrades, opened ones and others: " +
 		"admit, until one was let in, the Admit hook included; queue, waiting for a backend, 0 for most; dial, connecting to backends, TLS included; " +
-		"answer, waiting for their responses. Each upgrade counts once in each part that it has reached, with all its attempts.",
+		"answer, waiting for their responses. Each upgrade counts once in each phase that it has reached, with all its attempts.",
 		Histogram, []string{"phase"}},
 		func(s *snapshot, out *samples) {
 			addHistogram(out, s.stats.Phases.Admit, "admit")
@@ -134,7 +136,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for state := wsproxy.BackendUp; state <= wsproxy.BackendRemoved; state++ {
-					addIf(out, b.state == state, b.id, word(state.String()))
+					addBool(out, b.state == state, b.id, word(state.String()))
 				}
 			}
 		}},
@@ -144,7 +146,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for f := wsproxy.FlagResting; f <= wsproxy.FlagUnreachable; f++ {
-					addIf(out, b.flags[f], b.id, word(f.String()))
+					addBool(out, b.flags[f], b.id, word(f.String()))
 				}
 			}
 		}},
@@ -153,8 +155,8 @@ var table = []family{
 		Gauge, []string{"backend"}},
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
-				if b.stats.LastProbe != wsproxy.CheckNone {
-					addIf(out, b.stats.LastProbe == wsproxy.CheckPassed, b.id)
+				if b.stats.LastProbe != wsproxy.ProbeNone {
+					addBool(out, b.stats.LastProbe == wsproxy.ProbePassed, b.id)
 				}
 			}
 		}},
@@ -319,7 +321,7 @@ var table = []family{
 
 	{Metric{"wsproxy_build_info", "1, with the version of wsproxy and that of Go.",
 		Gauge, []string{"version", "go"}},
-		func(s *snapshot, out *samples) { add(out, 1, s.build.version, s.build.goVersion) }},
+		func(_ *snapshot, out *samples) { add(out, 1, buildinfo.Version(), runtime.Version()) }},
 }
 
 // addLimit adds a limit if it is set.

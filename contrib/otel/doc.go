@@ -24,7 +24,7 @@
 // # Metrics
 //
 // The metrics are those of package wsproxymetrics, by the same names. They are read once for each
-// collection. Four histograms are recorded as things happen: those of handshakes, of the parts of
+// collection. Four histograms are recorded as things happen: those of handshakes, of the phases of
 // an upgrade, of waiting, and of tunnels.
 //
 // README.md has a complete program and tables of the attributes.

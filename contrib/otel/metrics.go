@@ -25,7 +25,7 @@ type metrics struct {
 	// Recorded by hooks: the API has no histogram that is read at a collection.
 	handshake, lifetime, phase, queueWait metric.Float64Histogram
 	admit, queue, dial, answer            metric.MeasurementOption // of phase
-	noLabels                              metric.MeasurementOption
+	commonOnly                            metric.MeasurementOption
 }
 
 // Histograms that hooks record. Any other one is three counters each.
@@ -43,8 +43,8 @@ func newMetrics(p *wsproxy.Proxy, meter metric.Meter, common []attribute.KeyValu
 		handshake: noop.Float64Histogram{}, lifetime: noop.Float64Histogram{},
 		phase: noop.Float64Histogram{}, queueWait: noop.Float64Histogram{},
 	}
-	m.admit, m.queue, m.dial, m.answer = m.labels("phase", "admit"), m.labels("phase", "queue"), m.labels("phase", "dial"), m.labels("phase", "answer")
-	m.noLabels = m.labels()
+	m.admit, m.queue, m.dial, m.answer = m.with("phase", "admit"), m.with("phase", "queue"), m.with("phase", "dial"), m.with("phase", "answer")
+	m.commonOnly = m.with()
 	stats := p.Stats()
 	for _, d := range wsproxymetrics.Metrics() {
 		if err := m.add(meter, d, &stats); err != nil {
@@ -149,11 +149,11 @@ func (m *metrics) observeHistogram(o metric.Observer, name string, attrs []attri
 // recordAttempt records an opening handshake, as [wsproxy.Stats] counts it.
 func (m *metrics) recordAttempt(a wsproxy.AttemptInfo) {
 	if a.Err == nil && a.Status == 101 {
-		record(a.Request.Context(), m.handshake, a.Duration, m.labels("backend", validUTF8(a.Backend.ID())))
+		record(a.Request.Context(), m.handshake, a.Duration, m.with("backend", validUTF8(a.Backend.ID())))
 	}
 }
 
-// recordTimes records the parts of an upgrade that it has reached. One that was let in has a part
+// recordTimes records the phases that an upgrade has reached. One that was let in has the phase
 // queue, also if it did not wait.
 func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes, isLetIn bool) {
 	record(ctx, m.phase, t.Admit, m.admit)
@@ -161,7 +161,7 @@ func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes, isLet
 		record(ctx, m.phase, t.Queue, m.queue)
 	}
 	if t.Queue > 0 {
-		record(ctx, m.queueWait, t.Queue, m.noLabels)
+		record(ctx, m.queueWait, t.Queue, m.commonOnly)
 	}
 	if t.Dial > 0 {
 		record(ctx, m.phase, t.Dial, m.dial)
@@ -171,8 +171,8 @@ func (m *metrics) recordTimes(ctx context.Context, t wsproxy.UpgradeTimes, isLet
 	}
 }
 
-// recordRefused records the parts of an upgrade that was refused. That it was let in is known if
-// it has reached a later part, or by the reason: a hook, or a client that left, is at neither side.
+// recordRefused records the phases of an upgrade that was refused. That it was let in is known if
+// it has reached a later one, or by the reason: a hook, or a client that left, is at neither side.
 func (m *metrics) recordRefused(f *wsproxy.RefusedInfo) {
 	if f.Times == (wsproxy.UpgradeTimes{}) {
 		return // it was no upgrade
@@ -188,7 +188,7 @@ func (m *metrics) recordRefused(f *wsproxy.RefusedInfo) {
 
 // recordEnd records a tunnel that has ended.
 func (m *metrics) recordEnd(ctx context.Context, e *wsproxy.TunnelEnd) {
-	record(ctx, m.lifetime, e.Duration, m.labels("side", word(e.Side.String()), "cause", word(e.Cause.String())))
+	record(ctx, m.lifetime, e.Duration, m.with("side", word(e.Side.String()), "cause", word(e.Cause.String())))
 }
 
 // word and validUTF8 return the text of a value, and what a program chooses, as wsproxymetrics has
@@ -203,12 +203,13 @@ func validUTF8(s string) string {
 }
 
 // record records a duration. The context has the trace for an exemplar.
-func record(ctx context.Context, h metric.Float64Histogram, d time.Duration, labels metric.MeasurementOption) {
-	h.Record(ctx, d.Seconds(), labels)
+func record(ctx context.Context, h metric.Float64Histogram, d time.Duration, with metric.MeasurementOption) {
+	h.Record(ctx, d.Seconds(), with)
 }
 
-// labels returns the attributes with these names and values, and those of each metric.
-func (m *metrics) labels(namesAndValues ...string) metric.MeasurementOption {
+// with returns attributes with these names and values, and those of each metric, for a value that a
+// hook records.
+func (m *metrics) with(namesAndValues ...string) metric.MeasurementOption {
 	attrs := make([]attribute.KeyValue, 0, 4)
 	for i := 0; i < len(namesAndValues); i += 2 {
 		attrs = append(attrs, attribute.String(namesAndValues[i], namesAndValues[i+1]))
@@ -216,7 +217,8 @@ func (m *metrics) labels(namesAndValues ...string) metric.MeasurementOption {
 	return metric.WithAttributeSet(attribute.NewSet(append(attrs, m.common...)...))
 }
 
-// attributes returns the attributes with these names and values, and those of each metric.
+// attributes returns attributes with these names and values, and those of each metric, for a value
+// that is read at a collection.
 func (m *metrics) attributes(names, values []string) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, len(names)+len(m.common)+1)
 	for i, name := range names {

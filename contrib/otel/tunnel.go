@@ -18,15 +18,15 @@ const (
 
 // Attributes of tunnels.
 const (
-	keyTunnel           = attribute.Key("wsproxy.tunnel.id")
-	keySide             = attribute.Key("wsproxy.side")
-	keyCause            = attribute.Key("wsproxy.cause")
-	keyCode             = attribute.Key("wsproxy.close_code")
-	keyCut              = attribute.Key("wsproxy.cut")
-	keyToBackendBytes   = attribute.Key("wsproxy.to_backend.bytes")
-	keyToBackendMessage = attribute.Key("wsproxy.to_backend.messages")
-	keyToClientBytes    = attribute.Key("wsproxy.to_client.bytes")
-	keyToClientMessages = attribute.Key("wsproxy.to_client.messages")
+	keyTunnel            = attribute.Key("wsproxy.tunnel.id")
+	keySide              = attribute.Key("wsproxy.side")
+	keyCause             = attribute.Key("wsproxy.cause")
+	keyCode              = attribute.Key("wsproxy.close_code")
+	keyCut               = attribute.Key("wsproxy.cut")
+	keyToBackendBytes    = attribute.Key("wsproxy.to_backend.bytes")
+	keyToBackendMessages = attribute.Key("wsproxy.to_backend.messages")
+	keyToClientBytes     = attribute.Key("wsproxy.to_client.bytes")
+	keyToClientMessages  = attribute.Key("wsproxy.to_client.messages")
 )
 
 // reportOpened reports a tunnel that has opened. Its link is kept until closed is called, which is
@@ -53,7 +53,7 @@ func (i *Instrumentation) closed(e wsproxy.TunnelEnd) {
 	attrs := append(i.tunnelAttributes(&e.TunnelInfo, 14),
 		keySide.String(e.Side.String()), keyCause.String(e.Cause.String()), keyCode.Int(e.Code), keyCut.Bool(e.Cut),
 		keyDuration.Float64(e.Duration.Seconds()),
-		keyToBackendBytes.Int64(int64(e.ToBackend.Bytes)), keyToBackendMessage.Int64(int64(e.ToBackend.Messages)),
+		keyToBackendBytes.Int64(int64(e.ToBackend.Bytes)), keyToBackendMessages.Int64(int64(e.ToBackend.Messages)),
 		keyToClientBytes.Int64(int64(e.ToClient.Bytes)), keyToClientMessages.Int64(int64(e.ToClient.Messages)))
 	if e.Err != nil {
 		attrs = append(attrs, text(keyError, e.Err.Error()))

@@ -31,7 +31,7 @@ const (
 	keyBackend     = attribute.Key("wsproxy.backend")
 	keyAttempts    = attribute.Key("wsproxy.attempts")
 	keyAttempt     = attribute.Key("wsproxy.attempt") // of an event: 1 for the first
-	keyOutcome     = attribute.Key("wsproxy.outcome") // opened, refused or failed
+	keyResult      = attribute.Key("wsproxy.result")  // opened, refused or failed
 	keyReason      = attribute.Key("wsproxy.reason")
 	keySubprotocol = attribute.Key("wsproxy.subprotocol")
 	keyError       = attribute.Key("wsproxy.error")
@@ -162,7 +162,7 @@ func (i *Instrumentation) opened(o wsproxy.OpenedInfo) {
 	if info.Method == http.MethodConnect {
 		status = http.StatusOK
 	}
-	attrs := append(make([]attribute.KeyValue, 0, maxAttributes), keyOutcome.String("opened"),
+	attrs := append(make([]attribute.KeyValue, 0, maxAttributes), keyResult.String("opened"),
 		keyRequestID.String(info.RequestID), text(keyBackend, info.Backend.ID()), keyAttempts.Int(info.Attempts),
 		semconv.HTTPResponseStatusCode(status), keyTunnel.Int64(int64(info.ID)))
 	if info.Subprotocol != "" {
@@ -182,7 +182,7 @@ func (i *Instrumentation) refused(f wsproxy.RefusedInfo) {
 	if u == nil {
 		return
 	}
-	attrs := append(make([]attribute.KeyValue, 0, maxAttributes), keyOutcome.String(outcomeOf(f.Reason)),
+	attrs := append(make([]attribute.KeyValue, 0, maxAttributes), keyResult.String(resultOf(f.Reason)),
 		keyReason.String(f.Reason.String()), keyRequestID.String(f.RequestID), keyAttempts.Int(u.attempts))
 	if f.Backend != nil {
 		attrs = append(attrs, text(keyBackend, f.Backend.ID()))
@@ -220,8 +220,8 @@ func text(key attribute.Key, value string) attribute.KeyValue {
 	return key.String(strings.ToValidUTF8(value, "\uFFFD"))
 }
 
-// outcomeOf returns the outcome of an upgrade that was refused: as which [wsproxy.Stats] counts it.
-func outcomeOf(r wsproxy.Reason) string {
+// resultOf returns the result of an upgrade that was refused: as which [wsproxy.Stats] counts it.
+func resultOf(r wsproxy.Reason) string {
 	switch r {
 	case wsproxy.ReasonNoBackend, wsproxy.ReasonUnreachable, wsproxy.ReasonQueueTimeout:
 		return "failed"
@@ -251,7 +251,7 @@ func appendPeer(attrs []attribute.KeyValue, r *http.Request, client netip.Addr) 
 	return attrs
 }
 
-// appendTimes appends the parts of the time of an upgrade that it has reached.
+// appendTimes appends the times of the phases that an upgrade has reached.
 func appendTimes(attrs []attribute.KeyValue, t wsproxy.UpgradeTimes) []attribute.KeyValue {
 	add := func(key attribute.Key, d time.Duration) {
 		if d > 0 {

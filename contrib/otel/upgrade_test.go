@@ -36,7 +36,7 @@ func TestUpgradeSpanEndsAtThe101(t *testing.T) {
 			"http.request.method": "GET", "http.route": "/rooms/{room}", "url.path": "/rooms/7", "url.scheme": "http",
 			"http.response.status_code": int64(101), "network.protocol.version": "1.1",
 			"server.address": "chat.example", "client.address": "127.0.0.1", "user_agent.original": "tester",
-			"wsproxy.outcome": "opened", "wsproxy.backend": "a", "wsproxy.attempts": int64(1), "wsproxy.tunnel.id": int64(1),
+			"wsproxy.result": "opened", "wsproxy.backend": "a", "wsproxy.attempts": int64(1), "wsproxy.tunnel.id": int64(1),
 			"wsproxy.request_id": proxytest.OnlyTunnel(t, s.proxy).Info().RequestID,
 		}, timeKeys...)
 		if upgrade.SpanKind() != trace.SpanKindServer || upgrade.Parent().IsValid() || upgrade.Status().Code != codes.Unset {
@@ -51,7 +51,7 @@ func TestUpgradeSpanEndsAtThe101(t *testing.T) {
 	})
 }
 
-// timeKeys are those parts of an upgrade's time that each upgrade has which opens a tunnel.
+// timeKeys are the phases that each upgrade has which opens a tunnel.
 var timeKeys = []attribute.Key{keyAdmitTime, keyDialTime, keyAnswerTime}
 
 func TestUpgradeSpanHasSubprotocolOfTheBackend(t *testing.T) {
@@ -245,12 +245,12 @@ func TestRefusalEndsSpan(t *testing.T) {
 				t.Errorf("the span has status %v, and the client got %d; want %d", got["http.response.status_code"], resp.StatusCode, tt.status)
 			}
 			stats := s.proxy.Stats()
-			outcome := "refused"
+			result := "refused"
 			if stats.Failed > 0 {
-				outcome = "failed"
+				result = "failed"
 			}
-			if got[keyReason] != tt.reason.String() || got[keyOutcome] != outcome || got[keyAttempts] != tt.attempts {
-				t.Errorf("the span has reason %v, outcome %v, %v attempts; want %v, %s, %d", got[keyReason], got[keyOutcome], got[keyAttempts], tt.reason, outcome, tt.attempts)
+			if got[keyReason] != tt.reason.String() || got[keyResult] != result || got[keyAttempts] != tt.attempts {
+				t.Errorf("the span has reason %v, result %v, %v attempts; want %v, %s, %d", got[keyReason], got[keyResult], got[keyAttempts], tt.reason, result, tt.attempts)
 			}
 			if got[keyRequestID] != resp.Header.Get("X-Request-Id") && tt.reason != wsproxy.ReasonAnswer {
 				t.Errorf("the request ID is %v; the client got %q", got[keyRequestID], resp.Header.Get("X-Request-Id"))
@@ -311,15 +311,15 @@ func TestShutdownEndsSpans(t *testing.T) {
 	s.wantNothingKept(t)
 }
 
-func TestReasonsHaveTheOutcomeOfStats(t *testing.T) {
+func TestReasonsOfFailuresHaveTheResultFailed(t *testing.T) {
 	failed := map[string]bool{"no backend": true, "unreachable": true, "queue timeout": true}
 	for r := wsproxy.ReasonCheck; !strings.HasPrefix(r.String(), "Reason("); r++ {
 		want := "refused"
 		if failed[r.String()] {
 			want = "failed"
 		}
-		if got := outcomeOf(r); got != want {
-			t.Errorf("outcomeOf(%v) = %s; want %s", r, got, want)
+		if got := resultOf(r); got != want {
+			t.Errorf("resultOf(%v) = %s; want %s", r, got, want)
 		}
 	}
 }
@@ -486,8 +486,8 @@ func TestCloseDuringUpgradeEndsItsSpan(t *testing.T) {
 	s.Close()
 	leg.AcceptUpgrade(nil)
 	proxytest.WantSwitch(t, client)
-	if got := attributesOf(s.ended(t, upgradeSpan).Attributes()); got[keyOutcome] != nil {
-		t.Errorf("the span has the outcome %v; want none", got[keyOutcome])
+	if got := attributesOf(s.ended(t, upgradeSpan).Attributes()); got[keyResult] != nil {
+		t.Errorf("the span has the result %v; want none", got[keyResult])
 	}
 	client.Close()
 	leg.Close()

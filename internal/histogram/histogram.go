@@ -33,7 +33,7 @@ var (
 		time.Second, 10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute,
 		time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, day, 2 * day, 7 * day,
 	}
-	delays = []time.Duration{
+	lags = []time.Duration{
 		100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 		time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
 		10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
@@ -49,9 +49,9 @@ func NewLatency() *Histogram { return newHistogram(latencies) }
 // days.
 func NewLifetime() *Histogram { return newHistogram(lifetimes) }
 
-// NewDelay returns a Histogram for how long work waits in this process: 13 buckets from 100 µs to
+// NewLag returns a Histogram for how long work waits in this process: 13 buckets from 100 µs to
 // 1 s.
-func NewDelay() *Histogram { return newHistogram(delays) }
+func NewLag() *Histogram { return newHistogram(lags) }
 
 func newHistogram(bounds []time.Duration) *Histogram { return &Histogram{bounds: bounds} }
 

@@ -29,7 +29,7 @@ func TestHistogramWithoutDurationsHasAllBuckets(t *testing.T) {
 	}{
 		"latency":  {NewLatency(), time.Millisecond, 10 * time.Second},
 		"lifetime": {NewLifetime(), time.Second, 7 * 24 * time.Hour},
-		"delay":    {NewDelay(), 100 * time.Microsecond, time.Second},
+		"lag":      {NewLag(), 100 * time.Microsecond, time.Second},
 	} {
 		s := tt.h.Snapshot()
 		if s.Count != 0 || s.Sum != 0 {
@@ -48,9 +48,9 @@ func TestHistogramWithoutDurationsHasAllBuckets(t *testing.T) {
 }
 
 func TestHistogramAddsAnother(t *testing.T) {
-	sum := NewDelay()
+	sum := NewLag()
 	for range 2 {
-		h := NewDelay()
+		h := NewLag()
 		h.Observe(time.Millisecond)
 		h.Observe(time.Minute)
 		sum.Add(h)

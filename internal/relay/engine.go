@@ -96,19 +96,21 @@ func (e *Engine) RoundTrips(s Side) *histogram.Histogram { return e.roundTrips[s
 
 // Stats are gauges and counters of an engine.
 type Stats struct {
-	EventLoop  int                  // tunnels that a loop relays
-	Stalled    int                  // open tunnels of which a side has taken nothing for stallTime of what waits for it
-	Buffered   int64                // bytes of which a side does not take any now; those of portable tunnels as of the last tick
-	LoopDelay  *histogram.Histogram // from one look of a loop for events to the next
-	Unanswered [2]uint64            // pings to clients and to backends that have ended their tunnels
+	EventLoopTunnels int                  // tunnels that a loop relays
+	Stalled          int                  // open tunnels of which a side has taken nothing for stallTime of what waits for it
+	Buffered         int64                // bytes of which a side does not take any now; those of portable tunnels as of the last tick
+	EventLoopLag     *histogram.Histogram // from one look of a loop for events to the next
+
+	// Each has ended its tunnel.
+	ClientPingsUnanswered, BackendPingsUnanswered uint64
 }
 
 // Stats returns the current values. It looks at no tunnel.
 func (e *Engine) Stats() Stats {
 	return Stats{
-		EventLoop: int(e.onLoops.Load()), Stalled: int(e.stalled.num.Load()),
-		Buffered: e.buffered.Load() + e.sweeper.blocked.Load(), LoopDelay: e.loops.delay(),
-		Unanswered: [2]uint64{e.unanswered[0].Load(), e.unanswered[1].Load()},
+		EventLoopTunnels: int(e.onLoops.Load()), Stalled: int(e.stalled.num.Load()),
+		Buffered: e.buffered.Load() + e.sweeper.blocked.Load(), EventLoopLag: e.loops.lag(),
+		ClientPingsUnanswered: e.unanswered[0].Load(), BackendPingsUnanswered: e.unanswered[1].Load(),
 	}
 }
 

@@ -296,8 +296,8 @@ func (s *scene) wait() End {
 		s.t.Fatal("the tunnel has not ended")
 	}
 	if own, ok := s.tunnel.(*ownTunnel); ok {
-		if x := own.engine.Stats(); x.EventLoop != 0 || x.Stalled != 0 || x.Buffered != 0 {
-			s.t.Errorf("the engine still has %d tunnels on loops, %d stalled, and %d bytes buffered; want none", x.EventLoop, x.Stalled, x.Buffered)
+		if x := own.engine.Stats(); x.EventLoopTunnels != 0 || x.Stalled != 0 || x.Buffered != 0 {
+			s.t.Errorf("the engine still has %d tunnels on loops, %d stalled, and %d bytes buffered; want none", x.EventLoopTunnels, x.Stalled, x.Buffered)
 		}
 	}
 	for side, conn := range map[Side]net.Conn{Client: s.nearClient, Backend: s.nearBackend} {

@@ -75,15 +75,15 @@ type loops struct {
 	loops    []*loop // nil before the first tunnel
 	next     int
 	isClosed bool
-	delays   []*histogram.Histogram // of all loops, those that have ended included
+	lags     []*histogram.Histogram // of all loops, those that have ended included
 }
 
-// delay returns how long loops took from one look for events to the next.
-func (s *loops) delay() *histogram.Histogram {
+// lag returns how long loops took from one look for events to the next.
+func (s *loops) lag() *histogram.Histogram {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sum := histogram.NewDelay()
-	for _, h := range s.delays {
+	sum := histogram.NewLag()
+	for _, h := range s.lags {
 		sum.Add(h)
 	}
 	return sum
@@ -125,7 +125,7 @@ func (e *Engine) pickLoop() *loop {
 			}
 			go l.run() // ends with close
 			s.loops = append(s.loops, l)
-			s.delays = append(s.delays, l.delay)
+			s.lags = append(s.lags, l.lag)
 		}
 	}
 	if len(s.loops) == 0 {
@@ -140,7 +140,7 @@ type loop struct {
 	engine *Engine
 	poller *epoll.Poller[loopConn]
 	done   chan struct{}        // closed when run returns
-	delay  *histogram.Histogram // from one look for events to the next; immutable
+	lag    *histogram.Histogram // from one look for events to the next; immutable
 
 	// Owned by the loop's goroutine.
 	buf        []byte
@@ -178,7 +178,7 @@ func newLoop(e *Engine) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{engine: e, poller: p, done: make(chan struct{}), delay: histogram.NewDelay(), buf: make([]byte, netconn.MaxHead+readSize)}
+	l := &loop{engine: e, poller: p, done: make(chan struct{}), lag: histogram.NewLag(), buf: make([]byte, netconn.MaxHead+readSize)}
 	l.tickTimer = time.AfterFunc(time.Hour, l.sweepSoon) // stopped by run
 	l.tickTimer.Stop()
 	l.setNow(time.Now())
@@ -279,7 +279,7 @@ func (l *loop) run() {
 // next gets the next events. It waits for them if there is nothing else to do. It
 // reports false when the loop has nothing to do ever again.
 func (l *loop) next() bool {
-	l.recordDelay()
+	l.recordLag()
 	l.mu.Lock()
 	isOver := l.isClosing && l.members == 0
 	mayWait := len(l.queue)+len(l.woken)+len(l.awake)+len(l.ending) == 0 && !l.isSweeping && !l.isSweepDue.Load()
@@ -320,12 +320,12 @@ func (l *loop) next() bool {
 	return true
 }
 
-// recordDelay records how long the loop has not looked for events, which it does next. A
+// recordLag records how long the loop has not looked for events, which it does next. A
 // connection may have been ready for so long. Where the loop has stepped nothing it has not read
 // the clock, and there is nothing to record.
-func (l *loop) recordDelay() {
+func (l *loop) recordLag() {
 	if d := l.clock - l.looked; d > 0 {
-		l.delay.Observe(d)
+		l.lag.Observe(d)
 		l.looked = l.clock
 	}
 }

@@ -526,7 +526,7 @@ func TestEngineCountsTheTunnelsOfLoops(t *testing.T) {
 	wrapped := networks[5]
 	want := func(n int) {
 		t.Helper()
-		if got := e.Stats().EventLoop; got != n {
+		if got := e.Stats().EventLoopTunnels; got != n {
 			t.Errorf("Stats() has %d tunnels on loops; want %d", got, n)
 		}
 	}
@@ -554,7 +554,7 @@ type slowOwner struct {
 
 func (o *slowOwner) BackendEnding(bool, Counts, Counts) { time.Sleep(o.takes) }
 
-func TestLoopDelayIsTheTimeWithoutALookForEvents(t *testing.T) {
+func TestLoopLagIsTheTimeWithoutALookForEvents(t *testing.T) {
 	e := NewEngine(Limits{})
 	shared := engineOf(t, e)
 	s := shared.start(t, networks[0], setup{Config: Config{Owner: &slowOwner{takes: 60 * time.Millisecond}}})
@@ -563,33 +563,33 @@ func TestLoopDelayIsTheTimeWithoutALookForEvents(t *testing.T) {
 		s.backend.Want(wstest.Text("hello"))
 	}
 	echo()
-	before := e.Stats().LoopDelay.Snapshot()
+	before := e.Stats().EventLoopLag.Snapshot()
 	time.Sleep(time.Second) // the loop waits for events
 	echo()
-	idle := e.Stats().LoopDelay.Snapshot()
+	idle := e.Stats().EventLoopLag.Snapshot()
 	if idle.Count > before.Count+10 || idle.Sum-before.Sum > 500*time.Millisecond {
-		t.Errorf("a quiet second and a message: %d delays more, of %v; want a few short ones", idle.Count-before.Count, idle.Sum-before.Sum)
+		t.Errorf("a quiet second and a message: %d lags more, of %v; want a few short ones", idle.Count-before.Count, idle.Sum-before.Sum)
 	}
 
 	s.backend.Send(wstest.Close(1000, ""))
 	s.client.WantClose(1000)
-	s.becomes("a delay of more than 50 ms", func(x Stats) bool {
-		d := x.LoopDelay.Snapshot()
+	s.becomes("a lag of more than 50 ms", func(x Stats) bool {
+		d := x.EventLoopLag.Snapshot()
 		return d.Count > d.Buckets[8].Count
 	})
 	e.Close()
-	if after := e.Stats().LoopDelay.Snapshot(); after.Count < idle.Count {
-		t.Errorf("%d delays after the end of the loops, %d before; want none to be forgotten", after.Count, idle.Count)
+	if after := e.Stats().EventLoopLag.Snapshot(); after.Count < idle.Count {
+		t.Errorf("%d lags after the end of the loops, %d before; want none to be forgotten", after.Count, idle.Count)
 	}
 }
 
-func TestLoopRecordsADelayOnce(t *testing.T) {
-	l := &loop{delay: histogram.NewDelay(), looked: time.Second}
+func TestLoopRecordsALagOnce(t *testing.T) {
+	l := &loop{lag: histogram.NewLag(), looked: time.Second}
 	for _, clock := range []time.Duration{time.Second, time.Second + 3*time.Millisecond, time.Second + 3*time.Millisecond, time.Second + 7*time.Millisecond} {
 		l.clock = clock
-		l.recordDelay()
+		l.recordLag()
 	}
-	if s := l.delay.Snapshot(); s.Count != 2 || s.Sum != 7*time.Millisecond {
-		t.Errorf("%d delays of %v in all; want 2 of 7 ms: without a step there is none", s.Count, s.Sum)
+	if s := l.lag.Snapshot(); s.Count != 2 || s.Sum != 7*time.Millisecond {
+		t.Errorf("%d lags of %v in all; want 2 of 7 ms: without a step there is none", s.Count, s.Sum)
 	}
 }

@@ -9,7 +9,7 @@ type loops struct{}
 
 func (*loops) close() {}
 
-func (*loops) delay() *histogram.Histogram { return histogram.NewDelay() }
+func (*loops) lag() *histogram.Histogram { return histogram.NewLag() }
 
 type loopDriver struct{}
 

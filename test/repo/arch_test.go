@@ -34,9 +34,9 @@ var packageRules = map[string]packageRule{
 	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
 	// What it shows, the root exports.
-	"wsproxyadmin": {imports: []string{"."}},
+	"wsproxyadmin": {imports: []string{".", "internal/buildinfo"}},
 	// It reads what the root counts.
-	"wsproxymetrics": {imports: []string{"."}},
+	"wsproxymetrics": {imports: []string{".", "internal/buildinfo"}},
 
 	// It must be initialized before net/http: see TestHTTP2WSImportsOSAlone.
 	"http2ws": {},
@@ -51,6 +51,7 @@ var packageRules = map[string]packageRule{
 	"internal/netconn":    {},
 	"internal/dialer":     {},
 	"internal/histogram":  {},
+	"internal/buildinfo":  {},
 	"internal/affinity":   {isPure: true},
 	"internal/frame":      {isPure: true},
 	"internal/handshake":  {isPure: true},

@@ -3,16 +3,11 @@
 import { openDrain, openResume } from "./dialogs.js";
 import { $, el, Rows, setText, setTitled } from "./el.js";
 import { about, count, duration, percent, rate, shortError, since } from "./format.js";
+import { nameCells, startTable } from "./table.js";
 
 const columns = ["Backend", "State", "Tunnels", "Share", "Load", "Opened/s", "Failed attempts", ""];
 
-$("backends").append(
-  el("thead", {}, el("tr", { role: "row" }, ...columns.map((name, i) => el("th", { scope: "col", role: "columnheader", className: i > 2 && name ? "is-number" : "" },
-    name || el("span", { className: "visually-hidden" }, "Actions"))))),
-  el("tbody", { role: "rowgroup" }));
-$("backends").role = "table"; // the style makes cards of its rows, which would end their roles
-
-const rows = new Rows($("backends").tBodies[0], build, update);
+const rows = new Rows(startTable($("backends"), columns, 3), build, update);
 let overview;
 
 export function showBackends(o) {
@@ -45,7 +40,7 @@ function build(id) {
     p.share, p.load, p.opened,
     el("td", { role: "cell", className: "is-number" }, p.failed, p.attempts),
     el("td", { role: "cell", className: "actions" }, p.action, p.pace));
-  [...row.cells].forEach((cell, i) => { if (i >= 2 && columns[i]) cell.dataset.name = columns[i]; });
+  nameCells(row, columns, 2);
   p.pace.ariaLabel = `Change the pace at which ${id} is drained`;
   return row;
 }
@@ -107,15 +102,15 @@ function reasonsOf(b, now) {
   if (b.drain) {
     const { remaining, from } = b.drain;
     reasons.push({
-      key: "drain", className: "is-drain", what: remaining === 0 ? "no tunnels left" : from === null ? `${count(remaining)} left` : `${count(remaining)} of ${count(from)} left`,
+      key: "drain", className: "is-drain", what: remaining === 0 ? "no tunnels left" : `${count(remaining)} of ${count(from)} left`,
       says: remaining === 0 ? "it can be stopped" : "", since: "", until: "",
     });
   }
   if (b.refusing) {
     reasons.push({ key: "refusing", className: "", what: "refuses clients", says: "more upgrades than it accepts", since: "", until: "" });
   }
-  if (reasons.length === 0 && b.check === "passed") {
-    reasons.push({ key: "check", className: "", what: "", says: "", since: "the last check passed", until: "" });
+  if (reasons.length === 0 && b.last_probe === "passed") {
+    reasons.push({ key: "probe", className: "", what: "", says: "", since: "the last probe passed", until: "" });
   }
   return reasons;
 }

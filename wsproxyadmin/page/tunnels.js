@@ -4,6 +4,7 @@ import { openClose } from "./dialogs.js";
 import { $, el, Rows, setText, setTitled } from "./el.js";
 import { findEvent } from "./events.js";
 import { bytes, count, duration, plural, shortError, timeOfDay } from "./format.js";
+import { nameCells, startTable } from "./table.js";
 
 const fewRows = 25, manyRows = 100;
 const period = 2000; // ms between refreshes
@@ -11,13 +12,7 @@ const pause = 30;    // ms after a key until the filter is applied
 
 const columns = ["#", "Client", "Backend", "Request", "Open for", "Idle for", "A second", "Traffic", ""];
 
-$("tunnels").append(
-  el("thead", {}, el("tr", { role: "row" }, ...columns.map((name, i) => el("th", { scope: "col", role: "columnheader", className: i > 3 && name ? "is-number" : "" },
-    name || el("span", { className: "visually-hidden" }, "Actions"))))),
-  el("tbody", { role: "rowgroup" }));
-$("tunnels").role = "table";
-
-const body = $("tunnels").tBodies[0];
+const body = startTable($("tunnels"), columns, 4);
 const rows = new Rows(body, build, update);
 const filters = $("filters");
 let list = { tunnels: [] };
@@ -69,22 +64,13 @@ async function refresh(mayHold) {
   query.set("limit", limit);
   try {
     const response = await fetch(`tunnels?${query}`, { signal });
-    const answer = response.ok ? await response.json() : { error: await errorOf(response) };
+    const answer = response.ok ? await response.json() : { error: (await response.text()).trim() };
     if (!signal.aborted) show(answer, mayHold);
   } catch {
     // Another request has replaced this one, or the connection is lost: the header shows it.
   }
   if (signal.aborted) return;
   timer = setTimeout(() => refresh(true), period);
-}
-
-async function errorOf(response) {
-  const text = await response.text();
-  try {
-    return JSON.parse(text).error;
-  } catch {
-    return text;
-  }
 }
 
 export const startTunnels = () => refresh(false);
@@ -154,7 +140,7 @@ function build(id) {
     el("th", { scope: "row", role: "rowheader" }, String(id)),
     cell("", p.client, p.value), cell("", p.backend), cell("", p.path, p.requestID),
     cell("is-number", p.openFor), cell("is-number", p.idleFor), cell("is-number", p.rate), cell("is-number", p.up, p.down), cell("", p.close));
-  [...row.cells].forEach((c, i) => { if (i >= 4 && columns[i]) c.dataset.name = columns[i]; });
+  nameCells(row, columns, 4);
   return row;
 }
 

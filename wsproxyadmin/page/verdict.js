@@ -18,8 +18,8 @@ export function isRising(refused) {
 }
 
 // judge returns the level ("good", "busy" or "bad"), the headline, and the problems, the worst
-// first. A problem has a key, and the texts what and more. The headline has no figure that changes
-// each second, because a screen reader reads it when it changes.
+// first. A problem has a key, and the texts what, says and more. The headline has no figure that
+// changes each second, because a screen reader reads it when it changes.
 export function judge(o, refused) {
   const now = Date.parse(o.at);
   const inSet = o.backends.filter((b) => b.state !== "removed");
@@ -73,7 +73,7 @@ export function judge(o, refused) {
     busy.push(draining.length === 1 ? `${draining[0].id} drains` : `${draining.length} backends drain`);
   }
   for (const b of draining) {
-    const left = b.drain?.remaining ?? b.tunnels;
+    const left = b.drain.remaining;
     problems.push({
       key: `draining ${b.id}`, what: b.id, says: left > 0 ? `drains, ${plural(left, "tunnel")} left` : "is drained, and can be stopped",
       more: `since ${since(Date.parse(b.since), now)}`,
