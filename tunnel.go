@@ -142,7 +142,7 @@ func (p *Proxy) runTunnel(u *upgrade) {
 	}
 	p.logOpened(t, &u.times.UpgradeTimes)
 	if hooks := p.traceHooks().opened; len(hooks) > 0 {
-		p.callOpened(hooks, u.info.id, OpenedInfo{Tunnel: t, Request: r, Times: u.times.UpgradeTimes})
+		p.callOpened(hooks, u)
 	}
 	p.relayTunnel(t, r)
 }
@@ -157,18 +157,19 @@ func (p *Proxy) relayTunnel(t *Tunnel, r *http.Request) {
 	t.finish(t.relay.Run())
 }
 
-// callOpened calls the hooks. If one panics or ends its goroutine, the tunnel ends with a
-// closing handshake.
-func (p *Proxy) callOpened(hooks []func(OpenedInfo), requestID string, i OpenedInfo) {
-	t := i.Tunnel
+// callOpened calls the hooks for the tunnel that u has opened. If one panics or ends its goroutine,
+// the tunnel ends with a closing handshake.
+func (p *Proxy) callOpened(hooks []func(OpenedInfo), u *upgrade) {
+	t := u.tunnel
 	isDone := false
 	defer func() {
 		if !isDone {
 			t.relay.Close(relay.CausePanic, 0, "")
-			p.relayTunnel(t, i.Request)
+			p.relayTunnel(t, u.r)
 		}
 	}()
-	if err := callHooks(p, "Trace.Opened", requestID, hooks, i); err != nil {
+	i := OpenedInfo{Tunnel: t, Request: u.r, Times: u.times.UpgradeTimes}
+	if err := callHooks(p, "Trace.Opened", u.info.id, hooks, i); err != nil {
 		t.relay.Close(relay.CausePanic, 0, "")
 	}
 	isDone = true
