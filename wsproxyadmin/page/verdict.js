@@ -3,8 +3,8 @@
 import { count, duration, plural, shortError, since } from "./format.js";
 
 // ownReasons are those for which the clients are at fault, or nobody: they are no alarm unless
-// there are suddenly more of them.
-const ownReasons = new Set(["check", "origin", "admit", "client limit", "rate", "answer", "client left"]);
+// there are suddenly more of them. The alert of contrib/prometheus/alerts.yml leaves out the same.
+const ownReasons = new Set(["check", "origin", "admit", "client limit", "answer", "client left", "shutdown"]);
 
 // hasAlarm reports whether there were refusals in the last minute for a reason that needs an operator.
 export const hasAlarm = (refusals) => !ownReasons.has(refusals.reason) && refusals.last_minute > 0;
