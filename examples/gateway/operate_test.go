@@ -193,7 +193,9 @@ func TestOpsServerKeepsNoConnectionForEver(t *testing.T) {
 				go s.Serve(ln)
 				io.WriteString(client, sent)
 				io.Copy(io.Discard, client) // until the server closes it
+				client.Close()
 				s.Close()
+				time.Sleep(time.Second) // the server waits for 500 ms after it has sent its last byte
 			})
 		})
 	}
