@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/buildinfo"
 	"github.com/wsproxy/wsproxy/internal/proxytest"
 	"github.com/wsproxy/wsproxy/internal/wstest"
 	"github.com/wsproxy/wsproxy/wsproxymetrics"
@@ -121,35 +122,35 @@ var upgradeHappenings = []happening{
 			client.Want(wstest.Text("hello"), wstest.Ping(""))
 		},
 		want: wanted{
-			`upgrades_total{backend="a",result="opened"}`:                             1,
-			`attempts_total{backend="a",outcome="accepted"}`:                          1,
-			`handshake_duration_seconds_count{backend="a"}`:                           1,
-			`handshake_duration_seconds_sum{backend="a"}`:                             0.03,
-			`handshake_duration_seconds_bucket{backend="a",le="+Inf"}`:                1,
-			`handshake_duration_seconds_bucket{backend="a",le="10"}`:                  1,
-			`handshake_duration_seconds_bucket{backend="a",le="5"}`:                   1,
-			`handshake_duration_seconds_bucket{backend="a",le="2.5"}`:                 1,
-			`handshake_duration_seconds_bucket{backend="a",le="1"}`:                   1,
-			`handshake_duration_seconds_bucket{backend="a",le="0.5"}`:                 1,
-			`handshake_duration_seconds_bucket{backend="a",le="0.25"}`:                1,
-			`handshake_duration_seconds_bucket{backend="a",le="0.1"}`:                 1,
-			`handshake_duration_seconds_bucket{backend="a",le="0.05"}`:                1, // and not 0.025
-			`upgrade_phase_seconds_count{phase="admit"}`:                              1,
-			`upgrade_phase_seconds_count{phase="queue"}`:                              1,
-			`upgrade_phase_seconds_count{phase="dial"}`:                               1,
-			`upgrade_phase_seconds_count{phase="answer"}`:                             1,
-			`upgrade_phase_seconds_sum{phase="answer"}`:                               0.03,
-			`tunnels{backend="a"}`:                                                    1,
-			`event_loop_tunnels{engine="portable"}`:                                   1,
-			`bytes_total{backend="a",direction="to_backend"}`:                         6 + 5 + 6,
-			`bytes_total{backend="a",direction="to_client"}`:                          2 + 5 + 2,
-			`messages_total{backend="a",direction="to_backend"}`:                      1,
-			`messages_total{backend="a",direction="to_client"}`:                       1,
-			`upgrades_in_flight{backend="a"}`:                                         0,
-			`backend_state{backend="a",state="up"}`:                                   1,
-			`backend_state{backend="b",state="up"}`:                                   1,
-			`refusals_total{reason="check"}`:                                          0,
-			fmt.Sprintf("build_info{go=%q,version=%q}", runtime.Version(), "unknown"): 1, // a test binary has no versions
+			`upgrades_total{backend="a",result="opened"}`:                                       1,
+			`attempts_total{backend="a",outcome="accepted"}`:                                    1,
+			`handshake_duration_seconds_count{backend="a"}`:                                     1,
+			`handshake_duration_seconds_sum{backend="a"}`:                                       0.03,
+			`handshake_duration_seconds_bucket{backend="a",le="+Inf"}`:                          1,
+			`handshake_duration_seconds_bucket{backend="a",le="10"}`:                            1,
+			`handshake_duration_seconds_bucket{backend="a",le="5"}`:                             1,
+			`handshake_duration_seconds_bucket{backend="a",le="2.5"}`:                           1,
+			`handshake_duration_seconds_bucket{backend="a",le="1"}`:                             1,
+			`handshake_duration_seconds_bucket{backend="a",le="0.5"}`:                           1,
+			`handshake_duration_seconds_bucket{backend="a",le="0.25"}`:                          1,
+			`handshake_duration_seconds_bucket{backend="a",le="0.1"}`:                           1,
+			`handshake_duration_seconds_bucket{backend="a",le="0.05"}`:                          1, // and not 0.025
+			`upgrade_phase_seconds_count{phase="admit"}`:                                        1,
+			`upgrade_phase_seconds_count{phase="queue"}`:                                        1,
+			`upgrade_phase_seconds_count{phase="dial"}`:                                         1,
+			`upgrade_phase_seconds_count{phase="answer"}`:                                       1,
+			`upgrade_phase_seconds_sum{phase="answer"}`:                                         0.03,
+			`tunnels{backend="a"}`:                                                              1,
+			`event_loop_tunnels{engine="portable"}`:                                             1,
+			`bytes_total{backend="a",direction="to_backend"}`:                                   6 + 5 + 6,
+			`bytes_total{backend="a",direction="to_client"}`:                                    2 + 5 + 2,
+			`messages_total{backend="a",direction="to_backend"}`:                                1,
+			`messages_total{backend="a",direction="to_client"}`:                                 1,
+			`upgrades_in_flight{backend="a"}`:                                                   0,
+			`backend_state{backend="a",state="up"}`:                                             1,
+			`backend_state{backend="b",state="up"}`:                                             1,
+			`refusals_total{reason="check"}`:                                                    0,
+			fmt.Sprintf("build_info{go=%q,version=%q}", runtime.Version(), buildinfo.Version()): 1,
 		},
 	},
 	{
