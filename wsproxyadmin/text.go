@@ -6,11 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/label"
 )
 
 // This file makes texts of addresses, values and errors, which clients and programs choose.
@@ -71,14 +71,9 @@ func withoutHookText(text string) string {
 	return text
 }
 
-// backendID returns the ID of a backend as text. One that is not UTF-8 is quoted: JSON would replace
-// its bytes, and two IDs could be the same.
-func backendID(b *wsproxy.Backend) string {
-	if id := b.ID(); utf8.ValidString(id) {
-		return id
-	}
-	return strconv.QuoteToASCII(b.ID())
-}
+// backendID returns the ID of a backend as the metrics have it: JSON would replace the bytes of one
+// that is not UTF-8, and two IDs could be the same.
+func backendID(b *wsproxy.Backend) string { return label.Text(b.ID()) }
 
 // clientText returns an address as the page shows it.
 func clientText(a netip.Addr, redact bool) string {

@@ -253,15 +253,7 @@ func TestUpgradesWithoutBackendAreNeverNegative(t *testing.T) {
 	}
 }
 
-func TestWordIsSnakeCase(t *testing.T) {
-	for text, want := range map[string]string{
-		"queue full": "queue_full", "up": "up", "event loop": "event_loop", "check failed": "check_failed",
-		"Balancer.Pick": "balancer_pick", "WithRewrite": "rewrite", "HealthCheck.Probe": "health_check_probe", "Trace.Closed": "trace_closed",
-	} {
-		if got := word(text); got != want {
-			t.Errorf("word(%q) = %q; want %q", text, got, want)
-		}
-	}
+func TestCodeIsOneWord(t *testing.T) {
 	for code, want := range map[int]string{0: "none", -1: "other", 1000: "1000", 1005: "1005"} {
 		if got := codeWord(code); got != want {
 			t.Errorf("codeWord(%d) = %q; want %q", code, got, want)

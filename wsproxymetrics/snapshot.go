@@ -2,11 +2,9 @@ package wsproxymetrics
 
 import (
 	"strconv"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/label"
 )
 
 // A snapshot has the counters of a proxy and of its backends, from which Read makes samples.
@@ -43,7 +41,7 @@ func newSnapshot(p *wsproxy.Proxy) *snapshot {
 
 func newBackend(b *wsproxy.Backend) backend {
 	s := backend{
-		id: validUTF8(b.ID()), state: b.State(), flags: make(map[wsproxy.Flag]bool),
+		id: label.Text(b.ID()), state: b.State(), flags: make(map[wsproxy.Flag]bool),
 		maxTunnels: b.MaxTunnels(), numTunnels: b.NumTunnels(), stats: b.Stats(),
 	}
 	for _, f := range b.Health().Flags {
@@ -52,37 +50,9 @@ func newBackend(b *wsproxy.Backend) backend {
 	return s
 }
 
-// validUTF8 returns s, quoted if it is not UTF-8, which the value of a label must be, or if it could
-// be taken for one that was quoted: two strings stay different.
-func validUTF8(s string) string {
-	if utf8.ValidString(s) && !strings.HasPrefix(s, `"`) {
-		return s
-	}
-	return strconv.QuoteToASCII(s)
-}
-
 // inFlight returns the number of upgrades, or of other requests, that have no backend yet. The
 // counters were not read at one moment, so the sum of the backends may be larger than the total.
 func inFlight(total, ofBackends int) int { return max(total-ofBackends, 0) }
-
-// word returns the text of a value of the root package as the value of a label: "queue full" is queue_full,
-// "Balancer.Pick" is balancer_pick, and "WithRewrite" is rewrite.
-func word(text string) string {
-	text = strings.TrimPrefix(text, "With")
-	var b strings.Builder
-	wasLower := false
-	for _, r := range text {
-		switch {
-		case r == ' ' || r == '.':
-			r = '_'
-		case unicode.IsUpper(r) && wasLower:
-			b.WriteByte('_')
-		}
-		wasLower = unicode.IsLower(r)
-		b.WriteRune(unicode.ToLower(r))
-	}
-	return b.String()
-}
 
 // codeWord returns a Close code as the value of a label.
 func codeWord(code int) string {

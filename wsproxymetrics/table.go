@@ -7,6 +7,7 @@ import (
 
 	"github.com/wsproxy/wsproxy"
 	"github.com/wsproxy/wsproxy/internal/buildinfo"
+	"github.com/wsproxy/wsproxy/internal/label"
 )
 
 // table has all metrics, by subject. Dashboards and alerts of users name them: metrics may be added,
@@ -48,7 +49,7 @@ var table = []family{
 				counts[c.Reason] = c.Count
 			}
 			for r := wsproxy.ReasonCheck; r <= wsproxy.ReasonFault; r++ {
-				add(out, counts[r], word(r.String()))
+				add(out, counts[r], label.Word(r.String()))
 			}
 		}},
 	{Metric{"wsproxy_upgrade_phase_seconds", "The times of the phases of upgrades, opened ones and others: " +
@@ -124,7 +125,7 @@ var table = []family{
 		Counter, []string{"hook"}},
 		func(s *snapshot, out *samples) {
 			for _, c := range s.stats.HookPanics {
-				add(out, c.Count, word(c.Hook))
+				add(out, c.Count, label.Word(c.Hook))
 			}
 		}},
 
@@ -136,7 +137,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for state := wsproxy.BackendUp; state <= wsproxy.BackendRemoved; state++ {
-					addBool(out, b.state == state, b.id, word(state.String()))
+					addBool(out, b.state == state, b.id, label.Word(state.String()))
 				}
 			}
 		}},
@@ -146,7 +147,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for f := wsproxy.FlagResting; f <= wsproxy.FlagUnreachable; f++ {
-					addBool(out, b.flags[f], b.id, word(f.String()))
+					addBool(out, b.flags[f], b.id, label.Word(f.String()))
 				}
 			}
 		}},
@@ -253,14 +254,14 @@ var table = []family{
 	{Metric{"wsproxy_ping_rtt_seconds", "The time from a ping of the proxy to its answer, by the side that was pinged.",
 		Histogram, []string{"side"}},
 		func(s *snapshot, out *samples) {
-			addHistogram(out, s.stats.ClientRoundTrips, word(wsproxy.SideClient.String()))
-			addHistogram(out, s.stats.BackendRoundTrips, word(wsproxy.SideBackend.String()))
+			addHistogram(out, s.stats.ClientRoundTrips, label.Word(wsproxy.SideClient.String()))
+			addHistogram(out, s.stats.BackendRoundTrips, label.Word(wsproxy.SideBackend.String()))
 		}},
 	{Metric{"wsproxy_pings_unanswered_total", "Pings of the proxy that were not answered in time, by the side that was pinged. Each one has ended its tunnel.",
 		Counter, []string{"side"}},
 		func(s *snapshot, out *samples) {
-			add(out, s.stats.ClientPingsUnanswered, word(wsproxy.SideClient.String()))
-			add(out, s.stats.BackendPingsUnanswered, word(wsproxy.SideBackend.String()))
+			add(out, s.stats.ClientPingsUnanswered, label.Word(wsproxy.SideClient.String()))
+			add(out, s.stats.BackendPingsUnanswered, label.Word(wsproxy.SideBackend.String()))
 		}},
 
 	// Tunnels that have ended.
@@ -271,7 +272,7 @@ var table = []family{
 		func(s *snapshot, out *samples) {
 			for _, b := range s.backends {
 				for _, c := range b.stats.Ended {
-					add(out, c.Count, b.id, word(c.Side.String()), word(c.Cause.String()))
+					add(out, c.Count, b.id, label.Word(c.Side.String()), label.Word(c.Cause.String()))
 				}
 			}
 		}},
@@ -279,7 +280,7 @@ var table = []family{
 		Histogram, []string{"side", "cause"}},
 		func(s *snapshot, out *samples) {
 			for _, e := range s.stats.LifetimesByEnd {
-				addHistogram(out, e.Lifetimes, word(e.Side.String()), word(e.Cause.String()))
+				addHistogram(out, e.Lifetimes, label.Word(e.Side.String()), label.Word(e.Cause.String()))
 			}
 		}},
 	{Metric{"wsproxy_close_codes_total", "Tunnels that have ended by the code of their Close frame and the side that ended them: " +
@@ -287,7 +288,7 @@ var table = []family{
 		Counter, []string{"side", "code"}},
 		func(s *snapshot, out *samples) {
 			for _, c := range s.stats.CloseCodes {
-				add(out, c.Count, word(c.Side.String()), codeWord(c.Code))
+				add(out, c.Count, label.Word(c.Side.String()), codeWord(c.Code))
 			}
 		}},
 	{Metric{"wsproxy_tunnels_cut_total", "Tunnels that have ended and lost bytes or a Close frame: a side took nothing, did not respond in time, " +

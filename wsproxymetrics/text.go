@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/label"
 )
 
 // Options are for [Handler].
@@ -32,7 +33,7 @@ func Handler(p *wsproxy.Proxy, o Options) http.Handler {
 		if r.Method == http.MethodHead {
 			return
 		}
-		w.Write(appendText(nil, Read(p), validUTF8(o.Name)))
+		w.Write(appendText(nil, Read(p), label.Text(o.Name)))
 	})
 }
 
@@ -64,15 +65,15 @@ func appendHead(dst []byte, m *Metric) []byte {
 func labels(names, values []string, name string) string {
 	var all []string
 	if name != "" {
-		all = append(all, label("proxy", name))
+		all = append(all, pair("proxy", name))
 	}
 	for i, n := range names {
-		all = append(all, label(n, values[i]))
+		all = append(all, pair(n, values[i]))
 	}
 	return strings.Join(all, ",")
 }
 
-func label(name, value string) string { return name + `="` + valueEscapes.Replace(value) + `"` }
+func pair(name, value string) string { return name + `="` + valueEscapes.Replace(value) + `"` }
 
 // "label_value can be any sequence of UTF-8 characters, but the backslash (\), double-quote ("),
 // and line feed (\n) characters have to be escaped". In a help text, double quotes are not.
@@ -88,9 +89,9 @@ func appendHistogram(dst []byte, metric, l string, h *wsproxy.Histogram) []byte 
 		prefix += ","
 	}
 	for _, b := range h.Buckets {
-		dst = appendValue(dst, metric+"_bucket", prefix+label("le", formatFloat(b.Bound.Seconds())), float64(b.Count))
+		dst = appendValue(dst, metric+"_bucket", prefix+pair("le", formatFloat(b.Bound.Seconds())), float64(b.Count))
 	}
-	dst = appendValue(dst, metric+"_bucket", prefix+label("le", "+Inf"), float64(h.Count))
+	dst = appendValue(dst, metric+"_bucket", prefix+pair("le", "+Inf"), float64(h.Count))
 	dst = appendValue(dst, metric+"_sum", l, h.Sum.Seconds())
 	return appendValue(dst, metric+"_count", l, float64(h.Count))
 }

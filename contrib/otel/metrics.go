@@ -6,13 +6,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/label"
 	"github.com/wsproxy/wsproxy/wsproxymetrics"
 )
 
@@ -149,7 +149,7 @@ func (m *metrics) observeHistogram(o metric.Observer, name string, attrs []attri
 // recordAttempt records an opening handshake, as [wsproxy.Stats] counts it.
 func (m *metrics) recordAttempt(a wsproxy.AttemptInfo) {
 	if a.Err == nil && a.Status == 101 {
-		record(a.Request.Context(), m.handshake, a.Duration, m.with("backend", validUTF8(a.Backend.ID())))
+		record(a.Request.Context(), m.handshake, a.Duration, m.with("backend", label.Text(a.Backend.ID())))
 	}
 }
 
@@ -188,18 +188,7 @@ func (m *metrics) recordRefused(f *wsproxy.RefusedInfo) {
 
 // recordEnd records a tunnel that has ended.
 func (m *metrics) recordEnd(ctx context.Context, e *wsproxy.TunnelEnd) {
-	record(ctx, m.lifetime, e.Duration, m.with("side", word(e.Side.String()), "cause", word(e.Cause.String())))
-}
-
-// word and validUTF8 return the text of a value, and what a program chooses, as wsproxymetrics has
-// them in labels.
-func word(text string) string { return strings.ReplaceAll(text, " ", "_") }
-
-func validUTF8(s string) string {
-	if utf8.ValidString(s) && !strings.HasPrefix(s, `"`) {
-		return s
-	}
-	return strconv.QuoteToASCII(s)
+	record(ctx, m.lifetime, e.Duration, m.with("side", label.Word(e.Side.String()), "cause", label.Word(e.Cause.String())))
 }
 
 // record records a duration. The context has the trace for an exemplar.

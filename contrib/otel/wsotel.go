@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/label"
 )
 
 // Options are for [New].
@@ -70,7 +71,7 @@ func New(p *wsproxy.Proxy, o Options) (*Instrumentation, error) {
 		propagator: o.Propagator,
 	}
 	if o.Name != "" {
-		i.common = []attribute.KeyValue{attribute.String("proxy", validUTF8(o.Name))}
+		i.common = []attribute.KeyValue{attribute.String("proxy", label.Text(o.Name))}
 	}
 	var err error
 	if i.metrics, err = newMetrics(p, o.MeterProvider.Meter(scope), i.common); err != nil {

@@ -8,13 +8,10 @@
 package wsprometheus
 
 import (
-	"strconv"
-	"strings"
-	"unicode/utf8"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/wsproxy/wsproxy"
+	"github.com/wsproxy/wsproxy/internal/label"
 	"github.com/wsproxy/wsproxy/wsproxymetrics"
 )
 
@@ -38,21 +35,13 @@ type Collector struct {
 func New(p *wsproxy.Proxy, o Options) *Collector {
 	var constant prometheus.Labels
 	if o.Name != "" {
-		constant = prometheus.Labels{"proxy": validUTF8(o.Name)}
+		constant = prometheus.Labels{"proxy": label.Text(o.Name)}
 	}
 	c := &Collector{p: p, descs: make(map[*wsproxymetrics.Metric]*prometheus.Desc)}
 	for _, m := range wsproxymetrics.Metrics() {
 		c.descs[m] = prometheus.NewDesc(m.Name, m.Help, m.Labels, constant)
 	}
 	return c
-}
-
-// validUTF8 returns the name of a proxy as wsproxymetrics has it in labels.
-func validUTF8(s string) string {
-	if utf8.ValidString(s) && !strings.HasPrefix(s, `"`) {
-		return s
-	}
-	return strconv.QuoteToASCII(s)
 }
 
 // Describe implements [prometheus.Collector].

@@ -34,9 +34,9 @@ var packageRules = map[string]packageRule{
 	".": {imports: []string{"internal/affinity", "internal/backendtest", "internal/dialer", "internal/frame", "internal/h2stream", "internal/handshake", "internal/health", "internal/histogram", "internal/limit", "internal/netconn", "internal/pace", "internal/proxyproto", "internal/rebalance", "internal/relay"}},
 
 	// What it shows, the root exports.
-	"wsproxyadmin": {imports: []string{".", "internal/buildinfo"}},
+	"wsproxyadmin": {imports: []string{".", "internal/buildinfo", "internal/label"}},
 	// It reads what the root counts.
-	"wsproxymetrics": {imports: []string{".", "internal/buildinfo"}},
+	"wsproxymetrics": {imports: []string{".", "internal/buildinfo", "internal/label"}},
 
 	// It must be initialized before net/http: see TestHTTP2WSImportsOSAlone.
 	"http2ws": {},
@@ -52,6 +52,7 @@ var packageRules = map[string]packageRule{
 	"internal/dialer":     {},
 	"internal/histogram":  {},
 	"internal/buildinfo":  {},
+	"internal/label":      {},
 	"internal/affinity":   {isPure: true},
 	"internal/frame":      {isPure: true},
 	"internal/handshake":  {isPure: true},
