@@ -224,13 +224,12 @@ func (s *stalled) record(r *Relay, lasts time.Duration, side Side) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case lasts < stallTime:
+	if lasts < stallTime {
 		delete(s.relays, r)
-	case s.relays == nil:
-		s.relays = make(map[*Relay]stalledSide)
-		fallthrough
-	default:
+	} else {
+		if s.relays == nil {
+			s.relays = make(map[*Relay]stalledSide)
+		}
 		s.relays[r] = stalledSide{r, side, lasts}
 	}
 	s.num.Store(int64(len(s.relays)))
