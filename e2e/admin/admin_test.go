@@ -3,7 +3,6 @@ package admin_test
 
 import (
 	"flag"
-	"os"
 	"path/filepath"
 	"testing"
 
@@ -19,37 +18,13 @@ const maxPictureBytes = 350_000
 
 // At 1280 and 400 px, in light and dark mode.
 func TestPageShowsWhatIsWrong(t *testing.T) {
-	dir := *screenshots
-	if dir == "" {
-		dir = t.TempDir()
-	}
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		err = os.MkdirAll(dir, 0o777)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SCREENSHOTS", dir)
+	dir := e2etest.Screenshots(t, *screenshots)
 	if *update {
 		t.Setenv("PICTURE", "1")
 	}
 	runTests(t, "look.test.js")
 	if *update {
-		updatePicture(t, filepath.Join(dir, "1280-light.png"))
-	}
-}
-
-func updatePicture(t *testing.T, name string) {
-	picture, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(picture) > maxPictureBytes {
-		t.Fatalf("the picture has %d bytes; want at most %d", len(picture), maxPictureBytes)
-	}
-	if err := os.WriteFile("../../docs/admin.png", picture, 0o666); err != nil {
-		t.Fatal(err)
+		e2etest.UpdatePicture(t, filepath.Join(dir, "1280-light.png"), "admin.png", maxPictureBytes)
 	}
 }
 
